@@ -1,0 +1,204 @@
+"""What flash_moe reads from a model's ``config.json``, and the options of a run.
+
+Only the few fields that streaming needs are read here; the model itself is configured by mlx-lm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flash_moe.env import Environment
+from flash_moe.errors import ConfigError, ModelNotFoundError, NotMoEError, UnsupportedModelError
+
+# Names of "experts a token" and "experts a layer" over mlx-lm's models, most common first.
+TOP_K_KEYS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+    "top_k_experts",
+)
+N_EXPERTS_KEYS = (
+    "num_experts",
+    "n_routed_experts",
+    "num_local_experts",
+    "moe_num_experts",
+    "num_moe_experts",
+)
+
+DEFAULT_IO_THREADS = 8
+MAX_IO_THREADS = 256
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The fields of ``config.json`` that streaming needs.
+
+    Attributes:
+        raw: The whole file, as parsed.
+        model_type: mlx-lm's name of the architecture.
+        n_experts: Routed experts in each MoE layer.
+        top_k: Routed experts of one token, by the model's own config.
+        top_k_key: The name under which the config holds ``top_k``.
+        nested: Whether the fields stand in ``text_config``.
+        max_context: Positions the model was made for, or ``None`` if the config is silent.
+    """
+
+    raw: dict[str, Any]
+    model_type: str
+    n_experts: int
+    top_k: int
+    top_k_key: str
+    nested: bool
+    max_context: int | None
+
+    def override(self, top_k: int | None) -> dict[str, Any]:
+        """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
+        if top_k is None or top_k == self.top_k:
+            return {}
+        if not self.nested:
+            return {self.top_k_key: top_k}
+        return {"text_config": {**self.raw["text_config"], self.top_k_key: top_k}}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Parse ``path/config.json``.
+
+    Raises:
+        ModelNotFoundError: ``path`` is not a directory, or holds no readable config.json.
+    """
+    if not path.is_dir():
+        raise ModelNotFoundError("model", f"{path} is not a directory", "Give a model directory.")
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelNotFoundError(
+            "model",
+            f"{path} is not a model directory: it has no config.json",
+            "Give the directory that holds config.json and the weights.",
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelNotFoundError("model", f"{file} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelNotFoundError("model", f"{file} names no model_type", "Is this a model?")
+    return config
+
+
+def _first_int(table: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:
+    for key in keys:
+        value = table.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return key, value
+    return None
+
+
+def model_config(config: dict[str, Any]) -> ModelConfig:
+    """Read the MoE fields of a parsed config.json.
+
+    Raises:
+        NotMoEError: The config has no experts.
+        UnsupportedModelError: It has experts, but does not say how many a token uses.
+    """
+    model_type = config["model_type"]
+    text = config.get("text_config")
+    nested = isinstance(text, dict) and _first_int(text, N_EXPERTS_KEYS) is not None
+    fields: dict[str, Any] = config["text_config"] if nested else config
+    experts = _first_int(fields, N_EXPERTS_KEYS)
+    if experts is None:
+        raise NotMoEError(
+            "model",
+            f"this is a {model_type} model without experts, so there is nothing to stream",
+            "Run it with mlx-lm: python -m mlx_lm generate --model ...",
+        )
+    top_k = _first_int(fields, TOP_K_KEYS)
+    if top_k is None:
+        raise UnsupportedModelError(
+            "model",
+            f"the config of this {model_type} model has {experts[1]} experts but none of the "
+            f"known names of experts a token ({', '.join(TOP_K_KEYS)})",
+        )
+    context = _first_int(fields, ("max_position_embeddings",)) or _first_int(
+        config, ("max_position_embeddings",)
+    )
+    return ModelConfig(
+        raw=config,
+        model_type=model_type,
+        n_experts=experts[1],
+        top_k=top_k[1],
+        top_k_key=top_k[0],
+        nested=nested,
+        max_context=context[1] if context else None,
+    )
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """The options of one loaded model, checked.
+
+    Attributes:
+        cache_gb: Budget of the expert bank in GB (10^9 bytes); ``None`` picks one from the
+            machine's memory.
+        top_k: Experts a token; ``None`` is the model's own number, which is exact.
+        io_threads: Reader threads.
+        verify_reads: Check the checksum of each record read.
+    """
+
+    cache_gb: float | None = None
+    top_k: int | None = None
+    io_threads: int = DEFAULT_IO_THREADS
+    verify_reads: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache_gb is not None and not (math.isfinite(self.cache_gb) and self.cache_gb > 0):
+            raise ConfigError(
+                "config", f"cache_gb: expected a positive number, got {self.cache_gb}"
+            )
+        if not 1 <= self.io_threads <= MAX_IO_THREADS:
+            raise ConfigError(
+                "config", f"io_threads: expected 1 to {MAX_IO_THREADS}, got {self.io_threads}"
+            )
+
+    def checked_for(self, model: ModelConfig) -> RuntimeConfig:
+        """Return self after checking ``top_k`` against the model.
+
+        Raises:
+            ConfigError: ``top_k`` below 1 or above the number of experts of a layer.
+        """
+        if self.top_k is not None and not 1 <= self.top_k <= model.n_experts:
+            raise ConfigError(
+                "config",
+                f"top_k: expected 1 to {model.n_experts} (the experts of a layer), "
+                f"got {self.top_k}",
+                f"The model's own is {model.top_k}.",
+            )
+        return self
+
+
+def runtime_config(
+    environment: Environment,
+    *,
+    cache_gb: float | None = None,
+    top_k: int | None = None,
+    io_threads: int | None = None,
+    verify_reads: bool | None = None,
+) -> RuntimeConfig:
+    """Merge arguments, which win, with the environment and the defaults."""
+
+    def pick(argument: Any, variable: Any, default: Any) -> Any:
+        if argument is not None:
+            return argument
+        return default if variable is None else variable
+
+    return RuntimeConfig(
+        cache_gb=pick(cache_gb, environment.cache_gb, None),
+        top_k=pick(top_k, environment.top_k, None),
+        io_threads=pick(io_threads, environment.io_threads, DEFAULT_IO_THREADS),
+        verify_reads=pick(verify_reads, environment.verify_reads, False),
+    )

@@ -1,0 +1,66 @@
+"""The environment variables, in one table, parsed strictly.
+
+They exist for the route where nobody calls :func:`flash_moe.load`: unmodified mlx-lm scripts that
+run a packed store. An argument of ``load`` always wins. Nothing else in the package reads
+``os.environ``.
+
+| variable | meaning | default |
+|---|---|---|
+| ``FLASH_MOE_CACHE_GB`` | budget of the expert bank in GB (10^9 bytes) | from memory size |
+| ``FLASH_MOE_TOP_K`` | experts a token, below or equal to the model's own | the model's own |
+| ``FLASH_MOE_IO_THREADS`` | reader threads | 8 |
+| ``FLASH_MOE_VERIFY_READS`` | 1: check the checksum of each record read | 0 |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flash_moe.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment asks for; ``None`` where it is silent."""
+
+    cache_gb: float | None = None
+    top_k: int | None = None
+    io_threads: int | None = None
+    verify_reads: bool | None = None
+
+
+def _parse(
+    environ: Mapping[str, str], name: str, convert: Callable[[str], T], expected: str
+) -> T | None:
+    text = environ.get(name)
+    if text is None or text.strip() == "":
+        return None
+    try:
+        return convert(text.strip())
+    except (ValueError, KeyError):
+        raise ConfigError(
+            "env", f"{name}: expected {expected}, got {text!r}", "Correct it or unset it."
+        ) from None
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """Read the ``FLASH_MOE_*`` variables.
+
+    Raises:
+        ConfigError: A value that does not parse; never silently ignored.
+    """
+    source = os.environ if environ is None else environ
+    flags = {"0": False, "1": True, "false": False, "true": True}
+    return Environment(
+        cache_gb=_parse(source, "FLASH_MOE_CACHE_GB", float, "a number of GB"),
+        top_k=_parse(source, "FLASH_MOE_TOP_K", int, "a whole number"),
+        io_threads=_parse(source, "FLASH_MOE_IO_THREADS", int, "a whole number"),
+        verify_reads=_parse(
+            source, "FLASH_MOE_VERIFY_READS", lambda text: flags[text.lower()], "0 or 1"
+        ),
+    )

@@ -1,0 +1,224 @@
+"""``load()``: from a path to a model that generates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config, runtime_config
+from flash_moe.env import read_environment
+from flash_moe.errors import ModelNotFoundError, UnsupportedModelError
+from flash_moe.generate import generate, stream
+from flash_moe.mlx_lm_api import get_classes, load_model, load_tokenizer
+from flash_moe.model import StreamedModel, Streaming, streamed_class
+from flash_moe.prompt import Prompt
+from flash_moe.result import Chunk, Generation
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertFiles,
+    PackedExperts,
+    read_checkpoint_tensors,
+)
+from flash_moe.store.manifest import is_store, read_manifest
+from flash_moe.stream.stats import StreamStats
+
+
+class GeneratingModel(StreamedModel):
+    """A streamed model that knows its tokenizer. ``load()`` returns one.
+
+    It is an ``nn.Module`` of mlx-lm's own class, so everything of mlx-lm that takes a model
+    takes it: ``stream_generate``, ``batch_generate``, ``make_prompt_cache``, the server.
+    """
+
+    tokenizer: Any
+
+    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """Generate a whole answer. Options as in :func:`flash_moe.generate.stream`."""
+        return generate(self, self.tokenizer, prompt, **options)
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
+        """Generate piece by piece. Options as in :func:`flash_moe.generate.stream`."""
+        return stream(self, self.tokenizer, prompt, **options)
+
+    def __enter__(self) -> GeneratingModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FlashMoE(NamedTuple):
+    """What ``load()`` returns: unpack it as with mlx-lm, or use it whole."""
+
+    model: GeneratingModel
+    tokenizer: Any
+
+    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """Same as ``model.generate``."""
+        return self.model.generate(prompt, **options)
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
+        """Same as ``model.stream``."""
+        return self.model.stream(prompt, **options)
+
+    @property
+    def stats(self) -> StreamStats:
+        return self.model.stats
+
+    def close(self) -> None:
+        self.model.close()
+
+    def __enter__(self) -> FlashMoE:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    path_or_repo: str | Path,
+    *,
+    cache_gb: float | None = None,
+    top_k: int | None = None,
+    io_threads: int | None = None,
+    verify_reads: bool | None = None,
+    revision: str | None = None,
+    tokenizer_config: dict[str, Any] | None = None,
+) -> FlashMoE:
+    """Load a packed store, or an mlx checkpoint as it is (slower reads, no conversion).
+
+    Args:
+        path_or_repo: Directory, or the name of a repository that is in the hub's local cache.
+            Nothing is downloaded.
+        cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
+            beside the resident weights, at most all experts.
+        top_k: Experts a token; fewer than the model's own is faster and not exact.
+        io_threads: Threads that read experts (default 8).
+        verify_reads: Check the checksum of each record read from a packed store.
+        revision: Branch, tag or commit, for a repository.
+        tokenizer_config: Passed to the tokenizer.
+
+    Returns:
+        A pair ``(model, tokenizer)`` that also has ``generate``, ``stream``, ``stats``, ``close``
+        and works as a context manager.
+
+    Raises:
+        ModelNotFoundError: No such directory, cached repository, or file of the model.
+        NotMoEError: The model has no experts.
+        UnsupportedModelError: Its experts cannot be streamed.
+        ManifestError, CorruptFileError: The files are not what they should be.
+        BudgetError: ``cache_gb`` is too small; the message names the minimum.
+        ConfigError: Another bad option.
+    """
+    path = resolve(path_or_repo, revision)
+    runtime = runtime_config(
+        read_environment(),
+        cache_gb=cache_gb,
+        top_k=top_k,
+        io_threads=io_threads,
+        verify_reads=verify_reads,
+    )
+    streaming = open_streaming(path, runtime)
+    override = streaming.model.override(runtime.top_k)
+    model, config = load_model(
+        path,
+        # Our own class comes from get_model_classes; model_file is for mlx-lm's own load.
+        model_config={**copy.deepcopy(override), "model_file": None},
+        get_model_classes=lambda config: _classes(config, streaming),
+    )
+    tokenizer = load_tokenizer(
+        path, tokenizer_config or {}, eos_token_ids=config.get("eos_token_id")
+    )
+    model.tokenizer = tokenizer
+    return FlashMoE(model, tokenizer)
+
+
+def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The local directory of a model; never downloads.
+
+    Raises:
+        ModelNotFoundError: Neither a directory nor a repository in the hub's local cache.
+    """
+    path = Path(path_or_repo).expanduser()
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(path_or_repo), revision=revision, local_files_only=True))
+    except HFValidationError:
+        raise ModelNotFoundError("load", f"no such directory: {path_or_repo}") from None
+    except LocalEntryNotFoundError:
+        raise ModelNotFoundError(
+            "load",
+            f"{path_or_repo}: no such directory, and no such repository in the local cache of "
+            "the hub",
+            f"Download it first: hf download {path_or_repo}",
+        ) from None
+
+
+def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
+    """Find the experts of a model directory and check the options against the model."""
+    config = model_config(read_config(path))
+    runtime.checked_for(config)
+    experts, resident_bytes = _open_experts(path, config)
+    return Streaming(experts, config, runtime, resident_bytes)
+
+
+def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, int]:
+    if is_store(path):
+        manifest = read_manifest(path)
+        return PackedExperts(path, manifest), sum(r.n_bytes for r in manifest.resident)
+    tensors = read_checkpoint_tensors(path)
+    experts = CheckpointExperts(tensors)
+    if not experts.layers:
+        raise UnsupportedModelError(
+            "load",
+            f"{path}: expected stacked experts in mlx format, found a {config.model_type} "
+            "checkpoint without them, probably the original in Hugging Face format",
+            "Pack it first: flash-moe pack SRC DST --bits 4",
+        )
+    payload = sum(layer.n_experts * layer.layout.payload_bytes for layer in experts.layers)
+    return experts, sum(e.n_bytes for e in tensors.values()) - payload
+
+
+def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:
+    try:
+        base, args = get_classes(config=config)
+    except ValueError as error:
+        raise UnsupportedModelError("load", f"mlx-lm: {error}", "Update mlx-lm.") from error
+    return streamed_class(base, streaming, GeneratingModel), args
+
+
+def store_classes(root: Path) -> tuple[type, type]:
+    """``Model`` and ``ModelArgs`` of a store, for the ``model_file`` that mlx-lm imports.
+
+    The options come from the environment (``FLASH_MOE_CACHE_GB`` and so on).
+    """
+    runtime = runtime_config(read_environment())
+    streaming = open_streaming(root, runtime)
+    model_class, args_class = _classes(streaming.model.raw, streaming)
+    override = streaming.model.override(runtime.top_k)
+    if not override:
+        return model_class, args_class
+
+    class Args(args_class):  # type: ignore[misc, valid-type]
+        @classmethod
+        def from_dict(cls, params: dict[str, Any]) -> Any:
+            return args_class.from_dict({**params, **copy.deepcopy(override)})  # type: ignore[attr-defined]
+
+    return model_class, Args

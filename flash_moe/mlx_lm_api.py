@@ -1,0 +1,94 @@
+"""Everything that flash_moe relies on inside mlx-lm, in one place.
+
+The rest of the package imports mlx-lm's names from here. An mlx-lm that lacks one of them, or
+whose functions lost a parameter we pass, fails here with a sentence instead of with a trace
+somewhere in a model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from flash_moe.errors import IncompatibleMlxLmError
+
+TESTED = "0.31.3 to 0.32.2"
+
+# module, name, parameters that we pass by keyword
+RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("mlx_lm.utils", "load_model", ("lazy", "strict", "model_config", "get_model_classes")),
+    ("mlx_lm.utils", "load_tokenizer", ("tokenizer_config_extra", "eos_token_ids")),
+    ("mlx_lm.utils", "load_config", ()),
+    ("mlx_lm.utils", "_get_classes", ("config",)),
+    ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
+    ("mlx_lm.utils", "save_model", ()),
+    ("mlx_lm.generate", "wired_limit", ()),
+    ("mlx_lm.generate", "generation_stream", ()),
+    ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
+    ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
+    ("mlx_lm.sample_utils", "make_sampler", ("temp", "top_p", "min_p", "top_k")),
+    (
+        "mlx_lm.sample_utils",
+        "make_logits_processors",
+        ("logit_bias", "repetition_penalty", "repetition_context_size"),
+    ),
+    ("mlx_lm.tokenizer_utils", "TokenizerWrapper", ()),
+)
+
+
+def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
+    def incompatible(problem: str) -> IncompatibleMlxLmError:
+        try:
+            from importlib.metadata import version
+
+            installed = version("mlx-lm")
+        except ImportError:
+            installed = "none"
+        return IncompatibleMlxLmError(
+            "mlx-lm",
+            f"{problem}; installed is {installed}, tested was {TESTED}",
+            "Install a tested version: pip install 'mlx-lm<0.33'",
+        )
+
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise incompatible(f"expected to import {module}, got: {error}") from error
+    except AttributeError:
+        raise incompatible(f"expected {module}.{name}, which is not there") from None
+    if parameters:
+        accepted = inspect.signature(value).parameters
+        missing = [p for p in parameters if p not in accepted]
+        if missing:
+            raise incompatible(f"expected {module}.{name} to take {', '.join(missing)}")
+    return value
+
+
+def check() -> None:
+    """Look up everything.
+
+    Raises:
+        IncompatibleMlxLmError: Something is missing; names it and the versions.
+    """
+    for module, name, parameters in RELIED_ON:
+        _lookup(module, name, parameters)
+
+
+check()
+_names: dict[str, Any] = {name: _lookup(module, name, ()) for module, name, _ in RELIED_ON}
+
+load_model: Callable[..., Any] = _names["load_model"]
+load_tokenizer: Callable[..., Any] = _names["load_tokenizer"]
+load_config: Callable[..., dict[str, Any]] = _names["load_config"]
+get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
+quantize_model: Callable[..., Any] = _names["quantize_model"]
+save_model: Callable[..., None] = _names["save_model"]
+wired_limit: Callable[..., Any] = _names["wired_limit"]
+generation_stream: Any = _names["generation_stream"]
+make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
+SwitchGLU: Any = _names["SwitchGLU"]
+make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
+make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
+TokenizerWrapper: Any = _names["TokenizerWrapper"]

@@ -1,0 +1,197 @@
+"""mlx-lm's own model class with the experts of each layer replaced by streamed ones.
+
+``streamed_class`` makes a subclass of whatever class mlx-lm has for an architecture; nothing of
+the model is copied. The subclass opens the bank when it is built, drops expert weights that a
+checkpoint offers, and fences the bank at the end of each forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from flash_moe.config import ModelConfig, RuntimeConfig
+from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.mlx_lm_api import SwitchGLU
+from flash_moe.moe import StreamedSwitchGLU
+from flash_moe.store.experts import ExpertFiles
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.budget import default_budget, machine_memory
+from flash_moe.stream.stats import StreamStats
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What a streamed model is built on.
+
+    Attributes:
+        experts: The experts on disk.
+        resident_bytes: Size of the other weights on disk, for the default budget.
+    """
+
+    experts: ExpertFiles
+    model: ModelConfig
+    runtime: RuntimeConfig
+    resident_bytes: int
+
+    def open_bank(self) -> ExpertBank:
+        runtime = self.runtime.checked_for(self.model)
+        if runtime.cache_gb is not None:
+            budget = int(runtime.cache_gb * 1e9)
+        else:
+            budget = default_budget(self.experts.n_bytes, self.resident_bytes, machine_memory())
+        return ExpertBank(
+            self.experts,
+            budget,
+            runtime.top_k or self.model.top_k,
+            io_threads=runtime.io_threads,
+            verify_reads=runtime.verify_reads,
+        )
+
+
+class StreamedModel(nn.Module):
+    """Base of the classes made by :func:`streamed_class`; for type checks and documentation.
+
+    A forward pass runs under a lock, and nothing lazy reads the bank when it returns. So several
+    threads may use one model, and several generations may be interleaved.
+
+    Attributes:
+        config: The fields of config.json that streaming needs.
+    """
+
+    config: ModelConfig
+    _bank: ExpertBank
+    _lock: Any
+    _closed: bool
+
+    @property
+    def stats(self) -> StreamStats:
+        """A snapshot of the counters since the model was loaded."""
+        return self._bank.stats()
+
+    @property
+    def top_k(self) -> int:
+        """Experts a token uses in each layer."""
+        return int(self._top_k)
+
+    def close(self) -> None:
+        """End the reader threads, close the files, free the bank. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._bank.close()
+
+
+M = TypeVar("M", bound=StreamedModel)
+
+
+def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
+    """Subclass an mlx-lm model class so that its experts are streamed.
+
+    Args:
+        base: ``Model`` of an ``mlx_lm.models`` module.
+        streaming: The experts and options of the models of this class.
+        front: The methods that users see, a ``StreamedModel``.
+    """
+
+    class Streamed(front, base):  # type: ignore[misc, valid-type]
+        def __init__(self, args: Any) -> None:
+            base.__init__(self, args)  # type: ignore[misc]
+            self.config = streaming.model
+            self._top_k = streaming.runtime.top_k or streaming.model.top_k
+            self._lock = threading.RLock()
+            self._closed = False
+            modules = _switch_modules(self)
+            paths = _match(modules, streaming)
+            # A list would enter the parameter tree of nn.Module.
+            self._expert_prefixes = frozenset(f"{path}." for path in paths)
+            self._bank = streaming.open_bank()
+            # Ends the threads of a model that is dropped without close().
+            weakref.finalize(self, self._bank.close)
+            for index, path in enumerate(paths):
+                module = StreamedSwitchGLU(self._bank, index, modules[path].activation)
+                _replace(self, path, module)
+
+        @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                if self._closed:
+                    raise ClosedError("model", "the model was closed", "Load it again.")
+                try:
+                    out = base.__call__(self, *args, **kwargs)
+                    self._bank.fence()
+                    return out
+                except BaseException:
+                    self._bank.recover()
+                    raise
+
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
+            if hasattr(base, "sanitize"):
+                weights = base.sanitize(self, weights)
+            prefixes = tuple(self._expert_prefixes)
+            kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
+            if mx.default_device().type == mx.cpu:
+                # bf16 products of MLX on a CPU are ten times slower and lose 5 % of precision.
+                half = (mx.bfloat16, mx.float16)
+                kept = {n: w.astype(mx.float32) if w.dtype in half else w for n, w in kept.items()}
+            return kept
+
+    Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
+    return Streamed
+
+
+def _switch_modules(model: nn.Module) -> dict[str, Any]:
+    """The modules whose experts can be streamed, by path."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, SwitchGLU):
+            if type(module).__call__ is not SwitchGLU.__call__:
+                raise UnsupportedModelError(
+                    "model", f"{path} is a {type(module).__name__} that computes in its own way"
+                )
+            found[path] = module
+    return found
+
+
+def _match(modules: dict[str, Any], streaming: Streaming) -> list[str]:
+    """The module path of each layer of the store, in the order of the store."""
+    if not modules:
+        raise UnsupportedModelError(
+            "model",
+            f"{streaming.model.model_type}: expected MoE layers built on mlx-lm's SwitchGLU, "
+            "found none",
+            "Run it with mlx-lm, if it fits in memory.",
+        )
+    paths = []
+    for layer in streaming.experts.layers:
+        # Checkpoints of different ages have or lack a prefix such as "language_model.".
+        names = [p for p in modules if p == layer.path] or [
+            p for p in modules if p.endswith(f".{layer.path}") or layer.path.endswith(f".{p}")
+        ]
+        if len(names) != 1:
+            raise UnsupportedModelError(
+                "model",
+                f"the experts {layer.path} on disk: expected one such module in mlx-lm's "
+                f"{streaming.model.model_type}, found {len(names)}",
+            )
+        paths.append(names[0])
+    rest = sorted(set(modules) - set(paths))
+    if rest:
+        raise UnsupportedModelError(
+            "model", f"no experts on disk for {rest[0]} ({len(rest)} layers)", "Pack it again."
+        )
+    return paths
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    *parents, name = path.split(".")
+    parent: Any = model
+    for part in parents:
+        parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
+    setattr(parent, name, module)

@@ -1,0 +1,99 @@
+"""The feed-forward network of routed experts, on zero-copy views of slots.
+
+This is the plain-MLX form, on ``mx.gather_qmm``; it is also the reference for fused kernels. It
+follows mlx-lm's ``SwitchGLU`` operation by operation, with slot ids in the place of expert ids, so
+that its results are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import mlx.core as mx
+
+from flash_moe.errors import UnsupportedModelError
+from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
+
+Activation = Callable[[mx.array, mx.array], mx.array]
+
+
+class ExpertMLP:
+    """down(activation(up x, gate x)) for the experts in given slots.
+
+    Args:
+        layout: Layout of the records, for bits and group sizes.
+        activation: Called as ``activation(up, gate)``, as in mlx-lm.
+    """
+
+    def __init__(self, layout: RecordLayout, activation: Activation) -> None:
+        self.activation = activation
+        self._quantization: dict[str, Quantization | None] = {
+            projection: layout.quantization(projection) for projection in PROJECTIONS
+        }
+        for projection in PROJECTIONS:
+            weight = layout.component(projection, "weight")
+            if (
+                mx.default_device().type == mx.cpu
+                and self._quantization[projection] is None
+                and weight is not None
+                and weight.dtype != "F32"
+            ):
+                raise UnsupportedModelError(
+                    "ops",
+                    f"{projection} is {weight.dtype}: expected F32 or quantized weights, MLX "
+                    "multiplies gathered experts on a CPU only in float32",
+                    "Quantize the experts: flash-moe pack SRC DST --bits 4",
+                )
+
+    def __call__(
+        self,
+        x: mx.array,
+        slots: mx.array,
+        views: Mapping[str, mx.array],
+        *,
+        sorted_slots: bool = False,
+    ) -> mx.array:
+        """Compute the experts.
+
+        Args:
+            x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot a row.
+            slots: uint32 slot ids ``[..., k]``, or ``[n]``.
+            views: Component name to ``[slots, ...]`` array.
+            sorted_slots: The slots rise, which lets MLX use a faster kernel.
+
+        Returns:
+            ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
+        """
+        up = self._project("up_proj", x, slots, views, sorted_slots)
+        gate = self._project("gate_proj", x, slots, views, sorted_slots)
+        return self._project("down_proj", self.activation(up, gate), slots, views, sorted_slots)
+
+    def _project(
+        self,
+        projection: str,
+        x: mx.array,
+        slots: mx.array,
+        views: Mapping[str, mx.array],
+        sorted_slots: bool,
+    ) -> mx.array:
+        quantization = self._quantization[projection]
+        weight = views[f"{projection}.weight"]
+        if quantization is None:
+            x = mx.gather_mm(
+                x, weight.swapaxes(-1, -2), rhs_indices=slots, sorted_indices=sorted_slots
+            )
+        else:
+            x = mx.gather_qmm(
+                x,
+                weight,
+                views[f"{projection}.scales"],
+                views.get(f"{projection}.biases"),
+                rhs_indices=slots,
+                transpose=True,
+                group_size=quantization.group_size,
+                bits=quantization.bits,
+                mode=quantization.mode,
+                sorted_indices=sorted_slots,
+            )
+        bias = views.get(f"{projection}.bias")
+        return x if bias is None else x + mx.expand_dims(bias[slots], -2)

@@ -1,0 +1,41 @@
+"""Finds stop texts in a stream of text pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopText:
+    """Passes text on until a stop text appears; holds back what may be the start of one.
+
+    Attributes:
+        found: Whether a stop text has ended the answer.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self.found = False
+
+    def feed(self, piece: str, *, last: bool = False) -> str:
+        """Take a piece, return the text that is safe to show.
+
+        Args:
+            last: No more pieces follow, so nothing has to be held back.
+        """
+        text = self._held + piece
+        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends:
+            self.found, self._held = True, ""
+            return text[: min(ends)]
+        n_held = 0 if last else max((self._overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - n_held :]
+        return text[: len(text) - n_held]
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of ``text`` that begins ``stop``."""
+        for n in range(min(len(text), len(stop) - 1), 0, -1):
+            if text.endswith(stop[:n]):
+                return n
+        return 0

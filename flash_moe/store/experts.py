@@ -1,0 +1,219 @@
+"""Where the bytes of each expert lie: the one view that packing, verifying and streaming share.
+
+Two kinds of places: a packed store (one contiguous record an expert) and an mlx checkpoint (up to
+nine slices of stacked tensors an expert, spread over shards). Both answer the same question:
+which byte ranges make the record of this expert.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
+from flash_moe.store.layout import Component, RecordLayout, layout_of
+from flash_moe.store.manifest import LayerEntry, Manifest
+from flash_moe.store.safetensors_header import TensorEntry, read_header
+
+INDEX_FILE = "model.safetensors.index.json"
+_EXPERT_TENSOR = re.compile(
+    r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|bias))"
+)
+_LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class ExpertLayer:
+    """One MoE layer.
+
+    Attributes:
+        number: Decoder layer number, as in the tensor names.
+        path: Module path of the experts, ``model.layers.3.mlp.switch_mlp``.
+        n_experts: Routed experts.
+        layout: Layout of a record in memory, and on disk if the store is packed.
+    """
+
+    number: int
+    path: str
+    n_experts: int
+    layout: RecordLayout
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A byte range of a file that fills part of a record.
+
+    Attributes:
+        offset: First byte in ``file``.
+        record_offset: First byte in the record.
+    """
+
+    file: Path
+    offset: int
+    record_offset: int
+    n_bytes: int
+
+
+class ExpertFiles(ABC):
+    """The experts of one model on disk. Immutable; opens nothing.
+
+    Attributes:
+        layers: The MoE layers in order. Their index here is what ``segments`` takes.
+    """
+
+    layers: tuple[ExpertLayer, ...]
+
+    @abstractmethod
+    def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
+        """The byte ranges of one record."""
+
+    def checksum(self, layer: int, expert: int) -> str | None:
+        """xxh3-128 of the record in hex, or ``None`` where none was recorded."""
+        return None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all records, padding included."""
+        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+
+
+class PackedExperts(ExpertFiles):
+    """The records of a packed store."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self._entries: tuple[LayerEntry, ...] = manifest.layers
+        self.layers = tuple(
+            ExpertLayer(e.number, e.path, e.n_experts, manifest.layouts[e.layout])
+            for e in manifest.layers
+        )
+        self._files = tuple(root / e.file for e in manifest.layers)
+
+    def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
+        n_bytes = self.layers[layer].layout.record_bytes
+        return (Segment(self._files[layer], expert * n_bytes, 0, n_bytes),)
+
+    def checksum(self, layer: int, expert: int) -> str | None:
+        return self._entries[layer].checksums[expert]
+
+
+class CheckpointExperts(ExpertFiles):
+    """The stacked expert tensors of an mlx checkpoint, read in place.
+
+    Args:
+        tensors: Every tensor of the checkpoint, by name.
+    """
+
+    def __init__(self, tensors: dict[str, TensorEntry]) -> None:
+        stacks = expert_stacks(tensors)
+        layers: list[ExpertLayer] = []
+        self._parts: list[list[tuple[Component, TensorEntry]]] = []
+        for path, parts in sorted(stacks.items(), key=lambda item: layer_number(item[0])):
+            layer = _stacked_layer(path, parts)
+            if layers and layers[-1].number == layer.number:
+                raise UnsupportedModelError(
+                    "store", f"layer {layer.number} has two expert stacks: expected one"
+                )
+            layers.append(layer)
+            self._parts.append([(c, parts[c.name]) for c in layer.layout.components])
+        self.layers = tuple(layers)
+
+    def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
+        return tuple(
+            Segment(entry.file, entry.offset + expert * c.n_bytes, c.offset, c.n_bytes)
+            for c, entry in self._parts[layer]
+        )
+
+
+def layer_number(path: str) -> int:
+    """The decoder layer number in a module path."""
+    match = _LAYER_NUMBER.search(path + ".")
+    if match is None:
+        raise UnsupportedModelError("store", f"{path}: no layer number in the name of the experts")
+    return int(match.group(1))
+
+
+def expert_stacks(tensors: dict[str, TensorEntry]) -> dict[str, dict[str, TensorEntry]]:
+    """Find stacked experts: path to component name to tensor.
+
+    A stack is a path whose projections have three axes [experts, out, in]; a dense MLP of the same
+    names has two. Tensors of the multi-token-prediction head are skipped, as mlx-lm does.
+    """
+    groups: dict[str, dict[str, TensorEntry]] = defaultdict(dict)
+    for name, entry in tensors.items():
+        match = _EXPERT_TENSOR.fullmatch(name)
+        if match and not is_mtp(name):
+            groups[match["path"]][match["name"]] = entry
+    return {
+        path: parts
+        for path, parts in groups.items()
+        if any(n.endswith(".weight") and len(e.shape) == 3 for n, e in parts.items())
+    }
+
+
+def is_mtp(name: str) -> bool:
+    """Whether a tensor belongs to the multi-token-prediction head, which mlx-lm drops."""
+    return name.startswith("mtp.") or ".mtp." in name
+
+
+def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
+    n_experts = {entry.shape[0] for entry in parts.values() if entry.shape}
+    if len(n_experts) != 1:
+        raise UnsupportedModelError(
+            "store", f"{path}: expected one number of experts in its tensors, got {n_experts}"
+        )
+    try:
+        layout = layout_of({name: (e.dtype, e.shape[1:]) for name, e in parts.items()})
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError("store", f"{path}: {error.problem}", error.hint) from None
+    return ExpertLayer(layer_number(path), path, n_experts.pop(), layout)
+
+
+def read_checkpoint_tensors(root: Path) -> dict[str, TensorEntry]:
+    """The tensors of all ``model*.safetensors`` of a directory, headers checked.
+
+    Raises:
+        ModelNotFoundError: There are no weights, or a shard that the index names is missing.
+        CorruptFileError: A shard is cut short, or lacks a tensor that the index promises.
+    """
+    names = {file.name for file in root.glob("model*.safetensors")}
+    index_file = root / INDEX_FILE
+    promised: dict[str, str] = {}
+    if index_file.is_file():
+        try:
+            promised = dict(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptFileError("store", f"{index_file}: not a weight index: {error}") from None
+        missing = sorted(set(promised.values()) - names)
+        if missing:
+            raise ModelNotFoundError(
+                "store",
+                f"{root}: {len(missing)} of {len(set(promised.values()))} shards are missing, "
+                f"first {missing[0]}",
+                "Download the model again; finished files are kept.",
+            )
+    if not names:
+        raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
+    tensors: dict[str, TensorEntry] = {}
+    for name in sorted(names):
+        tensors.update(read_header(root / name))
+    for tensor, shard in promised.items():
+        if tensor not in tensors:
+            raise CorruptFileError(
+                "store", f"{root / shard}: the index promises {tensor}, the file lacks it"
+            )
+    return tensors
+
+
+def record_parts(layout: RecordLayout, record: bytes | memoryview) -> dict[str, memoryview]:
+    """Split a record into the bytes of its components."""
+    view = memoryview(record)
+
+    def part(c: Component) -> memoryview:
+        return view[c.offset : c.offset + c.n_bytes]
+
+    return {c.name: part(c) for c in layout.components}

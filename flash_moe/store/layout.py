@@ -1,0 +1,227 @@
+"""The bytes of one expert record: pure arithmetic on shapes, no files.
+
+A record holds the tensors of one expert one after another: gate, up, down projection; of each the
+weight, then (if quantized) scales and biases, then an additive bias where the model has one. Each
+component starts at a multiple of 64 bytes, the record is padded to a multiple of 16 KiB. For the
+4-bit 397B this gives 7,077,888 bytes without any padding, the layout of the original Flash-MoE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flash_moe.errors import UnsupportedModelError
+
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+PARTS = ("weight", "scales", "biases", "bias")
+
+# Wide vector loads of a kernel want 64; a page of macOS on Apple silicon is 16 KiB.
+COMPONENT_ALIGNMENT = 64
+RECORD_ALIGNMENT = 16 * 1024
+
+# Element sizes of the safetensors dtypes that an expert may have.
+ITEMSIZE = {"U32": 4, "F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+
+
+def align(n_bytes: int, alignment: int) -> int:
+    """``n_bytes`` rounded up to a multiple of ``alignment``."""
+    return -(-n_bytes // alignment) * alignment
+
+
+@dataclass(frozen=True)
+class Component:
+    """One tensor of one expert inside its record.
+
+    Attributes:
+        name: ``"gate_proj.weight"`` and so on.
+        dtype: safetensors name of the element type.
+        shape: Shape for one expert, without the expert axis.
+        offset: First byte, from the start of the record.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def n_bytes(self) -> int:
+        n = ITEMSIZE[self.dtype]
+        for dim in self.shape:
+            n *= dim
+        return n
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a projection is quantized, in the terms of ``mx.quantize``."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+
+@dataclass(frozen=True)
+class RecordLayout:
+    """Where each component of an expert lies in its record.
+
+    Attributes:
+        components: In the order of their offsets.
+        record_bytes: Size of a record, padding included.
+    """
+
+    components: tuple[Component, ...]
+    record_bytes: int
+
+    def component(self, projection: str, part: str) -> Component | None:
+        """The component of a projection, or ``None`` if the model has none."""
+        name = f"{projection}.{part}"
+        return next((c for c in self.components if c.name == name), None)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the components, without padding."""
+        return sum(c.n_bytes for c in self.components)
+
+    @property
+    def hidden_size(self) -> int:
+        return self._rows("down_proj")
+
+    @property
+    def expert_width(self) -> int:
+        return self._rows("gate_proj")
+
+    def _rows(self, projection: str) -> int:
+        weight = self.component(projection, "weight")
+        assert weight is not None  # validate() has seen it
+        return weight.shape[0]
+
+    def quantization(self, projection: str) -> Quantization | None:
+        """Bits, group size and mode of a projection, inferred from its shapes as mlx-lm does.
+
+        Returns:
+            ``None`` for a projection that is not quantized.
+
+        Raises:
+            UnsupportedModelError: Shapes that fit no mode of ``mx.quantize``.
+        """
+        weight = self.component(projection, "weight")
+        scales = self.component(projection, "scales")
+        if weight is None or scales is None:
+            return None
+        n_in = self.expert_width if projection == "down_proj" else self.hidden_size
+        bits, bits_rest = divmod(weight.shape[1] * 32, n_in)
+        group_size, group_rest = divmod(n_in, scales.shape[1])
+        modes = {(4, 32): "mxfp4", (4, 16): "nvfp4", (8, 32): "mxfp8"}
+        mode = modes.get((bits, group_size), "") if scales.dtype == "U8" else "affine"
+        ok = not bits_rest and not group_rest and mode in ("affine", "mxfp4", "mxfp8")
+        if mode == "affine":
+            biases = self.component(projection, "biases")
+            ok = ok and bits in (2, 3, 4, 5, 6, 8) and group_size in (32, 64, 128)
+            ok = ok and biases is not None and biases.shape == scales.shape
+        if not ok:
+            raise UnsupportedModelError(
+                "layout",
+                f"{projection} of {n_in} inputs has weights {weight.dtype} {weight.shape} and "
+                f"scales {scales.dtype} {scales.shape}: expected affine with 2-8 bits and group "
+                "32, 64 or 128 (with biases), mxfp4 or mxfp8",
+            )
+        return Quantization(bits, group_size, mode)
+
+    def validate(self) -> RecordLayout:
+        """Return self after checking that the components form an expert.
+
+        Raises:
+            UnsupportedModelError: A projection is missing or shapes do not fit together.
+        """
+        for projection in PROJECTIONS:
+            weight = self.component(projection, "weight")
+            if weight is None or len(weight.shape) != 2:
+                raise UnsupportedModelError(
+                    "layout",
+                    f"{projection}.weight: expected two axes, got {weight and weight.shape}",
+                )
+            self.quantization(projection)
+        end = 0
+        for c in self.components:
+            if c.offset < end or c.offset % ITEMSIZE[c.dtype]:
+                raise UnsupportedModelError(
+                    "layout", f"{c.name} at byte {c.offset}: overlaps or is not aligned"
+                )
+            end = c.offset + c.n_bytes
+        # The views of a slab step from record to record in whole elements.
+        if end > self.record_bytes or self.record_bytes % 4:
+            raise UnsupportedModelError(
+                "layout",
+                f"record of {self.record_bytes} bytes: expected a multiple of 4, at least {end}",
+            )
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "record_bytes": self.record_bytes,
+            "components": [
+                {
+                    "name": c.name,
+                    "dtype": c.dtype,
+                    "shape": list(c.shape),
+                    "offset": c.offset,
+                    "size": c.n_bytes,
+                }
+                for c in self.components
+            ],
+        }
+
+    @staticmethod
+    def from_json(table: Mapping[str, Any], size_key: str = "record_bytes") -> RecordLayout:
+        """Read a component table, ours or the ``layout.json`` of the original Flash-MoE.
+
+        Raises:
+            UnsupportedModelError: The components do not form an expert.
+            KeyError, TypeError, ValueError: The table is not one.
+        """
+        components = []
+        for row in table["components"]:
+            dtype = str(row["dtype"]).upper()
+            if dtype not in ITEMSIZE:
+                raise UnsupportedModelError("layout", f"{row['name']}: unknown dtype {dtype}")
+            shape = tuple(int(n) for n in row["shape"])
+            component = Component(str(row["name"]), dtype, shape, int(row["offset"]))
+            if component.n_bytes != int(row["size"]):
+                raise UnsupportedModelError(
+                    "layout",
+                    f"{component.name}: {dtype} {shape} takes {component.n_bytes} bytes, "
+                    f"the table says {row['size']}",
+                )
+            components.append(component)
+        components.sort(key=lambda c: c.offset)
+        return RecordLayout(tuple(components), int(table[size_key])).validate()
+
+
+def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayout:
+    """Lay out the tensors of one expert.
+
+    Args:
+        tensors: Component name to (safetensors dtype, shape for one expert).
+
+    Raises:
+        UnsupportedModelError: A tensor that is no known component, or shapes that do not fit.
+    """
+    order = [f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS]
+    unknown = sorted(set(tensors) - set(order))
+    if unknown:
+        raise UnsupportedModelError("layout", f"unknown expert tensors {', '.join(unknown)}")
+    components: list[Component] = []
+    offset = 0
+    for name in order:
+        if name not in tensors:
+            continue
+        dtype, shape = tensors[name]
+        if dtype not in ITEMSIZE:
+            raise UnsupportedModelError("layout", f"{name}: unsupported dtype {dtype}")
+        component = Component(name, dtype, shape, offset)
+        components.append(component)
+        offset = align(offset + component.n_bytes, COMPONENT_ALIGNMENT)
+    return RecordLayout(tuple(components), align(offset, RECORD_ALIGNMENT)).validate()

@@ -1,0 +1,95 @@
+"""How the expert budget becomes slots: arithmetic on sizes.
+
+With a budget of at least one token's experts (top-k of every layer) each layer gets slots of its
+own: least-recently-used inside a layer then loses nothing against a global order, because layers
+take turns anyway. Below that all layers share one set of slots, and the page cache of the system
+is what keeps experts in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flash_moe.errors import BudgetError
+from flash_moe.store.experts import ExpertLayer
+
+# Indices into one MLX array stay below this in every element type of a record; the narrowest view
+# that a slab gets has 2-byte elements.
+MAX_SLAB_BYTES = 2 * (2**31 - 1)
+
+
+@dataclass(frozen=True)
+class SlabPlan:
+    """One slab: which layers use it, how many slots, how far apart.
+
+    Attributes:
+        layers: Layer indices.
+        slot_bytes: Distance between slots, the largest record of its layers.
+    """
+
+    layers: tuple[int, ...]
+    n_slots: int
+    slot_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_slots * self.slot_bytes
+
+
+def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> list[SlabPlan]:
+    """Divide a budget into slabs.
+
+    Args:
+        layers: The MoE layers of the model.
+        budget_bytes: Most bytes that all slabs together may take.
+        top_k: Experts a token uses in each layer.
+
+    Raises:
+        BudgetError: The budget cannot hold one layer's experts of one token.
+    """
+    largest = max(layer.layout.record_bytes for layer in layers)
+    minimum = min(top_k, max(layer.n_experts for layer in layers)) * largest
+    if budget_bytes < minimum:
+        raise BudgetError(
+            "bank",
+            f"budget of {budget_bytes / 1e9:.6g} GB: expected at least {minimum / 1e9:.6g} GB, "
+            f"one layer's {top_k} experts of one token at {largest} bytes",
+            "Raise cache_gb, or lower top_k.",
+        )
+    one_token = sum(min(top_k, la.n_experts) * la.layout.record_bytes for la in layers)
+    if budget_bytes < one_token:
+        n_slots = min(budget_bytes, MAX_SLAB_BYTES) // largest
+        return [SlabPlan(tuple(range(len(layers))), n_slots, largest)]
+    # Equal slots for each layer, as far as the layer has experts.
+    per_slot = sum(layer.layout.record_bytes for layer in layers)
+    plans = []
+    for index, layer in enumerate(layers):
+        record = layer.layout.record_bytes
+        n_slots = max(budget_bytes // per_slot, min(top_k, layer.n_experts))
+        n_slots = min(n_slots, layer.n_experts, MAX_SLAB_BYTES // record)
+        plans.append(SlabPlan((index,), n_slots, record))
+    return plans
+
+
+def default_budget(expert_bytes: int, resident_bytes: int, memory_bytes: int) -> int:
+    """A budget for a machine: half of what the resident weights leave, at most all experts.
+
+    The other half is for the system, its page cache and the activations; a bank that takes it all
+    makes the machine swap.
+    """
+    return min(expert_bytes, max(memory_bytes - resident_bytes, 0) // 2)
+
+
+def machine_memory() -> int:
+    """Bytes of memory this process may use: physical memory, or less where a cgroup says so."""
+    import os
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(file).read_text()))
+        except (OSError, ValueError):  # no cgroup, or "max"
+            continue
+    return total

@@ -1,0 +1,121 @@
+"""Counters of what streaming did: bytes, hits, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Counters of one MoE layer.
+
+    Attributes:
+        calls: Times the layer ran (one a token in decode, one a chunk in prefill).
+        hits: Distinct experts that were already in a slot.
+        misses: Distinct experts that had to be read.
+        bytes_read: Bytes asked from the store for the misses.
+        read_s: Seconds inside reads, summed over the reader threads.
+        wait_s: Seconds the layer waited for its reads.
+        compute_s: Seconds of MLX work up to this layer's router: the experts of the layer before,
+            and this layer's attention and router.
+    """
+
+    layer: int
+    calls: int = 0
+    hits: int = 0
+    misses: int = 0
+    bytes_read: int = 0
+    read_s: float = 0.0
+    wait_s: float = 0.0
+    compute_s: float = 0.0
+
+    def __sub__(self, other: LayerStats) -> LayerStats:
+        mine, theirs = astuple(self)[1:], astuple(other)[1:]
+        return LayerStats(self.layer, *(a - b for a, b in zip(mine, theirs, strict=True)))
+
+
+@dataclass(frozen=True)
+class StreamStats:
+    """A snapshot of the counters. Subtract two to get those of the time between.
+
+    Attributes:
+        bank_bytes: Memory that the slots take when all of them are in use.
+        expert_bytes: Size of all experts of the model.
+        layers: One entry a MoE layer.
+    """
+
+    bank_bytes: int
+    expert_bytes: int
+    layers: tuple[LayerStats, ...]
+
+    def _sum(self, name: str) -> float:
+        return float(sum(getattr(layer, name) for layer in self.layers))
+
+    @property
+    def hits(self) -> int:
+        return int(self._sum("hits"))
+
+    @property
+    def misses(self) -> int:
+        return int(self._sum("misses"))
+
+    @property
+    def bytes_read(self) -> int:
+        return int(self._sum("bytes_read"))
+
+    @property
+    def read_s(self) -> float:
+        return self._sum("read_s")
+
+    @property
+    def wait_s(self) -> float:
+        return self._sum("wait_s")
+
+    @property
+    def compute_s(self) -> float:
+        return self._sum("compute_s")
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over hits and misses, 0 before the first token."""
+        total = self.hits + self.misses
+        return self.hits / total if total else 0.0
+
+    def __sub__(self, other: StreamStats) -> StreamStats:
+        layers = tuple(a - b for a, b in zip(self.layers, other.layers, strict=True))
+        return StreamStats(self.bank_bytes, self.expert_bytes, layers)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain numbers, for JSON."""
+        names = [f.name for f in fields(LayerStats)]
+        return {
+            "bank_bytes": self.bank_bytes,
+            "expert_bytes": self.expert_bytes,
+            "hits": self.hits,
+            "misses": self.misses,
+            "hit_rate": self.hit_rate,
+            "bytes_read": self.bytes_read,
+            "read_s": self.read_s,
+            "wait_s": self.wait_s,
+            "compute_s": self.compute_s,
+            "layers": [{name: getattr(la, name) for name in names} for la in self.layers],
+        }
+
+
+class Counters:
+    """The mutable side: one per model, changed only under the model's forward lock."""
+
+    def __init__(self, numbers: Iterable[int], bank_bytes: int, expert_bytes: int) -> None:
+        self._layers = [LayerStats(number) for number in numbers]
+        self._bank_bytes = bank_bytes
+        self._expert_bytes = expert_bytes
+
+    def add(self, layer: int, **amounts: float) -> None:
+        """Add to the counters of the layer with this index."""
+        old = self._layers[layer]
+        new = {name: getattr(old, name) + amount for name, amount in amounts.items()}
+        self._layers[layer] = LayerStats(**{**vars(old), **new})
+
+    def snapshot(self) -> StreamStats:
+        return StreamStats(self._bank_bytes, self._expert_bytes, tuple(self._layers))

@@ -1,0 +1,65 @@
+"""Shared fixtures: the tiny checkpoints, made once a run, and what the report says of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# No test may reach for the hub, also where the machine has a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import mlx.core as mx
+
+from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
+
+
+def pytest_report_header() -> str:
+    from importlib.metadata import version
+
+    return (
+        f"mlx {version('mlx')} on {mx.default_device()}, mlx-lm {version('mlx-lm')}, "
+        f"Metal: {'yes' if mx.metal.is_available() else 'no'}, "
+        f"free disk {shutil.disk_usage('.').free / 1e9:.0f} GB"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in the Hugging Face format, float32. Do not change it."""
+    path = tmp_path_factory.mktemp("models") / "tiny-hf"
+    write_hf_checkpoint(path, PRESETS["tiny"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in mlx format, 4-bit group 64. Do not change it."""
+    path = tmp_path_factory.mktemp("models") / "tiny-mlx"
+    write_mlx_checkpoint(path, PRESETS["tiny"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model packed. Do not change it; copy it first."""
+    from flash_moe.store.packer import pack
+    from flash_moe.store.source import MlxCheckpoint
+
+    path = tmp_path_factory.mktemp("models") / "tiny-store"
+    pack(MlxCheckpoint(tiny_mlx), path)
+    return path
+
+
+@pytest.fixture
+def store_copy(tiny_store: Path, tmp_path: Path) -> Path:
+    """A packed tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_store, tmp_path / "store"))
+
+
+@pytest.fixture
+def mlx_copy(tiny_mlx: Path, tmp_path: Path) -> Path:
+    """A tiny mlx checkpoint that a test may damage."""
+    return Path(shutil.copytree(tiny_mlx, tmp_path / "mlx"))
