@@ -8,7 +8,10 @@ and never the model. The result equals ``mlx_lm convert -q`` followed by ``flash
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ from flash_moe.store.source import (
     PackSource,
     checkpoint_fingerprint,
 )
+
+_log = logging.getLogger(__name__)
 
 _DTYPE_NAMES = {
     mx.float32: "F32",
@@ -131,9 +136,11 @@ class HuggingFaceCheckpoint(PackSource):
             )
         model.eval()
         model.load_weights([(n, cast(n, w)) for n, w in weights.items()], strict=True)
-        self._model, self.config = quantize_model(
-            model, config, options.group_size, options.bits, quant_predicate=predicate
-        )
+        with redirect_stdout(io.StringIO()) as said:  # mlx-lm prints the bits per weight
+            self._model, self.config = quantize_model(
+                model, config, options.group_size, options.bits, quant_predicate=predicate
+            )
+        _log.info("%s", said.getvalue().strip())
         self.layers = tuple(layers)
         self.source = Source("hf", root.resolve().name)
         parameters: Any = tree_flatten(self._model.parameters())

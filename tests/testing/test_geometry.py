@@ -1,0 +1,74 @@
+"""Presets have the promised sizes; a geometry that cannot work is refused with its name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flash_moe.testing import PRESETS, added_token_ids
+
+TINY = PRESETS["tiny"]
+
+
+def test_expert_bytes() -> None:
+    assert PRESETS["mid"].expert_bytes == 983_040
+    assert TINY.expert_bytes == 3 * 64 * 128 // 2 + 3 * 64 * 128 // 64 * 8
+    assert replace(TINY, bits=None).expert_bytes == 3 * 64 * 128 * 4
+    assert replace(TINY, scale_dtype="bfloat16", bits=2).expert_bytes == 6144 + 384 * 4
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_layers_are_three_linear_one_full(name: str) -> None:
+    kinds = PRESETS[name].layer_types
+    assert kinds == (["linear_attention"] * 3 + ["full_attention"]) * 2
+
+
+def test_config_is_the_wrapper_with_a_text_config() -> None:
+    config = TINY.config()
+    assert config["model_type"] == "qwen3_5_moe"
+    assert config["architectures"] == ["Qwen3_5MoeForConditionalGeneration"]
+    text = config["text_config"]
+    assert text["model_type"] == "qwen3_5_moe_text"
+    assert (text["num_experts"], text["num_experts_per_tok"]) == (32, 4)
+    assert "norm_topk_prob" not in text  # the real config has none: always renormalised
+    assert text["eos_token_id"] == added_token_ids(TINY.vocab)["<|endoftext|>"]
+
+
+@pytest.mark.parametrize(("head_dim", "section"), [(256, [11, 11, 10]), (32, [2, 1, 1])])
+def test_mrope_section_covers_the_rotary_pairs(head_dim: int, section: list[int]) -> None:
+    rope = replace(TINY, head_dim=head_dim).config()["text_config"]["rope_parameters"]
+    assert rope["mrope_section"] == section
+    assert sum(section) == head_dim // 4 // 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden", 96),
+        ("expert_width", 48),
+        ("shared_width", 100),
+        ("experts", 3),
+        ("layers", 0),
+        ("kv_heads", 3),
+        ("head_dim", 12),
+        ("linear_k_dim", 48),
+        ("linear_v_heads", 3),
+        ("vocab", 288),
+        ("full_attention_interval", 1),
+        ("full_attention_interval", 9),
+        ("bits", 7),
+        ("group_size", 48),
+        ("scale_dtype", "float64"),
+        ("router_sigma", -0.1),
+        ("seed", -1),
+    ],
+)
+def test_bad_geometry_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^\[geometry\] "):
+        replace(TINY, **{field: value})
+
+
+def test_unquantised_widths_need_no_groups() -> None:
+    assert replace(TINY, bits=None, expert_width=48).expert_width == 48
