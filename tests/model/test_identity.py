@@ -91,7 +91,7 @@ def test_batch_of_unequal_prompts(share: str, tiny_store: Path, resident: Reside
     other = tree_flatten([[c.state for c in cache] for cache in theirs.caches])
     assert len(mine) == len(other) > 0
     for (name, a), (_, b) in zip(mine, other, strict=True):
-        assert mx.array_equal(a, b), name
+        assert (a is None and b is None) or mx.array_equal(a, b), name
 
 
 def test_saved_prompt_cache(tiny_store: Path, tmp_path: Path, resident: Resident) -> None:

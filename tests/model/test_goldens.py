@@ -1,7 +1,8 @@
-"""Resident mlx-lm against transformers: the reference that streaming is then compared with."""
+"""Logits and tokens of transformers, kept in goldens, against resident and streamed models."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 from mlx_lm.models import gated_delta
 
+from flash_moe import load
+from flash_moe.store.packer import pack
+from flash_moe.store.source import MlxCheckpoint
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.fingerprint import weights_hash
+
+from .resident import budget_gb
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny.npz"
 # Float32 on both sides, sums in another order through 8 layers: 3.5e-5 seen at logits std 1.
@@ -36,14 +43,36 @@ def on_the_cpu() -> Iterator[None]:
     mx.set_default_device(device)
 
 
-@pytest.fixture(scope="module", params=["float", "q4"])
-def case(request: Any, tiny_hf: Path, tiny_mlx: Path, goldens: Any) -> tuple[str, Any]:
-    """Name of the golden and the resident model that must give it."""
-    path, key = (tiny_hf, "hf_hash") if request.param == "float" else (tiny_mlx, "mlx_hash")
+@pytest.fixture(
+    scope="module",
+    params=["float-resident", "q4-resident", "float-streamed", "q4-direct", "q4-streamed"],
+)
+def case(
+    request: Any, tiny_hf: Path, tiny_mlx: Path, goldens: Any, tmp_path_factory: Any
+) -> Iterator[tuple[str, Any]]:
+    """Name of the golden and the model that must give it.
+
+    Direct is the mlx checkpoint streamed as it is, streamed is a packed store of it.
+    """
+    name, how = request.param.split("-")
+    path, key = (tiny_hf, "hf_hash") if name == "float" else (tiny_mlx, "mlx_hash")
     assert weights_hash(path) == str(goldens[key]), (
         "the generated weights changed: see tests/goldens/README.md"
     )
-    return request.param, mlx_lm.load(str(path))[0]
+    if how == "resident":
+        yield name, mlx_lm.load(str(path))[0]
+        return
+    if name == "float":
+        unquantized = tmp_path_factory.mktemp("goldens") / "mlx"
+        geometry = dataclasses.replace(PRESETS["tiny"], bits=None)
+        write_mlx_checkpoint(unquantized, geometry, from_hf=tiny_hf)
+        path = unquantized
+    if how == "streamed":
+        store = tmp_path_factory.mktemp("goldens") / "store"
+        pack(MlxCheckpoint(path), store)
+        path = store
+    with load(path, cache_gb=budget_gb(path, "token")) as flash:
+        yield name, flash.model
 
 
 def test_logits(case: tuple[str, Any], goldens: dict[str, np.ndarray]) -> None:

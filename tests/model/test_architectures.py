@@ -1,0 +1,166 @@
+"""The one seam, SwitchGLU, on other architectures of mlx-lm: tiny random weights, equal tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_map
+from mlx_lm.utils import _get_classes, save_model
+
+from flash_moe import load
+from flash_moe.store.packer import pack
+from flash_moe.store.source import MlxCheckpoint
+from flash_moe.testing import write_tokenizer
+
+from .resident import Resident, budget_gb, prompt_ids
+
+VOCAB = 512
+BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": VOCAB,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": False,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [1],  # a dense layer between MoE layers
+        "norm_topk_prob": True,
+    },
+    "qwen3_next": {
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "decoder_sparse_step": 1,
+        "shared_expert_intermediate_size": 64,
+        "mlp_only_layers": [],
+        "partial_rotary_factor": 0.25,
+        "norm_topk_prob": True,
+    },
+    "glm4_moe": {
+        "max_position_embeddings": 1024,
+        "n_group": 1,
+        "topk_group": 1,
+        "n_shared_experts": 1,
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.5,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "use_qk_norm": True,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.5,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "rope_scaling": None,
+    },
+    "olmoe": {"num_experts": 16, "num_experts_per_tok": 4, "intermediate_size": 64},
+    "mixtral": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "hidden_size": 128,
+    },
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 4,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.5,
+        "kv_lora_rank": 64,
+        "q_lora_rank": 64,
+        "qk_rope_head_dim": 32,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+        "moe_layer_freq": 1,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+    },
+    # Additive biases and a clipped activation of its own.
+    "gpt_oss": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+        "sliding_window": 16,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+        },
+    },
+}
+
+
+def write_model(path: Path, model_type: str, *, mode: str = "affine") -> None:
+    """A random quantized model of this architecture, in the way of mlx-lm's convert."""
+    config = {"model_type": model_type, **BASE, **CONFIGS[model_type]}
+    mx.random.seed(0)
+    model_class, args_class = _get_classes(config)
+    model = model_class(args_class.from_dict(json.loads(json.dumps(config))))
+    # Some routers start as zeros, which would send every token to the same experts.
+    model.update(
+        tree_map(
+            lambda w: mx.random.normal(w.shape) * 0.1 if not w.any() else w, model.parameters()
+        )
+    )
+    group_size = 64 if mode == "affine" else 32
+    paths: dict[str, Any] = {}
+
+    def predicate(name: str, module: nn.Module) -> Any:
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group_size:
+            return False
+        if name.endswith("embed_tokens") or ("switch_mlp" not in name and mode != "affine"):
+            return False
+        paths[name] = {"group_size": group_size, "bits": 4, "mode": mode}
+        return paths[name]
+
+    nn.quantize(model, class_predicate=predicate)
+    config["quantization"] = {"group_size": group_size, "bits": 4, "mode": mode, **paths}
+    save_model(path, model)
+    write_tokenizer(path, VOCAB)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def assert_streamed_equals_resident(path: Path, tmp_path: Path) -> None:
+    resident = Resident(path)
+    pack(MlxCheckpoint(path), tmp_path / "store")
+    for source in (path, tmp_path / "store"):
+        for share in ("token", "half"):
+            with load(source, cache_gb=budget_gb(source, share)) as flash:
+                for n in (1, 37):
+                    answer = flash.generate(prompt_ids(n), max_tokens=12)
+                    assert list(answer.token_ids) == resident.tokens(prompt_ids(n), 12)
+                assert answer.stats.stream.misses > 0
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_architecture(model_type: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", model_type)
+    assert_streamed_equals_resident(tmp_path / "model", tmp_path)
+
+
+def test_mxfp4_experts(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", "qwen3_moe", mode="mxfp4")
+    assert_streamed_equals_resident(tmp_path / "model", tmp_path)
