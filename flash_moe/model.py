@@ -18,11 +18,12 @@ import mlx.nn as nn
 
 from flash_moe.config import ModelConfig, RuntimeConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.memory import machine_memory
 from flash_moe.mlx_lm_api import SwitchGLU
 from flash_moe.moe import StreamedSwitchGLU
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.budget import default_budget, machine_memory
+from flash_moe.stream.budget import default_budget
 from flash_moe.stream.stats import StreamStats
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from flash_moe.errors import BudgetError
 from flash_moe.store.experts import ExpertLayer
@@ -80,16 +79,3 @@ def default_budget(expert_bytes: int, resident_bytes: int, memory_bytes: int) ->
     makes the machine swap.
     """
     return min(expert_bytes, max(memory_bytes - resident_bytes, 0) // 2)
-
-
-def machine_memory() -> int:
-    """Bytes of memory this process may use: physical memory, or less where a cgroup says so."""
-    import os
-
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(file).read_text()))
-        except (OSError, ValueError):  # no cgroup, or "max"
-            continue
-    return total

@@ -1,0 +1,58 @@
+"""The ``flash-moe`` command: arguments in, text and figures out.
+
+Answers go to standard output, everything else to standard error. An error is one line and exit
+code 1 (2 for wrong arguments, 130 after Ctrl-C); ``--debug`` shows where it came from. Each command
+imports what it needs when it runs, so that ``--help`` and ``info`` are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from flash_moe import __version__
+from flash_moe.cli import demo, generate, store
+from flash_moe.errors import FlashMoEError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="flash-moe", description="Run a Mixture-of-Experts model far larger than memory."
+    )
+    parser.add_argument("--version", action="version", version=f"flash-moe {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the trace of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (demo, store, generate):
+        module.add_commands(commands, common)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return _fail("interrupted", args.debug, code=130)
+    except BrokenPipeError:
+        # The reader of our output went away (for example head). Not an error; and Python must
+        # not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except FlashMoEError as error:
+        return _fail(str(error), args.debug)
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {error} (--debug shows the trace)", args.debug)
+
+
+def _fail(message: str, debug: bool, code: int = 1) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print("flash-moe: " + " ".join(message.split()), file=sys.stderr)
+    return code

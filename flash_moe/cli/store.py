@@ -1,0 +1,179 @@
+"""``flash-moe pack``, ``verify`` and ``info``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from flash_moe.store.manifest import Manifest, read_manifest
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
+    pack.add_argument("src", type=Path, help="mlx checkpoint, or one in Hugging Face format")
+    pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
+    pack.add_argument("--bits", type=int, help="quantize the weights (default 4 if they are not)")
+    pack.add_argument("--group-size", type=int, help="weights that share a scale (default 64)")
+    pack.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="DIR",
+        help="packed_experts directory of the original Flash-MoE: its files are linked, not copied",
+    )
+    pack.set_defaults(run=run_pack)
+    verify = commands.add_parser("verify", parents=[common], help="check every byte of a store")
+    verify.add_argument("store", type=Path)
+    verify.set_defaults(run=run_verify)
+    info = commands.add_parser("info", parents=[common], help="say what a store holds")
+    info.add_argument("store", type=Path)
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=run_info)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar on standard error; the callback takes what is being done and the bytes just done."""
+    bar = Progress(
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda what, n: bar.update(task, advance=n, description=what)
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    from flash_moe.convert import open_source
+    from flash_moe.store.packer import pack
+
+    source = open_source(args.src, bits=args.bits, group_size=args.group_size, adopt=args.adopt)
+    total = source.resident_bytes + sum(
+        layer.n_experts * layer.layout.record_bytes for layer in source.layers
+    )
+    with progress(total) as report:
+        result = pack(source, args.dst, report)
+    kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
+    print(
+        f"{result.path}: {result.layers_written} layers packed{kept}; "
+        f"experts {result.expert_bytes / 1e9:.3f} GB, resident {result.resident_bytes / 1e9:.3f} GB"
+    )
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from flash_moe.store.verify import verify
+
+    manifest = read_manifest(args.store)
+    with progress(_expert_bytes(manifest) + _resident_bytes(manifest)) as report:
+        found = verify(args.store, lambda n: report("verify", n))
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    state = f"{len(found.problems)} damaged" if found.problems else "all sound"
+    print(
+        f"{args.store}: {found.n_records} records and {found.n_files} resident files, "
+        f"{found.n_bytes / 1e9:.3f} GB: {state}"
+    )
+    return 1 if found.problems else 0
+
+
+def _expert_bytes(manifest: Manifest) -> int:
+    return sum(e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers)
+
+
+def _resident_bytes(manifest: Manifest) -> int:
+    return sum(r.n_bytes for r in manifest.resident)
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """Geometry, quantization, sizes and origin of a store."""
+    from flash_moe.config import model_config, read_config
+    from flash_moe.store.layout import PROJECTIONS
+
+    manifest = read_manifest(root)
+    config = model_config(read_config(root))
+    quantization = {
+        projection: [
+            vars(q) if (q := la.quantization(projection)) else None for la in manifest.layouts
+        ]
+        for projection in PROJECTIONS
+    }
+    first = manifest.layouts[0]
+    return {
+        "path": str(root),
+        "model_type": config.model_type,
+        "source": vars(manifest.source),
+        "writer": manifest.writer,
+        "moe_layers": len(manifest.layers),
+        "experts_per_layer": max(e.n_experts for e in manifest.layers),
+        "experts_per_token": config.top_k,
+        "hidden_size": first.hidden_size,
+        "expert_width": first.expert_width,
+        "max_context": config.max_context,
+        "record_bytes": [layout.record_bytes for layout in manifest.layouts],
+        "expert_bytes": _expert_bytes(manifest),
+        "resident_bytes": _resident_bytes(manifest),
+        "bytes_per_token_uncached": sum(
+            min(config.top_k, e.n_experts) * manifest.layouts[e.layout].record_bytes
+            for e in manifest.layers
+        ),
+        "quantization": quantization,
+    }
+
+
+def run_info(args: argparse.Namespace) -> int:
+    facts = describe(args.store)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    from rich.table import Table
+
+    def size(n_bytes: int) -> str:
+        return f"{n_bytes / 1e9:.3f} GB"
+
+    def bits(projection: str) -> str:
+        kinds = {
+            f"{q['bits']}-bit {q['mode']}, group {q['group_size']}" if q else "not quantized"
+            for q in facts["quantization"][projection]
+        }
+        return "; ".join(sorted(kinds))
+
+    table = Table(show_header=False, box=None)
+    source = facts["source"]
+    rows = {
+        "model": facts["model_type"],
+        "source": f"{source['name']} ({source['kind']})",
+        "written by": facts["writer"],
+        "MoE layers": str(facts["moe_layers"]),
+        "experts": f"{facts['experts_per_layer']} a layer, {facts['experts_per_token']} a token",
+        "width": f"{facts['hidden_size']} hidden, {facts['expert_width']} in an expert",
+        "context": str(facts["max_context"] or "not said"),
+        "gate, up": bits("gate_proj"),
+        "down": bits("down_proj"),
+        "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
+        "all experts": size(facts["expert_bytes"]),
+        "resident weights": size(facts["resident_bytes"]),
+        "read for a token": f"{size(facts['bytes_per_token_uncached'])} if no expert is in memory",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table, highlight=False)
+    return 0
