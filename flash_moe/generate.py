@@ -31,20 +31,30 @@ PREFILL_STEP = 2048  # mlx-lm's own chunk
 
 
 class _Random:
-    """A random state of its own for a seeded generation; the global one stays untouched."""
+    """A random state of its own for a seeded generation; that of the thread stays as it was.
+
+    MLX's state is one key of two words, and ``mx.random.seed(n)`` sets it to the words of n. So a
+    key can be kept as a number and put back.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._key = mx.random.key(seed)
+        self._state = seed
 
     def sample(self, sampler: Callable[[mx.array], mx.array], logprobs: mx.array) -> mx.array:
-        state: Any = mx.random.state
-        saved, state[0] = state[0], self._key
+        outside = self._current()
+        mx.random.seed(self._state)
         try:
             token = sampler(logprobs)
-            self._key = state[0]
+            self._state = self._current()
         finally:
-            state[0] = saved
+            mx.random.seed(outside)
         return token
+
+    @staticmethod
+    def _current() -> int:
+        state: Any = mx.random.state
+        high, low = state[0].tolist()
+        return int(high) << 32 | int(low)
 
 
 def token_ids(

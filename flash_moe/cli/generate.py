@@ -65,7 +65,7 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_prompt(args: argparse.Namespace) -> Prompt:
-    """Text, or messages for the chat template.
+    """The text of the user, or the messages of a file.
 
     Raises:
         PromptError: Empty, not UTF-8, or not a list of messages.
@@ -75,12 +75,14 @@ def read_prompt(args: argparse.Namespace) -> Prompt:
             messages = json.loads(args.messages.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PromptError("prompt", f"{args.messages}: expected JSON: {error}") from None
-        rows = messages if isinstance(messages, list) else [None]
-        if not rows or not all(isinstance(m, dict) and "role" in m for m in rows):
+        fits = isinstance(messages, list) and all(
+            isinstance(m, dict) and "role" in m for m in messages
+        )
+        if not messages or not fits:
             raise PromptError(
-                "prompt", f'{args.messages}: expected [{{"role": ..., "content": ...}}]'
+                "prompt", f"{args.messages}: expected a list of messages, each with a role"
             )
-        return rows
+        return list(messages)
     text = args.prompt
     if text == "-":
         try:
@@ -91,7 +93,7 @@ def read_prompt(args: argparse.Namespace) -> Prompt:
             ) from None
     if not text.strip():
         raise PromptError("prompt", "the prompt is empty", "Say something.")
-    return text if args.raw else [{"role": "user", "content": text}]
+    return str(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.loader import load
 
     with load(args.model, **streaming_options(args)) as flash:
-        if not isinstance(prompt, str) and not flash.tokenizer.has_chat_template:
-            prompt = args.prompt if args.prompt not in (None, "-") else prompt
+        if isinstance(prompt, str) and not args.raw and flash.tokenizer.has_chat_template:
+            prompt = [{"role": "user", "content": prompt}]
         pieces, tokens = [], []
         for chunk in flash.stream(
             prompt,

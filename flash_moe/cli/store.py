@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -74,7 +75,7 @@ def run_pack(args: argparse.Namespace) -> int:
     kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
     print(
         f"{result.path}: {result.layers_written} layers packed{kept}; "
-        f"experts {result.expert_bytes / 1e9:.3f} GB, resident {result.resident_bytes / 1e9:.3f} GB"
+        f"experts {decimal(result.expert_bytes)}, resident {decimal(result.resident_bytes)}"
     )
     return 0
 
@@ -90,7 +91,7 @@ def run_verify(args: argparse.Namespace) -> int:
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
         f"{args.store}: {found.n_records} records and {found.n_files} resident files, "
-        f"{found.n_bytes / 1e9:.3f} GB: {state}"
+        f"{decimal(found.n_bytes)}: {state}"
     )
     return 1 if found.problems else 0
 
@@ -112,7 +113,8 @@ def describe(root: Path) -> dict[str, Any]:
     config = model_config(read_config(root))
     quantization = {
         projection: [
-            vars(q) if (q := la.quantization(projection)) else None for la in manifest.layouts
+            vars(q) if (q := layout.quantization(projection)) else None
+            for layout in manifest.layouts
         ]
         for projection in PROJECTIONS
     }
@@ -146,9 +148,6 @@ def run_info(args: argparse.Namespace) -> int:
         return 0
     from rich.table import Table
 
-    def size(n_bytes: int) -> str:
-        return f"{n_bytes / 1e9:.3f} GB"
-
     def bits(projection: str) -> str:
         kinds = {
             f"{q['bits']}-bit {q['mode']}, group {q['group_size']}" if q else "not quantized"
@@ -169,9 +168,9 @@ def run_info(args: argparse.Namespace) -> int:
         "gate, up": bits("gate_proj"),
         "down": bits("down_proj"),
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
-        "all experts": size(facts["expert_bytes"]),
-        "resident weights": size(facts["resident_bytes"]),
-        "read for a token": f"{size(facts['bytes_per_token_uncached'])} if no expert is in memory",
+        "all experts": decimal(facts["expert_bytes"]),
+        "resident weights": decimal(facts["resident_bytes"]),
+        "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if no expert is in memory",
     }
     for name, value in rows.items():
         table.add_row(name, value)
