@@ -170,7 +170,7 @@ def run_info(args: argparse.Namespace) -> int:
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
         "all experts": decimal(facts["expert_bytes"]),
         "resident weights": decimal(facts["resident_bytes"]),
-        "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if no expert is in memory",
+        "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if none is in memory",
     }
     for name, value in rows.items():
         table.add_row(name, value)
