@@ -48,14 +48,16 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on standard error; the callback takes what is being done and the bytes just done."""
+    """A bar on a terminal; the callback takes what is being done and the bytes just done."""
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description:18}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("", total=total)

@@ -1,0 +1,266 @@
+"""The command line in a subprocess: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .run import COMMAND, environment, flash_moe
+
+
+def one_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def test_help_and_version_are_quick_to_import() -> None:
+    out = flash_moe("--help")
+    assert out.returncode == 0
+    for command in ("demo", "pack", "verify", "info", "generate"):
+        assert command in out.stdout
+        assert flash_moe(command, "--help").returncode == 0
+    assert flash_moe("--version").stdout.startswith("flash-moe 0.")
+    assert flash_moe().returncode == 2
+
+
+def test_demo(tmp_path: Path) -> None:
+    first = flash_moe("demo", "--dir", tmp_path, "-n", 8)
+    assert first.returncode == 0, first.stderr
+    for word in ("answer:", "tokens/s", "bytes read", "hit rate", "expert budget", "peak memory"):
+        assert word in first.stdout
+    written = (tmp_path / "tiny-store" / "flash_moe.json").stat().st_mtime_ns
+    again = json.loads(flash_moe("demo", "--dir", tmp_path, "-n", 8, "--json").stdout)
+    assert (tmp_path / "tiny-store" / "flash_moe.json").stat().st_mtime_ns == written
+    assert again["expert_budget_bytes"] < again["expert_bytes"]
+    assert again["bytes_read"] > 0
+    assert 0 < len(again["token_ids"]) <= 8
+
+
+def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    packed = flash_moe("pack", tiny_mlx, store)
+    assert packed.returncode == 0, packed.stderr
+    assert "8 layers packed" in packed.stdout
+    facts = json.loads(flash_moe("info", store, "--json").stdout)
+    assert facts["experts_per_layer"] == 32
+    assert facts["record_bytes"] == [16384]
+    assert facts["quantization"]["up_proj"] == [{"bits": 4, "group_size": 64, "mode": "affine"}]
+    assert "32 a layer, 4 a token" in flash_moe("info", store).stdout
+    checked = flash_moe("verify", store)
+    assert checked.returncode == 0
+    assert "256 records" in checked.stdout
+    assert "all sound" in checked.stdout
+    again = flash_moe("pack", tiny_mlx, store)
+    assert again.returncode == 1
+    assert "already is a complete store" in one_line(again.stderr)
+
+
+def test_pack_quantizes_the_original(tiny_hf: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    packed = flash_moe("pack", tiny_hf, store, "--bits", 8, "--group-size", 32)
+    assert packed.returncode == 0, packed.stderr
+    facts = json.loads(flash_moe("info", store, "--json").stdout)
+    assert facts["quantization"]["down_proj"] == [{"bits": 8, "group_size": 32, "mode": "affine"}]
+    assert flash_moe("generate", store, "-p", "hi", "-n", 2).returncode == 0
+
+
+def test_pack_refuses(tiny_mlx: Path, tmp_path: Path) -> None:
+    bits = flash_moe("pack", tiny_mlx, tmp_path / "a", "--bits", 2)
+    assert bits.returncode == 1
+    assert "quantized already" in one_line(bits.stderr)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("x")
+    full = flash_moe("pack", tiny_mlx, tmp_path / "b")
+    assert full.returncode == 1
+    assert "not empty" in one_line(full.stderr)
+    assert [f.name for f in (tmp_path / "b").iterdir()] == ["mine.txt"]
+
+
+def test_verify_names_layer_and_expert(store_copy: Path) -> None:
+    file = store_copy / "experts" / "layer_006.bin"
+    damaged = bytearray(file.read_bytes())
+    damaged[31 * 16384] ^= 0x10
+    file.write_bytes(damaged)
+    out = flash_moe("verify", store_copy)
+    assert out.returncode == 1
+    assert "layer 6, expert 31" in out.stderr
+    assert "1 damaged" in out.stdout
+
+
+def test_generate_json_and_timing(tiny_store: Path) -> None:
+    arguments = ("generate", tiny_store, "-p", "hello", "-n", 6, "--cache-gb", "0.001")
+    out = flash_moe(*arguments, "--json", "--timing")
+    answer = json.loads(out.stdout)
+    assert len(answer["token_ids"]) == answer["stats"]["generation_tokens"] <= 6
+    stream = answer["stats"]["stream"]
+    assert stream["bytes_read"] == stream["misses"] * 16384 > 0
+    assert [layer["layer"] for layer in stream["layers"]] == list(range(8))
+    for word in ("read ms", "wait ms", "compute ms"):
+        assert word in out.stderr
+    plain = flash_moe(*arguments)
+    assert plain.stdout == answer["text"] + "\n"
+    assert "tokens/s" in plain.stderr
+
+
+def test_generate_from_stdin_and_messages(tiny_store: Path, tmp_path: Path) -> None:
+    direct = flash_moe("generate", tiny_store, "-p", "héllo 世界", "-n", 4, "--json")
+    piped = flash_moe("generate", tiny_store, "-p", "-", "-n", 4, "--json", input="héllo 世界")
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([{"role": "user", "content": "héllo 世界"}]), encoding="utf-8")
+    chat = flash_moe("generate", tiny_store, "--messages", file, "-n", 4, "--json")
+    ids = [json.loads(out.stdout)["token_ids"] for out in (direct, piped, chat)]
+    assert ids[0] == ids[1] == ids[2]
+    raw = flash_moe("generate", tiny_store, "-p", "héllo 世界", "--raw", "-n", 4, "--json")
+    assert json.loads(raw.stdout)["stats"]["prompt_tokens"] < 20
+
+
+def test_top_k_experts(tiny_store: Path) -> None:
+    few = flash_moe("generate", tiny_store, "-p", "a", "-n", 3, "--top-k-experts", 2, "--json")
+    stream = json.loads(few.stdout)["stats"]["stream"]
+    last = stream["layers"][-1]
+    assert (last["hits"] + last["misses"]) > 0
+    bad = flash_moe("generate", tiny_store, "-p", "a", "--top-k-experts", 99)
+    assert bad.returncode == 1
+    assert "expected 1 to 32" in one_line(bad.stderr)
+
+
+def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
+    cases = [
+        (("generate", tmp_path / "none", "-p", "x"), "no such directory"),
+        (("generate", tmp_path, "-p", "x"), "no config.json"),
+        (("generate", tiny_store, "-p", "  "), "prompt is empty"),
+        (("generate", tiny_store, "-p", "x", "--cache-gb", "1e-9"), "at least 6.5536e-05 GB"),
+        (("generate", tiny_store, "-p", "x" * 5000), "expected at most 4095"),
+        (("generate", tiny_store, "--messages", tmp_path / "m.json"), "expected JSON"),
+        (("info", tmp_path), "no flash_moe.json"),
+        (("verify", tmp_path / "none"), "no flash_moe.json"),
+        (("demo", "--dir", tmp_path, "--share", "2"), "--share"),
+    ]
+    for arguments, expected in cases:
+        out = flash_moe(*arguments)
+        assert out.returncode == 1, arguments
+        assert out.stdout == ""
+        assert expected in one_line(out.stderr)
+        assert one_line(out.stderr).startswith("flash-moe: [")
+
+
+def test_debug_shows_the_trace(tmp_path: Path) -> None:
+    out = flash_moe("info", tmp_path, "--debug")
+    assert out.returncode == 1
+    assert "Traceback" in out.stderr
+    assert "ManifestError" in out.stderr
+
+
+def test_stdin_that_is_not_utf8(tiny_store: Path) -> None:
+    out = subprocess.run(
+        [*COMMAND, "generate", str(tiny_store), "-p", "-"],
+        input=b"\xff\xfe abc",
+        capture_output=True,
+        env=environment(),
+        timeout=300,
+        check=False,
+    )
+    assert out.returncode == 1
+    assert "standard input is not UTF-8" in one_line(out.stderr.decode())
+
+
+def test_ctrl_c_and_a_closed_pipe(tiny_store: Path) -> None:
+    command = [*COMMAND, "generate", str(tiny_store), "-p", "x", "-n", "4000", "--temp", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1)  # it is generating
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)  # 0 if the random model had just ended by itself
+    if process.returncode == 130:
+        assert one_line(errors) == "flash-moe: interrupted"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flash_moe.convert import open_source
+from flash_moe.store.packer import pack
+left = int(sys.argv[3])
+def die(what, n):
+    global left
+    left -= n
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+pack(open_source(Path(sys.argv[1])), Path(sys.argv[2]), die)
+"""
+
+
+def test_pack_killed_and_continued(tiny_mlx: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """kill -9 in every phase; each run goes on where the last one was stopped."""
+    store = tmp_path / "store"
+    layer = 32 * 16384
+    for done in (0, layer // 2, layer, 3 * layer + 16384, 8 * layer, 8 * layer + 400_000):
+        process = subprocess.run(
+            [sys.executable, "-c", KILLED, tiny_mlx, store, str(done)],
+            env=environment(),
+            timeout=60,
+            check=False,
+        )
+        assert process.returncode == -signal.SIGKILL
+        out = flash_moe("info", store)
+        assert out.returncode == 1
+        assert "is a partial store" in one_line(out.stderr)
+    final = flash_moe("pack", tiny_mlx, store)
+    assert "0 layers packed, 8 were there already" in final.stdout
+    assert flash_moe("verify", store).returncode == 0
+    assert not list(store.rglob("*.tmp"))
+    names = {f.relative_to(store) for f in store.rglob("*")}
+    assert names == {f.relative_to(tiny_store) for f in tiny_store.rglob("*")}
+
+
+def test_the_bar_on_a_terminal(tiny_mlx: Path, tmp_path: Path) -> None:
+    """Packing in a pseudo-terminal shows what is done, the bytes and the rate."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(
+            COMMAND[0],
+            [*COMMAND, "pack", str(tiny_mlx), str(tmp_path / "store")],
+            environment(TERM="xterm"),
+        )
+    seen = b""
+    while True:
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:  # Linux: the other side has closed
+            break
+        if not piece:
+            break
+        seen += piece
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    text = seen.decode()
+    for word in ("resident weights", "4.8/4.8 MB", "8 layers packed"):
+        assert word in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_destination_that_cannot_be_written(tiny_mlx: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    out = flash_moe("pack", tiny_mlx, tmp_path / "store")
+    tmp_path.chmod(0o700)
+    assert out.returncode == 1
+    assert "Permission denied" in one_line(out.stderr)
