@@ -1,4 +1,4 @@
-"""Shared fixtures: the tiny checkpoints, made once a run, and what the report says of the machine."""
+"""Shared fixtures: the tiny checkpoints, made once a run; and the header of the report."""
 
 from __future__ import annotations
 

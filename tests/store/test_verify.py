@@ -1,0 +1,91 @@
+"""Verifying a store: each damaged byte is found, and only what is damaged is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flash_moe.errors import ChecksumError, CorruptFileError, ManifestError
+from flash_moe.store.experts import PackedExperts
+from flash_moe.store.manifest import read_manifest
+from flash_moe.store.reader import RecordReader
+from flash_moe.store.verify import verify
+
+RECORD = 16384
+
+
+def flip(file: Path, position: int) -> None:
+    with open(file, "r+b") as stream:
+        stream.seek(position)
+        byte = stream.read(1)[0]
+        stream.seek(position)
+        stream.write(bytes([byte ^ 1]))
+
+
+def test_a_sound_store(tiny_store: Path) -> None:
+    sizes: list[int] = []
+    report = verify(tiny_store, sizes.append)
+    assert report.problems == ()
+    assert (report.n_records, report.n_files) == (8 * 32, 1)
+    resident = (tiny_store / "model.safetensors").stat().st_size
+    assert report.n_bytes == sum(sizes) == 8 * 32 * RECORD + resident
+
+
+@pytest.mark.parametrize("position", [0, 5000, RECORD - 1])  # the last one is padding
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_flipped_bit_in_a_record(store_copy: Path, position: int, threads: int) -> None:
+    flip(store_copy / "experts" / "layer_006.bin", 11 * RECORD + position)
+    (problem,) = verify(store_copy, threads=threads).problems
+    assert isinstance(problem, ChecksumError)
+    assert (problem.layer, problem.expert) == (6, 11)
+    assert "layer 6, expert 11" in str(problem)
+    assert "layer_006.bin" in str(problem)
+
+
+def test_every_damaged_record_is_named(store_copy: Path) -> None:
+    damaged = [(0, 0), (0, 31), (3, 7), (7, 31)]
+    for layer, expert in damaged:
+        flip(store_copy / "experts" / f"layer_{layer:03d}.bin", expert * RECORD)
+    problems = verify(store_copy).problems
+    assert [(p.layer, p.expert) for p in problems if isinstance(p, ChecksumError)] == damaged
+    assert len(problems) == len(damaged)
+
+
+def test_records_that_changed_places(store_copy: Path) -> None:
+    file = store_copy / "experts" / "layer_002.bin"
+    content = file.read_bytes()
+    file.write_bytes(content[RECORD : 2 * RECORD] + content[:RECORD] + content[2 * RECORD :])
+    problems = verify(store_copy).problems
+    assert [(p.layer, p.expert) for p in problems if isinstance(p, ChecksumError)] == [
+        (2, 0),
+        (2, 1),
+    ]
+
+
+def test_one_flipped_bit_in_the_resident_weights(store_copy: Path) -> None:
+    flip(store_copy / "model.safetensors", 100_000)
+    (problem,) = verify(store_copy).problems
+    assert isinstance(problem, CorruptFileError)
+    assert "model.safetensors" in str(problem)
+
+
+def test_a_file_that_is_cut_is_a_matter_of_the_manifest(store_copy: Path) -> None:
+    os.truncate(store_copy / "experts" / "layer_001.bin", 31 * RECORD)
+    with pytest.raises(ManifestError, match=r"layer_001\.bin"):
+        verify(store_copy)
+
+
+def test_only_a_reader_that_verifies_notices(store_copy: Path) -> None:
+    flip(store_copy / "experts" / "layer_004.bin", 9 * RECORD + 77)
+    experts = PackedExperts(store_copy, read_manifest(store_copy))
+    record = memoryview(bytearray(RECORD))
+    strict, lenient = RecordReader(experts, verify=True), RecordReader(experts)
+    assert lenient.read(4, 9, record) == RECORD
+    assert strict.read(4, 8, record) == RECORD
+    with pytest.raises(ChecksumError, match=r"expected checksum [0-9a-f]{32}, got") as caught:
+        strict.read(4, 9, record)
+    assert (caught.value.layer, caught.value.expert) == (4, 9)
+    strict.close()
+    lenient.close()

@@ -1,0 +1,34 @@
+"""Asks a bank for experts and compares what it gives with the checkpoint, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flash_moe.stream.bank import ExpertBank
+
+RECORD, PAYLOAD, TOP_K = 16384, 15360, 4
+TOKEN = 8 * TOP_K * RECORD  # bytes of one token's experts: four slots a layer
+Tensors = dict[str, np.ndarray]
+
+
+def ask(bank: ExpertBank, tensors: Tensors, layer: int, experts: Sequence[int]) -> int:
+    """Bring experts into slots and compare each of their bytes; return the number of waves."""
+    seen: list[int] = []
+    n_waves = 0
+    path = bank.layers[layer].path
+    for wave in bank.waves(layer, experts):
+        n_waves += 1
+        seen.extend(wave.experts)
+        assert len(set(wave.slots)) == len(wave.experts)
+        for name, view in wave.views.items():
+            got = np.array(view)[list(wave.slots)]
+            assert got.tobytes() == tensors[f"{path}.{name}"][list(wave.experts)].tobytes()
+    assert sorted(seen) == sorted(experts)
+    return n_waves
+
+
+def counts(bank: ExpertBank, layer: int) -> tuple[int, int, int]:
+    stats = bank.stats().layers[layer]
+    return stats.hits, stats.misses, stats.bytes_read

@@ -1,0 +1,58 @@
+"""A reader without a disk, for the tests of the reader threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flash_moe.errors import ReadError
+from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
+
+Make = Callable[[Any, int], ReaderPool]
+PATIENCE = 20  # seconds until a test that hangs is given up
+
+
+class FakeReader:
+    """Does what ``action`` says for each expert, and remembers who came and who left."""
+
+    def __init__(self, action: Callable[[int], None] = lambda expert: None) -> None:
+        self.action = action
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self.threads: set[str] = set()
+        self.closed = 0
+
+    def read(self, layer: int, expert: int, record: memoryview) -> int:
+        self.begun.append(expert)
+        self.threads.add(threading.current_thread().name)
+        try:
+            self.action(expert)
+            record[:] = bytes([expert]) * len(record)
+        finally:
+            self.ended.append(expert)
+        return len(record)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def failure(expert: int) -> ReadError:
+    return ReadError("store", "the disk is on fire", layer=0, expert=expert)
+
+
+def batch_of(n: int) -> tuple[ReadBatch, bytearray]:
+    memory = bytearray(b"\xee" * n * 4)
+    view = memoryview(memory)
+    return ReadBatch([Read(0, e, view[e * 4 : e * 4 + 4]) for e in range(n)]), memory
+
+
+def expected(n: int) -> bytes:
+    return b"".join(bytes([e]) * 4 for e in range(n))
+
+
+def works(pool: ReaderPool, n: int = 9) -> bool:
+    batch, memory = batch_of(n)
+    pool.submit(batch, n)
+    batch.wait()
+    return memory == expected(n) and batch.n_bytes == 4 * n
