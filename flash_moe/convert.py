@@ -37,6 +37,7 @@ from flash_moe.store.source import (
     OriginalFlashMoE,
     PackSource,
     checkpoint_fingerprint,
+    origin,
 )
 
 _log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class HuggingFaceCheckpoint(PackSource):
             )
         _log.info("%s", said.getvalue().strip())
         self.layers = tuple(layers)
-        self.source = Source("hf", root.resolve().name)
+        self.source = Source("hf", *origin(root))
         parameters: Any = tree_flatten(self._model.parameters())
         self.resident_bytes = sum(w.nbytes for _, w in parameters)
         self.fingerprint = checkpoint_fingerprint(self.source, tensors, repr(options))

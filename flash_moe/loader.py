@@ -61,6 +61,14 @@ class FlashMoE(NamedTuple):
     model: GeneratingModel
     tokenizer: Any
 
+    def __repr__(self) -> str:
+        # That of the pair would be the whole module tree.
+        config = self.model.config
+        return (
+            f"FlashMoE({config.model_type}, {config.n_experts} experts a layer, "
+            f"{self.model.top_k} a token; {self.model.stats})"
+        )
+
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Same as ``model.generate``."""
         return self.model.generate(prompt, **options)

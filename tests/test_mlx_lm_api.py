@@ -10,6 +10,8 @@ import pytest
 from flash_moe import mlx_lm_api
 from flash_moe.errors import IncompatibleMlxLmError
 
+from .cli.run import environment
+
 
 def test_everything_is_there() -> None:
     mlx_lm_api.check()
@@ -42,7 +44,12 @@ def test_a_user_sees_one_line() -> None:
         "sys.exit(main(['generate', '/nowhere', '-p', 'x']))"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=False,
     )
     assert out.returncode == 1
     assert len(out.stderr.strip().splitlines()) == 1

@@ -26,7 +26,10 @@ from flash_moe.store.manifest import Manifest, read_manifest
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
-    pack.add_argument("src", type=Path, help="mlx checkpoint, or one in Hugging Face format")
+    pack.add_argument(
+        "src",
+        help="mlx or Hugging Face checkpoint: a directory, or a repository in the local cache",
+    )
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     pack.add_argument("--bits", type=int, help="quantize the weights (default 4 if they are not)")
     pack.add_argument("--group-size", type=int, help="weights that share a scale (default 64)")
@@ -66,9 +69,12 @@ def progress(total: int) -> Iterator[Callable[[str, int], None]]:
 
 def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.convert import open_source
+    from flash_moe.loader import resolve
     from flash_moe.store.packer import pack
 
-    source = open_source(args.src, bits=args.bits, group_size=args.group_size, adopt=args.adopt)
+    source = open_source(
+        resolve(args.src), bits=args.bits, group_size=args.group_size, adopt=args.adopt
+    )
     total = source.resident_bytes + sum(
         layer.n_experts * layer.layout.record_bytes for layer in source.layers
     )

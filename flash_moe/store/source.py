@@ -86,7 +86,7 @@ class MlxCheckpoint(PackSource):
         if not experts.layers:
             raise UnsupportedModelError("store", f"{root} has no stacked experts")
         self.layers = experts.layers
-        self.source = Source("mlx", root.resolve().name)
+        self.source = Source("mlx", *origin(root))
         self._reader = RecordReader(experts)
         self._resident = _resident_entries(tensors)
         self.resident_bytes = sum(e.n_bytes for e in self._resident)
@@ -132,7 +132,7 @@ class OriginalFlashMoE(PackSource):
         self._files = [packed / f"layer_{layer.number:02d}.bin" for layer in self.layers]
         for file in self._files:
             _check_size(file, n_experts * layout.record_bytes)
-        self.source = Source("flash-moe-original", root.resolve().name)
+        self.source = Source("flash-moe-original", *origin(root))
         self._reader = RecordReader(self._as_experts(packed))
         self._compare_samples(tensors)
         self._resident = _resident_entries(tensors)
@@ -195,6 +195,15 @@ class OriginalFlashMoE(PackSource):
 
     def existing_file(self, layer: int) -> Path | None:
         return self._files[layer].resolve()
+
+
+def origin(root: Path) -> tuple[str, str | None]:
+    """Name and revision of a model directory: of its repository if it lies in the hub's cache."""
+    path = root.resolve()
+    match = re.fullmatch(r"models--(.+)", path.parent.parent.name)
+    if match and path.parent.name == "snapshots":
+        return match[1].replace("--", "/"), path.name
+    return path.name, None
 
 
 def _resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:

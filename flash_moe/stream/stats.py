@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,13 @@ class StreamStats:
 
     bank_bytes: int
     expert_bytes: int
-    layers: tuple[LayerStats, ...]
+    layers: tuple[LayerStats, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bytes_read / 1e6:.1f} MB of experts read, hit rate {self.hit_rate:.0%}, "
+            f"bank {self.bank_bytes / 1e6:.1f} MB of {self.expert_bytes / 1e6:.1f} MB of experts"
+        )
 
     def _sum(self, name: str) -> float:
         return float(sum(getattr(layer, name) for layer in self.layers))

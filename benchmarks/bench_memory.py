@@ -1,0 +1,112 @@
+"""Peak memory of a run against its bound: imports + resident weights + bank + 300 MB.
+
+    python benchmarks/bench_memory.py [--model DIR] [--share 0.25] [--prompt-tokens 256] [-n 32]
+
+Without --model it writes the ``mid`` checkpoint (2 GB) under --dir, packs it, and removes it at the
+end unless --keep is given. The prompt is processed in chunks of 256 tokens: on a CPU the delta net
+of mlx-lm takes 0.57 MB for each token of a chunk, also without streaming. The figures are those of
+this one process; the page cache of the system is not in them. Prints a table, then one JSON line.
+Exit code 1 if the bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ALLOWANCE = 300_000_000  # activations, Python objects, thread stacks
+
+
+def make_mid(root: Path) -> Path:
+    """Write and pack ``mid`` in a process of its own, so that its peak is not counted here."""
+    import subprocess
+
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from flash_moe.testing import PRESETS, write_mlx_checkpoint\n"
+        "from flash_moe.convert import open_source; from flash_moe.store.packer import pack\n"
+        "root = Path(sys.argv[1]); write_mlx_checkpoint(root / 'mid-mlx', PRESETS['mid'])\n"
+        "pack(open_source(root / 'mid-mlx'), root / 'mid-store')"
+    )
+    if not (root / "mid-store" / "flash_moe.json").exists():
+        subprocess.run([sys.executable, "-c", code, str(root)], check=True)
+        shutil.rmtree(root / "mid-mlx")
+    return root / "mid-store"
+
+
+def measure(
+    store: Path, share: float, n_prompt: int, n_tokens: int, prefill_step: int
+) -> dict[str, float]:
+    import mlx.core as mx
+    import mlx_lm  # noqa: F401  the floor: what any mlx-lm script takes
+    import numpy as np
+
+    from flash_moe.memory import peak_memory
+
+    after_import = peak_memory()
+    from mlx.utils import tree_flatten
+
+    from flash_moe import load
+    from flash_moe.store.experts import PackedExperts
+    from flash_moe.store.manifest import read_manifest
+
+    expert_bytes = PackedExperts(store, read_manifest(store)).n_bytes
+    with load(store, cache_gb=share * expert_bytes / 1e9) as flash:
+        resident = sum(w.nbytes for _, w in tree_flatten(flash.model.parameters()))
+        prompt = np.random.RandomState(0).randint(0, 256, size=n_prompt).tolist()
+        answer = flash.generate(prompt, max_tokens=n_tokens, prefill_step=prefill_step)
+        stats = answer.stats
+    peak = peak_memory()
+    bound = after_import + resident + stats.stream.bank_bytes + ALLOWANCE
+    return {
+        "import_bytes": after_import,
+        "resident_bytes": resident,
+        "bank_bytes": stats.stream.bank_bytes,
+        "expert_bytes": expert_bytes,
+        "peak_bytes": peak,
+        "bound_bytes": bound,
+        "above_floor_bytes": peak - after_import - resident - stats.stream.bank_bytes,
+        "within_bound": peak <= bound,
+        "prompt_tokens": n_prompt,
+        "prefill_step": prefill_step,
+        "generated_tokens": stats.generation_tokens,
+        "tokens_per_s": stats.generation_tps,
+        "prompt_tokens_per_s": stats.prompt_tps,
+        "bytes_read": stats.stream.bytes_read,
+        "hit_rate": stats.stream.hit_rate,
+        "mlx_peak_bytes": mx.get_peak_memory(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, help="a packed store")
+    parser.add_argument("--dir", type=Path, help="where to write mid (default: a temporary one)")
+    parser.add_argument("--keep", action="store_true", help="keep what was written under --dir")
+    parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
+    parser.add_argument("--prompt-tokens", type=int, default=256)
+    parser.add_argument("--prefill-step", type=int, default=256)
+    parser.add_argument("-n", "--tokens", type=int, default=32)
+    args = parser.parse_args()
+    root = args.dir or Path(tempfile.mkdtemp(prefix="flash-moe-bench-"))
+    try:
+        store = args.model or make_mid(root)
+        figures = measure(store, args.share, args.prompt_tokens, args.tokens, args.prefill_step)
+    finally:
+        if args.model is None and not args.keep:
+            shutil.rmtree(root / "mid-store", ignore_errors=True)
+            if args.dir is None:
+                shutil.rmtree(root, ignore_errors=True)
+    for name, value in figures.items():
+        text = f"{value / 1e6:12.1f} MB" if name.endswith("bytes") else f"{value!s:>12}"
+        print(f"{name:22} {text}")
+    print(json.dumps(figures))
+    return 0 if figures["within_bound"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
