@@ -28,7 +28,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
     pack.add_argument(
         "src",
-        help="mlx or Hugging Face checkpoint: a directory, or a repository in the local cache",
+        help="mlx or Hugging Face checkpoint: directory, or repository in the local cache",
     )
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     pack.add_argument("--bits", type=int, help="quantize the weights (default 4 if they are not)")
