@@ -13,6 +13,7 @@ from flash_moe.env import read_environment
 from flash_moe.errors import ModelNotFoundError, UnsupportedModelError
 from flash_moe.generate import generate, stream
 from flash_moe.mlx_lm_api import get_classes, load_model, load_tokenizer
+from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.model import StreamedModel, Streaming, streamed_class
 from flash_moe.prompt import Prompt
 from flash_moe.result import Chunk, Generation
@@ -131,6 +132,7 @@ def load(
         BudgetError: ``cache_gb`` is too small; the message names the minimum.
         ConfigError: Another bad option.
     """
+    clear_streams_at_thread_end()
     path = resolve(path_or_repo, revision)
     runtime = runtime_config(
         read_environment(),

@@ -20,6 +20,7 @@ from flash_moe.config import ModelConfig, RuntimeConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
 from flash_moe.memory import machine_memory
 from flash_moe.mlx_lm_api import SwitchGLU
+from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.moe import StreamedSwitchGLU
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.stream.bank import ExpertBank
@@ -120,6 +121,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            clear_streams_at_thread_end()
             with self._lock:
                 if self._closed:
                     raise ClosedError("model", "the model was closed", "Load it again.")

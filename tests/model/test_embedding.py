@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pytest
 from flash_moe import load
 from flash_moe.errors import ChecksumError, ClosedError, ReadError
 from flash_moe.store.reader import RecordReader
+from tests.cli.run import environment
 
 from .resident import budget_gb, prompt_ids
 
@@ -226,3 +229,31 @@ def test_library_prints_nothing(
     pack(open_source(tiny_hf), tmp_path / "store")
     out = capfd.readouterr()
     assert (out.out, out.err) == ("", "")
+
+
+@pytest.mark.parametrize("how", ["thread", "not joined", "pool", "asyncio"])
+def test_the_process_ends_cleanly_after_a_thread_generated(how: str, tiny_store: Path) -> None:
+    """MLX would abort the process at its end in most runs; see flash_moe/mlx_threads.py."""
+    ways = {
+        "thread": "t = threading.Thread(target=work); t.start(); t.join()",
+        "not joined": "threading.Thread(target=work).start()",
+        "pool": "p = ThreadPoolExecutor(2); p.submit(work); p.submit(work)",
+        "asyncio": "async def main(): await asyncio.to_thread(work)\nasyncio.run(main())",
+    }
+    code = (
+        "import asyncio, sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from flash_moe import load\n"
+        "flash = load(sys.argv[1], cache_gb=0.01)\n"
+        f"def work(): flash.generate('abc', max_tokens=2)\n{ways[how]}"
+    )
+    for _ in range(3):
+        out = subprocess.run(
+            [sys.executable, "-c", code, tiny_store],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(),
+            check=False,
+        )
+        assert (out.returncode, out.stderr) == (0, "")

@@ -1,0 +1,119 @@
+"""The docs are run: code blocks on the toy model, commands, links, and what they say of files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .cli.run import COMMAND, environment
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+HUB_NAME, STORE_PATH = "mlx-community/Qwen3.5-397B-A17B-4bit", "~/models/397b"
+
+
+def blocks(file: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    return [
+        (f"{file.name}-{number}", block)
+        for file in DOCS
+        for number, block in enumerate(blocks(file, "python"))
+    ]
+
+
+def test_there_are_blocks() -> None:
+    assert len(python_blocks()) >= 5
+
+
+@pytest.mark.parametrize(("name", "code"), python_blocks(), ids=[n for n, _ in python_blocks()])
+def test_python_block(name: str, code: str, tiny_store: Path, tmp_path: Path) -> None:
+    """Each block runs by itself, with a toy store in the place of the big one."""
+    code = code.replace(STORE_PATH, str(tiny_store)).replace("cache_gb=24", "cache_gb=0.01")
+    script = tmp_path / "block.py"
+    script.write_text(f"STORE = {str(tiny_store)!r}\n{code}", encoding="utf-8")
+    out = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.strip()
+    assert out.stderr == ""
+
+
+def test_readme_commands(tiny_mlx: Path, tmp_path: Path) -> None:
+    """Every flash-moe and mlx_lm line of the README, in its order, on the toy model."""
+    store = tmp_path / "store"
+    lines = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    ours = [line for line in lines if line.startswith(("flash-moe ", "python -m mlx_lm "))]
+    assert {shlex.split(line)[1] for line in ours} >= {"pack", "generate"}
+    for line in ours:
+        if " server " in line:  # tests/cli/test_mlx_lm_scripts.py
+            continue
+        words = shlex.split(line.replace(HUB_NAME, str(tiny_mlx)).replace(STORE_PATH, str(store)))
+        words = [*COMMAND, *words[1:]] if words[0] == "flash-moe" else [sys.executable, *words[1:]]
+        out = subprocess.run(
+            words, capture_output=True, text=True, timeout=120, env=environment(), check=False
+        )
+        assert out.returncode == 0, f"{line}\n{out.stderr}"
+
+
+def test_other_commands_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"^make (\w+)$", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for script in re.findall(r"python (\S+\.py)", text):
+        assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)
+def test_links_and_paths_exist(file: Path) -> None:
+    text = file.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (file.parent / link).exists(), link
+    for path in re.findall(r"`((?:tests|scripts|benchmarks|docs|kernels)/[\w/.-]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for file in (ROOT / "flash_moe").rglob("*.py"):
+        name = file.relative_to(ROOT / "flash_moe").as_posix()
+        room = name.split("/")[0]
+        if file.name != "__init__.py" and room not in ("testing", "cli"):
+            assert f"`{name}`" in text, name
+
+
+def test_environment_table_is_complete() -> None:
+    code = (ROOT / "flash_moe" / "env.py").read_text()
+    names = set(re.findall(r"FLASH_MOE_[A-Z_]+", code))
+    assert names <= set(re.findall(r"FLASH_MOE_[A-Z_]+", (ROOT / "README.md").read_text()))
+
+
+def test_memory_benchmark_runs(tiny_store: Path) -> None:
+    """Its last line is JSON, and the toy model stays within the bound."""
+    import json
+
+    out = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "bench_memory.py", "--model", tiny_store,
+         "--prompt-tokens", "40", "-n", "4"],
+        capture_output=True, text=True, timeout=120, env=environment(), check=False,
+        cwd=os.path.dirname(tiny_store),
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    figures = json.loads(out.stdout.splitlines()[-1])
+    assert figures["within_bound"]
+    assert figures["bytes_read"] > 0
+    assert figures["peak_bytes"] > figures["import_bytes"] > 0
