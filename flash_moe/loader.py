@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config, runtime_config
 from flash_moe.env import read_environment
@@ -26,8 +25,20 @@ from flash_moe.store.experts import (
 from flash_moe.store.manifest import is_store, read_manifest
 from flash_moe.stream.stats import StreamStats
 
+T = TypeVar("T")
 
-class GeneratingModel(StreamedModel):
+
+class _Closing:
+    """Makes ``with`` call ``close()``."""
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()  # type: ignore[attr-defined]
+
+
+class GeneratingModel(_Closing, StreamedModel):
     """A streamed model that knows its tokenizer. ``load()`` returns one.
 
     It is an ``nn.Module`` of mlx-lm's own class, so everything of mlx-lm that takes a model
@@ -44,23 +55,14 @@ class GeneratingModel(StreamedModel):
         """Generate piece by piece. Options as in :func:`flash_moe.generate.stream`."""
         return stream(self, self.tokenizer, prompt, **options)
 
-    def __enter__(self) -> GeneratingModel:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class FlashMoE(NamedTuple):
-    """What ``load()`` returns: unpack it as with mlx-lm, or use it whole."""
-
+class _Pair(NamedTuple):
     model: GeneratingModel
     tokenizer: Any
+
+
+class FlashMoE(_Closing, _Pair):
+    """What ``load()`` returns: unpack it as with mlx-lm, or use it whole."""
 
     def __repr__(self) -> str:
         # That of the pair would be the whole module tree.
@@ -84,17 +86,6 @@ class FlashMoE(NamedTuple):
 
     def close(self) -> None:
         self.model.close()
-
-    def __enter__(self) -> FlashMoE:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load(

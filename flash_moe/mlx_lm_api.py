@@ -20,7 +20,6 @@ TESTED = "0.31.3 to 0.32.2"
 RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.utils", "load_model", ("lazy", "strict", "model_config", "get_model_classes")),
     ("mlx_lm.utils", "load_tokenizer", ("tokenizer_config_extra", "eos_token_ids")),
-    ("mlx_lm.utils", "load_config", ()),
     ("mlx_lm.utils", "_get_classes", ("config",)),
     ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
     ("mlx_lm.utils", "save_model", ()),
@@ -34,7 +33,6 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "make_logits_processors",
         ("logit_bias", "repetition_penalty", "repetition_context_size"),
     ),
-    ("mlx_lm.tokenizer_utils", "TokenizerWrapper", ()),
 )
 
 
@@ -81,7 +79,6 @@ _names: dict[str, Any] = {name: _lookup(module, name, ()) for module, name, _ in
 
 load_model: Callable[..., Any] = _names["load_model"]
 load_tokenizer: Callable[..., Any] = _names["load_tokenizer"]
-load_config: Callable[..., dict[str, Any]] = _names["load_config"]
 get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
 quantize_model: Callable[..., Any] = _names["quantize_model"]
 save_model: Callable[..., None] = _names["save_model"]
@@ -91,4 +88,3 @@ make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 SwitchGLU: Any = _names["SwitchGLU"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
-TokenizerWrapper: Any = _names["TokenizerWrapper"]

@@ -29,6 +29,7 @@ from flash_moe.store.experts import (
     is_mtp,
     layer_number,
     read_checkpoint_tensors,
+    record_parts,
 )
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest import LayerEntry, Manifest, Source
@@ -168,17 +169,12 @@ class OriginalFlashMoE(PackSource):
                 expected = memoryview(bytearray(ours.layout.record_bytes))
                 self._reader.read(index, expert, theirs)
                 reader.read(index, expert, expected)
-                for c in layer.layout.components:
-                    source = ours.layout.component(*c.name.split("."))
-                    assert source is not None
-                    begin = source.offset
-                    if (
-                        theirs[c.offset : c.offset + c.n_bytes]
-                        != expected[begin : begin + c.n_bytes]
-                    ):
+                parts = record_parts(layer.layout, theirs)
+                for name, part in record_parts(ours.layout, expected).items():
+                    if parts[name] != part:
                         raise CorruptFileError(
                             "store",
-                            f"{self._files[index]}: expert {expert}: {c.name} differs from "
+                            f"{self._files[index]}: expert {expert}: {name} differs from "
                             f"the checkpoint {self.root}",
                             "Give the checkpoint that the records were made from.",
                         )
@@ -214,8 +210,8 @@ def _resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:
 
 def _paths_from_routers(tensors: dict[str, TensorEntry]) -> list[str]:
     """Where the experts belong, when the checkpoint no longer has their tensors."""
-    paths = [f"{m[1]}.switch_mlp" for name in tensors if (m := _ROUTER_TENSOR.fullmatch(name))]
-    return sorted(paths, key=layer_number)
+    routers = (_ROUTER_TENSOR.fullmatch(name) for name in tensors if not is_mtp(name))
+    return sorted((f"{m[1]}.switch_mlp" for m in routers if m), key=layer_number)
 
 
 def _read_layout_json(packed: Path) -> tuple[RecordLayout, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def test_repetition_penalty_sees_the_prompt(flash: FlashMoE) -> None:
     answer = flash.generate(
         prompt, max_tokens=12, repetition_penalty=penalty, repetition_context=context
     )
-    assert list(answer.token_ids) == [a.token for a in answers]
+    if version("mlx-lm") >= "0.32":  # before, mlx-lm's processors saw no prompt
+        assert list(answer.token_ids) == [a.token for a in answers]
     assert min(answer.token_ids) >= 300 > min(flash.generate(prompt, max_tokens=12).token_ids)
 
 
