@@ -2,14 +2,16 @@
 
 mlx-lm's own ``sanitize`` turns the tensors of any architecture it knows into its layout (fused or
 per-expert tensors, norm shifts, transposes) and its own ``quantize_model`` quantizes everything but
-the experts. The experts are taken layer by layer, so that memory holds one projection of one layer
-and never the model. The result equals ``mlx_lm convert -q`` followed by ``flash-moe pack``.
+the experts. The experts are taken layer by layer, so that memory never holds more than one layer of
+them. The result equals ``mlx_lm convert -q`` followed by ``flash-moe pack``.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from mlx.utils import tree_flatten
 
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import ConfigError, UnsupportedModelError
-from flash_moe.mlx_lm_api import SwitchGLU, get_classes, quantize_model, save_model
+from flash_moe.mlx_lm_api import SwitchGLU, get_classes, quantize_model, save_config
 from flash_moe.store.experts import (
     ExpertLayer,
     expert_stacks,
@@ -32,6 +34,8 @@ from flash_moe.store.experts import (
 )
 from flash_moe.store.layout import PROJECTIONS, layout_of
 from flash_moe.store.manifest import Source
+from flash_moe.store.resident import MAX_SHARD_BYTES
+from flash_moe.store.safetensors_writer import TensorSource, write_shards
 from flash_moe.store.source import (
     MlxCheckpoint,
     OriginalFlashMoE,
@@ -39,16 +43,11 @@ from flash_moe.store.source import (
     checkpoint_fingerprint,
     origin,
 )
+from flash_moe.stream.slab import DTYPES
 
 _log = logging.getLogger(__name__)
 
-_DTYPE_NAMES = {
-    mx.float32: "F32",
-    mx.bfloat16: "BF16",
-    mx.float16: "F16",
-    mx.uint32: "U32",
-    mx.uint8: "U8",
-}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
@@ -115,37 +114,24 @@ class HuggingFaceCheckpoint(PackSource):
     def __init__(self, root: Path, options: QuantizeOptions) -> None:
         self.root = root
         self._options = options
-        config = read_config(root)
+        self._original = read_config(root)
         tensors = read_checkpoint_tensors(root)
-        model, weights = _load_lazy(root, config)
-        cast = _caster(config, model)
+        model, weights, experts = _load_lazy(root, self._original)
         predicate = getattr(model, "quant_predicate", None) or (lambda path, module: True)
-        self._experts: list[dict[str, mx.array]] = []
-        layers = []
-        for path, module in _take_experts(model):
-            parts = {
-                name: cast(f"{path}.{name}", weights.pop(f"{path}.{name}"))
-                for name in _parameter_names(module)
-                if f"{path}.{name}" in weights
-            }
-            self._experts.append(parts)
-            layers.append(self._layer(path, module, parts, predicate))
-        if not layers:
-            raise UnsupportedModelError(
-                "pack",
-                f"{config['model_type']}: expected MoE layers built on SwitchGLU, found none",
-            )
+        self.layers = tuple(self._layer(path, m, parts, predicate) for path, m, parts in experts)
+        self._experts = {index: parts for index, (_, _, parts) in enumerate(experts)}
         model.eval()
-        model.load_weights([(n, cast(n, w)) for n, w in weights.items()], strict=True)
+        model.load_weights(weights, strict=True)
         with redirect_stdout(io.StringIO()) as said:  # mlx-lm prints the bits per weight
-            self._model, self.config = quantize_model(
-                model, config, options.group_size, options.bits, quant_predicate=predicate
+            model, config = quantize_model(
+                model, self._original, options.group_size, options.bits, quant_predicate=predicate
             )
         _log.info("%s", said.getvalue().strip())
-        self.layers = tuple(layers)
+        self.config = _as_saved(config)
+        resident: Any = tree_flatten(model.parameters())
+        self._resident: list[tuple[str, mx.array]] = resident
+        self.resident_bytes = sum(int(w.nbytes) for _, w in self._resident)
         self.source = Source("hf", *origin(root))
-        parameters: Any = tree_flatten(self._model.parameters())
-        self.resident_bytes = sum(w.nbytes for _, w in parameters)
         self.fingerprint = checkpoint_fingerprint(self.source, tensors, repr(options))
 
     def _layer(
@@ -176,11 +162,15 @@ class HuggingFaceCheckpoint(PackSource):
 
     def records(self, layer: int) -> Iterator[memoryview]:
         info = self.layers[layer]
-        # One projection at a time is evaluated and quantized; what stays is quantized.
+        if layer not in self._experts:  # this layer was begun before
+            _, _, experts = _load_lazy(self.root, self._original)
+            self._experts = {index: parts for index, (_, _, parts) in enumerate(experts)}
+        # Once evaluated the arrays hold their data, so let go of them here.
+        parts = self._experts.pop(layer)
         columns: dict[str, np.ndarray] = {}
         for projection in PROJECTIONS:
             quantization = info.layout.quantization(projection)
-            for name, array in self._experts[layer].items():
+            for name, array in parts.items():
                 if not name.startswith(projection):
                     continue
                 pieces = {name: array}
@@ -195,7 +185,7 @@ class HuggingFaceCheckpoint(PackSource):
                     }
                 for piece, value in pieces.items():
                     columns[piece] = _bytes_by_expert(value)
-        self._experts[layer] = {}  # its arrays would otherwise stay in memory
+        parts.clear()
         record = bytearray(info.layout.record_bytes)
         for expert in range(info.n_experts):
             for c in info.layout.components:
@@ -203,23 +193,59 @@ class HuggingFaceCheckpoint(PackSource):
             yield memoryview(record)
 
     def write_resident(self, dst: Path, on_bytes: Callable[[int], None]) -> None:
-        save_model(dst, self._model)
-        (dst / "model.safetensors.index.json").unlink(missing_ok=True)
-        on_bytes(self.resident_bytes)
+        sources = [tensor_source(name, w) for name, w in sorted(self._resident)]
+        write_shards(dst, sources, MAX_SHARD_BYTES, on_bytes=on_bytes)
 
 
-def _load_lazy(root: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, mx.array]]:
-    """The model of mlx-lm without weights, and its weights, none of them read yet."""
+def tensor_source(name: str, array: mx.array) -> TensorSource:
+    """An array as something to write; evaluated when it is written, on the CPU."""
+
+    def chunks() -> Iterator[bytes]:
+        with mx.stream(mx.Device(mx.cpu)):
+            yield np.array(array.reshape(-1).view(mx.uint8)).tobytes()
+
+    return TensorSource(name, _DTYPE_NAMES[array.dtype], array.shape, chunks)
+
+
+ExpertParts = tuple[str, Any, dict[str, mx.array]]  # path, SwitchGLU, its weights by name
+
+
+def _load_lazy(
+    root: Path, config: dict[str, Any]
+) -> tuple[nn.Module, list[tuple[str, mx.array]], list[ExpertParts]]:
+    """mlx-lm's model with placeholders for experts, its weights, and the experts; none read yet.
+
+    Weights are cast to the dtype of the config, as mlx-lm's convert does.
+    """
     try:
         model_class, args_class = get_classes(config=config)
     except ValueError as error:
         raise UnsupportedModelError("pack", f"mlx-lm: {error}", "Update mlx-lm.") from error
-    model = model_class(args_class.from_dict(config))  # type: ignore[attr-defined]
+    model = model_class(args_class.from_dict(copy.deepcopy(config)))  # type: ignore[attr-defined]
     weights: dict[str, mx.array] = {}
     for file in sorted(root.glob("model*.safetensors")):
         loaded: Any = mx.load(str(file))
         weights.update(loaded)
-    return model, model.sanitize(weights) if hasattr(model, "sanitize") else weights
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    cast = _caster(config, model)
+    experts = []
+    for path, module in _take_experts(model):
+        names = [name for name in _parameter_names(module) if f"{path}.{name}" in weights]
+        parts = {n: cast(f"{path}.{n}", weights.pop(f"{path}.{n}")) for n in names}
+        experts.append((path, module, parts))
+    if not experts:
+        raise UnsupportedModelError(
+            "pack", f"{config['model_type']}: expected MoE layers built on SwitchGLU, found none"
+        )
+    return model, [(name, cast(name, w)) for name, w in weights.items()], experts
+
+
+def _as_saved(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as mlx-lm saves it, without what its models do not use."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_config(config, Path(folder) / "config.json")
+        return read_config(Path(folder))
 
 
 def _take_experts(model: nn.Module) -> list[tuple[str, Any]]:

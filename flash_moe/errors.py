@@ -10,8 +10,9 @@
     ├── StoreError                  the bytes on disk are not what they should be
     │   ├── ManifestError           flash_moe.json is missing, newer, or not about these files
     │   ├── CorruptFileError        a safetensors or record file that is cut short or lies
-    │   ├── ChecksumError           a record whose checksum is wrong (has layer and expert)
-    │   ├── ReadError               a read that failed or came back short (has layer and expert)
+    │   ├── RecordError             about one record; has layer and expert
+    │   │   ├── ChecksumError       its checksum is wrong
+    │   │   └── ReadError           reading it failed or came back short
     │   └── PackError               packing stopped; the partial store can be continued
     ├── PromptError                 an empty prompt, or one beyond the context length
     ├── ClosedError                 the model was closed

@@ -22,7 +22,7 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.utils", "load_tokenizer", ("tokenizer_config_extra", "eos_token_ids")),
     ("mlx_lm.utils", "_get_classes", ("config",)),
     ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
-    ("mlx_lm.utils", "save_model", ()),
+    ("mlx_lm.utils", "save_config", ()),
     ("mlx_lm.generate", "wired_limit", ()),
     ("mlx_lm.generate", "generation_stream", ()),
     ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
@@ -81,7 +81,7 @@ load_model: Callable[..., Any] = _names["load_model"]
 load_tokenizer: Callable[..., Any] = _names["load_tokenizer"]
 get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
 quantize_model: Callable[..., Any] = _names["quantize_model"]
-save_model: Callable[..., None] = _names["save_model"]
+save_config: Callable[..., None] = _names["save_config"]
 wired_limit: Callable[..., Any] = _names["wired_limit"]
 generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]

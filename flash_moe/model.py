@@ -45,7 +45,7 @@ class Streaming:
     def open_bank(self) -> ExpertBank:
         runtime = self.runtime.checked_for(self.model)
         if runtime.cache_gb is not None:
-            budget = int(runtime.cache_gb * 1e9)
+            budget = round(runtime.cache_gb * 1e9)
         else:
             budget = default_budget(self.experts.n_bytes, self.resident_bytes, machine_memory())
         return ExpertBank(

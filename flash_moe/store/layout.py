@@ -112,11 +112,12 @@ class RecordLayout:
         if weight is None or scales is None:
             return None
         n_in = self.expert_width if projection == "down_proj" else self.hidden_size
+        ok = len(scales.shape) == 2 and scales.shape[1] > 0 and scales.shape[0] == weight.shape[0]
         bits, bits_rest = divmod(weight.shape[1] * 32, n_in)
-        group_size, group_rest = divmod(n_in, scales.shape[1])
-        modes = {(4, 32): "mxfp4", (4, 16): "nvfp4", (8, 32): "mxfp8"}
+        group_size, group_rest = divmod(n_in, scales.shape[1]) if ok else (0, 0)
+        modes = {(4, 32): "mxfp4", (8, 32): "mxfp8"}
         mode = modes.get((bits, group_size), "") if scales.dtype == "U8" else "affine"
-        ok = not bits_rest and not group_rest and mode in ("affine", "mxfp4", "mxfp8")
+        ok = ok and weight.dtype == "U32" and mode != "" and not bits_rest and not group_rest
         if mode == "affine":
             biases = self.component(projection, "biases")
             ok = ok and bits in (2, 3, 4, 5, 6, 8) and group_size in (32, 64, 128)
@@ -138,12 +139,13 @@ class RecordLayout:
         """
         for projection in PROJECTIONS:
             weight = self.component(projection, "weight")
-            if weight is None or len(weight.shape) != 2:
+            if weight is None or len(weight.shape) != 2 or min(weight.shape) < 1:
+                shape = None if weight is None else weight.shape
                 raise UnsupportedModelError(
-                    "layout",
-                    f"{projection}.weight: expected two axes, got {weight and weight.shape}",
+                    "layout", f"{projection}.weight: expected two axes, got {shape}"
                 )
-            self.quantization(projection)
+        for projection in PROJECTIONS:
+            self._check_projection(projection)
         end = 0
         for c in self.components:
             if c.offset < end or c.offset % ITEMSIZE[c.dtype]:
@@ -158,6 +160,23 @@ class RecordLayout:
                 f"record of {self.record_bytes} bytes: expected a multiple of 4, at least {end}",
             )
         return self
+
+    def _check_projection(self, projection: str) -> None:
+        n_out, n_in = self.expert_width, self.hidden_size
+        if projection == "down_proj":
+            n_out, n_in = n_in, n_out
+        weight = self.component(projection, "weight")
+        bias = self.component(projection, "bias")
+        assert weight is not None  # validate() has seen it
+        plain = self.quantization(projection) is None
+        if weight.shape[0] != n_out or (plain and weight.shape[1] != n_in):
+            raise UnsupportedModelError(
+                "layout", f"{projection}.weight: expected {n_out} x {n_in}, got {weight.shape}"
+            )
+        if bias is not None and bias.shape != (n_out,):
+            raise UnsupportedModelError(
+                "layout", f"{projection}.bias: expected {n_out} values, got {bias.shape}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -101,12 +101,16 @@ class Manifest:
 def write_json(file: Path, table: dict[str, Any]) -> None:
     """Write JSON so that a crash leaves the old file or the new one, never half of it."""
     temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(table, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(table, stream, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _parse(file: Path, table: Any) -> Manifest:
@@ -129,18 +133,20 @@ def _parse(file: Path, table: Any) -> Manifest:
             raise ValueError(f"layer {entry.number} has {len(entry.checksums)} checksums")
         if not 0 <= entry.layout < len(layouts):
             raise ValueError(f"layer {entry.number} names layout {entry.layout}")
-        if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
-            raise ValueError(f"{entry.file} lies outside of the store")
+    resident = tuple(
+        ResidentFile(str(row["file"]), int(row["size"]), str(row["checksum"]))
+        for row in table["resident"]
+    )
+    for name in (*(e.file for e in layers), *(r.file for r in resident)):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name} lies outside of the store")
     source = table["source"]
     return Manifest(
         writer=str(table["writer"]),
         source=Source(str(source["kind"]), str(source["name"]), source.get("revision")),
         layouts=layouts,
         layers=layers,
-        resident=tuple(
-            ResidentFile(str(row["file"]), int(row["size"]), str(row["checksum"]))
-            for row in table["resident"]
-        ),
+        resident=resident,
     )
 
 
@@ -169,7 +175,7 @@ def read_manifest(root: Path) -> Manifest:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
         number = table["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ManifestError("store", f"{file} is not a manifest", "Pack the model again.") from None
     if number != FORMAT:
         raise ManifestError(
@@ -177,7 +183,7 @@ def read_manifest(root: Path) -> Manifest:
         )
     try:
         manifest = _parse(file, table)
-    except (ValueError, KeyError, TypeError, FlashMoEError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, FlashMoEError) as error:
         raise ManifestError(
             "store", f"{file}: bad entry: {error}", "Pack the model again."
         ) from None

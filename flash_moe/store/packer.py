@@ -128,9 +128,10 @@ def _open_destination(source: PackSource, dst: Path) -> dict[int, list[str]]:
             if not file.is_file() or file.stat().st_size != n_bytes:
                 done.pop(layer.number, None)
     try:
-        (dst / "experts").mkdir(parents=True, exist_ok=True)
+        dst.mkdir(parents=True, exist_ok=True)
         _check_free_space(source, dst, done)
         _write_journal(source, dst, done)
+        (dst / "experts").mkdir(exist_ok=True)
     except OSError as error:
         raise _stopped(source, dst, done, error) from error
     return done

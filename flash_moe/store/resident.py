@@ -1,11 +1,8 @@
-"""Writes the weights that stay in memory into a store: raw copies, no tensor is decoded."""
+"""The weights that stay in memory: raw copies into a store, no tensor is decoded."""
 
 from __future__ import annotations
 
-import json
-import os
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -13,36 +10,10 @@ import xxhash
 from flash_moe.store.manifest import ResidentFile
 from flash_moe.store.reader import read_range
 from flash_moe.store.safetensors_header import TensorEntry
+from flash_moe.store.safetensors_writer import TensorSource, write_shards
 
 COPY_BYTES = 8 * 1024 * 1024
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
-
-
-def _shards(entries: Iterable[TensorEntry]) -> list[list[TensorEntry]]:
-    shards: list[list[TensorEntry]] = [[]]
-    size = 0
-    for entry in entries:
-        if shards[-1] and size + entry.n_bytes > MAX_SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(entry)
-        size += entry.n_bytes
-    return shards
-
-
-def _header(entries: list[TensorEntry]) -> bytes:
-    table: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-    offset = 0
-    for entry in entries:
-        table[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [offset, offset + entry.n_bytes],
-        }
-        offset += entry.n_bytes
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
-    return struct.pack("<Q", len(text)) + text
 
 
 def write_resident(
@@ -56,26 +27,21 @@ def write_resident(
     Raises:
         OSError: Reading or writing failed, also when a source ends too early.
     """
-    shards = _shards(sorted(entries, key=lambda e: e.name))
     buffer = memoryview(bytearray(COPY_BYTES))
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors"
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        temporary = dst / (name + ".tmp")
-        with open(temporary, "wb") as out:
-            out.write(_header(shard))
-            for entry in shard:
-                with open(entry.file, "rb", buffering=0) as source:
-                    for start in range(0, entry.n_bytes, COPY_BYTES):
-                        part = buffer[: min(COPY_BYTES, entry.n_bytes - start)]
-                        if read_range(source.fileno(), entry.offset + start, part) < len(part):
-                            raise OSError(f"{entry.file} ends inside tensor {entry.name}")
-                        out.write(part)
-                        on_bytes(len(part))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, dst / name)
+    sources = [_copy_of(entry, buffer) for entry in sorted(entries, key=lambda e: e.name)]
+    write_shards(dst, sources, MAX_SHARD_BYTES, on_bytes=on_bytes)
+
+
+def _copy_of(entry: TensorEntry, buffer: memoryview) -> TensorSource:
+    def chunks() -> Iterator[memoryview]:
+        with open(entry.file, "rb", buffering=0) as source:
+            for start in range(0, entry.n_bytes, len(buffer)):
+                part = buffer[: min(len(buffer), entry.n_bytes - start)]
+                if read_range(source.fileno(), entry.offset + start, part) < len(part):
+                    raise OSError(f"{entry.file} ends inside tensor {entry.name}")
+                yield part
+
+    return TensorSource(entry.name, entry.dtype, entry.shape, chunks)
 
 
 def describe_resident(dst: Path) -> tuple[ResidentFile, ...]:

@@ -53,7 +53,7 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
     try:
         dtype, shape = str(row["dtype"]), tuple(int(n) for n in row["shape"])
         begin, end = (int(n) for n in row["data_offsets"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise broken("header entry without dtype, shape or data_offsets") from None
     if dtype not in BITS or any(n < 0 for n in shape):
         raise broken(f"unknown dtype {dtype} or bad shape {shape}")
@@ -96,7 +96,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         text = stream.read(length)
     try:
         table = json.loads(text)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
         raise CorruptFileError("safetensors", f"{file}: the header is not a JSON object", hint)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
@@ -132,6 +133,8 @@ class ExpertBank:
         Raises:
             ReadError, ChecksumError: A record could not be read; no slot holds wrong bytes.
         """
+        if not self._arena_of:
+            raise ClosedError("bank", "the model was closed", "Load it again.")
         arena = self._arena_of[layer]
         for group in arena.table.waves(layer, experts):
             if self._unfenced:  # an earlier wave of this call

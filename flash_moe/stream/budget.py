@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.layout import ITEMSIZE
 
-# Indices into one MLX array stay below this in every element type of a record; the narrowest view
-# that a slab gets has 2-byte elements.
-MAX_SLAB_BYTES = 2 * (2**31 - 1)
+# Indices into one MLX array, in any of the views that a slab gets, stay below 2^31.
+MAX_ELEMENTS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,18 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
         BudgetError: The budget cannot hold one layer's experts of one token.
     """
     largest = max(layer.layout.record_bytes for layer in layers)
-    minimum = min(top_k, max(layer.n_experts for layer in layers)) * largest
-    if budget_bytes < minimum:
-        raise BudgetError(
-            "bank",
-            f"budget of {budget_bytes / 1e9:.6g} GB: expected at least {minimum / 1e9:.6g} GB, "
-            f"one layer's {top_k} experts of one token at {largest} bytes",
-            "Raise cache_gb, or lower top_k.",
-        )
     one_token = sum(min(top_k, la.n_experts) * la.layout.record_bytes for la in layers)
     if budget_bytes < one_token:
-        n_slots = min(budget_bytes, MAX_SLAB_BYTES) // largest
+        minimum = min(top_k, max(layer.n_experts for layer in layers)) * largest
+        minimum = min(minimum, one_token)
+        if budget_bytes < minimum:
+            raise BudgetError(
+                "bank",
+                f"budget of {budget_bytes / 1e9} GB: expected at least {minimum / 1e9} GB, "
+                f"one layer's {top_k} experts of one token at {largest} bytes",
+                "Raise cache_gb, or lower top_k.",
+            )
+        n_slots = min(budget_bytes, *(_max_slab_bytes(layer) for layer in layers)) // largest
         return [SlabPlan(tuple(range(len(layers))), n_slots, largest)]
     # Equal slots for each layer, as far as the layer has experts.
     per_slot = sum(layer.layout.record_bytes for layer in layers)
@@ -67,9 +68,14 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
     for index, layer in enumerate(layers):
         record = layer.layout.record_bytes
         n_slots = max(budget_bytes // per_slot, min(top_k, layer.n_experts))
-        n_slots = min(n_slots, layer.n_experts, MAX_SLAB_BYTES // record)
+        n_slots = min(n_slots, layer.n_experts, _max_slab_bytes(layer) // record)
         plans.append(SlabPlan((index,), n_slots, record))
     return plans
+
+
+def _max_slab_bytes(layer: ExpertLayer) -> int:
+    """The narrowest component decides, since the view of each spans the whole slab."""
+    return MAX_ELEMENTS * min(ITEMSIZE[c.dtype] for c in layer.layout.components)
 
 
 def default_budget(expert_bytes: int, resident_bytes: int, memory_bytes: int) -> int:

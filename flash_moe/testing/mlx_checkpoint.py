@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
-import numpy as np
 from mlx.nn.layers.quantized import quantize
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
+from flash_moe.convert import tensor_source
+from flash_moe.store.safetensors_writer import TensorSource
 from flash_moe.testing.geometry import GATE_BITS, GATE_GROUP_SIZE, Geometry
 from flash_moe.testing.hf_checkpoint import write_hf_checkpoint
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors
-from flash_moe.testing.shards import DtypeCode, TensorSource, write_shards
+from flash_moe.testing.shards import write_shards
 from flash_moe.testing.tokenizer import write_tokenizer
 from flash_moe.testing.weights import random_state
 
 # Above this many expert weights the quantising route would need gigabytes of float32.
 MAX_QUANTISED_PARAMETERS = 100_000_000
-
-_CODES: dict[mx.Dtype, DtypeCode] = {
-    mx.float32: "F32",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.uint32: "U32",
-}
 
 
 def write_mlx_checkpoint(
@@ -116,18 +109,8 @@ def _quantise(hf_path: Path, geometry: Geometry) -> list[TensorSource]:
                 ),
             )
         mx.eval(model.parameters())
-    return [_source(key, value) for key, value in _parameters(model)]
+    return [tensor_source(key, value) for key, value in _parameters(model)]
 
 
 def _parameters(model: Any) -> list[tuple[str, mx.array]]:
     return cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
-
-
-def _source(name: str, value: mx.array) -> TensorSource:
-    def chunks() -> Iterator[bytes]:
-        # numpy has no bfloat16: hand over the bits.
-        with mx.stream(mx.Device(mx.cpu)):
-            bits = value.view(mx.uint32 if value.itemsize == 4 else mx.uint16)
-            yield np.array(bits).tobytes()
-
-    return TensorSource(name, _CODES[value.dtype], tuple(value.shape), chunks)

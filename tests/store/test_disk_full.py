@@ -64,7 +64,7 @@ def pack_on_small_disk(src: Path, dst: Path, limit_from: str, limit: int) -> str
     [
         ("start", 0, 0),  # the journal
         ("start", 200_000, 0),  # the first layer
-        ("layer 3", 200_000, 3),  # a later layer
+        ("layer 3", LAYER_BYTES - 100, 3),  # the last record of a later layer
         ("start", 600_000, 8),  # the resident weights
     ],
 )

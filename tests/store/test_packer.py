@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from flash_moe.errors import ManifestError, PackError, ReadError
 from flash_moe.store.experts import CheckpointExperts, read_checkpoint_tensors
@@ -204,6 +206,18 @@ def test_a_source_that_is_cut_while_it_is_packed(mlx_copy: Path, tmp_path: Path)
     with pytest.raises(ReadError, match="expected"):
         pack(source, tmp_path / "store")
     assert not (tmp_path / "store" / MANIFEST_FILE).exists()
+
+
+def test_the_prediction_head_is_left_out(mlx_copy: Path, tiny_store: Path, tmp_path: Path) -> None:
+    extra = {
+        "mtp.fc.weight": np.ones((4, 4), np.float32),
+        "mtp.layers.0.mlp.switch_mlp.gate_proj.weight": np.ones((4, 4, 4), np.float32),
+    }
+    save_file(extra, mlx_copy / "model-mtp.safetensors")
+    pack(MlxCheckpoint(mlx_copy), tmp_path / "packed")
+    assert set(read_checkpoint_tensors(tmp_path / "packed")) == set(
+        read_checkpoint_tensors(tiny_store)
+    )
 
 
 def test_a_moved_store_is_still_sound(store_copy: Path, tmp_path: Path) -> None:

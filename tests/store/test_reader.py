@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_each_file_is_opened_once_by_any_number_of_threads(
     whole = os.open
 
     def counted(*args: Any) -> int:
+        time.sleep(0.02)  # so that other threads come while the file is being opened
         opened.append(whole(*args))
         return opened[-1]
 

@@ -131,6 +131,14 @@ def test_a_file_that_is_no_safetensors(tmp_path: Path, content: bytes) -> None:
         read_header(write(tmp_path, content))
 
 
+def test_a_header_larger_than_the_format_allows_is_not_read(tmp_path: Path) -> None:
+    file = write(tmp_path, struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}")
+    with open(file, "r+b") as stream:
+        stream.truncate(MAX_HEADER_BYTES + 100)  # takes no space on the disk
+    with pytest.raises(CorruptFileError, match=f"header of {MAX_HEADER_BYTES + 1} bytes"):
+        read_header(file)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, len(encoded(SOUND)) + len(DATA) - 1), st.integers(1, 255))
 def test_a_changed_byte_is_noticed_or_harmless(

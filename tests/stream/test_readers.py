@@ -86,6 +86,29 @@ def test_the_first_error_is_told(make: Make) -> None:
     assert caught.value.expert == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_wait_that_comes_late_still_waits_for_what_runs(make: Make, fails: bool) -> None:
+    begun, release = threading.Barrier(3, timeout=PATIENCE), threading.Event()
+
+    def action(expert: int) -> None:
+        begun.wait()
+        if expert == 0 and fails:
+            raise failure(0)
+        release.wait(PATIENCE)
+
+    reader = FakeReader(action)
+    batch, _ = batch_of(2)
+    make(reader, 2).submit(batch, 2)
+    begun.wait()  # now nothing is left to begin
+    threading.Timer(0.05, release.set).start()
+    if fails:
+        with pytest.raises(ReadError):
+            batch.wait()
+    else:
+        batch.wait()
+    assert sorted(reader.ended) == [0, 1]
+
+
 @pytest.mark.parametrize("error", [MemoryError(), SystemExit(), ValueError("odd")])
 def test_no_exception_ends_a_thread(make: Make, error: BaseException) -> None:
     def action(expert: int) -> None:

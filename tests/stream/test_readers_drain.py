@@ -53,10 +53,11 @@ def test_ctrl_c_while_waiting(make: Make, interrupts: int) -> None:
 
     def press() -> None:
         both.wait()
-        time.sleep(0.05)  # the main thread is in wait() by then, or gets there with the signal
+        deadline = time.monotonic() + PATIENCE
+        while not batch._changed._waiters and time.monotonic() < deadline:  # type: ignore[attr-defined]
+            time.sleep(0.001)  # until the main thread is in wait()
         for _ in range(interrupts):
             signal.pthread_kill(main, signal.SIGINT)
-            deadline = time.monotonic() + PATIENCE
             while batch._todo and time.monotonic() < deadline:
                 time.sleep(0.001)
             time.sleep(0.05)

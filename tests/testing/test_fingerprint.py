@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flash_moe.store.safetensors_writer import TensorSource
 from flash_moe.testing.fingerprint import weights_hash
-from flash_moe.testing.shards import TensorSource, write_shards
+from flash_moe.testing.shards import write_shards
 
 
 def make(path: Path, names: str, values: np.ndarray, shard_bytes: int = 1000) -> str:
