@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/flash-moe demo --dir .demo
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

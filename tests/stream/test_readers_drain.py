@@ -56,6 +56,8 @@ def test_ctrl_c_while_waiting(make: Make, interrupts: int) -> None:
         deadline = time.monotonic() + PATIENCE
         while not batch._changed._waiters and time.monotonic() < deadline:  # type: ignore[attr-defined]
             time.sleep(0.001)  # until the main thread is in wait()
+        # A signal just before the blocking call would only be seen when that call returns.
+        time.sleep(0.1)
         for _ in range(interrupts):
             signal.pthread_kill(main, signal.SIGINT)
             while batch._todo and time.monotonic() < deadline:
