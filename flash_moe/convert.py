@@ -21,6 +21,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from flash_moe.config import model_config, read_config
@@ -167,7 +168,7 @@ class HuggingFaceCheckpoint(PackSource):
             self._experts = {index: parts for index, (_, _, parts) in enumerate(experts)}
         # Once evaluated the arrays hold their data, so let go of them here.
         parts = self._experts.pop(layer)
-        columns: dict[str, np.ndarray] = {}
+        columns: dict[str, npt.NDArray[Any]] = {}
         for projection in PROJECTIONS:
             quantization = info.layout.quantization(projection)
             for name, array in parts.items():
@@ -281,7 +282,7 @@ def _caster(config: dict[str, Any], model: nn.Module) -> Callable[[str, mx.array
     return cast
 
 
-def _bytes_by_expert(array: mx.array) -> np.ndarray:
+def _bytes_by_expert(array: mx.array) -> npt.NDArray[Any]:
     """The bytes of ``[experts, ...]`` as uint8 ``[experts, n]``; bf16 has no numpy type."""
     flat = array.reshape(array.shape[0], -1).view(mx.uint8)
     return np.array(flat)

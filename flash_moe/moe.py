@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 
 from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.stream.bank import ExpertBank, Wave
@@ -67,13 +69,13 @@ class StreamedSwitchGLU(nn.Module):
             return y.squeeze(-2)
         return self._by_waves(x, chosen, chain([first], waves))
 
-    def _slot_of(self, wave: Wave) -> np.ndarray:
+    def _slot_of(self, wave: Wave) -> npt.NDArray[Any]:
         """Expert id to slot id, -1 for experts that are not in this wave."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         slot_of[wave.experts] = wave.slots
         return slot_of
 
-    def _by_waves(self, x: mx.array, chosen: np.ndarray, waves: Iterable[Wave]) -> mx.array:
+    def _by_waves(self, x: mx.array, chosen: npt.NDArray[Any], waves: Iterable[Wave]) -> mx.array:
         """Compute (row, expert) pairs in order of slot, one wave after another.
 
         Args:
@@ -83,7 +85,7 @@ class StreamedSwitchGLU(nn.Module):
         rows = x.reshape(-1, 1, x.shape[-1])
         pair_expert = chosen.reshape(-1)
         parts: list[mx.array] = []
-        order: list[np.ndarray] = []
+        order: list[npt.NDArray[Any]] = []
         for wave in waves:
             pair_slot = self._slot_of(wave)[pair_expert]
             pairs = np.nonzero(pair_slot >= 0)[0]
