@@ -48,6 +48,7 @@ class ModelConfig:
         top_k_key: The name under which the config holds ``top_k``.
         nested: Whether the fields stand in ``text_config``.
         max_context: Positions the model was made for, or ``None`` if the config is silent.
+        vocab_size: Token ids the model knows, or ``None`` if the config is silent.
     """
 
     raw: dict[str, Any]
@@ -57,6 +58,7 @@ class ModelConfig:
     top_k_key: str
     nested: bool
     max_context: int | None
+    vocab_size: int | None
 
     def override(self, top_k: int | None) -> dict[str, Any]:
         """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
@@ -124,9 +126,11 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
             f"the config of this {model_type} model has {experts[1]} experts but none of the "
             f"known names of experts a token ({', '.join(TOP_K_KEYS)})",
         )
-    context = _first_int(fields, ("max_position_embeddings",)) or _first_int(
-        config, ("max_position_embeddings",)
-    )
+
+    def optional(key: str) -> int | None:
+        found = _first_int(fields, (key,)) or _first_int(config, (key,))
+        return found[1] if found else None
+
     return ModelConfig(
         raw=config,
         model_type=model_type,
@@ -134,7 +138,8 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         top_k=top_k[1],
         top_k_key=top_k[0],
         nested=nested,
-        max_context=context[1] if context else None,
+        max_context=optional("max_position_embeddings"),
+        vocab_size=optional("vocab_size"),
     )
 
 

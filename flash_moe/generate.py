@@ -155,7 +155,7 @@ def stream(
         raise ConfigError("generate", f"temperature: expected 0 or more, got {temperature}")
     if prefill_step < 1:
         raise ConfigError("generate", f"prefill_step: expected at least 1, got {prefill_step}")
-    ids = encode_prompt(tokenizer, prompt, template_args)
+    ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
     cache = make_prompt_cache(model) if prompt_cache is None else prompt_cache
     room = check_length(model.config.max_context, len(ids), cache, max_tokens)
     sampler = make_sampler(temp=temperature, top_p=top_p, min_p=min_p, top_k=top_k)

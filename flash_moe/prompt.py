@@ -14,7 +14,10 @@ Prompt: TypeAlias = "str | Messages | Sequence[int] | mx.array"
 
 
 def encode_prompt(
-    tokenizer: Any, prompt: Prompt, template_args: Mapping[str, Any] | None = None
+    tokenizer: Any,
+    prompt: Prompt,
+    template_args: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
 ) -> list[int]:
     """Turn any form of prompt into token ids.
 
@@ -22,8 +25,11 @@ def encode_prompt(
         prompt: Text (used as it is), chat messages (through the chat template), or token ids.
         template_args: Passed to the chat template, for example ``{"enable_thinking": False}``.
 
+        vocab_size: Ids must be below it; MLX would read beyond the embedding without a word.
+
     Raises:
-        PromptError: It is empty, or messages were given and there is no chat template.
+        PromptError: It is empty, an id is out of range, or messages were given and there is no
+            chat template.
     """
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
@@ -51,6 +57,12 @@ def encode_prompt(
             ) from None
     if not ids:
         raise PromptError("prompt", "the prompt is empty", "Give at least one token.")
+    if min(ids) < 0 or (vocab_size is not None and max(ids) >= vocab_size):
+        raise PromptError(
+            "prompt",
+            f"expected token ids from 0 to {(vocab_size or 0) - 1}, got {min(ids)} to {max(ids)}",
+            "Is the tokenizer that of the model?",
+        )
     return ids
 
 

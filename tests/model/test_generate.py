@@ -168,6 +168,12 @@ def test_prompt_of_another_kind(flash: FlashMoE) -> None:
         flash.generate([{"role": "assistant", "content": "no user"}])
 
 
+@pytest.mark.parametrize("ids", [[1, 512], [-1, 5]], ids=str)
+def test_token_ids_out_of_range(flash: FlashMoE, ids: list[int]) -> None:
+    with pytest.raises(PromptError, match="expected token ids from 0 to 511"):
+        flash.generate(ids)
+
+
 def test_context_length(flash: FlashMoE) -> None:
     limit = flash.model.config.max_context
     assert limit == PRESETS["tiny"].max_positions
