@@ -58,7 +58,7 @@ class ModelConfig:
     top_k_key: str
     nested: bool
     max_context: int | None
-    vocab_size: int | None
+    vocab_size: int | None = None
 
     def override(self, top_k: int | None) -> dict[str, Any]:
         """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
