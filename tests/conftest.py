@@ -16,7 +16,6 @@ import mlx.core as mx
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
 
-
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so do their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
