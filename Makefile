@@ -11,6 +11,7 @@ demo: $(STAMP)
 	$(BIN)/flash-moe demo --dir .demo
 
 test: lint
+	sh scripts/emulator_tools.sh
 	$(BIN)/python -m pytest -n 2 $(PYTEST_FLAGS)
 
 lint: $(STAMP)

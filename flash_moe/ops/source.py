@@ -1,7 +1,8 @@
-"""Finds the kernel sources, in a wheel and in an editable install alike."""
+"""Finds and reads the kernel sources, in a wheel and in an editable install alike."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from flash_moe.errors import ConfigError
@@ -26,3 +27,19 @@ def kernels_dir() -> Path:
         f"expected the kernel sources in {places[0]} or {places[1]}, found neither",
         "Install flash_moe again.",
     )
+
+
+@functools.cache
+def read_kernel_file(name: str) -> str:
+    """The text of a file of ``kernels/``.
+
+    Raises:
+        ConfigError: There is no such file: the installation is broken.
+    """
+    file = kernels_dir() / name
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            "kernels", f"expected {file}: {error.strerror}", "Install flash_moe again."
+        ) from None

@@ -1,0 +1,97 @@
+"""Random quantized experts in a slab, and what they compute in float64: a reference for kernels.
+
+The reference uses the very bits of the records (dequantised in float32, which is exact to its last
+place, then summed in float64), so that it differs from a kernel by the kernel's rounding only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from flash_moe.convert import tensor_source
+from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RandomExperts:
+    """Experts of one layer, all of them in slots.
+
+    Attributes:
+        words: The slab, uint32, one record a slot.
+        weights: Projection to float64 ``[experts, out, in]``.
+    """
+
+    layout: RecordLayout
+    n_experts: int
+    words: npt.NDArray[np.uint32]
+    weights: Mapping[str, Floats]
+
+    def reference(
+        self,
+        x: Floats,
+        slots: npt.NDArray[np.uint32],
+        weights: Floats,
+        *,
+        shared: tuple[Floats, Floats] | None = None,
+        residual: Floats | None = None,
+    ) -> Floats:
+        """sum_k w_k Wd (silu(Wg x) * (Wu x)), plus sigmoid(gate) * shared, plus the residual.
+
+        Args:
+            x: ``[tokens, hidden]``.
+            slots: ``[tokens, k]``.
+            weights: ``[tokens, k]``.
+            shared: ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+            residual: ``[tokens, hidden]``.
+        """
+        y = np.zeros_like(x)
+        for token, ids in enumerate(slots):
+            for k, slot in enumerate(ids):
+                gate = self.weights["gate_proj"][slot] @ x[token]
+                up = self.weights["up_proj"][slot] @ x[token]
+                h = gate / (1 + np.exp(-gate)) * up
+                y[token] += weights[token, k] * (self.weights["down_proj"][slot] @ h)
+        if shared is not None:
+            y += shared[0] / (1 + np.exp(-shared[1]))
+        return y if residual is None else y + residual
+
+
+def random_experts(
+    hidden: int,
+    width: int,
+    n_experts: int,
+    *,
+    bits: int,
+    group_size: int,
+    scale_dtype: mx.Dtype = mx.float32,
+    seed: int = 0,
+) -> RandomExperts:
+    """Draw experts with outputs of about 1 for inputs of about 1."""
+    random = np.random.RandomState(seed)
+    tensors: dict[str, mx.array] = {}
+    weights: dict[str, Floats] = {}
+    for projection in PROJECTIONS:
+        rows, n_in = (hidden, width) if projection == "down_proj" else (width, hidden)
+        w = random.standard_normal((n_experts, rows, n_in)) / np.sqrt(n_in)
+        q, scales, biases = mx.quantize(mx.array(w.astype(np.float32)), group_size, bits)
+        scales, biases = scales.astype(scale_dtype), biases.astype(scale_dtype)
+        for part, array in (("weight", q), ("scales", scales), ("biases", biases)):
+            tensors[f"{projection}.{part}"] = array
+        exact = mx.dequantize(
+            q, scales.astype(mx.float32), biases.astype(mx.float32), group_size, bits
+        )
+        weights[projection] = np.array(exact).astype(np.float64)
+    sources = {name: tensor_source(name, array) for name, array in tensors.items()}
+    layout = layout_of({name: (s.dtype, s.shape[1:]) for name, s in sources.items()})
+    slab = np.zeros((n_experts, layout.record_bytes), np.uint8)
+    for c in layout.components:
+        data = np.frombuffer(b"".join(sources[c.name].chunks()), np.uint8)
+        slab[:, c.offset : c.offset + c.n_bytes] = data.reshape(n_experts, -1)
+    return RandomExperts(layout, n_experts, slab.reshape(-1).view(np.uint32), weights)

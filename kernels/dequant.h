@@ -1,0 +1,53 @@
+// Shared by the kernels that read packed weights. Included before the kernel, see ops/source.py.
+//
+// A lane works on chunks of 32 inputs. 32 values of BITS bits are exactly BITS 32-bit words, so no
+// value of a chunk lies outside of the words of the chunk, for every width (mx.quantize packs from
+// the least significant bit and lets values cross words). A group of 32, 64 or 128 inputs has one
+// scale and one bias, so a chunk needs one of each: value = q * scale + bias, and
+//     sum(value * x) = scale * sum(q * x) + bias * sum(x),
+// where sum(x) is the same for every row of the weight.
+
+constexpr constant int CHUNK = 32;
+
+// Copies the BITS words of a chunk. p is 4-byte aligned; 8 or 16 bytes where the width allows it,
+// because components begin at multiples of 64 bytes and a chunk is BITS * 4 bytes long.
+template <int BITS>
+METAL_FUNC void load_chunk(const device uint32_t* p, thread uint32_t* words) {
+  if (BITS % 4 == 0) {
+    for (int i = 0; i < BITS / 4; i++) {
+      const uint4 v = ((const device uint4*)p)[i];
+      words[4 * i] = v.x;
+      words[4 * i + 1] = v.y;
+      words[4 * i + 2] = v.z;
+      words[4 * i + 3] = v.w;
+    }
+  } else if (BITS % 2 == 0) {
+    for (int i = 0; i < BITS / 2; i++) {
+      const uint2 v = ((const device uint2*)p)[i];
+      words[2 * i] = v.x;
+      words[2 * i + 1] = v.y;
+    }
+  } else {
+    for (int i = 0; i < BITS; i++) {
+      words[i] = p[i];
+    }
+  }
+}
+
+// sum over the chunk of q * x, in float.
+template <int BITS>
+METAL_FUNC float dot_chunk(thread const uint32_t* words, thread const float* x) {
+  constexpr uint32_t MASK = (1u << BITS) - 1u;
+  float sum = 0.0f;
+#pragma unroll
+  for (int j = 0; j < CHUNK; j++) {
+    const int word = (j * BITS) / 32;
+    const int shift = (j * BITS) % 32;
+    uint32_t q = words[word] >> shift;
+    if (shift + BITS > 32) {
+      q |= words[word + 1] << (32 - shift);
+    }
+    sum = fma(static_cast<float>(q & MASK), x[j], sum);
+  }
+  return sum;
+}

@@ -1,0 +1,42 @@
+"""Skips what needs the emulator where it cannot run, for one reason, and counts it at the end."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from tests.metal.emulator.errors import EmulatorUnavailable
+from tests.metal.emulator.prelude import prelude
+from tests.metal.emulator.toolchain import compiler
+
+# Set to `require` where a skip would hide that nothing was tested, as in CI.
+ENV = "FLASH_MOE_EMULATOR"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def emulator() -> None:
+    """Whatever the emulator needs that can be missing."""
+    try:
+        compiler()
+        prelude()
+    except EmulatorUnavailable as reason:
+        if os.environ.get(ENV) == "require":
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if "/metal/" in report.nodeid and isinstance(report.longrepr, tuple)
+    ]
+    if skipped:
+        names = ", ".join(report.nodeid.rpartition("::")[2] for report in skipped)
+        reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in skipped}
+        terminalreporter.section("Metal kernels that were not run")
+        terminalreporter.line(f"{len(skipped)} tests skipped: {names}")
+        for reason in sorted(reasons):
+            terminalreporter.line(f"because {reason}")
