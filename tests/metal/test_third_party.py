@@ -143,7 +143,10 @@ def test_gated_delta(build: str, kernel: str) -> None:
     v = random(1, tokens, values, value_dim, seed=3)
     g, beta = (mx.sigmoid(random(1, tokens, values, seed=s)) for s in (4, 5))
     state = random(1, values, value_dim, key_dim, seed=6)
-    made = module._gated_delta_kernel if kernel == "generic" else module._gated_delta_kernel_packed
+    name = "_gated_delta_kernel" if kernel == "generic" else "_gated_delta_kernel_packed"
+    made = getattr(module, name, None)
+    if made is None:
+        pytest.skip(f"this mlx-lm has no {name}")
     packed = 8 if kernel == "packed" else 1
     y, new_state = made(
         inputs=[q, k, v, g, beta, state, tokens],
