@@ -27,6 +27,7 @@ from mlx.utils import tree_flatten
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import ConfigError, UnsupportedModelError
 from flash_moe.mlx_lm_api import SwitchGLU, get_classes, quantize_model, save_config
+from flash_moe.model import replace_module
 from flash_moe.store.experts import (
     ExpertLayer,
     expert_stacks,
@@ -253,11 +254,7 @@ def _take_experts(model: nn.Module) -> list[tuple[str, Any]]:
     """Replace each SwitchGLU by a placeholder and return them by path, in order of layer."""
     found = [(p, m) for p, m in model.named_modules() if isinstance(m, SwitchGLU)]
     for path, _ in found:
-        parent: Any = model
-        *parents, name = path.split(".")
-        for part in parents:
-            parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
-        setattr(parent, name, _Placeholder())  # type: ignore[no-untyped-call]
+        replace_module(model, path, _Placeholder())  # type: ignore[no-untyped-call]
     return sorted(found, key=lambda item: layer_number(item[0]))
 
 

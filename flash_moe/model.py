@@ -117,7 +117,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             weakref.finalize(self, self._bank.close)
             for index, path in enumerate(paths):
                 module = StreamedSwitchGLU(self._bank, index, modules[path].activation)
-                _replace(self, path, module)
+                replace_module(self, path, module)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -192,7 +192,8 @@ def _match(modules: dict[str, Any], streaming: Streaming) -> list[str]:
     return paths
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place that a path such as ``model.layers.3.mlp`` names."""
     *parents, name = path.split(".")
     parent: Any = model
     for part in parents:

@@ -26,63 +26,10 @@ import numpy as np
 
 from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import ExpertKernels
-from flash_moe.testing.random_experts import RandomExperts, random_experts
+from flash_moe.testing.random_experts import kernel_error, random_experts
 
 BOUNDS = {mx.float32: 2e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 HIDDEN, WIDTH = 4096, 1024  # Qwen3.5-397B-A17B
-
-
-def as_float64(array: mx.array) -> np.ndarray:
-    return np.array(array.astype(mx.float32)).astype(np.float64)
-
-
-def run_case(
-    experts: RandomExperts,
-    dtype: mx.Dtype,
-    k: int,
-    n_tokens: int,
-    *,
-    extras: bool,
-    seed: int,
-) -> float:
-    """Largest error over the largest output, of one random case."""
-    random = np.random.RandomState(seed)
-    hidden = experts.layout.hidden_size
-
-    def draw(*shape: int) -> mx.array:
-        return mx.array(random.standard_normal(shape).astype(np.float32)).astype(dtype)
-
-    x, residual, shared, gate = (
-        draw(n_tokens, hidden),
-        draw(n_tokens, hidden),
-        draw(n_tokens, hidden),
-        draw(n_tokens, 1),
-    )
-    slots = np.stack([random.permutation(experts.n_experts)[:k] for _ in range(n_tokens)])
-    slots = slots.astype(np.uint32)
-    weights = mx.array(random.rand(n_tokens, k).astype(np.float32))
-    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, experts.n_experts)
-    slab = mx.array(experts.words)
-    ids = kernels.slot_ids(slots)
-    h = kernels.gate_up(x, ids, slab)
-    y = kernels.down(
-        h,
-        weights,
-        ids,
-        slab,
-        dtype,
-        shared=(shared, gate) if extras else None,
-        residual=residual if extras else None,
-    )
-    expected = experts.reference(
-        as_float64(x),
-        slots,
-        as_float64(weights),
-        shared=(as_float64(shared), as_float64(gate)) if extras else None,
-        residual=as_float64(residual) if extras else None,
-    )
-    error = np.abs(as_float64(y) - expected).max()
-    return float(error / np.abs(expected).max()) if np.isfinite(error) else float("inf")
 
 
 def check(quick: bool) -> tuple[int, list[str], dict[str, float]]:
@@ -100,7 +47,7 @@ def check(quick: bool) -> tuple[int, list[str], dict[str, float]]:
             )
             for k, n_tokens in ((1, 1), (4, 3)) if quick else ((1, 1), (4, 3), (8, 2), (10, 8)):
                 extras = k != 4 or (bits, group) != (4, 64)
-                error = run_case(experts, dtype, k, n_tokens, extras=extras, seed=n)
+                error = kernel_error(experts, dtype, k, n_tokens, extras=extras, seed=n)
                 worst[str(dtype)] = max(worst[str(dtype)], error)
                 n += 1
                 if not error <= BOUNDS[dtype]:
@@ -112,7 +59,7 @@ def check(quick: bool) -> tuple[int, list[str], dict[str, float]]:
         HIDDEN, WIDTH, 11, bits=4, group_size=64, scale_dtype=mx.bfloat16, seed=1
     )
     for dtype, (k, n_tokens) in itertools.product(BOUNDS, ((4, 1), (10, 2))):
-        error = run_case(experts, dtype, k, n_tokens, extras=True, seed=n)
+        error = kernel_error(experts, dtype, k, n_tokens, extras=True, seed=n)
         worst[str(dtype)] = max(worst[str(dtype)], error)
         n += 1
         if not error <= BOUNDS[dtype]:

@@ -1,4 +1,4 @@
-"""Random quantized experts in a slab, and what they compute in float64: a reference for kernels.
+"""Random quantized experts in a slab, what they compute in float64, and how far kernels are off.
 
 The reference uses the very bits of the records (dequantised in float32, which is exact to its last
 place, then summed in float64), so that it differs from a kernel by the kernel's rounding only.
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flash_moe.convert import tensor_source
+from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
 
 Floats = npt.NDArray[np.float64]
@@ -95,3 +96,50 @@ def random_experts(
         data = np.frombuffer(b"".join(sources[c.name].chunks()), np.uint8)
         slab[:, c.offset : c.offset + c.n_bytes] = data.reshape(n_experts, -1)
     return RandomExperts(layout, n_experts, slab.reshape(-1).view(np.uint32), weights)
+
+
+def kernel_error(
+    experts: RandomExperts, dtype: mx.Dtype, k: int, n_tokens: int, *, extras: bool, seed: int
+) -> float:
+    """Run ``moe_gate_up`` and ``moe_down`` on one random case.
+
+    Args:
+        extras: With shared expert and residual.
+
+    Returns:
+        The largest error against float64, over the largest output; infinite for NaN.
+    """
+    random = np.random.RandomState(seed)
+    hidden = experts.layout.hidden_size
+
+    def draw(*shape: int) -> mx.array:
+        return mx.array(random.standard_normal(shape).astype(np.float32)).astype(dtype)
+
+    def exact(array: mx.array) -> Floats:
+        return np.array(array.astype(mx.float32)).astype(np.float64)
+
+    x, residual, shared = (draw(n_tokens, hidden) for _ in range(3))
+    gate = draw(n_tokens, 1)
+    drawn = [random.permutation(experts.n_experts)[:k] for _ in range(n_tokens)]
+    slots: npt.NDArray[np.uint32] = np.stack(drawn).astype(np.uint32)
+    weights = mx.array(random.rand(n_tokens, k).astype(np.float32))
+    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, experts.n_experts)
+    slab, ids = mx.array(experts.words), kernels.slot_ids(slots)
+    y = kernels.down(
+        kernels.gate_up(x, ids, slab),
+        weights,
+        ids,
+        slab,
+        dtype,
+        shared=(shared, gate) if extras else None,
+        residual=residual if extras else None,
+    )
+    expected = experts.reference(
+        exact(x),
+        slots,
+        exact(weights),
+        shared=(exact(shared), exact(gate)) if extras else None,
+        residual=exact(residual) if extras else None,
+    )
+    error = np.abs(exact(y) - expected).max() / np.abs(expected).max()
+    return float(error) if np.isfinite(error) else float("inf")

@@ -9,7 +9,7 @@ import pytest
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops.moe_experts import DOWN, GATE_UP, ExpertKernels
-from flash_moe.testing.random_experts import RandomExperts, random_experts
+from flash_moe.testing.random_experts import RandomExperts, kernel_error, random_experts
 from tests.metal.emulator import emulated_metal
 from tests.metal.emulator.lint import lint
 
@@ -29,33 +29,7 @@ def on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
 def error_of(
     experts: RandomExperts, dtype: mx.Dtype, k: int, n_tokens: int, *, extras: bool = True
 ) -> float:
-    """Largest error of one random case, over the largest output."""
-    random = np.random.RandomState(k + 100 * n_tokens)
-    hidden = experts.layout.hidden_size
-
-    def draw(*shape: int) -> mx.array:
-        return mx.array(random.standard_normal(shape).astype(np.float32)).astype(dtype)
-
-    def exact(array: mx.array) -> np.ndarray:
-        return np.array(array.astype(mx.float32)).astype(np.float64)
-
-    x, residual, shared = (draw(n_tokens, hidden) for _ in range(3))
-    gate = draw(n_tokens, 1)
-    slots = np.stack([random.permutation(experts.n_experts)[:k] for _ in range(n_tokens)])
-    weights = mx.array(random.rand(n_tokens, k).astype(np.float32))
-    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, experts.n_experts)
-    slab, ids = mx.array(experts.words), kernels.slot_ids(slots.astype(np.uint32))
-    h = kernels.gate_up(x, ids, slab)
-    more = {"shared": (shared, gate), "residual": residual} if extras else {}
-    y = kernels.down(h, weights, ids, slab, dtype, **more)  # type: ignore[arg-type]
-    expected = experts.reference(
-        exact(x),
-        slots.astype(np.uint32),
-        exact(weights),
-        shared=(exact(shared), exact(gate)) if extras else None,
-        residual=exact(residual) if extras else None,
-    )
-    return float(np.abs(exact(y) - expected).max() / np.abs(expected).max())
+    return kernel_error(experts, dtype, k, n_tokens, extras=extras, seed=k + 100 * n_tokens)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
