@@ -157,9 +157,11 @@ def _precompiled(build: str) -> Path:
     def make(target: Path) -> None:
         # The precompiled header remembers where its source was: it has to stay.
         header = cached(cache_dir("prelude") / f"{digest(text)}.hpp", lambda p: _write(p, text))
-        _run(*flags, "-x", "c++-header", str(header), "-o", str(target))
+        # The key holds the content of every file; a fresh clone has other times, and is the same.
+        no_times = ("-Xclang", "-fno-pch-timestamp")
+        _run(*flags, *no_times, "-x", "c++-header", str(header), "-o", str(target))
 
-    key = digest(text, repr(flags), _common_key())
+    key = digest(text, repr(flags), _common_key(), "no times")
     return cached(cache_dir("prelude") / f"{key}.pch", make)
 
 
