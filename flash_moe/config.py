@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.env import Environment
+from flash_moe.env import KERNEL_OPTIONS, Environment
 from flash_moe.errors import ConfigError, ModelNotFoundError, NotMoEError, UnsupportedModelError
 
 # Names of "experts a token" and "experts a layer" over mlx-lm's models, most common first.
@@ -153,12 +153,15 @@ class RuntimeConfig:
         top_k: Experts a token; ``None`` is the model's own number, which is exact.
         io_threads: Reader threads.
         verify_reads: Check the checksum of each record read.
+        kernels: Our GPU kernels: ``"auto"`` uses them where the self-test passes, ``"off"`` never,
+            ``"require"`` raises where they cannot be used.
     """
 
     cache_gb: float | None = None
     top_k: int | None = None
     io_threads: int = DEFAULT_IO_THREADS
     verify_reads: bool = False
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
         if self.cache_gb is not None and not (math.isfinite(self.cache_gb) and self.cache_gb > 0):
@@ -168,6 +171,11 @@ class RuntimeConfig:
         if not 1 <= self.io_threads <= MAX_IO_THREADS:
             raise ConfigError(
                 "config", f"io_threads: expected 1 to {MAX_IO_THREADS}, got {self.io_threads}"
+            )
+        if self.kernels not in KERNEL_OPTIONS:
+            raise ConfigError(
+                "config",
+                f"kernels: expected one of {', '.join(KERNEL_OPTIONS)}, got {self.kernels!r}",
             )
 
     def checked_for(self, model: ModelConfig) -> RuntimeConfig:
@@ -193,6 +201,7 @@ def runtime_config(
     top_k: int | None = None,
     io_threads: int | None = None,
     verify_reads: bool | None = None,
+    kernels: str | None = None,
 ) -> RuntimeConfig:
     """Merge arguments, which win, with the environment and the defaults."""
 
@@ -206,4 +215,5 @@ def runtime_config(
         top_k=pick(top_k, environment.top_k, None),
         io_threads=pick(io_threads, environment.io_threads, DEFAULT_IO_THREADS),
         verify_reads=pick(verify_reads, environment.verify_reads, False),
+        kernels=pick(kernels, environment.kernels, "auto"),
     )

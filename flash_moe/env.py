@@ -1,8 +1,8 @@
 """The environment variables, in one table, parsed strictly.
 
 They exist for the route where nobody calls :func:`flash_moe.load`: unmodified mlx-lm scripts that
-run a packed store. An argument of ``load`` always wins. Nothing else in the package reads
-``os.environ``.
+run a packed store. An argument of ``load`` always wins. ``FLASH_MOE_KERNEL_DIR`` is for people who
+edit a kernel. Nothing else in the package reads ``os.environ``.
 
 | variable | meaning | default |
 |---|---|---|
@@ -10,6 +10,8 @@ run a packed store. An argument of ``load`` always wins. Nothing else in the pac
 | ``FLASH_MOE_TOP_K`` | experts a token, below or equal to the model's own | the model's own |
 | ``FLASH_MOE_IO_THREADS`` | reader threads | 8 |
 | ``FLASH_MOE_VERIFY_READS`` | 1: check the checksum of each record read | 0 |
+| ``FLASH_MOE_KERNELS`` | our GPU kernels: ``auto``, ``off`` or ``require`` | ``auto`` |
+| ``FLASH_MOE_KERNEL_DIR`` | directory with all kernel files, used for the shipped | the shipped |
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from flash_moe.errors import ConfigError
 
 T = TypeVar("T")
+
+KERNEL_OPTIONS = ("auto", "off", "require")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Environment:
     top_k: int | None = None
     io_threads: int | None = None
     verify_reads: bool | None = None
+    kernels: str | None = None
+    kernel_dir: Path | None = None
 
 
 def _parse(
@@ -56,6 +63,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     """
     source = os.environ if environ is None else environ
     flags = {"0": False, "1": True, "false": False, "true": True}
+    choices = {option: option for option in KERNEL_OPTIONS}
     return Environment(
         cache_gb=_parse(source, "FLASH_MOE_CACHE_GB", float, "a number of GB"),
         top_k=_parse(source, "FLASH_MOE_TOP_K", int, "a whole number"),
@@ -63,4 +71,11 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         verify_reads=_parse(
             source, "FLASH_MOE_VERIFY_READS", lambda text: flags[text.lower()], "0 or 1"
         ),
+        kernels=_parse(
+            source,
+            "FLASH_MOE_KERNELS",
+            lambda text: choices[text.lower()],
+            f"one of {', '.join(KERNEL_OPTIONS)}",
+        ),
+        kernel_dir=_parse(source, "FLASH_MOE_KERNEL_DIR", Path, "a directory"),
     )

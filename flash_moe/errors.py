@@ -14,6 +14,7 @@
     │   │   ├── ChecksumError       its checksum is wrong
     │   │   └── ReadError           reading it failed or came back short
     │   └── PackError               packing stopped; the partial store can be continued
+    ├── KernelError                 kernels that are required, or the only right way, do not work
     ├── PromptError                 an empty prompt, or one beyond the context length
     ├── ClosedError                 the model was closed
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
@@ -119,6 +120,10 @@ class ReadError(RecordError):
 
 class PackError(StoreError):
     """Packing stopped before the store was complete."""
+
+
+class KernelError(FlashMoEError, RuntimeError):
+    """The GPU kernels cannot be used, and going on without them is not wanted or not right."""
 
 
 class PromptError(FlashMoEError, ValueError):

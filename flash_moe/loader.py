@@ -95,6 +95,7 @@ def load(
     top_k: int | None = None,
     io_threads: int | None = None,
     verify_reads: bool | None = None,
+    kernels: str | None = None,
     revision: str | None = None,
     tokenizer_config: dict[str, Any] | None = None,
 ) -> FlashMoE:
@@ -108,6 +109,8 @@ def load(
         top_k: Experts a token; fewer than the model's own is faster and not exact.
         io_threads: Threads that read experts (default 8).
         verify_reads: Check the checksum of each record read from a packed store.
+        kernels: Our GPU kernels: ``"auto"`` (default) uses them where their self-test passes,
+            ``"off"`` computes with plain MLX, ``"require"`` raises where they cannot be used.
         revision: Branch, tag or commit, for a repository.
         tokenizer_config: Passed to the tokenizer.
 
@@ -122,6 +125,7 @@ def load(
         ManifestError, CorruptFileError: The files are not what they should be.
         BudgetError: ``cache_gb`` is too small; the message names the minimum.
         ConfigError: Another bad option.
+        KernelError: ``kernels="require"`` and they cannot be used.
     """
     clear_streams_at_thread_end()
     path = resolve(path_or_repo, revision)
@@ -131,6 +135,7 @@ def load(
         top_k=top_k,
         io_threads=io_threads,
         verify_reads=verify_reads,
+        kernels=kernels,
     )
     streaming = open_streaming(path, runtime)
     override = streaming.model.override(runtime.top_k)

@@ -27,6 +27,10 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.generate", "generation_stream", ()),
     ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
+    ("mlx_lm.models.switch_layers", "SwiGLU", ()),
+    ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
+    ("mlx_lm.models.qwen3_moe", "Qwen3MoeSparseMoeBlock", ()),
+    ("mlx_lm.models.qwen3_next", "Qwen3NextSparseMoeBlock", ()),
     ("mlx_lm.sample_utils", "make_sampler", ("temp", "top_p", "min_p", "top_k")),
     (
         "mlx_lm.sample_utils",
@@ -86,5 +90,9 @@ wired_limit: Callable[..., Any] = _names["wired_limit"]
 generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 SwitchGLU: Any = _names["SwitchGLU"]
+SwiGLU: Any = _names["SwiGLU"]
+Qwen2MoeSparseMoeBlock: Any = _names["Qwen2MoeSparseMoeBlock"]
+Qwen3MoeSparseMoeBlock: Any = _names["Qwen3MoeSparseMoeBlock"]
+Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]

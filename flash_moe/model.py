@@ -19,9 +19,12 @@ import mlx.nn as nn
 from flash_moe.config import ModelConfig, RuntimeConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
 from flash_moe.memory import machine_memory
-from flash_moe.mlx_lm_api import SwitchGLU
+from flash_moe.mlx_lm_api import SwiGLU, SwitchGLU
 from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.moe import StreamedSwitchGLU
+from flash_moe.moe_block import fuse
+from flash_moe.ops.choice import use_kernels
+from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import default_budget
@@ -115,9 +118,16 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._bank = streaming.open_bank()
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
+            use = use_kernels(streaming.runtime.kernels)
             for index, path in enumerate(paths):
-                module = StreamedSwitchGLU(self._bank, index, modules[path].activation)
-                replace_module(self, path, module)
+                activation = modules[path].activation
+                kernels = None
+                if use:
+                    kernels = _kernels(self._bank, index, activation, streaming.runtime.kernels)
+                module = StreamedSwitchGLU(self._bank, index, activation, kernels)
+                parent = replace_module(self, path, module)
+                if kernels is not None and parent is not None:
+                    fuse(parent)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,6 +157,25 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
     return Streamed
+
+
+def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
+    """The kernels for a layer, or ``None`` where plain MLX has to compute it.
+
+    Raises:
+        UnsupportedModelError: The kernels are required and do not take the layer.
+    """
+    plan = bank.slab_plan(layer)
+    try:
+        if type(activation) is not SwiGLU:
+            raise UnsupportedModelError(
+                "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
+            )
+        return ExpertKernels(bank.layers[layer].layout, plan.slot_bytes, plan.n_slots)
+    except UnsupportedModelError:
+        if option == "require":
+            raise
+        return None
 
 
 def _switch_modules(model: nn.Module) -> dict[str, Any]:
@@ -192,10 +221,15 @@ def _match(modules: dict[str, Any], streaming: Streaming) -> list[str]:
     return paths
 
 
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module in the place that a path such as ``model.layers.3.mlp`` names."""
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
+    """Put a module in the place that a path such as ``model.layers.3.mlp`` names.
+
+    Returns:
+        The module that holds it, or ``None`` where that is a list.
+    """
     *parents, name = path.split(".")
     parent: Any = model
     for part in parents:
         parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
     setattr(parent, name, module)
+    return parent if isinstance(parent, nn.Module) else None

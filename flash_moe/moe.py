@@ -2,11 +2,12 @@
 
 Every mlx-lm MoE that is built on ``SwitchGLU`` routes, scales and adds its shared expert itself and
 only asks this module for the outputs of the chosen experts. That is the one seam that is replaced.
+Blocks that are known better ask for the weighted sum (``moe_block.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -16,11 +17,24 @@ import numpy as np
 import numpy.typing as npt
 
 from flash_moe.ops.expert_mlp import Activation, ExpertMLP
+from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank, Wave
 
 # The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
 # the same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
+
+# Our kernels read the weights of an expert once for each of its rows. On Metal MLX reuses them from
+# this many rows an expert on (GatherQMM in mlx/backend/metal/quantized.cpp): gather_qmm on pairs
+# sorted by expert takes over; below, it also reads them for each row. On an H100 the kernels win by
+# 2.2 to 3.8 times up to 20 rows an expert, the most that was measured (docs/kernels.md).
+MAX_ROWS_PER_EXPERT = 4
+
+Ints = npt.NDArray[Any]
+
+
+def _few_rows(n_pairs: int, n_experts: int) -> bool:
+    return n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
 
 
 class StreamedSwitchGLU(nn.Module):
@@ -32,15 +46,23 @@ class StreamedSwitchGLU(nn.Module):
         bank: The model's expert bank.
         layer: Index of the layer in the bank.
         activation: The activation of the module that this one replaces.
+        kernels: For the layer's records; without them plain MLX computes.
     """
 
-    def __init__(self, bank: ExpertBank, layer: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        bank: ExpertBank,
+        layer: int,
+        activation: Activation,
+        kernels: ExpertKernels | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.activation = activation  # in the module tree, in case it has parameters
         self._bank = bank
         self._layer = layer
         self._n_experts = bank.layers[layer].n_experts
         self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
+        self._kernels = kernels
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Outputs of the chosen experts, unweighted.
@@ -56,26 +78,79 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        indices = mx.stop_gradient(indices)
+        chosen, first, waves = self._bring(mx.stop_gradient(indices))
+        if first is not None and self._kernels and _few_rows(chosen.size, len(first.experts)):
+            rows = x.reshape(-1, x.shape[-1])
+            pairs = self._slots(first, chosen).reshape(-1, chosen.shape[-1])
+            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs), first.slab.array)
+            self._bank.hold(y)
+            return y.reshape(*chosen.shape, -1)
+        if first is not None and chosen.size < SORT_FROM:
+            slots = self._slots(first, chosen)
+            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
+            self._bank.hold(y)
+            return y.squeeze(-2)
+        return self._by_waves(x, chosen, waves)
+
+    def may_use_kernels(self, n_pairs: int) -> bool:
+        """Whether so many (row, expert) pairs can be few enough for each expert."""
+        return self._kernels is not None and _few_rows(n_pairs, self._n_experts)
+
+    def weighted(
+        self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
+    ) -> mx.array:
+        """The weighted sum over the chosen experts, plus sigmoid(gate) * shared.
+
+        Only with kernels; they compute if the rows are few and the experts fit the slots.
+
+        Args:
+            x: ``[tokens, hidden]``.
+            ids: Expert ids ``[tokens, k]``, evaluated here.
+            weights: Routing weights ``[tokens, k]``, float32.
+            shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+
+        Returns:
+            ``[tokens, hidden]`` in the dtype of ``x``.
+
+        Raises:
+            ReadError, ChecksumError: An expert could not be read.
+        """
+        assert self._kernels is not None
+        chosen, first, waves = self._bring(ids)
+        if first is None or not _few_rows(chosen.size, len(first.experts)):
+            y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
+            if shared is not None:
+                y = y + mx.sigmoid(shared[1]) * shared[0]
+            return y.astype(x.dtype)
+        ids = self._kernels.slot_ids(self._slots(first, chosen))
+        y = self._kernels(x, weights, ids, first.slab.array, shared=shared)
+        self._bank.hold(y)
+        return y
+
+    def _bring(self, indices: mx.array) -> tuple[Ints, Wave | None, Iterator[Wave]]:
+        """Evaluate the ids and bring the first experts into slots.
+
+        Returns:
+            The ids, the first wave if all experts are in it, and the waves (that one included).
+        """
         self._bank.fence(self._layer, indices)
         chosen = np.array(indices)
         experts = np.unique(chosen).tolist()
         waves = self._bank.waves(self._layer, experts)
         first = next(waves)
-        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
-            slots = mx.array(self._slot_of(first)[chosen].astype(np.uint32))
-            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
-            self._bank.hold(y)
-            return y.squeeze(-2)
-        return self._by_waves(x, chosen, chain([first], waves))
+        return chosen, first if len(first.experts) == len(experts) else None, chain([first], waves)
 
-    def _slot_of(self, wave: Wave) -> npt.NDArray[Any]:
+    def _slot_of(self, wave: Wave) -> Ints:
         """Expert id to slot id, -1 for experts that are not in this wave."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         slot_of[wave.experts] = wave.slots
         return slot_of
 
-    def _by_waves(self, x: mx.array, chosen: npt.NDArray[Any], waves: Iterable[Wave]) -> mx.array:
+    def _slots(self, wave: Wave, chosen: Ints) -> Ints:
+        """Slot ids of experts that are all in this wave."""
+        return self._slot_of(wave)[chosen].astype(np.uint32)
+
+    def _by_waves(self, x: mx.array, chosen: Ints, waves: Iterable[Wave]) -> mx.array:
         """Compute (row, expert) pairs in order of slot, one wave after another.
 
         Args:
@@ -85,14 +160,14 @@ class StreamedSwitchGLU(nn.Module):
         rows = x.reshape(-1, 1, x.shape[-1])
         pair_expert = chosen.reshape(-1)
         parts: list[mx.array] = []
-        order: list[npt.NDArray[Any]] = []
+        order: list[Ints] = []
         for wave in waves:
             pair_slot = self._slot_of(wave)[pair_expert]
             pairs = np.nonzero(pair_slot >= 0)[0]
             pairs = pairs[np.argsort(pair_slot[pairs], kind="stable")]
             part = self._mlp(
                 rows[mx.array(pairs // chosen.shape[-1])],
-                mx.array(pair_slot[pairs].astype(np.uint32)),
+                pair_slot[pairs].astype(np.uint32),
                 wave.views,
                 sorted_slots=True,
             )

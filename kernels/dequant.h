@@ -34,7 +34,29 @@ METAL_FUNC void load_chunk(const device uint32_t* p, thread uint32_t* words) {
   }
 }
 
-// sum over the chunk of q * x, in float.
+// Whether value j of a chunk lies in two words, which only widths of 3 and 6 bits have.
+template <int BITS>
+METAL_FUNC constexpr bool crosses(int j) {
+  return (j * BITS) % 32 + BITS > 32;
+}
+
+// Prepares the inputs of a chunk for dot_chunk and returns their sum. A packed value is not shifted to
+// bit 0: masked in place it is q * 2^s, and its input is multiplied by 2^-s once for all rows. Both
+// are exact, for inputs of 2^-98 and more.
+template <int BITS>
+METAL_FUNC float scale_chunk(thread float* x) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int j = 0; j < CHUNK; j++) {
+    sum += x[j];
+    if (!crosses<BITS>(j)) {
+      x[j] *= 1.0f / static_cast<float>(1u << ((j * BITS) % 32));
+    }
+  }
+  return sum;
+}
+
+// sum over the chunk of q * x in float, for x of scale_chunk.
 template <int BITS>
 METAL_FUNC float dot_chunk(thread const uint32_t* words, thread const float* x) {
   constexpr uint32_t MASK = (1u << BITS) - 1u;
@@ -43,11 +65,18 @@ METAL_FUNC float dot_chunk(thread const uint32_t* words, thread const float* x) 
   for (int j = 0; j < CHUNK; j++) {
     const int word = (j * BITS) / 32;
     const int shift = (j * BITS) % 32;
-    uint32_t q = words[word] >> shift;
-    if (shift + BITS > 32) {
-      q |= words[word + 1] << (32 - shift);
+    uint32_t q = words[word] & (MASK << shift);
+    if (crosses<BITS>(j)) {
+      q = ((words[word] >> shift) | (words[word + 1] << (32 - shift))) & MASK;
     }
-    sum = fma(static_cast<float>(q & MASK), x[j], sum);
+    sum = fma(static_cast<float>(q), x[j], sum);
   }
   return sum;
+}
+
+// Where value i of a row of WIDTH values is kept between moe_gate_up and moe_down: threads that take
+// neighbouring chunks read neighbouring blocks of 16 bytes.
+template <int WIDTH>
+METAL_FUNC constexpr int transposed(int i) {
+  return (i % CHUNK / 4 * (WIDTH / CHUNK) + i / CHUNK) * 4 + i % 4;
 }

@@ -1,9 +1,9 @@
-"""Check the kernels on a GPU against float64, then time them against mlx-lm's SwitchGLU.
+"""Check the kernels on a GPU against float64, then time them (``benchmarks/bench_kernels.py``).
 
     python scripts/gpu_check.py [--quick] [--no-bench] [--json FILE]
 
-Needs MLX with a GPU (Metal or CUDA). Prints one line a case that fails, a summary, a table of
-times, and one JSON line last. Exit code 1 if a case is out of its bound.
+Needs MLX with a GPU (Metal or CUDA). Prints one line a case that fails, a summary and one JSON
+line; then what the benchmark prints. Exit code 1 if a case is out of its bound.
 
 Bounds. Sums are float32 everywhere, so in float32 the error is that of a few hundred additions of
 values of size 1: 2e-5 of the largest output. In float16 and bfloat16 the output is rounded once,
@@ -15,172 +15,191 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+# Products of float32 in float32; on CUDA MLX rounds their inputs to TF32 otherwise.
+os.environ["MLX_ENABLE_TF32"] = "0"
 
 import mlx.core as mx
-import numpy as np
+import mlx_lm
 
+from flash_moe import load
+from flash_moe.config import RuntimeConfig
+from flash_moe.loader import open_streaming
+from flash_moe.mlx_lm_api import make_prompt_cache
 from flash_moe.ops.kernel import backend
-from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.ops.moe_experts import BITS
+from flash_moe.ops.router_topk import router_topk, router_topk_reference
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.random_experts import kernel_error, random_experts
 
 BOUNDS = {mx.float32: 2e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 HIDDEN, WIDTH = 4096, 1024  # Qwen3.5-397B-A17B
 
 
-def check(quick: bool) -> tuple[int, list[str], dict[str, float]]:
-    """All bit widths, group sizes, scale types and dtypes, k and tokens on ragged sizes."""
-    failures: list[str] = []
-    worst = {str(dtype): 0.0 for dtype in BOUNDS}
-    n = 0
-    shapes = {32: (96, 160), 64: (192, 64), 128: (128, 384)}
-    for bits, (group, (hidden, width)) in itertools.product((2, 3, 4, 6, 8), shapes.items()):
-        for i, dtype in enumerate(BOUNDS):
-            # Each kernel is compiled anew for each type of scales, so they take turns.
-            scale_dtype = list(BOUNDS)[(i + bits + group // 32) % 3]
-            experts = random_experts(
-                hidden, width, 12, bits=bits, group_size=group, scale_dtype=scale_dtype, seed=bits
+# Hidden size and expert width by group size: one more chunk than a SIMD group has lanes, and fewer.
+SHAPES = {32: (1056, 160), 64: (192, 64), 128: (128, 384)}
+MODEL_BOUND = 1e-4  # of the largest logit, after 8 layers in float32
+ROUTER_BOUND = 5e-6  # of a weight: sums of up to 1024 exponentials in float
+
+
+@dataclass
+class Tally:
+    """What was checked, the largest errors, and what failed."""
+
+    cases: int = 0
+    worst: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, what: str, kind: str, error: float, bound: float) -> None:
+        self.cases += 1
+        self.worst[kind] = max(self.worst.get(kind, 0.0), error)
+        if not error <= bound:
+            self.failures.append(f"{what}: error {error:.2e}, bound {bound:.0e}")
+
+    def merge(self, cases: int, worst: dict[str, float], failures: list[str]) -> None:
+        self.cases += cases
+        self.failures += failures
+        for kind, error in worst.items():
+            self.worst[kind] = max(self.worst.get(kind, 0.0), error)
+
+
+def check_width(bits: int, quick: bool) -> Tally:
+    """All group sizes and dtypes, k and tokens of one width; the types of scales take turns."""
+    tally = Tally()
+    tokens = (3,) if quick else (1, 2, 7, 8)
+    for (group, (hidden, width)), (i, dtype) in itertools.product(
+        SHAPES.items(), enumerate(BOUNDS)
+    ):
+        scale_dtype = list(BOUNDS)[(i + bits + group // 32) % 3]
+        experts = random_experts(
+            hidden, width, 12, bits=bits, group_size=group, scale_dtype=scale_dtype, seed=bits
+        )
+        # Each of the two is a kernel of its own to compile; every width and dtype sees both.
+        extras = (i + group // 32) % 3 != 0
+        for k, n_tokens in itertools.product((1, 4, 8, 10), tokens):
+            error = kernel_error(
+                experts, dtype, k, n_tokens, extras=extras, seed=tally.cases + 1000 * bits
             )
-            for k, n_tokens in ((1, 1), (4, 3)) if quick else ((1, 1), (4, 3), (8, 2), (10, 8)):
-                extras = k != 4 or (bits, group) != (4, 64)
-                error = kernel_error(experts, dtype, k, n_tokens, extras=extras, seed=n)
-                worst[str(dtype)] = max(worst[str(dtype)], error)
-                n += 1
-                if not error <= BOUNDS[dtype]:
-                    failures.append(
-                        f"bits {bits} group {group} scales {scale_dtype} {dtype} k {k} "
-                        f"tokens {n_tokens}: error {error:.2e}, bound {BOUNDS[dtype]:.0e}"
-                    )
+            what = f"bits {bits} group {group} scales {scale_dtype} {dtype} k {k} tokens {n_tokens}"
+            tally.add(what, str(dtype), error, BOUNDS[dtype])
+    return tally
+
+
+def check_397b() -> Tally:
+    """The sizes that matter most, and the router."""
+    tally = Tally()
     experts = random_experts(
         HIDDEN, WIDTH, 11, bits=4, group_size=64, scale_dtype=mx.bfloat16, seed=1
     )
     for dtype, (k, n_tokens) in itertools.product(BOUNDS, ((4, 1), (10, 2))):
-        error = kernel_error(experts, dtype, k, n_tokens, extras=True, seed=n)
-        worst[str(dtype)] = max(worst[str(dtype)], error)
-        n += 1
-        if not error <= BOUNDS[dtype]:
-            failures.append(f"397B sizes {dtype} k {k} tokens {n_tokens}: error {error:.2e}")
-    return n, failures, worst
+        error = kernel_error(experts, dtype, k, n_tokens, extras=True, seed=tally.cases)
+        tally.add(f"397B sizes {dtype} k {k} tokens {n_tokens}", str(dtype), error, BOUNDS[dtype])
+    for dtype, (n_experts, k), renormalise in itertools.product(
+        BOUNDS, ((512, 10), (60, 4), (7, 1), (1024, 8)), (True, False)
+    ):
+        for n_tokens in (1, 8):
+            key = mx.random.key(tally.cases)
+            logits = mx.random.normal((n_tokens, n_experts), key=key).astype(dtype)
+            ids, got = router_topk(logits, k, renormalise=renormalise)
+            expected_ids, expected = router_topk_reference(logits, k, renormalise=renormalise)
+            same = bool(mx.array_equal(ids, expected_ids))
+            error = float(mx.max(mx.abs(got - expected) / expected)) if same else float("inf")
+            what = f"router {dtype} experts {n_experts} k {k} tokens {n_tokens}"
+            tally.add(what, "router", error, ROUTER_BOUND)
+    return tally
 
 
-def seconds_of(step: Callable[[mx.array, int], mx.array], x: mx.array, steps: int) -> list[float]:
-    """Seconds a step of a chain without host synchronisation; five runs after two to warm up."""
-    times = []
-    for _ in range(7):
-        mx.synchronize()
-        started = time.perf_counter()
-        y = x
-        for i in range(steps):
-            y = step(y, i)
-        mx.eval(y)
-        times.append((time.perf_counter() - started) / steps)
-    return times[2:]
+def check_model() -> Tally:
+    """A whole small model: a prompt, then tokens one by one, against resident mlx-lm on the CPU.
+
+    All weights that are not packed are float32. The smaller bank overwrites experts all the time.
+    (Not the sizes of the ``tiny`` preset: for more than one row MLX 0.32.4 on CUDA computes
+    quantized products as small as those of its shared expert wrong.)
+    """
+    tally = Tally()
+    geometry = replace(PRESETS["tiny"], hidden=512, expert_width=256, shared_width=512)
+    n_tokens, n_steps = 60, 12
+    tokens = mx.array([[33 + (7 * i) % 90 for i in range(n_tokens)]])
+    with tempfile.TemporaryDirectory() as root:
+        path = Path(root)
+        write_mlx_checkpoint(path, geometry)
+        with mx.stream(mx.cpu):
+            expected = mlx_lm.load(str(path))[0](tokens)
+            mx.eval(expected)
+        n_bytes = open_streaming(path, RuntimeConfig()).experts.n_bytes
+        for share, kernels in itertools.product((0.15, 1.0), ("require", "off")):
+            with load(path, cache_gb=share * n_bytes / 1e9, kernels=kernels) as flash:
+                cache = make_prompt_cache(flash.model)
+                parts = [flash.model(tokens[:, : n_tokens - n_steps], cache=cache)]
+                for i in range(n_tokens - n_steps, n_tokens):
+                    parts.append(flash.model(tokens[:, i : i + 1], cache=cache))
+                error = float(mx.max(mx.abs(mx.concatenate(parts, axis=1) - expected)))
+                error /= float(mx.max(mx.abs(expected)))
+                assert flash.stats.misses, "nothing was streamed"
+            what = f"model, {share} of the experts, kernels {kernels}"
+            tally.add(what, "model", error, MODEL_BOUND)
+    return tally
 
 
-def copy_rate() -> float:
-    """Device copy bandwidth in bytes a second, read plus written."""
-    a = mx.zeros((512 * 1024 * 1024 // 4,), mx.float32) + 1
-    mx.eval(a)
-    best = min(seconds_of(lambda y, i: y + 1.0, a, 10))
-    return 2 * a.nbytes / best
-
-
-def bench() -> list[dict[str, Any]]:
-    """397B sizes, 4-bit, bf16 scales and activations; slots rotate through 450 MB."""
-    from mlx_lm.models.switch_layers import SwitchGLU
-
-    n_slots, dtype = 64, mx.bfloat16
-    one = random_experts(HIDDEN, WIDTH, 1, bits=4, group_size=64, scale_dtype=dtype, seed=2)
-    slab = mx.array(np.tile(one.words, n_slots))
-    kernels = ExpertKernels(one.layout, one.layout.record_bytes, n_slots)
-    switch = SwitchGLU(HIDDEN, WIDTH, n_slots)
-    import mlx.nn as nn
-
-    switch.set_dtype(dtype)
-    nn.quantize(switch, group_size=64, bits=4)
-    mx.eval(switch.parameters(), slab)
-    copy = copy_rate()
-    rows = []
-    steps = 60
-    for n_tokens, k in itertools.product((1, 2, 8), (4, 10)):
-        random = np.random.RandomState(k)
-        slots = [
-            np.stack([random.permutation(n_slots)[:k] for _ in range(n_tokens)]).astype(np.uint32)
-            for _ in range(steps)
-        ]
-        weights = mx.full((n_tokens, k), 1.0 / k)
-        ids = [kernels.slot_ids(s) for s in slots]
-        mx.eval(weights, ids)
-        x = mx.random.normal((n_tokens, HIDDEN)).astype(dtype)
-
-        def ours(y: mx.array, i: int) -> mx.array:
-            h = kernels.gate_up(y, ids[i], slab)  # noqa: B023
-            return kernels.down(h, weights, ids[i], slab, dtype, residual=x)  # noqa: B023
-
-        def theirs(y: mx.array, i: int) -> mx.array:
-            out = switch(y, ids[i])  # noqa: B023
-            return (out * weights[..., None].astype(dtype)).sum(axis=-2) + x  # noqa: B023
-
-        def gate_up_only(y: mx.array, i: int) -> mx.array:
-            h = kernels.gate_up(y, ids[i], slab)  # noqa: B023
-            return y + h[0, 0].astype(dtype)
-
-        timings = {
-            name: statistics.median(seconds_of(step, x, steps))
-            for name, step in (("ours", ours), ("switch_glu", theirs), ("gate_up", gate_up_only))
-        }
-        n_bytes = n_tokens * k * one.layout.payload_bytes
-        rows.append(
-            {
-                "tokens": n_tokens,
-                "k": k,
-                "ours_us": 1e6 * timings["ours"],
-                "switch_glu_us": 1e6 * timings["switch_glu"],
-                "gate_up_and_add_us": 1e6 * timings["gate_up"],
-                "speedup": timings["switch_glu"] / timings["ours"],
-                "weights_gb_s": n_bytes / timings["ours"] / 1e9,
-                "of_copy": n_bytes / timings["ours"] / copy,
-                "copy_gb_s": copy / 1e9,
-            }
-        )
-    return rows
+def check(quick: bool) -> Tally:
+    """A process for each width: compiling a kernel takes a second or two and one core."""
+    command = [sys.executable, __file__, *(["--quick"] if quick else []), "--width"]
+    running = [
+        subprocess.Popen([*command, str(bits)], stdout=subprocess.PIPE, text=True) for bits in BITS
+    ]
+    tally = check_397b()
+    tally.merge(**asdict(check_model()))
+    for bits, process in zip(BITS, running, strict=True):
+        lines = process.communicate()[0].splitlines()
+        if process.returncode:
+            tally.failures.append(f"bits {bits}: exit code {process.returncode}")
+        else:
+            tally.merge(**json.loads(lines[-1]))
+    return tally
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
+    parser.add_argument("--width", type=int, help="only this number of bits; used by itself")
     parser.add_argument("--no-bench", action="store_true")
-    parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--json", help="also write the JSON there")
     args = parser.parse_args()
     if backend() is None:
         print("gpu_check: no GPU that MLX can use", file=sys.stderr)
         return 1
-    n, failures, worst = (0, [], {}) if args.no_check else check(args.quick)
-    for failure in failures:
+    if args.width:
+        print(json.dumps(asdict(check_width(args.width, args.quick))))
+        return 0
+    tally = check(args.quick)
+    for failure in tally.failures:
         print("FAILED", failure)
-    print(f"{n} cases, {len(failures)} failed; largest error over largest output: {worst}")
-    rows = [] if args.no_bench else bench()
-    for row in rows:
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    print(
+        f"{tally.cases} cases, {len(tally.failures)} failed; largest error over largest output: "
+        f"{tally.worst}"
+    )
     report = {
         "device": str(mx.device_info().get("device_name", "?")),
         "backend": backend(),
         "mlx": mx.__version__,
-        "cases": n,
-        "failed": len(failures),
-        "worst": worst,
-        "bench": rows,
+        "cases": tally.cases,
+        "failed": len(tally.failures),
+        "worst": tally.worst,
     }
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)
-    print(json.dumps(report))
-    return 1 if failures else 0
+    print(json.dumps(report), flush=True)
+    if not args.no_bench:
+        bench = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_kernels.py"
+        subprocess.run([sys.executable, str(bench)], check=True)
+    return 1 if tally.failures else 0
 
 
 if __name__ == "__main__":

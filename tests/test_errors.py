@@ -64,6 +64,7 @@ def test_builtin_bases() -> None:
         ("ConfigError", ValueError),
         ("PromptError", ValueError),
         ("ClosedError", RuntimeError),
+        ("KernelError", RuntimeError),
         ("IncompatibleMlxLmError", ImportError),
     ):
         assert issubclass(getattr(errors, name), base)
@@ -105,8 +106,10 @@ def test_the_environment() -> None:
         "FLASH_MOE_TOP_K": "4",
         "FLASH_MOE_IO_THREADS": "16",
         "FLASH_MOE_VERIFY_READS": " 1",
+        "FLASH_MOE_KERNELS": "Require",
+        "FLASH_MOE_KERNEL_DIR": " ~/kernels",
     }
-    assert read_environment(full) == Environment(2.5, 4, 16, True)
+    assert read_environment(full) == Environment(2.5, 4, 16, True, "require", Path("~/kernels"))
     assert read_environment({"FLASH_MOE_VERIFY_READS": "False"}).verify_reads is False
 
 
@@ -120,6 +123,7 @@ def test_the_environment() -> None:
         ("FLASH_MOE_IO_THREADS", "0x8"),
         ("FLASH_MOE_VERIFY_READS", "yes"),
         ("FLASH_MOE_VERIFY_READS", "2"),
+        ("FLASH_MOE_KERNELS", "on"),
     ],
 )
 def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
@@ -141,12 +145,20 @@ def test_the_number_of_threads_is_sane(value: int) -> None:
         RuntimeConfig(io_threads=value)
 
 
+@pytest.mark.parametrize("value", ["on", "", "AUTO", True])
+def test_the_kernels_option_is_one_of_three(value: Any) -> None:
+    with pytest.raises(ConfigError, match="kernels: expected one of auto, off, require, got"):
+        RuntimeConfig(kernels=value)
+
+
 def test_arguments_win_over_the_environment() -> None:
-    environment = Environment(cache_gb=1.0, top_k=2, io_threads=3, verify_reads=True)
-    assert runtime_config(environment) == RuntimeConfig(1.0, 2, 3, True)
-    merged = runtime_config(environment, cache_gb=9.0, top_k=8, io_threads=7, verify_reads=False)
-    assert merged == RuntimeConfig(9.0, 8, 7, False)
-    assert runtime_config(Environment()) == RuntimeConfig()
+    environment = Environment(1.0, top_k=2, io_threads=3, verify_reads=True, kernels="off")
+    assert runtime_config(environment) == RuntimeConfig(1.0, 2, 3, True, "off")
+    merged = runtime_config(
+        environment, cache_gb=9.0, top_k=8, io_threads=7, verify_reads=False, kernels="require"
+    )
+    assert merged == RuntimeConfig(9.0, 8, 7, False, "require")
+    assert runtime_config(Environment()) == RuntimeConfig() == RuntimeConfig(kernels="auto")
 
 
 def moe(**fields: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import flash_moe
 ROOT = Path(flash_moe.__file__).parent
 ORDER = (
     *("errors", "env", "config", "memory", "store", "mlx_lm_api", "mlx_threads", "stream", "ops"),
-    *("moe", "model", "stop", "prompt", "result", "generate", "convert", "loader"),
+    *("moe", "moe_block", "model", "stop", "prompt", "result", "generate", "convert", "loader"),
     *("testing", "cli"),
 )
 MAX_LINES = 400

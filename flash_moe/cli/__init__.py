@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from flash_moe import __version__
-from flash_moe.cli import demo, generate, store
+from flash_moe.cli import demo, doctor, generate, store
 from flash_moe.errors import FlashMoEError
 
 
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, store, generate):
+    for module in (demo, store, generate, doctor):
         module.add_commands(commands, common)
     return parser
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flash_moe.env import KERNEL_OPTIONS
 from flash_moe.errors import PromptError
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def add_streaming_options(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="check the checksum of each record read",
     )
+    group.add_argument(
+        "--kernels",
+        choices=KERNEL_OPTIONS,
+        help="our GPU kernels: auto if their self-test passes (default), off, or require",
+    )
 
 
 def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,6 +67,7 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
         "top_k": args.top_k_experts,
         "io_threads": args.io_threads,
         "verify_reads": args.verify_reads,
+        "kernels": args.kernels,
     }
 
 

@@ -18,6 +18,8 @@ typedef __nv_bfloat16 bfloat;
 typedef __half float16_t;
 typedef __nv_bfloat16 bfloat16_t;
 namespace metal {
+template <typename T, int N> struct vec;
+template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
 METAL_FUNC float exp(float x) { return ::expf(x); }
 }
 struct mem_flags { enum flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 }; };
@@ -29,6 +31,12 @@ METAL_FUNC float simd_sum(float v) {
 METAL_FUNC float simd_max(float v) {
   for (int offset = 16; offset; offset >>= 1) {
     v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, offset));
+  }
+  return v;
+}
+METAL_FUNC int simd_min(int v) {
+  for (int offset = 16; offset; offset >>= 1) {
+    v = ::min(v, __shfl_xor_sync(0xffffffffu, v, offset));
   }
   return v;
 }

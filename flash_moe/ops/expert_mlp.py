@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.ops import kernel
 from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
 
 Activation = Callable[[mx.array, mx.array], mx.array]
@@ -48,7 +51,7 @@ class ExpertMLP:
     def __call__(
         self,
         x: mx.array,
-        slots: mx.array,
+        slots: npt.NDArray[np.uint32],
         views: Mapping[str, mx.array],
         *,
         sorted_slots: bool = False,
@@ -57,16 +60,19 @@ class ExpertMLP:
 
         Args:
             x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot a row.
-            slots: uint32 slot ids ``[..., k]``, or ``[n]``.
+            slots: Slot ids ``[..., k]``, or ``[n]``.
             views: Component name to ``[slots, ...]`` array.
             sorted_slots: The slots rise, which lets MLX use a faster kernel.
 
         Returns:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
         """
-        up = self._project("up_proj", x, slots, views, sorted_slots)
-        gate = self._project("gate_proj", x, slots, views, sorted_slots)
-        return self._project("down_proj", self.activation(up, gate), slots, views, sorted_slots)
+        if kernel.backend() == "cuda":
+            views, slots = _without_gaps(views, slots)
+        ids = mx.array(slots)
+        up = self._project("up_proj", x, ids, views, sorted_slots)
+        gate = self._project("gate_proj", x, ids, views, sorted_slots)
+        return self._project("down_proj", self.activation(up, gate), ids, views, sorted_slots)
 
     def _project(
         self,
@@ -97,3 +103,17 @@ class ExpertMLP:
             )
         bias = views.get(f"{projection}.bias")
         return x if bias is None else x + mx.expand_dims(bias[slots], -2)
+
+
+def _without_gaps(
+    views: Mapping[str, mx.array], slots: npt.NDArray[np.uint32]
+) -> tuple[Mapping[str, mx.array], npt.NDArray[np.uint32]]:
+    """Copies of the slots that are used, one behind the other, and the ids in the copies.
+
+    gather_qmm of MLX 0.32.4 on CUDA has no kernel for arrays with gaps between the experts, which
+    views of a slab are. Metal and the CPU take them.
+    """
+    used, ids = np.unique(slots, return_inverse=True)
+    index = mx.array(used)
+    copies = {name: mx.take(view, index, axis=0) for name, view in views.items()}
+    return copies, ids.reshape(slots.shape).astype(np.uint32)

@@ -7,6 +7,7 @@ form of the same computation and the contract; it also takes what these do not.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -21,14 +22,18 @@ from flash_moe.stream.slab import DTYPES
 GATE_UP = Kernel("moe_gate_up", ("x", "slots", "slab"), ("h",))
 DOWN = Kernel("moe_down", ("h", "weights", "slots", "slab", "shared", "gate", "residual"), ("y",))
 BITS = (2, 3, 4, 6, 8)
-CHUNK = 32  # inputs a lane takes at once, as in kernels/dequant.h
-MAX_THREADGROUP_BYTES = 32 * 1024  # of every Apple GPU
-# Rows of a SIMD group, and SIMD groups of a threadgroup; ROWS also stands in the kernel files.
-GATE_UP_ROWS, GATE_UP_SIMDS = 4, 8
-DOWN_ROWS, DOWN_SIMDS = 2, 4
+GROUP_SIZES = (32, 64, 128)
+CHUNK = 32  # inputs of a thread, as in kernels/dequant.h
+MAX_HIDDEN = 1024 * CHUNK  # the threads of a threadgroup own one chunk each
+# Rows of a threadgroup and its SIMD groups, as in the kernel files. The fastest of 80 variants on
+# an H100 at 397B sizes (docs/experiments.md).
+GATE_UP_ROWS = 8
+DOWN_ROWS, DOWN_SIMDS = 4, 4
+
+Shared = tuple[mx.array, mx.array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one a layer; hashed by identity, which costs no time a call
 class ExpertKernels:
     """The kernels for the records of one layer.
 
@@ -57,6 +62,8 @@ class ExpertKernels:
             and quantization is not None
             and quantization.mode == "affine",
             f"bits in {BITS}": quantization is not None and quantization.bits in BITS,
+            f"group size in {GROUP_SIZES}": quantization is not None
+            and quantization.group_size in GROUP_SIZES,
             "scales and biases of one type": len(scales) == 1,
             "no additive bias": not any(c.name.endswith(".bias") for c in self.layout.components),
             "components and slots at multiples of 16 bytes": not any(
@@ -64,8 +71,7 @@ class ExpertKernels:
             )
             and self.slot_bytes % 16 == 0,
             f"widths that are multiples of {CHUNK}": hidden % CHUNK == 0 and width % CHUNK == 0,
-            f"hidden size up to {MAX_THREADGROUP_BYTES // 33 * 8}": hidden // CHUNK * 33 * 4
-            <= MAX_THREADGROUP_BYTES,
+            f"hidden size up to {MAX_HIDDEN}": hidden <= MAX_HIDDEN,
         }
         for rule, holds in problems.items():
             if not holds:
@@ -74,6 +80,167 @@ class ExpertKernels:
                     f"moe_gate_up and moe_down: expected {rule}; got {quantization}, scales "
                     f"{sorted(scales)}, hidden {hidden}, expert width {width}",
                 )
+
+    def slot_ids(self, slots: npt.NDArray[np.uint32]) -> mx.array:
+        """Check slot ids on the host and hand them to MLX, once for both kernels.
+
+        Args:
+            slots: uint32 ``[tokens, k]``.
+
+        Raises:
+            UnsupportedModelError: An id outside of the slab, another dtype or shape.
+        """
+        if slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
+            raise UnsupportedModelError(
+                "ops", f"slots: expected uint32 [tokens, k], got {slots.dtype} {slots.shape}"
+            )
+        if int(slots.max()) >= self.n_slots:
+            raise UnsupportedModelError(
+                "ops", f"slots: expected ids below {self.n_slots}, got {int(slots.max())}"
+            )
+        return mx.array(slots)
+
+    def __call__(
+        self,
+        x: mx.array,
+        weights: mx.array,
+        slots: mx.array,
+        slab: mx.array,
+        *,
+        shared: Shared | None = None,
+        residual: mx.array | None = None,
+    ) -> mx.array:
+        """Both kernels: the weighted sum of the experts of each token.
+
+        The two launches are recorded once by ``mx.compile``: to build them anew in Python took 44
+        of the 82 microseconds of such a call on an H100, replaying them takes 6.
+
+        Args:
+            x: ``[tokens, hidden]`` in float32, float16 or bfloat16.
+            weights: Routing weights ``[tokens, k]``.
+            slots: Of ``slot_ids``, ``[tokens, k]``.
+            slab: The slab's words, uint32.
+            shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``
+                before the sigmoid, to be added.
+            residual: ``[tokens, hidden]``, to be added.
+
+        Returns:
+            ``[tokens, hidden]`` in the dtype of ``x``.
+        """
+        extras = [*(shared or ()), *(() if residual is None else (residual,))]
+        run = self._compiled(shared is not None, residual is not None)
+        return run(x, weights, slots, slab, *extras)
+
+    def unweighted(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
+        """The outputs of all experts by themselves, ``[tokens, k, hidden]``.
+
+        For blocks that weight and add in a way of their own: every (token, expert) pair is a
+        token with one expert of weight 1.
+        """
+        return self._compiled_unweighted(x, slots, slab)
+
+    def gate_up(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
+        """silu(Wg x) * (Wu x).
+
+        Args:
+            x: ``[tokens, hidden]`` in float32, float16 or bfloat16.
+            slots: Of ``slot_ids``, ``[tokens, k]``.
+            slab: The slab's words, uint32.
+
+        Returns:
+            float32 ``[tokens * k, width]`` in the order that ``down`` reads.
+        """
+        self._check_floats(x=x)
+        width = self.layout.expert_width
+        threads = 32 * -(-self.layout.hidden_size // (32 * CHUNK))
+        return GATE_UP(
+            x,
+            slots,
+            slab,
+            template=self._template(x.dtype, ("GATE", "gate_proj"), ("UP", "up_proj")),
+            grid=(threads * (width // GATE_UP_ROWS), slots.size, 1),
+            threadgroup=(threads, 1, 1),
+            output_shapes=[(slots.size, width)],
+            output_dtypes=[mx.float32],
+        )[0]
+
+    def down(
+        self,
+        h: mx.array,
+        weights: mx.array,
+        slots: mx.array,
+        slab: mx.array,
+        dtype: mx.Dtype,
+        *,
+        shared: Shared | None = None,
+        residual: mx.array | None = None,
+    ) -> mx.array:
+        """sum_k w_k (Wd h_k), plus sigmoid(gate) * shared, plus the residual.
+
+        Args:
+            h: Of ``gate_up``.
+            weights: ``[tokens, k]``.
+            slots: Of ``slot_ids``, the same as for ``gate_up``.
+            dtype: Of the result, and of ``shared`` and ``residual``.
+            shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+            residual: ``[tokens, hidden]``.
+
+        Returns:
+            ``[tokens, hidden]``.
+        """
+        n_tokens = weights.shape[0]
+        hidden = self.layout.hidden_size
+        none = _unused(dtype)
+        given = {"shared": shared[0], "gate": shared[1]} if shared else {}
+        if residual is not None:
+            given["residual"] = residual
+        for name, array in given.items():
+            if array.dtype != dtype or array.size != n_tokens * (1 if name == "gate" else hidden):
+                raise UnsupportedModelError(
+                    "ops",
+                    f"moe_down: {name}: expected {dtype} for {n_tokens} tokens, got "
+                    f"{array.dtype} {array.shape}",
+                )
+        threads = 32 * DOWN_SIMDS
+        return DOWN(
+            h,
+            weights.astype(mx.float32),
+            slots,
+            slab,
+            given.get("shared", none),
+            given.get("gate", none).reshape(-1),
+            given.get("residual", none),
+            template=[
+                *self._template(dtype, ("DOWN", "down_proj")),
+                ("SHARED", shared is not None),
+                ("RESIDUAL", residual is not None),
+            ],
+            grid=(threads * (hidden // DOWN_ROWS), n_tokens, 1),
+            threadgroup=(threads, 1, 1),
+            output_shapes=[(n_tokens, hidden)],
+            output_dtypes=[dtype],
+        )[0]
+
+    @functools.cache  # noqa: B019  a layer's kernels live as long as the model
+    def _compiled(self, has_shared: bool, has_residual: bool) -> Callable[..., mx.array]:
+        def run(
+            x: mx.array, weights: mx.array, slots: mx.array, slab: mx.array, *extras: mx.array
+        ) -> mx.array:
+            h = self.gate_up(x, slots, slab)
+            shared = (extras[0], extras[1]) if has_shared else None
+            residual = extras[-1] if has_residual else None
+            return self.down(h, weights, slots, slab, x.dtype, shared=shared, residual=residual)
+
+        return mx.compile(run)
+
+    @functools.cached_property
+    def _compiled_unweighted(self) -> Callable[..., mx.array]:
+        def run(x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
+            pairs = slots.reshape(-1, 1)
+            y = self.down(self.gate_up(x, slots, slab), mx.ones(pairs.shape), pairs, slab, x.dtype)
+            return y.reshape(*slots.shape, -1)
+
+        return mx.compile(run)
 
     @functools.cache  # noqa: B019  a layer's kernels live as long as the model
     def _template(self, x_dtype: mx.Dtype, *projections: tuple[str, str]) -> Template:
@@ -97,110 +264,6 @@ class ExpertKernels:
             ("RECORD", self.slot_bytes // 4),
             *offsets,
         ]
-
-    def slot_ids(self, slots: npt.NDArray[np.uint32]) -> mx.array:
-        """Check slot ids on the host and hand them to MLX, once for both kernels.
-
-        Args:
-            slots: uint32 ``[tokens, k]``.
-
-        Raises:
-            UnsupportedModelError: An id outside of the slab, another dtype or shape.
-        """
-        if slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
-            raise UnsupportedModelError(
-                "ops", f"slots: expected uint32 [tokens, k], got {slots.dtype} {slots.shape}"
-            )
-        if int(slots.max()) >= self.n_slots:
-            raise UnsupportedModelError(
-                "ops", f"slots: expected ids below {self.n_slots}, got {int(slots.max())}"
-            )
-        return mx.array(slots)
-
-    def gate_up(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
-        """silu(Wg x) * (Wu x).
-
-        Args:
-            x: ``[tokens, hidden]`` in float32, float16 or bfloat16.
-            slots: Of ``slot_ids``, ``[tokens, k]``.
-            slab: The slab's words, uint32.
-
-        Returns:
-            float32 ``[tokens * k, width]``, each row transposed in chunks of 32, for ``down``.
-        """
-        self._check_floats(x=x)
-        per_group = GATE_UP_ROWS * GATE_UP_SIMDS
-        groups = -(-self.layout.expert_width // per_group)
-        template = self._template(x.dtype, ("GATE", "gate_proj"), ("UP", "up_proj"))
-        return GATE_UP(
-            x,
-            slots,
-            slab,
-            template=[*template, ("SIMDS", GATE_UP_SIMDS)],
-            grid=(32 * GATE_UP_SIMDS * groups, slots.size, 1),
-            threadgroup=(32 * GATE_UP_SIMDS, 1, 1),
-            output_shapes=[(slots.size, self.layout.expert_width)],
-            output_dtypes=[mx.float32],
-        )[0]
-
-    def down(
-        self,
-        h: mx.array,
-        weights: mx.array,
-        slots: mx.array,
-        slab: mx.array,
-        dtype: mx.Dtype,
-        *,
-        shared: tuple[mx.array, mx.array] | None = None,
-        residual: mx.array | None = None,
-    ) -> mx.array:
-        """sum_k w_k (Wd h_k), plus sigmoid(gate) * shared, plus the residual.
-
-        Args:
-            h: Of ``gate_up``.
-            weights: float32 ``[tokens, k]``.
-            slots: Of ``slot_ids``, the same as for ``gate_up``.
-            dtype: Of the result, and of ``shared`` and ``residual``.
-            shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
-            residual: ``[tokens, hidden]``.
-
-        Returns:
-            ``[tokens, hidden]``.
-        """
-        n_tokens = weights.shape[0]
-        hidden = self.layout.hidden_size
-        none = _unused(dtype)
-        given = {"shared": shared[0], "gate": shared[1]} if shared else {}
-        if residual is not None:
-            given["residual"] = residual
-        for name, array in given.items():
-            if array.dtype != dtype or array.size != n_tokens * (1 if name == "gate" else hidden):
-                raise UnsupportedModelError(
-                    "ops",
-                    f"moe_down: {name}: expected {dtype} for {n_tokens} tokens, got "
-                    f"{array.dtype} {array.shape}",
-                )
-        groups = -(-hidden // (DOWN_ROWS * DOWN_SIMDS))
-        template = self._template(dtype, ("DOWN", "down_proj"))
-        return DOWN(
-            h,
-            weights.astype(mx.float32),
-            slots,
-            slab,
-            given.get("shared", none),
-            given.get("gate", none).reshape(-1),
-            given.get("residual", none),
-            template=[
-                *template,
-                ("SIMDS", DOWN_SIMDS),
-                ("SHARED", shared is not None),
-                ("RESIDUAL", residual is not None),
-            ],
-            grid=(32 * DOWN_SIMDS * groups, n_tokens, 1),
-            threadgroup=(32 * DOWN_SIMDS, 1, 1),
-            output_shapes=[(n_tokens, hidden)],
-            output_dtypes=[dtype],
-        )[0]
 
     def _check_floats(self, **arrays: mx.array) -> None:
         for name, array in arrays.items():

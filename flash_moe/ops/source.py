@@ -1,15 +1,37 @@
-"""Finds and reads the kernel sources, in a wheel and in an editable install alike."""
+"""Finds and reads the kernel sources, in a wheel and in an editable install alike.
+
+``FLASH_MOE_KERNEL_DIR`` names a directory that takes the place of the shipped one as a whole. There
+is no falling back from it to a shipped file: who edits a kernel must know that the edit runs.
+"""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
+from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
 
 
 def kernels_dir() -> Path:
-    """The directory of the ``*.metal`` files.
+    """The directory of the ``*.metal`` files: that of the environment, or the shipped one.
+
+    Raises:
+        ConfigError: ``FLASH_MOE_KERNEL_DIR`` is no directory, or the installation is broken.
+    """
+    given = read_environment().kernel_dir
+    if given is None:
+        return shipped_kernels_dir()
+    chosen = given.expanduser().absolute()
+    if not chosen.is_dir():
+        raise ConfigError(
+            "kernels", f"FLASH_MOE_KERNEL_DIR: {chosen} is not a directory", _how_to_edit()
+        )
+    return chosen
+
+
+def shipped_kernels_dir() -> Path:
+    """The directory of the ``*.metal`` files that came with flash_moe.
 
     A wheel carries them inside the package; an editable install leaves them in the repository,
     beside it. Never relative to the current directory.
@@ -29,17 +51,29 @@ def kernels_dir() -> Path:
     )
 
 
-@functools.cache
 def read_kernel_file(name: str) -> str:
-    """The text of a file of ``kernels/``.
+    """The text of a file of :func:`kernels_dir`, read once a process.
 
     Raises:
-        ConfigError: There is no such file: the installation is broken.
+        ConfigError: There is no such file; it is never taken from another directory instead.
     """
-    file = kernels_dir() / name
+    return _read(kernels_dir() / name)
+
+
+@functools.cache
+def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        if read_environment().kernel_dir is None:
+            raise ConfigError(
+                "kernels", f"expected {file}: {reason}", "Install flash_moe again."
+            ) from None
         raise ConfigError(
-            "kernels", f"expected {file}: {error.strerror}", "Install flash_moe again."
+            "kernels", f"FLASH_MOE_KERNEL_DIR: expected {file}: {reason}", _how_to_edit()
         ) from None
+
+
+def _how_to_edit() -> str:
+    return f"Copy all of {shipped_kernels_dir()} there and edit the copy, or unset the variable."

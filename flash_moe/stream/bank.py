@@ -38,11 +38,13 @@ class Wave:
     Attributes:
         experts: Expert numbers.
         slots: The slot of each.
-        views: Component name to ``[slots, ...]`` array of the slab they are in.
+        slab: Where the slots are.
+        views: Component name to ``[slots, ...]`` array of the slab.
     """
 
     experts: Sequence[int]
     slots: Sequence[int]
+    slab: Slab
     views: Mapping[str, mx.array]
 
 
@@ -101,6 +103,10 @@ class ExpertBank:
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
 
+    def slab_plan(self, layer: int) -> SlabPlan:
+        """The slab that a layer's experts go to."""
+        return self._arena_of[layer].plan
+
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
 
@@ -146,7 +152,8 @@ class ExpertBank:
             except BaseException:
                 self.recover()
                 raise
-            yield Wave(group, assignment.slots, arena.slab.views(self.layers[layer].layout))
+            views = arena.slab.views(self.layers[layer].layout)
+            yield Wave(group, assignment.slots, arena.slab, views)
 
     def hold(self, output: mx.array) -> None:
         """Remember a lazy array that reads slots, for the next fence."""

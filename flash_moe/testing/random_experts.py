@@ -104,7 +104,7 @@ def kernel_error(
     """Run ``moe_gate_up`` and ``moe_down`` on one random case.
 
     Args:
-        extras: With shared expert and residual.
+        extras: With shared expert and residual; without them, also unweighted.
 
     Returns:
         The largest error against float64, over the largest output; infinite for NaN.
@@ -125,21 +125,27 @@ def kernel_error(
     weights = mx.array(random.rand(n_tokens, k).astype(np.float32))
     kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, experts.n_experts)
     slab, ids = mx.array(experts.words), kernels.slot_ids(slots)
-    y = kernels.down(
-        kernels.gate_up(x, ids, slab),
-        weights,
-        ids,
-        slab,
-        dtype,
-        shared=(shared, gate) if extras else None,
-        residual=residual if extras else None,
+    if extras:
+        y = kernels(x, weights, ids, slab, shared=(shared, gate), residual=residual)
+        expected = experts.reference(
+            exact(x),
+            slots,
+            exact(weights),
+            shared=(exact(shared), exact(gate)),
+            residual=exact(residual),
+        )
+        return _error(exact(y), expected)
+    pairs = experts.reference(
+        np.repeat(exact(x), k, axis=0), slots.reshape(-1, 1), np.ones((n_tokens * k, 1))
+    ).reshape(n_tokens, k, hidden)
+    return max(
+        _error(exact(kernels.unweighted(x, ids, slab)), pairs),
+        _error(
+            exact(kernels(x, weights, ids, slab)), (pairs * exact(weights)[..., None]).sum(axis=1)
+        ),
     )
-    expected = experts.reference(
-        exact(x),
-        slots,
-        exact(weights),
-        shared=(exact(shared), exact(gate)) if extras else None,
-        residual=exact(residual) if extras else None,
-    )
-    error = np.abs(exact(y) - expected).max() / np.abs(expected).max()
+
+
+def _error(got: Floats, expected: Floats) -> float:
+    error = np.abs(got - expected).max() / np.abs(expected).max()
     return float(error) if np.isfinite(error) else float("inf")

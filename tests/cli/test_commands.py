@@ -24,7 +24,7 @@ def one_line(text: str) -> str:
 def test_help_and_version_are_quick_to_import() -> None:
     out = flash_moe("--help")
     assert out.returncode == 0
-    for command in ("demo", "pack", "verify", "info", "generate"):
+    for command in ("demo", "pack", "verify", "info", "generate", "doctor"):
         assert command in out.stdout
         assert flash_moe(command, "--help").returncode == 0
     assert flash_moe("--version").stdout.startswith("flash-moe 0.")
@@ -130,6 +130,14 @@ def test_top_k_experts(tiny_store: Path) -> None:
     bad = flash_moe("generate", tiny_store, "-p", "a", "--top-k-experts", 99)
     assert bad.returncode == 1
     assert "expected 1 to 32" in one_line(bad.stderr)
+
+
+def test_kernels_option(tiny_store: Path) -> None:
+    arguments = ("generate", tiny_store, "-p", "a", "-n", 2, "--kernels")
+    assert flash_moe(*arguments, "off").returncode == 0
+    wrong = flash_moe(*arguments, "on")
+    assert wrong.returncode == 2
+    assert "invalid choice: 'on'" in wrong.stderr
 
 
 def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:

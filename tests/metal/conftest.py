@@ -34,7 +34,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if "/metal/" in report.nodeid and isinstance(report.longrepr, tuple)
     ]
     if skipped:
-        names = ", ".join(report.nodeid.rpartition("::")[2] for report in skipped)
+        tests = (report.nodeid.rpartition("::")[2].partition("[")[0] for report in skipped)
+        names = ", ".join(dict.fromkeys(tests))
         reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in skipped}
         terminalreporter.section("Metal kernels that were not run")
         terminalreporter.line(f"{len(skipped)} tests skipped: {names}")

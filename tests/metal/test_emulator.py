@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import emulated_metal, metal_kernel, run_kernel
+from tests.metal.emulator import KernelFault, emulated_metal, metal_kernel, run_kernel
 from tests.metal.emulator.compile import BUILDS
 from tests.metal.emulator.launch import SCHEDULES
 from tests.metal.sample_kernels import as_float64, matvec
@@ -123,6 +123,26 @@ def test_shapes_strides_and_scalars() -> None:
         assert (y == np.array(view) + 4).all()
         y = one_output(source, {"x": view, "s": 2.0}, view.shape)
         assert (y == np.array(view) + 4).all()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_structures_travel_between_address_spaces(build: str) -> None:
+    header = "struct alignas(8) Pair { float a, b; };"
+    source = """
+      threadgroup Pair kept[32];
+      uint i = thread_position_in_grid.x;
+      *((threadgroup Pair*)(&kept[i])) = *((const device Pair*)(x + 2 * i));
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      *((device Pair*)(y + 2 * i)) =
+          *((const threadgroup Pair*)(&kept[31 - i]));
+    """
+    x = np.arange(66, dtype=np.float32)
+    how = {"grid": (32, 1, 1), "header": header, "build": build}
+    y = one_output(source, {"x": x}, (32, 2), **how)
+    assert (y == x[:64].reshape(32, 2)[::-1]).all()
+    if build == "asan":
+        with pytest.raises(KernelFault, match="assumption of 8 byte alignment"):
+            one_output(source.replace("(x +", "(x + 1 +"), {"x": x}, (32, 2), **how)
 
 
 def test_init_value_and_atomics() -> None:

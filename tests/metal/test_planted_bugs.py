@@ -107,6 +107,12 @@ REFUSED = {
     ),
     "device pointer without space": (START, START + " const T* p = x;", "cannot initialize"),
     "write to an input": (START, START + " x[0] = 1;", "read-only"),
+    "write to constant memory": (START, START + " constant int* p = 0; p[0] = 1;", "read-only"),
+    "function constant that nobody sets": (
+        START,
+        START + " constant bool flag [[function_constant(0)]]; if (flag) return;",
+        "undefined reference to `flag'",
+    ),
     "double": (START, START + " double d = 1;", "poisoned"),
     "int and uint in min": (START, START + " if (min(row0, lane) > 100) return;", "ambiguous"),
 }

@@ -42,6 +42,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mlp_only_layers": [1],  # a dense layer between MoE layers
         "norm_topk_prob": True,
     },
+    "qwen2_moe": {
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "shared_expert_intermediate_size": 64,
+    },
     "qwen3_next": {
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,

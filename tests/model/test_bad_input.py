@@ -182,7 +182,13 @@ def test_top_k_out_of_range(tiny_store: Path, top_k: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cache_gb": 0}, {"cache_gb": float("nan")}, {"io_threads": 0}, {"io_threads": 1000}],
+    [
+        {"cache_gb": 0},
+        {"cache_gb": float("nan")},
+        {"io_threads": 0},
+        {"io_threads": 1000},
+        {"kernels": "on"},
+    ],
     ids=str,
 )
 def test_bad_options(tiny_store: Path, options: dict[str, Any]) -> None:

@@ -103,13 +103,23 @@ def _index(parameter: Any) -> int:
 
 def _input(name: str, array: np.ndarray, row_contiguous: bool) -> Buffer:
     if row_contiguous or array.flags.c_contiguous:
-        return Buffer(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return Buffer(name, _aligned(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
     # All bytes between the first and the last element in memory, gaps included.
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape, strict=True)]
     below, above = -sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
     first = array.__array_interface__["data"][0] - below
     block = ctypes.string_at(first, below + above + array.itemsize)
     return Buffer(name, np.frombuffer(block, np.uint8), below)
+
+
+def _aligned(data: np.ndarray) -> np.ndarray:
+    """The bytes at a multiple of 16, where buffers of Metal begin; MLX's on a CPU may not."""
+    if data.ctypes.data % 16 == 0:
+        return data
+    room = np.empty(data.size + 16, np.uint8)
+    start = -room.ctypes.data % 16
+    room[start : start + data.size] = data
+    return room[start : start + data.size]
 
 
 def _output(name: str, shape: Sequence[int], dtype: mx.Dtype, init_value: float | None) -> Buffer:

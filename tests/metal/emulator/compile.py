@@ -26,7 +26,6 @@ _LANGUAGE = [
     "-march=x86-64-v3",
     "-fPIC",
     "-fno-strict-aliasing",
-    "-ffp-contract=off",
     "-fno-exceptions",
     # half and bfloat are rounded after every operation, literals are single precision, and vectors
     # convert only when asked, as in Metal.
@@ -39,6 +38,7 @@ _LANGUAGE = [
     "-Wno-unknown-attributes",
     "-Wno-static-float-init",
     "-Wno-c++11-narrowing",
+    "-Wno-duplicate-decl-specifier",  # `constant` says const
     "-Wimplicit-float-conversion",  # see _check
 ]
 # Words of C++ that Metal does not have: an error where clang would take them.
@@ -68,9 +68,14 @@ BUILDS = {
         ("-DMSL_ASAN",),
         False,
     ),
-    # Only the instrumentation is clang's; the calls it makes go to race.cpp.
+    # Only the instrumentation is clang's; the calls it makes go to race.cpp. Stores of two branches
+    # stay two: merged into one, they would have no line to report.
     "tsan": Build(
-        ("-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"),
+        (
+            "-fsanitize=thread",
+            *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
+            *("-mllvm", "-sink-common-insts=0"),
+        ),
         "-O1",
         (*_RUNTIME, "race.cpp"),
         (),
@@ -86,9 +91,18 @@ BUILDS = {
 }
 
 
+def _contraction(contract: bool) -> str:
+    """Whether ``a * b + c`` of floats becomes one operation, rounded once; Metal may do either."""
+    return f"-ffp-contract={'fast' if contract else 'off'}"
+
+
 @functools.cache
-def compile_kernel(source: KernelSource, build: str = "plain") -> Path:
+def compile_kernel(source: KernelSource, build: str = "plain", contract: bool = False) -> Path:
     """The shared library or program of ``source``.
+
+    Args:
+        build: One of `BUILDS`.
+        contract: Fuse multiplications and additions wherever that is possible, else nowhere.
 
     Raises:
         CompileError: clang refuses the text, or accepts what Metal would not.
@@ -96,13 +110,15 @@ def compile_kernel(source: KernelSource, build: str = "plain") -> Path:
     """
     kind = BUILDS[build]
     text = _POISON + f'#line 1 "{_TEXT}"\n' + to_cpp(source.text) + entry_point(source)
-    key = digest(text, build, repr(kind), _common_key(), prelude())
+    fusing = _contraction(contract)
+    key = digest(text, build, repr(kind), fusing, _common_key(), prelude())
     name = f"{key}.so" if kind.shared else key
 
     def make(target: Path) -> None:
         cpp, kernel = target.with_suffix(".cpp"), target.with_suffix(".o")
         cpp.write_text(text)
-        front = [*_LANGUAGE, _INCLUDE, "-include-pch", str(_precompiled(build)), str(cpp)]
+        header = ["-include-pch", str(_precompiled(build, contract))]
+        front = [*_LANGUAGE, fusing, _INCLUDE, *header, str(cpp)]
         if not kind.sanitize:
             _check(_run(kind.optimise, *front, "-c", "-o", str(kernel)))
         else:
@@ -117,9 +133,10 @@ def compile_kernel(source: KernelSource, build: str = "plain") -> Path:
             ]
             _check(_run(kind.optimise, *unoptimised, *front, "-o", str(ir)))
             ir.write_text(without_address_spaces(ir.read_text()))
-            back = ["-g1", "-march=x86-64-v3", "-fPIC", *kind.sanitize, "-Wno-override-module"]
+            back = ["-g1", "-march=x86-64-v3", "-fPIC", fusing, "-Wno-override-module"]
+            back += kind.sanitize
             _run(kind.optimise, *back, "-c", str(ir), "-o", str(kernel))
-        link = ["-shared", "-Wl,-Bsymbolic"] if kind.shared else list(kind.sanitize)
+        link = ["-shared", "-Wl,-Bsymbolic,-z,defs"] if kind.shared else list(kind.sanitize)
         objects = [str(_runtime(build, part)) for part in kind.runtime]
         _run(*link, str(kernel), *objects, "-lm", "-o", str(target))
 
@@ -146,11 +163,11 @@ def _common_key() -> str:
 
 
 @functools.cache
-def _precompiled(build: str) -> Path:
+def _precompiled(build: str, contract: bool) -> Path:
     """The shim and MLX's prelude, parsed once for all kernels of this kind of build."""
     kind = BUILDS[build]
     text = "#include <metal_stdlib>\n" + to_cpp(prelude())
-    flags = [*_LANGUAGE, _INCLUDE, kind.optimise, *kind.sanitize]
+    flags = [*_LANGUAGE, _contraction(contract), _INCLUDE, kind.optimise, *kind.sanitize]
     if kind.sanitize:
         flags.append("-g1")
 
@@ -184,7 +201,8 @@ def _write(path: Path, text: str) -> None:
 def _run(*arguments: str) -> str:
     done = subprocess.run([toolchain.compiler(), *arguments], capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line or "note" in line]
+        found = re.compile("error|note|undefined")
+        lines = [line for line in done.stderr.splitlines() if found.search(line)]
         raise CompileError("\n".join((lines or done.stderr.splitlines())[:20]))
     return done.stderr
 

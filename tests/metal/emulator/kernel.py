@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.metal.emulator.buffers import from_bits, lay_out
 from tests.metal.emulator.compile import compile_kernel
+from tests.metal.emulator.eager import uncompiled
 from tests.metal.emulator.launch import Grid, launch
 from tests.metal.emulator.source import KernelSource, trace
 
@@ -29,6 +30,7 @@ class How:
     build: str = "plain"
     schedule: str = "ascending"
     seed: int = 0
+    contract: bool = False
 
 
 _how = How()
@@ -131,10 +133,17 @@ class metal_kernel:
     ) -> list[np.ndarray]:
         """One launch; bfloat16 outputs as their bits."""
         arrays = [a if isinstance(a, mx.array) else mx.array(a) for a in inputs]
+        try:
+            mx.eval(arrays)
+        except ValueError as error:
+            raise RuntimeError(
+                f"the inputs of an emulated kernel have no values ({error}); "
+                "inside emulated_metal() mx.compile is off"
+            ) from error
         source = self.source_for(arrays, template, output_shapes, output_dtypes)
         if verbose:
             print(source.text)
-        binary = compile_kernel(source, how.build)
+        binary = compile_kernel(source, how.build, how.contract)
         described = list(zip(output_shapes, output_dtypes, strict=True))
         buffers = lay_out(
             source,
@@ -175,6 +184,7 @@ def run_kernel(
     build: str = "plain",
     schedule: str = "ascending",
     seed: int = 0,
+    contract: bool = False,
 ) -> list[np.ndarray]:
     """Compiles and runs a kernel once.
 
@@ -182,6 +192,8 @@ def run_kernel(
         build: ``plain``; ``asan`` (memory errors and undefined behaviour); ``tsan`` (races);
             ``msan`` (uninitialised memory).
         schedule: The order of threads and threadgroups: ascending, reverse, or random by ``seed``.
+        contract: Round ``a * b + c`` of floats once, wherever clang can, instead of twice. Metal
+            may do either: what both give bounds what is left open.
 
     Returns:
         The outputs; bfloat16 as its bits in uint16.
@@ -194,7 +206,7 @@ def run_kernel(
     kernel = metal_kernel(
         name, input_names, output_names, source, header, ensure_row_contiguous, atomic_outputs
     )
-    how = How(build, schedule, seed)
+    how = How(build, schedule, seed, contract)
     return kernel.run(
         inputs, template, grid, threadgroup, output_shapes, output_dtypes, init_value, how
     )
@@ -202,16 +214,20 @@ def run_kernel(
 
 @contextlib.contextmanager
 def emulated_metal(
-    build: str = "plain", schedule: str = "ascending", seed: int = 0
+    build: str = "plain", schedule: str = "ascending", seed: int = 0, contract: bool = False
 ) -> Iterator[None]:
-    """Inside, ``mx.fast.metal_kernel`` makes emulated kernels, and they run in this way.
+    """Inside, ``mx.fast.metal_kernel`` makes emulated kernels, and they run as `run_kernel` says.
 
-    Kernels made before stay what they are; emulated ones that outlive the block run plainly.
+    ``mx.compile`` is off inside: functions that it made call what they were made of.
+
+    Kernels made before stay what they are; emulated ones that outlive the block run plainly, and
+    not in a function that is being compiled.
     """
     global _how
     before, before_how = mx.fast.metal_kernel, _how
-    mx.fast.metal_kernel, _how = metal_kernel, How(build, schedule, seed)
-    try:
-        yield
-    finally:
-        mx.fast.metal_kernel, _how = before, before_how
+    with uncompiled():
+        mx.fast.metal_kernel, _how = metal_kernel, How(build, schedule, seed, contract)
+        try:
+            yield
+        finally:
+            mx.fast.metal_kernel, _how = before, before_how

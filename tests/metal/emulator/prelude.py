@@ -51,6 +51,7 @@ def prelude() -> str:
     return (_unpacked() / "prelude.metal").read_text()
 
 
+@functools.cache
 def header_text(*names: str) -> str:
     """MLX's own headers, with what they include of each other in its place.
 

@@ -1,12 +1,14 @@
 """Turns Metal text into C++ that clang takes, changing as little as possible and no line number.
 
 Only what C++ has no syntax for is touched: comments go, threadgroup variables become references
-into the runtime's arena, array parameters become pointers, and MLX's line that instantiates the
-kernel goes (the entry point names the instance). All else is the shim's work.
+into the runtime's arena, array parameters become pointers, function constants are only declared,
+structures are copied between address spaces by a call, and MLX's line that instantiates the kernel
+goes (the entry point names the instance). All else is the shim's work.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -28,6 +30,16 @@ THREADGROUP_VARIABLE = re.compile(
     r"(?P<type>(?:alignas\([^)]*\)\s*)?[A-Za-z_][\w:]*(?:\s*<[^;{}()]*?>)?)\s+"
     rf"(?P<names>{_DECLARATOR}(?:,\s*{_DECLARATOR})*);"
 )
+# Declared only: a kernel that uses it does not link, as there is nothing here that would set it.
+_FUNCTION_CONSTANT = re.compile(
+    r"\bconstant\s+(\w+)\s+(\w+)\s*\[\[\s*function_constant\s*\(\w+\)\s*\]\]\s*;"
+)
+# *((threadgroup T*)(to)) = *((const device T*)(from));
+_POINTER = r"\(\s*(?:const\s+)?(?:constant|device|threadgroup)\s+(?:const\s+)?[\w:]+\s*\*\s*\)"
+_COPY = re.compile(
+    rf"(?<=[;{{}}\n])(?P<before>\s*)\*\(\s*(?P<to>{_POINTER}\s*\([^;=]*\))\s*\)(?P<equals>\s*=\s*)"
+    rf"\*\(\s*(?P<from>{_POINTER}\s*\([^;=]*\))\s*\)\s*;"
+)
 _VECTOR_CALL = re.compile(r"\bvec<([^<>();]+)>\s*\(")
 
 
@@ -41,13 +53,21 @@ def strip_comments(text: str) -> str:
     return _COMMENT.sub(replace, text)
 
 
+@functools.lru_cache(maxsize=16)
 def to_cpp(text: str) -> str:
     """``text`` for clang and the shim."""
     text = strip_comments(text)
     text = _HOST_NAME.sub(_blank, text)
     text = _THREADGROUP_INDEX.sub("", text)
+    text = _FUNCTION_CONSTANT.sub(r"extern constant \1 \2;", text)
     text = _ARRAY_PARAMETER.sub(r"\g<type>* \g<name>", text)
     text = _VECTOR_CALL.sub(r"::metal::make_vector<vec<\1>>(", text)
+    text = _COPY.sub(
+        lambda m: (
+            f"{m['before']}msl::assign({m['to']},{m['equals'].replace('=', ' ')}{m['from']});"
+        ),
+        text,
+    )
     numbers = itertools.count()
 
     def declare(match: re.Match[str]) -> str:

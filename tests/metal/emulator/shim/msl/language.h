@@ -14,7 +14,7 @@
 #define METAL_FUNC inline __attribute__((__always_inline__))
 
 #define device __attribute__((address_space(1)))
-#define constant __attribute__((address_space(2)))
+#define constant const __attribute__((address_space(2)))  // read-only without saying so
 #define threadgroup __attribute__((address_space(3)))
 #define thread
 #define kernel

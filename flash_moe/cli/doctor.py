@@ -1,0 +1,201 @@
+"""``flash-moe doctor``: what this machine has, and whether the kernels compute right on it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flash_moe.store.layout import RecordLayout
+
+PLAIN = "the CPU computes with plain MLX; kernels need Metal or CUDA"
+BACKENDS = {"metal": "Metal", "cuda": "CUDA", None: "CPU"}
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "doctor", parents=[common], help="check this machine, and that kernels compute right on it"
+    )
+    parser.add_argument(
+        "model", nargs="?", help="store or mlx checkpoint: do the kernels take its experts?"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    facts = {**machine(), "self_test": tested()}
+    if args.model is not None:
+        facts["model"] = model_facts(args.model)
+    failed = facts["self_test"] is not None and not facts["self_test"]["passed"]
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(report(facts)))
+    return 1 if failed else 0
+
+
+def machine() -> dict[str, Any]:
+    """Versions, device, memory, and where things are."""
+    from importlib.metadata import version
+
+    import mlx.core as mx
+    import platformdirs
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from flash_moe import __version__
+    from flash_moe.env import read_environment
+    from flash_moe.memory import machine_memory
+    from flash_moe.ops.kernel import backend
+    from flash_moe.ops.self_test import kernel_texts
+    from flash_moe.ops.self_test_memory import memory_file
+    from flash_moe.ops.source import kernels_dir
+
+    environment = read_environment()
+    kernel_texts()  # a missing file is an error, also where no kernel runs
+    device = mx.device_info()
+    return {
+        "flash_moe": __version__,
+        "mlx": version("mlx"),
+        "mlx_lm": version("mlx-lm"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": backend(),
+        "device": str(device.get("device_name", "unknown")),
+        "architecture": str(device.get("architecture", platform.machine())),
+        "memory_bytes": machine_memory(),
+        # What macOS lets the GPU hold at once; the bank and the resident weights share it.
+        "gpu_memory_bytes": device.get("max_recommended_working_set_size"),
+        "kernels_option": environment.kernels or "auto",
+        "kernels_dir": str(kernels_dir()),
+        "kernels_overridden": environment.kernel_dir is not None,
+        "cache_dir": platformdirs.user_cache_dir("flash_moe"),
+        "self_test_file": str(memory_file()),
+        "hub_cache_dir": str(HF_HUB_CACHE),
+    }
+
+
+def tested() -> dict[str, Any] | None:
+    """The self-test, run now whatever is remembered; ``None`` on a CPU."""
+    from dataclasses import asdict
+
+    from flash_moe.ops.kernel import backend
+    from flash_moe.ops.self_test import self_test
+
+    return asdict(self_test(again=True)) if backend() is not None else None
+
+
+def model_facts(path_or_repo: str) -> dict[str, Any]:
+    """Whether the kernels take the records of a model, by runs of like layers."""
+    from itertools import groupby
+
+    from flash_moe.config import runtime_config
+    from flash_moe.env import read_environment
+    from flash_moe.loader import open_streaming, resolve
+    from flash_moe.ops.router_topk import takes
+
+    path = resolve(path_or_repo)
+    streaming = open_streaming(path, runtime_config(read_environment()))
+    config, layers = streaming.model, streaming.experts.layers
+    runs = []
+    for layout, like in groupby(layers, key=lambda layer: layer.layout):
+        numbers = [layer.number for layer in like]
+        runs.append(
+            {"layers": numbers, "records": describe(layout), "why_not": why_not_taken(layout)}
+        )
+    return {
+        "path": str(path),
+        "model_type": config.model_type,
+        "experts": config.n_experts,
+        "experts_per_token": config.top_k,
+        "router_taken": takes(config.n_experts, config.top_k),
+        "records": runs,
+    }
+
+
+def describe(layout: RecordLayout) -> str:
+    """Quantization and size of a record, in words."""
+    from flash_moe.store.layout import PROJECTIONS
+
+    kinds = []
+    for projection in PROJECTIONS:
+        q, scales = layout.quantization(projection), layout.component(projection, "scales")
+        if q is None or scales is None:
+            weight = layout.component(projection, "weight")
+            kinds.append(f"not quantized, {weight.dtype if weight else '?'}")
+        else:
+            kinds.append(f"{q.bits}-bit {q.mode}, group {q.group_size}, scales {scales.dtype}")
+    named = [f"{p.split('_')[0]} {kind}" for p, kind in zip(PROJECTIONS, kinds, strict=True)]
+    text = kinds[0] if len(set(kinds)) == 1 else "; ".join(named)
+    return f"{text}; hidden {layout.hidden_size}, expert width {layout.expert_width}"
+
+
+def why_not_taken(layout: RecordLayout) -> str | None:
+    """The reason why the kernels do not take such records, or ``None`` if they do."""
+    from flash_moe.errors import UnsupportedModelError
+    from flash_moe.ops.moe_experts import ExpertKernels
+
+    try:
+        ExpertKernels(layout, layout.record_bytes, 1)
+    except UnsupportedModelError as error:
+        return error.problem
+    return None
+
+
+def report(facts: dict[str, Any]) -> list[str]:
+    """The facts as lines for people."""
+    memory = f"{facts['memory_bytes'] / 1e9:.1f} GB"
+    if facts["gpu_memory_bytes"]:
+        memory += f", {facts['gpu_memory_bytes'] / 1e9:.1f} GB of it for the GPU"
+    where = "FLASH_MOE_KERNEL_DIR" if facts["kernels_overridden"] else "shipped"
+    rows = {
+        "flash_moe": facts["flash_moe"],
+        "mlx": f"{facts['mlx']}, mlx-lm {facts['mlx_lm']}",
+        "python": f"{facts['python']} on {facts['platform']}",
+        "device": f"{BACKENDS[facts['backend']]}: {facts['device']} ({facts['architecture']})",
+        "memory": memory,
+        "kernels": f"{facts['kernels_option']}, from {facts['kernels_dir']} ({where})",
+        "caches": f"{facts['cache_dir']}, models: {facts['hub_cache_dir']}",
+    }
+    lines = [f"{name:12}{text}" for name, text in rows.items()]
+    return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
+
+
+def _self_test_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return [f"{'self-test':12}{PLAIN}"]
+    if found["passed"]:
+        return [f"{'self-test':12}passed, {found['seconds']:.2f} s"]
+    if found["plain_works"]:
+        then = "Models compute with mx.gather_qmm, which is right and slower."
+    else:
+        then = "Plain MLX is wrong on the slab too, so models do not load."
+    lines = [f"{'self-test':12}FAILED. {then} Please report all of this."]
+    for problem in found["problems"]:
+        lines += textwrap.indent(problem, " " * 12).splitlines()
+    return lines
+
+
+def _model_lines(model: dict[str, Any] | None) -> list[str]:
+    if model is None:
+        return []
+    lines = [f"{'model':12}{model['model_type']}, {Path(model['path']).name}"]
+    for part in model["records"]:
+        lines.append(f"{'':12}{_span(part['layers'])}: {part['records']}")
+        verdict = "records that the kernels take"
+        if part["why_not"] is not None:
+            verdict = f"mx.gather_qmm computes them: {part['why_not']}"
+        lines.append(f"{'':14}{verdict}")
+    router = f"{model['experts']} experts, {model['experts_per_token']} a token"
+    taken = "one that the kernel takes" if model["router_taken"] else "plain MLX computes it"
+    lines.append(f"{'':12}router of {router}: {taken}")
+    return lines
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """Layer numbers in words; they rise, and some models have experts in every other layer."""
+    if len(numbers) == 1:
+        return f"layer {numbers[0]}"
+    return f"{len(numbers)} layers, {numbers[0]} to {numbers[-1]}"

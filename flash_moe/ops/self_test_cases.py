@@ -1,0 +1,178 @@
+"""The cases of the self-test: small, and each with a right answer from plain MLX.
+
+bfloat16 only and one template a kernel, because each costs a compilation; 4-bit, group 64. So other
+bit widths, group sizes and types are not tried on the user's machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from flash_moe.ops.expert_mlp import ExpertMLP
+from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.ops.router_topk import router_topk, router_topk_reference
+from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
+from flash_moe.stream.slab import Slab
+
+Floats = npt.NDArray[np.float32]
+
+# 34 chunks of 32 inputs: more than the 32 lanes of a SIMD group, and no multiple of them.
+HIDDEN, WIDTH = 1088, 192
+BITS, GROUP_SIZE = 4, 64
+SLOTS = np.array([[0, 1, 2, 3], [3, 0, 2, 1]], np.uint32)  # [tokens, k]
+N_SLOTS = 4
+OVERWRITTEN = 0  # the slot that gets another expert between two runs; each token uses it
+# Largest error over largest output. Kernels compute in float and round the output once, to 2^-8 of
+# its size in bfloat16; the reference stays in float. One wrong row of a weight is many times that.
+EXPERTS_BOUND = 8e-3
+# Router weights are float32 on both sides. exp and the order of sums differ by 1e-6 of a weight.
+ROUTER_BOUND = 1e-4
+
+
+def router() -> str:
+    """``router_topk`` against its reference; returns what is wrong, or nothing.
+
+    60 different logits that bfloat16 holds exactly, so that there is one right order.
+    """
+    logits = np.stack([np.random.RandomState(seed).permutation(60) for seed in (0, 1)]) / 8 - 4
+    x = mx.array(logits.astype(np.float32)).astype(mx.bfloat16)
+    ids, weights = router_topk(x, 10, renormalise=True)
+    expected_ids, expected = router_topk_reference(x, 10, renormalise=True)
+    if not np.array_equal(np.array(ids), np.array(expected_ids)):
+        return f"wrong experts: expected {expected_ids.tolist()}, got {ids.tolist()}"
+    return _difference(_host(weights), _host(expected), ROUTER_BOUND)
+
+
+def _host(array: mx.array) -> Floats:
+    return np.array(array.astype(mx.float32))
+
+
+def _error(got: Floats, expected: Floats) -> float:
+    error = float(np.abs(got - expected).max() / np.abs(expected).max())
+    return error if np.isfinite(error) else float("inf")
+
+
+def _difference(got: Floats, expected: Floats, bound: float) -> str:
+    error = _error(got, expected)
+    if error <= bound:
+        return ""
+    return f"wrong numbers: largest error over largest output {error:.2g}, bound {bound:.2g}"
+
+
+@dataclass(frozen=True)
+class ExpertsCase:
+    """Experts, what goes into them, and the protocol: write, run, overwrite, run.
+
+    MLX does not know that the bytes of a slab change, so what runs second must give the new result.
+    ``on_kernels`` and ``on_views`` return what is wrong, or nothing.
+
+    Attributes:
+        experts: Component name to ``[experts, ...]``, one expert more than there are slots.
+    """
+
+    layout: RecordLayout
+    experts: Mapping[str, mx.array]
+    x: mx.array  # [tokens, HIDDEN] bfloat16, like residual and shared
+    residual: mx.array
+    shared: mx.array
+    gate: mx.array  # [tokens, 1] bfloat16
+    weights: mx.array  # [tokens, k] float32
+
+    @staticmethod
+    def draw() -> ExpertsCase:
+        """Outputs are of size 1. Drawn by numpy: MLX's random state belongs to the user."""
+        random = np.random.RandomState(0)
+
+        def normal(*shape: int) -> mx.array:
+            return mx.array(random.standard_normal(shape).astype(np.float32))
+
+        experts: dict[str, mx.array] = {}
+        for projection in PROJECTIONS:
+            n_out, n_in = (HIDDEN, WIDTH) if projection == "down_proj" else (WIDTH, HIDDEN)
+            w, scales, biases = mx.quantize(
+                normal(N_SLOTS + 1, n_out, n_in) / n_in**0.5, GROUP_SIZE, BITS
+            )
+            experts[f"{projection}.weight"] = w
+            experts[f"{projection}.scales"] = scales.astype(mx.bfloat16)
+            experts[f"{projection}.biases"] = biases.astype(mx.bfloat16)
+        layout = layout_of(
+            {
+                n: ("U32" if n.endswith("weight") else "BF16", a.shape[1:])
+                for n, a in experts.items()
+            }
+        )
+        n_tokens = len(SLOTS)
+        x, residual, shared, gate = (
+            normal(n_tokens, n).astype(mx.bfloat16) for n in (HIDDEN, HIDDEN, HIDDEN, 1)
+        )
+        weights = mx.array(random.uniform(0.2, 1.0, SLOTS.shape).astype(np.float32))
+        mx.eval(experts, x, residual, shared, gate, weights)
+        return ExpertsCase(layout, experts, x, residual, shared, gate, weights)
+
+    def on_kernels(self) -> str:
+        slab = Slab(N_SLOTS, self.layout.record_bytes)
+        kernels = ExpertKernels(self.layout, slab.slot_bytes, N_SLOTS)
+        ids = kernels.slot_ids(SLOTS)
+
+        def run() -> mx.array:
+            return kernels(
+                self.x,
+                self.weights,
+                ids,
+                slab.array,
+                shared=(self.shared, self.gate),
+                residual=self.residual,
+            )
+
+        return self._protocol(slab, run)
+
+    def on_views(self) -> str:
+        slab = Slab(N_SLOTS, self.layout.record_bytes)
+        views = slab.views(self.layout)  # before anything is written
+        return self._protocol(slab, lambda: self._plain(SLOTS, views))
+
+    def _protocol(self, slab: Slab, run: Callable[[], mx.array]) -> str:
+        held = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert
+        for slot, expert in enumerate(held):
+            self._write(slab, slot, int(expert))
+        first = _host(self._plain(held[SLOTS], self.experts))
+        if found := _difference(_host(run()), first, EXPERTS_BOUND):
+            return found
+        # _host has evaluated the run: nothing reads the slab any more, as at a fence of the bank.
+        held[OVERWRITTEN] = N_SLOTS
+        self._write(slab, OVERWRITTEN, N_SLOTS)
+        second = _host(self._plain(held[SLOTS], self.experts))
+        got = _host(run())
+        if _error(got, first) <= EXPERTS_BOUND:
+            return "stale: after a slot was overwritten, still the result of what it held before"
+        found = _difference(got, second, EXPERTS_BOUND)
+        return found and f"after a slot was overwritten: {found}"
+
+    def _write(self, slab: Slab, slot: int, expert: int) -> None:
+        """As the reader threads do: bytes into the slot, behind the back of MLX."""
+        record = slab.record(slot, self.layout.record_bytes)
+        for c in self.layout.components:
+            data = np.array(self.experts[c.name][expert].view(mx.uint8)).tobytes()
+            record[c.offset : c.offset + c.n_bytes] = data
+
+    def _plain(self, ids: npt.NDArray[np.uint32], arrays: Mapping[str, mx.array]) -> mx.array:
+        """The reference, in float32: MLX on a CPU is right in nothing less.
+
+        Args:
+            ids: Which entries of the arrays, ``[tokens, k]``.
+
+        Returns:
+            ``[tokens, HIDDEN]`` float32.
+        """
+        mlp = ExpertMLP(self.layout, lambda up, gate: gate * mx.sigmoid(gate) * up)
+        x, shared, gate, residual = (
+            a.astype(mx.float32) for a in (self.x, self.shared, self.gate, self.residual)
+        )
+        y = mlp(mx.expand_dims(x, (-2, -3)), ids, arrays).squeeze(-2)
+        y = (y * self.weights[..., None]).sum(axis=-2)
+        return y + mx.sigmoid(gate) * shared + residual

@@ -1,0 +1,127 @@
+"""``flash-moe doctor``: what it prints on this machine, and what it would print on others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from flash_moe.cli import doctor, main
+from flash_moe.ops import kernel, self_test
+from flash_moe.ops.self_test import SelfTest
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
+
+from .run import COMMAND, environment, flash_moe
+
+on_cpu = pytest.mark.skipif(kernel.backend() is not None, reason="there is a GPU")
+
+
+def run_with(*arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "doctor", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, env=environment(**variables), check=False,
+    )  # fmt: skip
+
+
+@on_cpu
+def test_on_a_cpu_all_is_well() -> None:
+    out = flash_moe("doctor")
+    assert (out.returncode, out.stderr) == (0, "")
+    for word in ("flash_moe", "mlx-lm", "python", "CPU: ", "memory", "(shipped)", doctor.PLAIN):
+        assert word in out.stdout
+    facts = json.loads(flash_moe("doctor", "--json").stdout)
+    assert facts["self_test"] is facts["backend"] is None
+    assert facts["mlx"] == mx.__version__
+    assert facts["memory_bytes"] > 0
+    assert (facts["kernels_option"], facts["kernels_overridden"]) == ("auto", False)
+    assert "model" not in facts
+
+
+def test_a_model_that_the_kernels_take(tiny_store: Path, tiny_mlx: Path) -> None:
+    out = flash_moe("doctor", tiny_store)
+    assert out.returncode == 0, out.stderr
+    assert "8 layers, 0 to 7: 4-bit affine, group 64, scales F32; hidden 128" in out.stdout
+    assert "records that the kernels take" in out.stdout
+    assert "router of 32 experts, 4 a token: one that the kernel takes" in out.stdout
+    model = json.loads(flash_moe("doctor", tiny_mlx, "--json").stdout)["model"]
+    assert model["router_taken"]
+    (part,) = model["records"]
+    assert (part["layers"], part["why_not"]) == (list(range(8)), None)
+
+
+def test_a_model_that_they_do_not_take(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    path = tmp_path / "five"
+    write_mlx_checkpoint(path, replace(PRESETS["tiny"], bits=5))
+    out = flash_moe("doctor", path)
+    assert out.returncode == 0, out.stderr  # it runs all the same
+    assert "5-bit affine" in out.stdout
+    assert "mx.gather_qmm computes them: moe_gate_up and moe_down: expected bits in" in out.stdout
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    cases = [
+        (run_with(tmp_path / "none"), "no such directory"),
+        (run_with(FLASH_MOE_KERNELS="on"), "FLASH_MOE_KERNELS: expected one of auto, off"),
+        (run_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "none")), "is not a directory"),
+        (run_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "kernels")), "Copy all of"),
+    ]
+    for out, expected in cases:
+        assert (out.returncode, out.stdout) == (1, "")
+        assert expected in out.stderr
+        assert len(out.stderr.splitlines()) == 1
+
+
+def on_gpu(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
+    """This process believes that it has a GPU, and what its self-test finds."""
+    facts = {"passed": True, "problems": (), "plain_works": True, **found}
+    result = SelfTest(
+        **facts, seconds=0.25, backend="metal", device="M9", mlx="1", remembered=False
+    )
+
+    def tested(*, again: bool = False) -> SelfTest:
+        assert again, "whatever is remembered, the doctor tests anew"
+        return result
+
+    monkeypatch.setattr(kernel, "backend", lambda: "metal")
+    monkeypatch.setattr(self_test, "self_test", tested)
+    monkeypatch.setattr(
+        mx, "device_info", lambda: {"device_name": "M9", "max_recommended_working_set_size": 36e9}
+    )
+
+
+def test_on_a_mac_whose_kernels_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_gpu(monkeypatch)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "Metal: M9" in out
+    assert "36.0 GB of it for the GPU" in out
+    assert "self-test   passed, 0.25 s" in out
+
+
+@pytest.mark.parametrize(
+    ("plain_works", "then"), [(True, "right and slower"), (False, "models do not load")]
+)
+def test_on_a_mac_whose_kernels_fail(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plain_works: bool,
+    then: str,
+) -> None:
+    problem = "moe_down: RuntimeError: " + "error: no such function\n" * 100
+    on_gpu(monkeypatch, passed=False, problems=(problem,), plain_works=plain_works)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert f"FAILED. {'Models' if plain_works else 'Plain MLX'}" in out
+    assert then in out
+    assert out.count("error: no such function") == 100  # all of it, for the report
+    assert main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["self_test"]["problems"] == [problem]

@@ -1,0 +1,147 @@
+"""Whole models as on a Mac: the code path, the launches and the Metal text, with the CPU below.
+
+Only three things are not as on a Mac: where MLX's own operations run, that our kernels run at the
+call instead of lazily, and that they run in the emulator.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from flash_moe import load
+from flash_moe import moe as moe_module
+from flash_moe.errors import UnsupportedModelError
+from flash_moe.ops import kernel as kernel_module
+from flash_moe.ops import self_test_memory
+from flash_moe.ops.kernel import Kernel
+from tests.metal.emulator import emulated_metal
+from tests.model.resident import Resident, budget_gb, prompt_ids
+from tests.model.test_architectures import write_model
+
+N_TOKENS = 12
+# Both sides compute in float32 and add up in another order; logits have a standard deviation of 1.
+LOGITS_BOUND = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Counter[str]]:
+    """As on a Mac whose self-test was never run; counts the launches of each kernel."""
+    counted: Counter[str] = Counter()
+    launch = Kernel.__call__
+
+    def counting(self: Kernel, *arrays: mx.array, **options: Any) -> list[mx.array]:
+        counted[self.name] += 1
+        return launch(self, *arrays, **options)
+
+    monkeypatch.setattr(Kernel, "__call__", counting)
+    monkeypatch.setattr(kernel_module, "backend", lambda: "metal")
+    monkeypatch.setattr(self_test_memory, "memory_file", lambda: tmp_path / "self-test.json")
+    kernel_module._build.cache_clear()
+    with emulated_metal():
+        yield counted
+    kernel_module._build.cache_clear()
+
+
+@pytest.mark.parametrize("share", ["layer", "token", "all"])
+def test_qwen3_5_generates_the_resident_tokens(
+    tiny_mlx: Path, tiny_store: Path, launches: Counter[str], share: str
+) -> None:
+    """A slab shared by the layers, slots for one token, and all experts."""
+    resident = Resident(tiny_mlx)
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, share), kernels="require") as flash:
+        tested = launches.copy()
+        answer = flash.generate(prompt_ids(9), max_tokens=N_TOKENS)
+        assert list(answer.token_ids) == resident.tokens(prompt_ids(9), N_TOKENS)
+    # Every layer of every token that was fed back; the prompt's rows may go another way.
+    n_layers = 8
+    for name in ("router_topk", "moe_gate_up", "moe_down"):
+        assert launches[name] - tested[name] >= n_layers * (N_TOKENS - 1)
+
+
+def test_logits(tiny_mlx: Path, tiny_store: Path) -> None:
+    with load(tiny_store, kernels="require") as flash:
+        got = np.array(flash.model(mx.array([prompt_ids(20)])))
+    assert np.abs(got - Resident(tiny_mlx).logits(prompt_ids(20))).max() < LOGITS_BOUND
+
+
+@pytest.mark.parametrize("share", ["token", "all"])
+def test_rows_of_an_expert_decide(
+    tiny_mlx: Path,
+    tiny_store: Path,
+    launches: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    share: str,
+) -> None:
+    """Our kernels, our router with gather_qmm, mlx-lm's own block: the same logits."""
+    prompt = prompt_ids(16)  # of 4 experts each, on 32 experts: no expert may have all, or none
+    expected = Resident(tiny_mlx).logits(prompt)
+    ran = []
+    for limit in (100, 2, 0):
+        monkeypatch.setattr(moe_module, "MAX_ROWS_PER_EXPERT", limit)
+        with load(tiny_store, cache_gb=budget_gb(tiny_store, share), kernels="require") as flash:
+            before = launches.copy()
+            got = np.array(flash.model(mx.array([prompt])))
+        assert np.abs(got - expected).max() < LOGITS_BOUND
+        ran.append({name for name in launches if launches[name] > before[name]})
+    all_fit = share == "all"
+    everything = {"router_topk", "moe_gate_up", "moe_down"}
+    assert ran == [everything if all_fit else {"router_topk"}, {"router_topk"}, set()]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fused"),
+    [
+        ("qwen2_moe", True),
+        ("qwen3_moe", True),
+        ("qwen3_next", True),
+        ("olmoe", False),
+        ("mixtral", False),
+        ("deepseek_v3", False),
+    ],
+)
+def test_architectures(
+    model_type: str, fused: bool, tmp_path: Path, launches: Counter[str]
+) -> None:
+    """Known blocks with their router, others with the experts alone."""
+    path = tmp_path / "model"
+    write_model(path, model_type)
+    resident = Resident(path)
+    with load(path, cache_gb=budget_gb(path, "half"), kernels="require") as flash:
+        tested = launches.copy()
+        answer = flash.generate(prompt_ids(5), max_tokens=6)
+        assert list(answer.token_ids) == resident.tokens(prompt_ids(5), 6)
+    assert launches["moe_down"] > tested["moe_down"]
+    assert (launches["router_topk"] > tested["router_topk"]) == fused
+
+
+def test_experts_that_the_kernels_do_not_take(tmp_path: Path, launches: Counter[str]) -> None:
+    """mxfp4: plain MLX computes, or the user hears why."""
+    path = tmp_path / "model"
+    write_model(path, "qwen3_moe", mode="mxfp4")
+    with pytest.raises(UnsupportedModelError, match="expected the same affine quantization"):
+        load(path, kernels="require")
+    tokens = Resident(path).tokens(prompt_ids(5), 6)
+    with load(path) as flash:
+        tested = launches.copy()
+        assert list(flash.generate(prompt_ids(5), max_tokens=6).token_ids) == tokens
+    assert launches == tested
+
+
+def test_an_activation_that_the_kernels_do_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write_model(path, "gpt_oss")
+    with pytest.raises(UnsupportedModelError, match="expected SwiGLU experts"):
+        load(path, kernels="require")
+
+
+def test_off(tiny_store: Path, launches: Counter[str]) -> None:
+    with load(tiny_store, kernels="off") as flash:
+        flash.generate(prompt_ids(3), max_tokens=2)
+    assert not launches
