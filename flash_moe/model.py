@@ -23,7 +23,7 @@ from flash_moe.mlx_lm_api import SwiGLU, SwitchGLU
 from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.moe import StreamedSwitchGLU
 from flash_moe.moe_block import fuse
-from flash_moe.ops.choice import use_kernels
+from flash_moe.ops.choice import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.stream.bank import ExpertBank
@@ -45,7 +45,7 @@ class Streaming:
     runtime: RuntimeConfig
     resident_bytes: int
 
-    def open_bank(self) -> ExpertBank:
+    def open_bank(self, *, keep_views: bool) -> ExpertBank:
         runtime = self.runtime.checked_for(self.model)
         if runtime.cache_gb is not None:
             budget = round(runtime.cache_gb * 1e9)
@@ -57,6 +57,7 @@ class Streaming:
             runtime.top_k or self.model.top_k,
             io_threads=runtime.io_threads,
             verify_reads=runtime.verify_reads,
+            keep_views=keep_views,
         )
 
 
@@ -115,15 +116,16 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             paths = _match(modules, streaming)
             # A list would enter the parameter tree of nn.Module.
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
-            self._bank = streaming.open_bank()
+            option = streaming.runtime.kernels
+            use = use_kernels(option)
+            self._bank = streaming.open_bank(keep_views=keep_views(option))
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
-            use = use_kernels(streaming.runtime.kernels)
             for index, path in enumerate(paths):
                 activation = modules[path].activation
                 kernels = None
                 if use:
-                    kernels = _kernels(self._bank, index, activation, streaming.runtime.kernels)
+                    kernels = _kernels(self._bank, index, activation, option)
                 module = StreamedSwitchGLU(self._bank, index, activation, kernels)
                 parent = replace_module(self, path, module)
                 if kernels is not None and parent is not None:

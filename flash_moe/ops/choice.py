@@ -68,6 +68,14 @@ def use_kernels(option: str) -> bool:
     return False
 
 
+def keep_views(option: str) -> bool:
+    """Whether views of a slab see what is written into it later, by the self-test.
+
+    On a CPU they do (the tests show it); with ``"off"`` nothing is tested.
+    """
+    return option == "off" or kernel.backend() is None or self_test().keep_views
+
+
 def describe(result: SelfTest) -> str:
     """What failed and where, in one line."""
     problems = "; ".join(_short(problem) for problem in result.problems)

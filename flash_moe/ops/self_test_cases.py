@@ -131,10 +131,11 @@ class ExpertsCase:
 
         return self._protocol(slab, run)
 
-    def on_views(self) -> str:
-        slab = Slab(N_SLOTS, self.layout.record_bytes)
-        views = slab.views(self.layout)  # before anything is written
-        return self._protocol(slab, lambda: self._plain(SLOTS, views))
+    def on_views(self, *, keep: bool) -> str:
+        """With views made before anything is written, or anew for each run."""
+        slab = Slab(N_SLOTS, self.layout.record_bytes, keep_views=keep)
+        slab.views(self.layout)
+        return self._protocol(slab, lambda: self._plain(SLOTS, slab.views(self.layout)))
 
     def _protocol(self, slab: Slab, run: Callable[[], mx.array]) -> str:
         held = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert

@@ -51,15 +51,16 @@ class Wave:
 class _Arena:
     """A slab that is allocated on first use, with its table."""
 
-    def __init__(self, plan: SlabPlan) -> None:
+    def __init__(self, plan: SlabPlan, keep_views: bool) -> None:
         self.plan = plan
+        self._keep_views = keep_views
         self.table = SlotTable(plan.n_slots)
         self._slab: Slab | None = None
 
     @property
     def slab(self) -> Slab:
         if self._slab is None:
-            self._slab = Slab(self.plan.n_slots, self.plan.slot_bytes)
+            self._slab = Slab(self.plan.n_slots, self.plan.slot_bytes, keep_views=self._keep_views)
         return self._slab
 
 
@@ -72,6 +73,7 @@ class ExpertBank:
         top_k: Experts a token uses, for the smallest budget.
         io_threads: Reader threads.
         verify_reads: Check the checksum of each record read.
+        keep_views: As of :class:`Slab`.
 
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
@@ -85,12 +87,13 @@ class ExpertBank:
         *,
         io_threads: int,
         verify_reads: bool = False,
+        keep_views: bool = True,
     ) -> None:
         self.layers: tuple[ExpertLayer, ...] = experts.layers
         plans = plan_slabs(experts.layers, budget_bytes, top_k)
         self._arena_of: dict[int, _Arena] = {}
         for plan in plans:
-            arena = _Arena(plan)
+            arena = _Arena(plan, keep_views)
             self._arena_of.update(dict.fromkeys(plan.layers, arena))
         self.n_bytes = sum(plan.n_bytes for plan in plans)
         self._unfenced: list[mx.array] = []

@@ -27,13 +27,19 @@ DTYPES = {
 class Slab:
     """``n_slots`` slots of ``slot_bytes`` each.
 
+    Args:
+        keep_views: Make the views once. Without it they are made for each call of ``views``, for
+            machines where a view does not see what is written after it was made (the self-test of
+            ``flash_moe/ops/self_test.py`` asks; nobody here has seen one).
+
     The array and its views are built and evaluated by the constructor, in the thread that calls
     it; later use from other threads only reads finished arrays.
     """
 
-    def __init__(self, n_slots: int, slot_bytes: int) -> None:
+    def __init__(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> None:
         self.n_slots = n_slots
         self.slot_bytes = slot_bytes
+        self._keep_views = keep_views
         self.array = mx.zeros((n_slots * slot_bytes // 4,), dtype=mx.uint32)
         mx.eval(self.array)
         words: Any = self.array  # mlx's stubs do not say that arrays are buffers
@@ -47,7 +53,7 @@ class Slab:
 
     def views(self, layout: RecordLayout) -> Mapping[str, mx.array]:
         """Component name to array ``[slots, *shape]`` that aliases the slots."""
-        if layout not in self._views:
+        if layout not in self._views or not self._keep_views:
             views = {c.name: self._view(c) for c in layout.components}
             mx.eval(list(views.values()))
             self._views[layout] = views

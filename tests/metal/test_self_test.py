@@ -15,7 +15,7 @@ from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import choice, self_test_cases, self_test_memory
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops import self_test as self_test_module
-from flash_moe.ops.choice import KernelWarning, use_kernels
+from flash_moe.ops.choice import KernelWarning, keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.self_test import SelfTest, self_test
 from flash_moe.ops.self_test_cases import EXPERTS_BOUND, N_SLOTS, OVERWRITTEN, SLOTS, ExpertsCase
@@ -151,8 +151,11 @@ def test_kernels_that_do_not_see_the_overwritten_slot(monkeypatch: pytest.Monkey
     assert problem.startswith("moe_gate_up, moe_down: stale: after a slot was overwritten")
 
 
-def test_views_that_do_not_see_the_overwritten_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then plain MLX is no way out: nothing loads, unless the user says that it shall."""
+@pytest.mark.parametrize("new_views_see_it", [True, False])
+def test_views_that_do_not_see_the_overwritten_slot(
+    monkeypatch: pytest.MonkeyPatch, new_views_see_it: bool
+) -> None:
+    """Then views are made for each call; if those do not see it either, nothing loads."""
 
     class Snapshots(dict[str, mx.array]):
         """Views that are copied when they are first used."""
@@ -170,16 +173,27 @@ def test_views_that_do_not_see_the_overwritten_slot(monkeypatch: pytest.MonkeyPa
 
     real = Slab.views
 
+    made: dict[Slab, Snapshots] = {}
+
     def views(self: Slab, layout: Any) -> Snapshots:
-        found = Snapshots(real(self, layout))
-        found.copies = {}
-        return found
+        keeps = self._keep_views or not new_views_see_it
+        if self not in made or not keeps:
+            made[self] = Snapshots(real(self, layout))
+            made[self].copies = {}
+        return made[self]
 
     monkeypatch.setattr(Slab, "views", views)
     result = self_test()
-    assert (result.passed, result.plain_works) == (False, False)
+    assert (result.passed, result.plain_works) == (False, new_views_see_it)
+    assert not result.keep_views
     (problem,) = result.problems
     assert problem.startswith("mx.gather_qmm on views of the slab: stale")
+    assert keep_views("off")
+    if new_views_see_it:
+        with pytest.warns(KernelWarning, match="stale"):
+            assert not use_kernels("auto")
+        assert not keep_views("auto")
+        return
     for option in ("auto", "require"):
         with pytest.raises(KernelError, match="Plain MLX is wrong on the slab too"):
             use_kernels(option)

@@ -16,11 +16,13 @@ from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_promp
 from flash_moe import load
 from flash_moe.store.packer import pack
 from flash_moe.store.source import MlxCheckpoint
+from flash_moe.stream.slab import Slab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 
 from .resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS = 16
+view = Slab._view
 LENGTHS = (1, 2, 37, 600)
 
 
@@ -45,6 +47,18 @@ def test_any_cache_size(
             assert list(flash.generate(prompt_ids(n), max_tokens=N_TOKENS).token_ids) == tokens
         # and once more on a warm bank
         assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected[37]
+
+
+def test_views_made_for_each_call(
+    tiny_store: Path, expected: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way out on a machine where views do not see later writes."""
+    monkeypatch.setattr("flash_moe.model.keep_views", lambda option: False)
+    made = []
+    monkeypatch.setattr(Slab, "_view", lambda *args: made.append(0) or view(*args))
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "half")) as flash:
+        assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected[37]
+    assert len(made) >= 9 * 8 * N_TOKENS  # nine components, eight layers, each token
 
 
 def test_logits_are_the_same_bits(tiny_store: Path, resident: Resident) -> None:
