@@ -2,7 +2,7 @@
 
     python benchmarks/bench_kernels.py [--only experts,crossover,router,layer] [--json FILE]
 
-All in chains without host synchronisation, medians of 7 runs after 2 to warm up. Slots rotate
+All in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking turns. Slots rotate
 through 450 MB so that no weight is in a cache; the copy rate is measured in the same run. Prints a
 line a measurement and one JSON line last.
 
@@ -44,18 +44,19 @@ STEPS = 60
 Step = Callable[[mx.array, int], mx.array]
 
 
-def seconds_of(step: Step, x: mx.array, steps: int = STEPS) -> float:
-    """Median seconds of a step in a chain."""
-    times = []
+def seconds_of(steps: dict[str, Step], x: mx.array, n: int = STEPS) -> dict[str, float]:
+    """Median seconds of a step of each chain. They take turns, so that a busy host slows all."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(9):
-        mx.synchronize()
-        started = time.perf_counter()
-        y = x
-        for i in range(steps):
-            y = step(y, i)
-        mx.eval(y)
-        times.append((time.perf_counter() - started) / steps)
-    return statistics.median(times[2:])
+        for name, step in steps.items():
+            mx.synchronize()
+            started = time.perf_counter()
+            y = x
+            for i in range(n):
+                y = step(y, i)
+            mx.eval(y)
+            times[name].append((time.perf_counter() - started) / n)
+    return {name: statistics.median(taken[2:]) for name, taken in times.items()}
 
 
 class Experts:
@@ -88,7 +89,7 @@ def copy_rate() -> float:
     """Device copy bandwidth in bytes a second, read plus written."""
     a = mx.zeros((512 * 1024 * 1024 // 4,), mx.float32) + 1
     mx.eval(a)
-    return 2 * a.nbytes / seconds_of(lambda y, i: y + 1.0, a, 10)
+    return 2 * a.nbytes / seconds_of({"copy": lambda y, i: y + 1.0}, a, 10)["copy"]
 
 
 def bench_experts(experts: Experts) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ def bench_experts(experts: Experts) -> list[dict[str, Any]]:
                 "switch_glu": lambda y, i: block(y, ids[i], weights, x),  # noqa: B023
                 "compiled": lambda y, i: compiled(y, ids[i], weights, x),  # noqa: B023
             }
-            took = {name: seconds_of(step, x) for name, step in steps.items()}
+            took = seconds_of(steps, x)
             rate = n_tokens * k * experts.layout.payload_bytes / took["ours"]
             row = {"tokens": n_tokens, "k": k}
             row |= {f"{name}_us": 1e6 * t for name, t in took.items()}
@@ -157,7 +158,7 @@ def bench_crossover(experts: Experts) -> list[dict[str, Any]]:
             return (out * weights[..., None].astype(DTYPE)).sum(axis=-2)  # noqa: B023
 
         steps: dict[str, Step] = {"kernels": ours, "switch_glu": theirs, "waves": waves}
-        took = {name: seconds_of(step, x, 20) for name, step in steps.items()}
+        took = seconds_of(steps, x, 20)
         row: dict[str, Any] = {"pairs": n_tokens * k}
         row |= {f"{name}_us": 1e6 * t for name, t in took.items()}
         rows.append(row | {"of_switch_glu": took["switch_glu"] / took["kernels"]})
@@ -178,8 +179,10 @@ def bench_router() -> list[dict[str, Any]]:
         def ours(y: mx.array, i: int) -> mx.array:
             return y + router_topk(y, 10, renormalise=True)[1][..., :1].astype(DTYPE)
 
-        a, b = (seconds_of(step, logits) for step in (ours, theirs))
-        rows.append({"tokens": n_tokens, "ours_us": 1e6 * a, "mlx_us": 1e6 * b, "of_mlx": b / a})
+        took = seconds_of({"ours": ours, "mlx": theirs}, logits)
+        row: dict[str, Any] = {"tokens": n_tokens}
+        row |= {f"{name}_us": 1e6 * t for name, t in took.items()}
+        rows.append(row | {"of_mlx": took["mlx"] / took["ours"]})
     return rows
 
 
@@ -224,18 +227,19 @@ def bench_layer(experts: Experts) -> list[dict[str, Any]]:
             layer.set_dtype(DTYPE)
             nn.quantize(layer, group_size=64, bits=4)
             mx.eval(layer.parameters())
-            for name, block in (
-                ("mlx_lm", layer.mlp),
-                ("ours", ResidentBlock(layer.mlp, experts)),
-            ):
-                layer.mlp = block
-                cache = ArraysCache(size=2) if layer.is_linear else KVCache()
-                x = mx.random.normal((1, 1, HIDDEN)).astype(DTYPE)
+            blocks = {"mlx_lm": layer.mlp, "ours": ResidentBlock(layer.mlp, experts)}
+            caches = {n: ArraysCache(size=2) if layer.is_linear else KVCache() for n in blocks}
 
-                def step(y: mx.array, i: int) -> mx.array:
-                    return layer(y, None, cache)  # noqa: B023
+            def step(name: str) -> Step:
+                def run(y: mx.array, i: int) -> mx.array:
+                    layer.mlp = blocks[name]  # noqa: B023
+                    return layer(y, None, caches[name])  # noqa: B023
 
-                took[f"{kind}_{name}"] = seconds_of(step, x)
+                return run
+
+            x = mx.random.normal((1, 1, HIDDEN)).astype(DTYPE)
+            chains = seconds_of({name: step(name) for name in blocks}, x)
+            took |= {f"{kind}_{name}": t for name, t in chains.items()}
         row: dict[str, Any] = {"k": k} | {f"{name}_us": 1e6 * t for name, t in took.items()}
         # Three of four layers are linear.
         before = 0.75 * took["linear_mlx_lm"] + 0.25 * took["full_mlx_lm"]
