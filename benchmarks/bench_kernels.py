@@ -2,9 +2,9 @@
 
     python benchmarks/bench_kernels.py [--only experts,crossover,router,layer] [--json FILE]
 
-All in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking turns. Slots rotate
-through 450 MB so that no weight is in a cache; the copy rate is measured in the same run. Prints a
-line a measurement and one JSON line last.
+All in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking turns.
+Slots rotate through 450 MB so that no weight is in a cache; the copy rate is measured in the same
+run. Prints a line a measurement and one JSON line last.
 
 experts: moe_gate_up and moe_down with the residual, against mlx-lm's SwitchGLU, the weighted sum
     and the residual, as mlx-lm calls them and under mx.compile.
