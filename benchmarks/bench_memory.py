@@ -18,24 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mid import make_mid
+
 ALLOWANCE = 300_000_000  # activations, Python objects, thread stacks
-
-
-def make_mid(root: Path) -> Path:
-    """Write and pack ``mid`` in a process of its own, so that its peak is not counted here."""
-    import subprocess
-
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from flash_moe.testing import PRESETS, write_mlx_checkpoint\n"
-        "from flash_moe.convert import open_source; from flash_moe.store.packer import pack\n"
-        "root = Path(sys.argv[1]); write_mlx_checkpoint(root / 'mid-mlx', PRESETS['mid'])\n"
-        "pack(open_source(root / 'mid-mlx'), root / 'mid-store')"
-    )
-    if not (root / "mid-store" / "flash_moe.json").exists():
-        subprocess.run([sys.executable, "-c", code, str(root)], check=True)
-        shutil.rmtree(root / "mid-mlx")
-    return root / "mid-store"
 
 
 def measure(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.env import KERNEL_OPTIONS, Environment
+from flash_moe.env import CACHE_POLICIES, IO_OPTIONS, KERNEL_OPTIONS, Environment
 from flash_moe.errors import ConfigError, ModelNotFoundError, NotMoEError, UnsupportedModelError
 
 # Names of "experts a token" and "experts a layer" over mlx-lm's models, most common first.
@@ -34,6 +34,7 @@ N_EXPERTS_KEYS = (
 
 DEFAULT_IO_THREADS = 8
 MAX_IO_THREADS = 256
+MAX_IO_SPLIT = 64
 
 
 @dataclass(frozen=True)
@@ -151,24 +152,35 @@ class RuntimeConfig:
         cache_gb: Budget of the expert bank in GB (10^9 bytes); ``None`` picks one from the
             machine's memory.
         top_k: Experts a token; ``None`` is the model's own number, which is exact.
-        io_threads: Reader threads.
+        io_threads: Reader threads; ``None`` is what ``flash-moe doctor --tune`` found best on the
+            disk, or 8. So also for ``io`` and ``io_split``.
         verify_reads: Check the checksum of each record read.
         kernels: Our GPU kernels: ``"auto"`` uses them where the self-test passes, ``"off"`` never,
             ``"require"`` raises where they cannot be used.
+        io: ``"cached"`` reads experts through the page cache of the system, ``"direct"`` past it.
+        io_split: Parts that an expert is read in, by different threads.
+        cache_policy: Which experts leave a full bank, ``"lru"`` or ``"lrfu"``.
+        trace: File for the routing of the run.
+        trace_events: File for the time line of the run.
     """
 
     cache_gb: float | None = None
     top_k: int | None = None
-    io_threads: int = DEFAULT_IO_THREADS
+    io_threads: int | None = None
     verify_reads: bool = False
     kernels: str = "auto"
+    io: str | None = None
+    io_split: int | None = None
+    cache_policy: str = "lru"
+    trace: Path | None = None
+    trace_events: Path | None = None
 
     def __post_init__(self) -> None:
         if self.cache_gb is not None and not (math.isfinite(self.cache_gb) and self.cache_gb > 0):
             raise ConfigError(
                 "config", f"cache_gb: expected a positive number, got {self.cache_gb}"
             )
-        if not 1 <= self.io_threads <= MAX_IO_THREADS:
+        if self.io_threads is not None and not 1 <= self.io_threads <= MAX_IO_THREADS:
             raise ConfigError(
                 "config", f"io_threads: expected 1 to {MAX_IO_THREADS}, got {self.io_threads}"
             )
@@ -176,6 +188,24 @@ class RuntimeConfig:
             raise ConfigError(
                 "config",
                 f"kernels: expected one of {', '.join(KERNEL_OPTIONS)}, got {self.kernels!r}",
+            )
+        if self.io is not None and self.io not in IO_OPTIONS:
+            raise ConfigError(
+                "config", f"io: expected one of {', '.join(IO_OPTIONS)}, got {self.io!r}"
+            )
+        if self.io_split is not None and not 1 <= self.io_split <= MAX_IO_SPLIT:
+            raise ConfigError(
+                "config", f"io_split: expected 1 to {MAX_IO_SPLIT}, got {self.io_split}"
+            )
+        if self.cache_policy not in CACHE_POLICIES:
+            raise ConfigError(
+                "config",
+                f"cache_policy: expected one of {', '.join(CACHE_POLICIES)}, "
+                f"got {self.cache_policy!r}",
+            )
+        if self.trace is not None and self.trace == self.trace_events:
+            raise ConfigError(
+                "config", f"trace and trace_events: expected two files, got {self.trace} twice"
             )
 
     def checked_for(self, model: ModelConfig) -> RuntimeConfig:
@@ -202,6 +232,11 @@ def runtime_config(
     io_threads: int | None = None,
     verify_reads: bool | None = None,
     kernels: str | None = None,
+    io: str | None = None,
+    io_split: int | None = None,
+    cache_policy: str | None = None,
+    trace: str | Path | None = None,
+    trace_events: str | Path | None = None,
 ) -> RuntimeConfig:
     """Merge arguments, which win, with the environment and the defaults."""
 
@@ -213,7 +248,12 @@ def runtime_config(
     return RuntimeConfig(
         cache_gb=pick(cache_gb, environment.cache_gb, None),
         top_k=pick(top_k, environment.top_k, None),
-        io_threads=pick(io_threads, environment.io_threads, DEFAULT_IO_THREADS),
+        io_threads=pick(io_threads, environment.io_threads, None),
         verify_reads=pick(verify_reads, environment.verify_reads, False),
         kernels=pick(kernels, environment.kernels, "auto"),
+        io=pick(io, environment.io, None),
+        io_split=pick(io_split, environment.io_split, None),
+        cache_policy=pick(cache_policy, environment.cache_policy, "lru"),
+        trace=None if trace is None else Path(trace).expanduser(),
+        trace_events=None if trace_events is None else Path(trace_events).expanduser(),
     )

@@ -8,8 +8,11 @@ edit a kernel. Nothing else in the package reads ``os.environ``.
 |---|---|---|
 | ``FLASH_MOE_CACHE_GB`` | budget of the expert bank in GB (10^9 bytes) | from memory size |
 | ``FLASH_MOE_TOP_K`` | experts a token, below or equal to the model's own | the model's own |
-| ``FLASH_MOE_IO_THREADS`` | reader threads | 8 |
+| ``FLASH_MOE_IO_THREADS`` | reader threads | 8, or as tuned |
+| ``FLASH_MOE_IO`` | read through the page cache, ``cached``, or past it, ``direct`` | ``cached`` |
+| ``FLASH_MOE_IO_SPLIT`` | parts that an expert is read in, by different threads | 1 |
 | ``FLASH_MOE_VERIFY_READS`` | 1: check the checksum of each record read | 0 |
+| ``FLASH_MOE_CACHE_POLICY`` | which experts leave a full bank: ``lru`` or ``lrfu`` | ``lru`` |
 | ``FLASH_MOE_KERNELS`` | our GPU kernels: ``auto``, ``off`` or ``require`` | ``auto`` |
 | ``FLASH_MOE_KERNEL_DIR`` | directory with all kernel files, used for the shipped | the shipped |
 """
@@ -27,6 +30,8 @@ from flash_moe.errors import ConfigError
 T = TypeVar("T")
 
 KERNEL_OPTIONS = ("auto", "off", "require")
+CACHE_POLICIES = ("lru", "lrfu")
+IO_OPTIONS = ("cached", "direct")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Environment:
     verify_reads: bool | None = None
     kernels: str | None = None
     kernel_dir: Path | None = None
+    io: str | None = None
+    io_split: int | None = None
+    cache_policy: str | None = None
 
 
 def _parse(
@@ -55,6 +63,10 @@ def _parse(
         ) from None
 
 
+def _one_of(options: tuple[str, ...]) -> Callable[[str], str]:
+    return lambda text: options[options.index(text.lower())]
+
+
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     """Read the ``FLASH_MOE_*`` variables.
 
@@ -63,7 +75,6 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     """
     source = os.environ if environ is None else environ
     flags = {"0": False, "1": True, "false": False, "true": True}
-    choices = {option: option for option in KERNEL_OPTIONS}
     return Environment(
         cache_gb=_parse(source, "FLASH_MOE_CACHE_GB", float, "a number of GB"),
         top_k=_parse(source, "FLASH_MOE_TOP_K", int, "a whole number"),
@@ -74,8 +85,16 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         kernels=_parse(
             source,
             "FLASH_MOE_KERNELS",
-            lambda text: choices[text.lower()],
+            _one_of(KERNEL_OPTIONS),
             f"one of {', '.join(KERNEL_OPTIONS)}",
         ),
+        io=_parse(source, "FLASH_MOE_IO", _one_of(IO_OPTIONS), f"one of {', '.join(IO_OPTIONS)}"),
+        io_split=_parse(source, "FLASH_MOE_IO_SPLIT", int, "a whole number"),
         kernel_dir=_parse(source, "FLASH_MOE_KERNEL_DIR", Path, "a directory"),
+        cache_policy=_parse(
+            source,
+            "FLASH_MOE_CACHE_POLICY",
+            _one_of(CACHE_POLICIES),
+            f"one of {', '.join(CACHE_POLICIES)}",
+        ),
     )

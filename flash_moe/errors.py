@@ -15,6 +15,7 @@
     │   │   └── ReadError           reading it failed or came back short
     │   └── PackError               packing stopped; the partial store can be continued
     ├── KernelError                 kernels that are required, or the only right way, do not work
+    ├── TraceError                  a routing trace cannot be written, or is not one
     ├── PromptError                 an empty prompt, or one beyond the context length
     ├── ClosedError                 the model was closed
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
@@ -124,6 +125,10 @@ class PackError(StoreError):
 
 class KernelError(FlashMoEError, RuntimeError):
     """The GPU kernels cannot be used, and going on without them is not wanted or not right."""
+
+
+class TraceError(FlashMoEError):
+    """A trace of a run cannot be written, or a file is not a routing trace."""
 
 
 class PromptError(FlashMoEError, ValueError):

@@ -96,6 +96,11 @@ def load(
     io_threads: int | None = None,
     verify_reads: bool | None = None,
     kernels: str | None = None,
+    io: str | None = None,
+    io_split: int | None = None,
+    cache_policy: str | None = None,
+    trace: str | Path | None = None,
+    trace_events: str | Path | None = None,
     revision: str | None = None,
     tokenizer_config: dict[str, Any] | None = None,
 ) -> FlashMoE:
@@ -107,10 +112,19 @@ def load(
         cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
             beside the resident weights, at most all experts.
         top_k: Experts a token; fewer than the model's own is faster and not exact.
-        io_threads: Threads that read experts (default 8).
+        io_threads: Threads that read experts (default 8, or what ``flash-moe doctor --tune`` found
+            best on this disk; so also for ``io`` and ``io_split``).
         verify_reads: Check the checksum of each record read from a packed store.
         kernels: Our GPU kernels: ``"auto"`` (default) uses them where their self-test passes,
             ``"off"`` computes with plain MLX, ``"require"`` raises where they cannot be used.
+        io: ``"cached"`` (default) reads experts through the page cache of the system, ``"direct"``
+            past it, for packed stores on a disk.
+        io_split: Parts that an expert is read in, by different threads (default 1).
+        cache_policy: Which experts leave a full bank: ``"lru"``, the least recently used
+            (default), or ``"lrfu"``, those used least often of late.
+        trace: File to write the routing of the run to, for ``scripts/replay_cache.py``.
+        trace_events: File to write the time line of the run to, for a trace viewer
+            (ui.perfetto.dev).
         revision: Branch, tag or commit, for a repository.
         tokenizer_config: Passed to the tokenizer.
 
@@ -126,6 +140,7 @@ def load(
         BudgetError: ``cache_gb`` is too small; the message names the minimum.
         ConfigError: Another bad option.
         KernelError: ``kernels="require"`` and they cannot be used.
+        TraceError: A trace cannot be written.
     """
     clear_streams_at_thread_end()
     path = resolve(path_or_repo, revision)
@@ -136,6 +151,11 @@ def load(
         io_threads=io_threads,
         verify_reads=verify_reads,
         kernels=kernels,
+        io=io,
+        io_split=io_split,
+        cache_policy=cache_policy,
+        trace=trace,
+        trace_events=trace_events,
     )
     streaming = open_streaming(path, runtime)
     override = streaming.model.override(runtime.top_k)

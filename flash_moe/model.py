@@ -27,8 +27,11 @@ from flash_moe.ops.choice import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.budget import default_budget
+from flash_moe.stream.budget import default_budget, plan_slabs
+from flash_moe.stream.events import EventLog
+from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.stats import StreamStats
+from flash_moe.stream.trace import TraceHeader, TraceWriter
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,26 @@ class Streaming:
             budget = round(runtime.cache_gb * 1e9)
         else:
             budget = default_budget(self.experts.n_bytes, self.resident_bytes, machine_memory())
+        reads = io_settings(
+            self.experts, io=runtime.io, threads=runtime.io_threads, split=runtime.io_split
+        )
+        top_k = runtime.top_k or self.model.top_k
+        plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        header = TraceHeader.of(
+            self.experts, self.model.model_type, top_k, runtime.cache_policy, budget
+        )
         return ExpertBank(
             self.experts,
             budget,
-            runtime.top_k or self.model.top_k,
-            io_threads=runtime.io_threads,
+            top_k,
+            io_threads=reads.threads,
+            io=reads.io,
+            io_split=reads.split,
             verify_reads=runtime.verify_reads,
             keep_views=keep_views,
+            policy=runtime.cache_policy,
+            trace=TraceWriter(runtime.trace, header) if runtime.trace else None,
+            events=EventLog(runtime.trace_events) if runtime.trace_events else None,
         )
 
 

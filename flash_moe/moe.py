@@ -33,10 +33,6 @@ MAX_ROWS_PER_EXPERT = 4
 Ints = npt.NDArray[Any]
 
 
-def _few_rows(n_pairs: int, n_experts: int) -> bool:
-    return n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
-
-
 class StreamedSwitchGLU(nn.Module):
     """The experts of one layer, read into the bank when they are needed.
 
@@ -78,23 +74,26 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, first, waves = self._bring(mx.stop_gradient(indices))
-        if first is not None and self._kernels and _few_rows(chosen.size, len(first.experts)):
+        chosen, experts, waves = self._bring(mx.stop_gradient(indices))
+        if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
-            pairs = self._slots(first, chosen).reshape(-1, chosen.shape[-1])
-            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs), first.slab.array)
+            slot_of, slab = self._merged(waves)
+            pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
+            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs), slab)
             self._bank.hold(y)
             return y.reshape(*chosen.shape, -1)
-        if first is not None and chosen.size < SORT_FROM:
-            slots = self._slots(first, chosen)
+        first = next(waves)
+        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
+            slots = self._slot_of(first)[chosen].astype(np.uint32)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
             self._bank.hold(y)
+            next(waves, None)  # lets the bank finish: there is nothing more
             return y.squeeze(-2)
-        return self._by_waves(x, chosen, waves)
+        return self._by_waves(x, chosen, chain([first], waves))
 
     def may_use_kernels(self, n_pairs: int) -> bool:
         """Whether so many (row, expert) pairs can be few enough for each expert."""
-        return self._kernels is not None and _few_rows(n_pairs, self._n_experts)
+        return self._kernels is not None and n_pairs <= MAX_ROWS_PER_EXPERT * self._n_experts
 
     def weighted(
         self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
@@ -116,39 +115,74 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        chosen, first, waves = self._bring(ids)
-        if first is None or not _few_rows(chosen.size, len(first.experts)):
+        chosen, experts, waves = self._bring(ids)
+        if not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
             return y.astype(x.dtype)
-        ids = self._kernels.slot_ids(self._slots(first, chosen))
-        y = self._kernels(x, weights, ids, first.slab.array, shared=shared)
+        if shared is not None and not self._bank.holds(self._layer, experts):
+            mx.async_eval(*shared)  # needs no expert, so it runs while they are read
+        if len(x) == 1:
+            return self._one_token(x, chosen[0], weights, waves, shared)
+        slot_of, slab = self._merged(waves)
+        slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32))
+        y = self._kernels(x, weights, slots, slab, shared=shared)
         self._bank.hold(y)
         return y
 
-    def _bring(self, indices: mx.array) -> tuple[Ints, Wave | None, Iterator[Wave]]:
-        """Evaluate the ids and bring the first experts into slots.
+    def _one_token(
+        self,
+        x: mx.array,
+        chosen: Ints,
+        weights: mx.array,
+        waves: Iterator[Wave],
+        shared: Shared | None,
+    ) -> mx.array:
+        """The sum for ``x`` ``[1, hidden]``, held experts while the others are read."""
+        assert self._kernels is not None
+        y: mx.array | None = None
+        for wave in waves:
+            slots = self._slot_of(wave)[chosen]
+            here = np.nonzero(slots >= 0)[0]
+            some = len(here) < len(chosen)
+            y = self._kernels(
+                x,
+                mx.take(weights, mx.array(here), axis=1) if some else weights,
+                self._kernels.slot_ids(slots[None, here].astype(np.uint32)),
+                wave.slab.array,
+                shared=shared,
+                residual=y,
+            )
+            shared = None
+            self._bank.hold(y)
+        assert y is not None
+        return y
 
-        Returns:
-            The ids, the first wave if all experts are in it, and the waves (that one included).
-        """
+    def _bring(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+        """Evaluate the ids; returns them, the distinct experts, and the waves they come in."""
         self._bank.fence(self._layer, indices)
         chosen = np.array(indices)
         experts = np.unique(chosen).tolist()
-        waves = self._bank.waves(self._layer, experts)
-        first = next(waves)
-        return chosen, first if len(first.experts) == len(experts) else None, chain([first], waves)
+        return chosen, experts, self._bank.waves(self._layer, experts)
+
+    def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
+        """Whether the rows are few for each expert, and all experts fit the slots at once."""
+        fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
+        return fit and n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
+
+    def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
+        """Slots of all experts, when all of them are there, and the slab."""
+        slot_of = np.full(self._n_experts, -1, dtype=np.int32)
+        for wave in waves:
+            slot_of[wave.experts] = wave.slots
+        return slot_of, wave.slab.array
 
     def _slot_of(self, wave: Wave) -> Ints:
         """Expert id to slot id, -1 for experts that are not in this wave."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         slot_of[wave.experts] = wave.slots
         return slot_of
-
-    def _slots(self, wave: Wave, chosen: Ints) -> Ints:
-        """Slot ids of experts that are all in this wave."""
-        return self._slot_of(wave)[chosen].astype(np.uint32)
 
     def _by_waves(self, x: mx.array, chosen: Ints, waves: Iterable[Wave]) -> mx.array:
         """Compute (row, expert) pairs in order of slot, one wave after another.

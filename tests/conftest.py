@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,14 @@ def store_copy(tiny_store: Path, tmp_path: Path) -> Path:
 def mlx_copy(tiny_mlx: Path, tmp_path: Path) -> Path:
     """A tiny mlx checkpoint that a test may damage."""
     return Path(shutil.copytree(tiny_mlx, tmp_path / "mlx"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_measured_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models load with the defaults, whatever was tuned on this machine."""
+    from flash_moe.stream import io_settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        file = tmp_path_factory.mktemp("settings") / "io.json"
+        patch.setattr(io_settings, "settings_file", lambda: file)
+        yield

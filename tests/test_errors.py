@@ -21,7 +21,7 @@ from flash_moe.config import (
     read_config,
     runtime_config,
 )
-from flash_moe.env import Environment, read_environment
+from flash_moe.env import CACHE_POLICIES, Environment, read_environment
 from flash_moe.errors import (
     ConfigError,
     FlashMoEError,
@@ -30,6 +30,7 @@ from flash_moe.errors import (
     RecordError,
     UnsupportedModelError,
 )
+from flash_moe.stream.policy import POLICIES
 
 CLASSES = [
     value
@@ -108,8 +109,21 @@ def test_the_environment() -> None:
         "FLASH_MOE_VERIFY_READS": " 1",
         "FLASH_MOE_KERNELS": "Require",
         "FLASH_MOE_KERNEL_DIR": " ~/kernels",
+        "FLASH_MOE_IO": "Direct",
+        "FLASH_MOE_IO_SPLIT": "4",
+        "FLASH_MOE_CACHE_POLICY": "LRFU",
     }
-    assert read_environment(full) == Environment(2.5, 4, 16, True, "require", Path("~/kernels"))
+    assert read_environment(full) == Environment(
+        2.5,
+        4,
+        16,
+        True,
+        "require",
+        Path("~/kernels"),
+        io="direct",
+        io_split=4,
+        cache_policy="lrfu",
+    )
     assert read_environment({"FLASH_MOE_VERIFY_READS": "False"}).verify_reads is False
 
 
@@ -124,6 +138,9 @@ def test_the_environment() -> None:
         ("FLASH_MOE_VERIFY_READS", "yes"),
         ("FLASH_MOE_VERIFY_READS", "2"),
         ("FLASH_MOE_KERNELS", "on"),
+        ("FLASH_MOE_IO", "mmap"),
+        ("FLASH_MOE_IO_SPLIT", "all"),
+        ("FLASH_MOE_CACHE_POLICY", "fifo"),
     ],
 )
 def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
@@ -145,6 +162,29 @@ def test_the_number_of_threads_is_sane(value: int) -> None:
         RuntimeConfig(io_threads=value)
 
 
+@pytest.mark.parametrize("option", [{"io": "mmap"}, {"io": ""}, {"io_split": 0}, {"io_split": 65}])
+def test_how_to_read_is_sane(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"{name}: expected"):
+        RuntimeConfig(**option)
+
+
+@pytest.mark.parametrize("value", ["LRU", "", "fifo", 1])
+def test_the_cache_policy_is_one_there_is(value: Any) -> None:
+    with pytest.raises(ConfigError, match="cache_policy: expected one of lru, lrfu, got"):
+        RuntimeConfig(cache_policy=value)
+    assert tuple(POLICIES) == CACHE_POLICIES
+
+
+def test_arguments_for_traces() -> None:
+    config = runtime_config(Environment(cache_policy="lrfu"), trace="~/a", trace_events=Path("b"))
+    assert config == RuntimeConfig(
+        cache_policy="lrfu", trace=Path("~/a").expanduser(), trace_events=Path("b")
+    )
+    with pytest.raises(ConfigError, match="expected two files, got b twice"):
+        runtime_config(Environment(), trace="b", trace_events="b")
+
+
 @pytest.mark.parametrize("value", ["on", "", "AUTO", True])
 def test_the_kernels_option_is_one_of_three(value: Any) -> None:
     with pytest.raises(ConfigError, match="kernels: expected one of auto, off, require, got"):
@@ -152,12 +192,22 @@ def test_the_kernels_option_is_one_of_three(value: Any) -> None:
 
 
 def test_arguments_win_over_the_environment() -> None:
-    environment = Environment(1.0, top_k=2, io_threads=3, verify_reads=True, kernels="off")
-    assert runtime_config(environment) == RuntimeConfig(1.0, 2, 3, True, "off")
-    merged = runtime_config(
-        environment, cache_gb=9.0, top_k=8, io_threads=7, verify_reads=False, kernels="require"
+    environment = Environment(
+        1.0, top_k=2, io_threads=3, verify_reads=True, kernels="off", io="direct", io_split=2
     )
-    assert merged == RuntimeConfig(9.0, 8, 7, False, "require")
+    reads: dict[str, Any] = {"io": "direct", "io_split": 2}
+    assert runtime_config(environment) == RuntimeConfig(1.0, 2, 3, True, "off", **reads)
+    reads = {"io": "cached", "io_split": 1}
+    merged = runtime_config(
+        environment,
+        cache_gb=9.0,
+        top_k=8,
+        io_threads=7,
+        verify_reads=False,
+        kernels="require",
+        **reads,
+    )
+    assert merged == RuntimeConfig(9.0, 8, 7, False, "require", **reads)
     assert runtime_config(Environment()) == RuntimeConfig() == RuntimeConfig(kernels="auto")
 
 

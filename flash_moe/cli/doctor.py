@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flash_moe.cli import tune
+from flash_moe.errors import ConfigError
+
 if TYPE_CHECKING:
+    from flash_moe.config import RuntimeConfig
     from flash_moe.store.layout import RecordLayout
 
 PLAIN = "the CPU computes with plain MLX; kernels need Metal or CUDA"
@@ -24,11 +28,21 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", help="store or mlx checkpoint: do the kernels take its experts?"
     )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="measure the disk of MODEL (some seconds) and save the best --io, --io-threads and "
+        "--io-split, which models on it then load with",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.tune:
+        if args.model is None:
+            raise ConfigError("doctor", "--tune: expected a store to read from")
+        return tune.run(args.model, args.json)
     facts = {**machine(), "self_test": tested()}
     if args.model is not None:
         facts["model"] = model_facts(args.model)
@@ -52,6 +66,7 @@ def machine() -> dict[str, Any]:
     from flash_moe.ops.self_test import kernel_texts
     from flash_moe.ops.self_test_memory import memory_file
     from flash_moe.ops.source import kernels_dir
+    from flash_moe.stream.io_settings import saved_disks, settings_file
 
     environment = read_environment()
     kernel_texts()  # a missing file is an error, also where no kernel runs
@@ -73,6 +88,8 @@ def machine() -> dict[str, Any]:
         "kernels_overridden": environment.kernel_dir is not None,
         "cache_dir": platformdirs.user_cache_dir("flash_moe"),
         "self_test_file": str(memory_file()),
+        "io_file": str(settings_file()),
+        "io": saved_disks(),
         "hub_cache_dir": str(HF_HUB_CACHE),
     }
 
@@ -95,6 +112,7 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     from flash_moe.env import read_environment
     from flash_moe.loader import open_streaming, resolve
     from flash_moe.ops.router_topk import takes
+    from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
     streaming = open_streaming(path, runtime_config(read_environment()))
@@ -112,7 +130,12 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
         "experts_per_token": config.top_k,
         "router_taken": takes(config.n_experts, config.top_k),
         "records": runs,
+        "io": vars(io_settings(streaming.experts, **_asked(streaming.runtime))),
     }
+
+
+def _asked(runtime: RuntimeConfig) -> dict[str, Any]:
+    return {"io": runtime.io, "threads": runtime.io_threads, "split": runtime.io_split}
 
 
 def describe(layout: RecordLayout) -> str:
@@ -160,6 +183,8 @@ def report(facts: dict[str, Any]) -> list[str]:
         "caches": f"{facts['cache_dir']}, models: {facts['hub_cache_dir']}",
     }
     lines = [f"{name:12}{text}" for name, text in rows.items()]
+    for number, line in enumerate(tune.saved_lines(facts["io"])):
+        lines.append(f"{'' if number else 'disks':12}{line}")
     return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
 
 
@@ -191,6 +216,8 @@ def _model_lines(model: dict[str, Any] | None) -> list[str]:
     router = f"{model['experts']} experts, {model['experts_per_token']} a token"
     taken = "one that the kernel takes" if model["router_taken"] else "plain MLX computes it"
     lines.append(f"{'':12}router of {router}: {taken}")
+    reads = "io={io}, {threads} threads, split {split}".format(**model["io"])
+    lines.append(f"{'':12}read with {reads}")
     return lines
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.env import KERNEL_OPTIONS
+from flash_moe.env import CACHE_POLICIES, IO_OPTIONS, KERNEL_OPTIONS
 from flash_moe.errors import PromptError
 
 if TYPE_CHECKING:
@@ -44,9 +44,19 @@ def add_streaming_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("streaming")
     group.add_argument("--cache-gb", type=float, help="memory for experts (default: from memory)")
     group.add_argument(
+        "--cache-policy",
+        choices=CACHE_POLICIES,
+        help="which experts leave a full cache: least recently used (lru, default), or used least "
+        "often of late (lrfu)",
+    )
+    group.add_argument(
         "--top-k-experts", type=int, help="experts a token; fewer than the model's is not exact"
     )
     group.add_argument("--io-threads", type=int, help="threads that read (default 8)")
+    group.add_argument(
+        "--io", choices=IO_OPTIONS, help="read through the page cache (default) or past it"
+    )
+    group.add_argument("--io-split", type=int, help="parts that an expert is read in (default 1)")
     group.add_argument(
         "--verify-reads",
         action="store_const",
@@ -58,6 +68,12 @@ def add_streaming_options(parser: argparse.ArgumentParser) -> None:
         choices=KERNEL_OPTIONS,
         help="our GPU kernels: auto if their self-test passes (default), off, or require",
     )
+    group.add_argument(
+        "--trace", metavar="FILE", help="write the routing, for scripts/replay_cache.py"
+    )
+    group.add_argument(
+        "--trace-events", metavar="FILE", help="write a time line, for ui.perfetto.dev"
+    )
 
 
 def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -66,8 +82,13 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
         "cache_gb": args.cache_gb,
         "top_k": args.top_k_experts,
         "io_threads": args.io_threads,
+        "io": args.io,
+        "io_split": args.io_split,
         "verify_reads": args.verify_reads,
         "kernels": args.kernels,
+        "cache_policy": args.cache_policy,
+        "trace": args.trace,
+        "trace_events": args.trace_events,
     }
 
 

@@ -1,11 +1,19 @@
 """Positional reads of byte ranges into given buffers. A short read is an error, never zeros.
 
 ``FileSet`` owns the file descriptors; every reader thread uses it at the same time (``preadv`` has
-no file position to share and releases the GIL).
+no file position to share and releases the GIL). How it opens files is one of three:
+
+- ``sequential``: the system reads ahead as it likes. For packing and verifying.
+- ``cached``: through the page cache, without read-ahead, since records are read in random order.
+- ``direct``: past the page cache (``O_DIRECT`` on Linux, ``F_NOCACHE`` on macOS). Offsets, lengths
+  and buffers must be multiples of 4096, which :func:`check_direct` sees to.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Sequence
@@ -13,14 +21,25 @@ from pathlib import Path
 
 import xxhash
 
-from flash_moe.errors import ChecksumError, ReadError
+from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
 from flash_moe.store.experts import ExpertFiles, Segment
+
+# O_DIRECT wants multiples of the disk's logical block: 512 or 4096 on all disks sold.
+DIRECT_ALIGNMENT = 4096
+_SMALLEST_BLOCK = 512
+# Python does not name it on macOS.
+_F_RDAHEAD = 45
 
 
 class FileSet:
-    """Opens each file once, on first use, and closes all of them together."""
+    """Opens each file once, on first use, and closes all of them together.
 
-    def __init__(self) -> None:
+    Args:
+        io: ``"sequential"``, ``"cached"`` or ``"direct"``.
+    """
+
+    def __init__(self, io: str = "sequential") -> None:
+        self._io = io
         self._fds: dict[Path, int] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -33,7 +52,7 @@ class FileSet:
             if self._closed:
                 raise OSError(f"{file}: the files were closed")
             if file not in self._fds:
-                self._fds[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                self._fds[file] = open_for(file, self._io)
             return self._fds[file]
 
     def close(self) -> None:
@@ -44,15 +63,76 @@ class FileSet:
             self._fds.clear()
 
 
+def open_for(file: Path, io: str) -> int:
+    """Open a file for reading: ``"sequential"``, ``"cached"`` or ``"direct"``."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    if io == "direct":
+        flags |= getattr(os, "O_DIRECT", 0)
+    fd = os.open(file, flags)
+    try:
+        if io == "direct" and hasattr(fcntl, "F_NOCACHE"):
+            fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+            fcntl.fcntl(fd, _F_RDAHEAD, 0)
+        elif io == "cached" and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def read_range(fd: int, offset: int, buffer: memoryview) -> int:
     """Fill ``buffer`` from ``offset``; return the bytes read, fewer only at the end of the file."""
     done = 0
     while done < len(buffer):
-        n = os.preadv(fd, [buffer[done:]], offset + done)
+        try:
+            n = os.preadv(fd, [buffer[done:]], offset + done)
+        except OSError as error:
+            # A direct read that goes on behind the end of a cut file is not aligned any more.
+            if error.errno == errno.EINVAL and done % _SMALLEST_BLOCK:
+                break
+            raise
         if n == 0:
             break
         done += n
     return done
+
+
+def check_direct(experts: ExpertFiles) -> None:
+    """Check that the records of a model can be read past the page cache.
+
+    Reads one page of one file: whether a filesystem takes such reads is known only then.
+
+    Raises:
+        UnsupportedModelError: They do not lie at multiples of 4096 bytes.
+        ConfigError: The filesystem refuses such reads.
+    """
+    for layer in range(len(experts.layers)):
+        for segment in (*experts.segments(layer, 0), *experts.segments(layer, 1)):
+            numbers = (segment.offset, segment.n_bytes, segment.record_offset)
+            if any(number % DIRECT_ALIGNMENT for number in numbers):
+                raise UnsupportedModelError(
+                    "store",
+                    f"io='direct': {segment.file} has {segment.n_bytes} bytes of an expert at byte "
+                    f"{segment.offset}: expected multiples of {DIRECT_ALIGNMENT}",
+                    "Pack the model, which aligns its experts, or use io='cached'.",
+                )
+    file = experts.segments(0, 0)[0].file
+    try:
+        fd = open_for(file, "direct")
+        try:
+            with mmap.mmap(-1, DIRECT_ALIGNMENT) as page, memoryview(page) as buffer:
+                os.preadv(fd, [buffer], 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            return  # not about direct reads; the first read of a record tells
+        raise ConfigError(
+            "store",
+            f"io='direct': the filesystem of {file} refuses direct reads: {error.strerror}",
+            "Use io='cached', or move the store to a disk.",
+        ) from None
 
 
 class RecordReader:
@@ -61,12 +141,20 @@ class RecordReader:
     Args:
         experts: Where the records lie.
         verify: Compare each record with its checksum, where the store has one.
+        io: ``"sequential"``, ``"cached"`` or ``"direct"``, as of this module.
+
+    Raises:
+        UnsupportedModelError, ConfigError: These records cannot be read with ``io="direct"``.
     """
 
-    def __init__(self, experts: ExpertFiles, *, verify: bool = False) -> None:
+    def __init__(
+        self, experts: ExpertFiles, *, verify: bool = False, io: str = "sequential"
+    ) -> None:
+        if io == "direct":
+            check_direct(experts)
         self.experts = experts
         self.verify = verify
-        self._files = FileSet()
+        self._files = FileSet(io)
 
     def read(self, layer: int, expert: int, record: memoryview) -> int:
         """Read one record into ``record`` (bytes, writeable, of the record's size).
@@ -78,12 +166,35 @@ class RecordReader:
             ReadError: The file cannot be read, or ends inside the record.
             ChecksumError: ``verify`` is on and the bytes are not those that were packed.
         """
-        segments = self.experts.segments(layer, expert)
-        for segment in segments:
-            self._read_segment(layer, expert, segment, record)
+        n_bytes = self.read_part(layer, expert, record, 0, len(record))
+        self.finish(layer, expert, record)
+        return n_bytes
+
+    def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
+        """Read bytes ``start`` to ``stop`` of a record into their place; others may do the rest.
+
+        Returns:
+            Bytes read from disk. Padding that is in no file is not read.
+
+        Raises:
+            ReadError: The file cannot be read, or ends inside the part.
+        """
+        n_bytes = 0
+        for whole in self.experts.segments(layer, expert):
+            segment = _cut(whole, start, stop)
+            if segment is not None:
+                self._read_segment(layer, expert, segment, record)
+                n_bytes += segment.n_bytes
+        return n_bytes
+
+    def finish(self, layer: int, expert: int, record: memoryview) -> None:
+        """Check a record whose parts are all there, if ``verify`` is on.
+
+        Raises:
+            ChecksumError: The bytes are not those that were packed.
+        """
         if self.verify:
             self.check(layer, expert, record)
-        return sum(segment.n_bytes for segment in segments)
 
     def check(self, layer: int, expert: int, record: memoryview) -> None:
         expected = self.experts.checksum(layer, expert)
@@ -123,3 +234,15 @@ class RecordReader:
     def close(self) -> None:
         """Close the files. No read may be running."""
         self._files.close()
+
+
+def _cut(segment: Segment, start: int, stop: int) -> Segment | None:
+    """What of a segment lies in bytes ``start`` to ``stop`` of its record."""
+    first = max(segment.record_offset, start)
+    n_bytes = min(segment.record_offset + segment.n_bytes, stop) - first
+    if n_bytes <= 0:
+        return None
+    if n_bytes == segment.n_bytes:
+        return segment
+    offset = segment.offset + first - segment.record_offset
+    return Segment(segment.file, offset, first, n_bytes)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from flash_moe.errors import BudgetError
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import ITEMSIZE
+from flash_moe.store.reader import DIRECT_ALIGNMENT
 
-# Indices into one MLX array, in any of the views that a slab gets, stay below 2^31.
-MAX_ELEMENTS = 2**31 - 1
+# Indices into one MLX array, in any of the views that a slab gets, stay below 2^31. A slab
+# allocates a page more than its slots.
+MAX_ELEMENTS = 2**31 - 1 - DIRECT_ALIGNMENT
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Which expert sits in which slot: arithmetic on integers, no disk, no threads, no MLX.
 
 A ``SlotTable`` is the bookkeeping of one slab. Its changes come in two halves, so that a failed
-read loses nothing: ``assign`` takes slots away from the least recently used experts, ``commit``
-makes the newly read experts known, ``recover`` instead gives the slots back as empty ones.
+read loses nothing: ``assign`` takes slots away from the experts that its policy values least,
+``commit`` makes the newly read experts known, ``recover`` instead gives the slots back as empty
+ones.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Key = tuple[int, int]  # (layer index, expert)
+from flash_moe.stream.policy import LRU, Key, Policy
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,25 @@ class Assignment:
 
 
 class SlotTable:
-    """Least-recently-used table of (layer, expert) over a fixed number of slots.
+    """Which (layer, expert) is held in which of a fixed number of slots.
 
     Invariant: a slot is in exactly one place: held by one key, free, or promised to a read that was
-    assigned and not yet committed.
+    assigned and not yet committed. The policy orders the held keys; what is held only the table
+    knows.
+
+    Args:
+        policy: Chooses what is evicted; the table's own, not shared. Least recently used if none
+            is given.
     """
 
-    def __init__(self, n_slots: int) -> None:
+    def __init__(self, n_slots: int, policy: Policy | None = None) -> None:
         if n_slots < 1:
             raise ValueError(f"n_slots: expected at least 1, got {n_slots}")
         self.n_slots = n_slots
-        self._held: OrderedDict[Key, int] = OrderedDict()  # least recently used first
+        self._policy: Policy = LRU() if policy is None else policy
+        self._held: dict[Key, int] = {}
         self._free = list(range(n_slots - 1, -1, -1))
+        self._before: set[Key] = set()  # the group of this call that was assigned last
 
     def __len__(self) -> int:
         return len(self._held)
@@ -53,45 +60,71 @@ class SlotTable:
         return key in self._held
 
     def waves(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
-        """Split distinct experts into groups that fit the slots.
+        """Begin a call of a layer: split its distinct experts into groups.
 
-        Held experts come first, so that no later group evicts what an earlier one could have used.
+        One group if they fit the slots, else halves of the slots, so that one group can be read
+        while the one before is computed. Held experts come first, so that no later group evicts
+        what an earlier one could have used. Where several groups are needed the others come in
+        order of their worth to the policy: what is read last is still held when the call ends.
         """
-        ordered = sorted(experts, key=lambda e: ((layer, e) not in self._held, e))
+        self._policy.begin(layer)
+        self._before = set()
+        held: list[int] = []
+        missing: list[int] = []
+        for expert in sorted(experts):
+            (held if (layer, expert) in self._held else missing).append(expert)
         step = self.n_slots
+        if len(experts) > self.n_slots:
+            step = max(1, self.n_slots // 2)
+            missing.sort(key=lambda e: self._policy.worth((layer, e)))
+        ordered = held + missing
         return [ordered[i : i + step] for i in range(0, len(ordered), step)]
 
     def assign(self, layer: int, experts: Sequence[int]) -> Assignment:
-        """Give each of these distinct experts a slot, evicting the least recently used others.
+        """Give each of these distinct experts a slot, evicting others where none is free.
+
+        The group of the same call that was assigned before is not evicted either, if both fit: it
+        may still be computed on.
 
         Raises:
             ValueError: More experts than slots.
         """
         if len(experts) > self.n_slots:
             raise ValueError(f"{len(experts)} experts for {self.n_slots} slots")
-        # Touching the hits first moves them away from the end where eviction happens.
-        for expert in experts:
-            if (layer, expert) in self._held:
-                self._held.move_to_end((layer, expert))
-        slots, reads = [], []
-        for expert in experts:
-            slot = self._held.get((layer, expert))
-            if slot is None:
-                slot = self._free.pop() if self._free else self._held.popitem(last=False)[1]
-                reads.append((expert, slot))
-            slots.append(slot)
-        return Assignment(layer, tuple(slots), tuple(reads))
+        keys = [(layer, expert) for expert in experts]
+        group = set(keys)
+        keep = group | self._before if len(group) + len(self._before) <= self.n_slots else group
+        missing = []
+        for key in keys:
+            if key in self._held:
+                self._policy.use(key)
+            else:
+                missing.append(key)
+        n_victims = max(len(missing) - len(self._free), 0)
+        victims = iter(self._policy.evict(n_victims, keep) if n_victims else ())
+        slot_of: dict[Key, int] = {}
+        for key in missing:
+            slot_of[key] = self._free.pop() if self._free else self._held.pop(next(victims))
+        self._before = group
+        return Assignment(
+            layer,
+            tuple(slot_of[key] if key in slot_of else self._held[key] for key in keys),
+            tuple((expert, slot) for (_, expert), slot in slot_of.items()),
+        )
 
     def commit(self, assignment: Assignment) -> None:
         """The reads of ``assignment`` succeeded: their slots now hold those experts."""
         for expert, slot in assignment.reads:
-            self._held[(assignment.layer, expert)] = slot
+            key = (assignment.layer, expert)
+            self._policy.add(key)
+            self._held[key] = slot
 
     def recover(self) -> None:
         """Free every slot that holds nothing, after reads that failed or were interrupted.
 
         Looks at all slots instead of undoing an assignment, because an interrupt can strike in the
-        middle of ``assign`` itself.
+        middle of ``assign`` itself, also inside the policy.
         """
         held = set(self._held.values())
         self._free = [slot for slot in range(self.n_slots - 1, -1, -1) if slot not in held]
+        self._policy.restore(self._held)

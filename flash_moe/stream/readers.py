@@ -1,24 +1,29 @@
 """The threads that read records into slots. They never build or evaluate an MLX array.
 
 Threads live as long as the model. A batch of reads belongs to the caller that submitted it: it
-waits for all of them, and gets the first error. After a failed or interrupted wait no read of the
-batch is running any more, so that the slots can be given to others.
+waits for all of them, or takes them one by one as they arrive, and gets the first error. After a
+failed or interrupted wait no read of the batch is running any more, so that the slots can be given
+to others.
+
+A record may be read in several parts by several threads; a batch hides that.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from flash_moe.errors import ClosedError
-from flash_moe.store.reader import RecordReader
+from flash_moe.store.layout import align
+from flash_moe.store.reader import DIRECT_ALIGNMENT, RecordReader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Read:
     """One record to read.
 
@@ -31,22 +36,56 @@ class Read:
     record: memoryview
 
 
+def split_record(n_bytes: int, n_parts: int) -> list[tuple[int, int]]:
+    """Cut a record into at most ``n_parts`` ranges of whole pages, as equal as that allows."""
+    step = max(align(-(-n_bytes // n_parts), DIRECT_ALIGNMENT), DIRECT_ALIGNMENT)
+    return [(start, min(start + step, n_bytes)) for start in range(0, n_bytes, step)] or [(0, 0)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    index: int  # of the read in its batch
+    start: int
+    stop: int
+
+
 class ReadBatch:
     """Reads that were submitted together, and their outcome.
 
-    Threads take reads out of the batch; the queue only wakes them. So a batch can be emptied at
-    any moment, also when the caller was interrupted half way through submitting it.
+    Threads take parts of reads out of the batch; the queue only wakes them. So a batch can be
+    emptied at any moment, also when the caller was interrupted half way through submitting it.
+
+    One thread waits: with ``wait`` for all, with ``wait_for`` for some, with ``as_completed`` for
+    one after another, or these in turn. Each raises the first error of the batch, also one of a
+    record that it does not wait for, and then no read of the batch is running. A caller that stops
+    before all are there must ``wait`` or ``drain`` before the slots get a new use.
+
+    Args:
+        reads: What to read. Their records must not overlap.
+        split: Parts that a record is read in.
 
     Attributes:
+        n_parts: How many threads the batch can use.
         n_bytes: Bytes read so far.
         read_s: Seconds inside reads, summed over threads.
     """
 
-    def __init__(self, reads: Sequence[Read]) -> None:
+    def __init__(self, reads: Sequence[Read], split: int = 1) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
-        self._todo = deque(reads)
-        self._running = 0
+        self._reads = reads
+        parts = [split_record(len(read.record), split) for read in reads]
+        self._missing = [len(ranges) for ranges in parts]  # parts of each read
+        self._todo = deque(
+            _Part(index, start, stop)
+            for index, ranges in enumerate(parts)
+            for start, stop in ranges
+        )
+        self.n_parts = len(self._todo)
+        self._running: set[int] = set()  # idents of the threads that are reading
+        self._arrived: list[Read] = []
+        self._told = 0  # how many of them as_completed has yielded
+        self._each = False  # whether the caller waits for single records
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
@@ -57,10 +96,49 @@ class ReadBatch:
             StoreError: The first read that failed. No other read of the batch is running then.
             KeyboardInterrupt: The user's; the same holds.
         """
+        self._wait(lambda: False)
+
+    def wait_for(self, experts: Iterable[int]) -> None:
+        """Return when the records of these experts are there; others may still be read.
+
+        Raises:
+            ValueError: An expert is not in the batch, or its read was dropped.
+            StoreError, KeyboardInterrupt: As of ``wait``.
+        """
+        wanted = set(experts)
+        self._each = True
+        self._wait(lambda: wanted <= {read.expert for read in self._arrived})
+        lacking = wanted - {read.expert for read in self._arrived}
+        if lacking:
+            raise ValueError(f"experts {sorted(lacking)} are not in the batch, or were dropped")
+
+    def as_completed(self) -> Iterator[Read]:
+        """Yield each read once, in order of arrival, as soon as its record is there.
+
+        Raises:
+            StoreError, KeyboardInterrupt: As of ``wait``.
+        """
+        self._each = True
+        while True:
+            self._wait(lambda: self._told < len(self._arrived))
+            if self._told == len(self._arrived):
+                return
+            self._told += 1
+            yield self._arrived[self._told - 1]
+
+    @property
+    def arrived(self) -> Sequence[Read]:
+        """The reads whose records are there now, in order of arrival."""
+        return tuple(self._arrived)
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until ``ready``, or until nothing is left to wait for."""
         try:
             with self._changed:
-                while self._todo or self._running:
+                while self._error is None and (self._todo or self._running) and not ready():
                     self._changed.wait()
+            if self._error is not None:
+                self.drain()
         except BaseException:
             self.drain()
             raise
@@ -87,27 +165,51 @@ class ReadBatch:
             raise interrupt
 
     def run_one(self, reader: RecordReader) -> None:
-        """Do one read, in a reader thread. Does nothing if none is left."""
+        """Read one part, in a reader thread. Does nothing if none is left."""
+        me = threading.get_ident()
         with self._changed:
             if not self._todo:
                 return
-            read = self._todo.popleft()
-            self._running += 1
-        n_bytes, error = 0, None
+            part = self._todo.popleft()
+            self._running.add(me)
+        n_bytes, error, whole = 0, None, False
         started = time.perf_counter()
         try:
-            n_bytes = reader.read(read.layer, read.expert, read.record)
+            n_bytes, whole = self._do(part, reader)
         except BaseException as problem:
             error = problem
         with self._changed:
-            self._running -= 1
             self.n_bytes += n_bytes
             self.read_s += time.perf_counter() - started
-            if error is not None:
-                self._error = self._error or error
-                self._todo.clear()  # the caller drops the whole batch
-            if not self._running:
-                self._changed.notify_all()
+            if whole:
+                self._arrived.append(self._reads[part.index])
+            self._leave(me, error)
+
+    def _do(self, part: _Part, reader: RecordReader) -> tuple[int, bool]:
+        """Read a part. Returns the bytes read, and whether the record is complete with it."""
+        read = self._reads[part.index]
+        if part.stop - part.start == len(read.record):
+            return reader.read(read.layer, read.expert, read.record), True
+        n_bytes = reader.read_part(read.layer, read.expert, read.record, part.start, part.stop)
+        with self._changed:
+            self._missing[part.index] -= 1
+            last = not self._missing[part.index]
+        if last:
+            reader.finish(read.layer, read.expert, read.record)
+        return n_bytes, last
+
+    def give_up(self, error: BaseException) -> None:
+        """The calling reader thread met an error that ``run_one`` did not foresee."""
+        with self._changed:
+            self._leave(threading.get_ident(), error)
+
+    def _leave(self, thread: int, error: BaseException | None) -> None:
+        self._running.discard(thread)
+        if error is not None:
+            self._error = self._error or error
+            self._todo.clear()  # the caller drops the whole batch
+        if self._each or not self._running:
+            self._changed.notify_all()
 
 
 class ReaderPool:
@@ -116,33 +218,48 @@ class ReaderPool:
     Args:
         reader: Where records are read from. The pool closes it.
         n_threads: Threads, which is also the most reads in flight.
+        split: Parts that each record is read in, by different threads.
     """
 
-    def __init__(self, reader: RecordReader, n_threads: int) -> None:
+    def __init__(self, reader: RecordReader, n_threads: int, split: int = 1) -> None:
         self._reader = reader
+        self._n_threads = n_threads
+        self._split = split
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._queue: SimpleQueue[ReadBatch | None] = SimpleQueue()
         self._threads = [
             threading.Thread(
                 target=_serve,
-                args=(self._queue, reader),
+                args=(self._queue, self._reader),
                 name=f"flash-moe-reader-{number}",
                 daemon=True,
             )
-            for number in range(n_threads)
+            for number in range(self._n_threads)
         ]
-        self._closed = False
         for thread in self._threads:
             thread.start()
 
-    def submit(self, batch: ReadBatch, n_reads: int) -> None:
-        """Queue the reads of a batch.
+    def batch(self, reads: Sequence[Read]) -> ReadBatch:
+        """A batch of these reads, split as the pool splits. Nothing begins before ``submit``."""
+        return ReadBatch(reads, self._split)
+
+    def submit(self, batch: ReadBatch) -> None:
+        """Queue the reads of a batch, behind those of earlier ones.
 
         Raises:
             ClosedError: The pool was closed.
         """
         if self._closed:
             raise ClosedError("stream", "the model was closed", "Load it again.")
-        for _ in range(n_reads):
+        if os.getpid() != self._process:
+            # A forked process has none of the threads, and perhaps a lock of the queue that one of
+            # them held.
+            self._start()
+        for _ in range(batch.n_parts):
             self._queue.put(batch)
 
     def close(self) -> None:
@@ -150,15 +267,21 @@ class ReaderPool:
         if self._closed:
             return
         self._closed = True
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        if os.getpid() == self._process:
+            for _ in self._threads:
+                self._queue.put(None)
+            for thread in self._threads:
+                if thread is not threading.current_thread():
+                    thread.join()
         self._reader.close()
 
 
 def _serve(queue: SimpleQueue[ReadBatch | None], reader: RecordReader) -> None:
     while (batch := queue.get()) is not None:
-        batch.run_one(reader)
+        try:
+            batch.run_one(reader)
+        except BaseException as error:
+            # Nothing that strikes outside of the read itself may end the thread: the caller would
+            # wait for ever. An error of this kind is told like that of a read.
+            batch.give_up(error)
         del batch  # it holds slots, and the next one may be long in coming

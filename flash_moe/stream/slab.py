@@ -4,16 +4,23 @@ A slab is a flat array of 32-bit words. Its bytes are written through its ``memo
 components of its records are zero-copy views ``[slots, ...]`` made by ``mx.as_strided``, so that
 ``mx.gather_qmm`` works on expert-major records without a copy. MLX does not know that the bytes
 change: who overwrites a slot must first evaluate every array that reads it (``bank.py``).
+
+Slots begin at the start of a page, because reads past the page cache want aligned buffers.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from flash_moe.store.layout import Component, RecordLayout
+from flash_moe.store.reader import DIRECT_ALIGNMENT
 
 DTYPES = {
     "U32": mx.uint32,
@@ -22,6 +29,9 @@ DTYPES = {
     "F16": mx.float16,
     "U8": mx.uint8,
 }
+
+
+_HUGE_PAGE = 2 * 1024 * 1024
 
 
 class Slab:
@@ -34,16 +44,28 @@ class Slab:
 
     The array and its views are built and evaluated by the constructor, in the thread that calls
     it; later use from other threads only reads finished arrays.
+
+    Attributes:
+        array: The words of the slots; slot 0 begins at word 0, which is aligned to a page. A
+            zero-copy slice of an allocation that is one page longer: MLX's buffers on a CPU begin
+            anywhere (24 bytes into a page with 0.32.4).
     """
 
     def __init__(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> None:
         self.n_slots = n_slots
         self.slot_bytes = slot_bytes
         self._keep_views = keep_views
-        self.array = mx.zeros((n_slots * slot_bytes // 4,), dtype=mx.uint32)
+        n_words = n_slots * slot_bytes // 4
+        allocation: Any = mx.zeros((n_words + DIRECT_ALIGNMENT // 4,), dtype=mx.uint32)
+        mx.eval(allocation)  # Any: mlx's stubs do not say that arrays are buffers
+        everything = memoryview(allocation).cast("B")
+        address = int(np.frombuffer(everything, np.uint8).ctypes.data)
+        begin = -address % DIRECT_ALIGNMENT
+        if sys.platform == "linux" and mx.default_device().type == mx.cpu:
+            _make_huge(address + begin, 4 * n_words)
+        self.array = allocation[begin // 4 : begin // 4 + n_words]
         mx.eval(self.array)
-        words: Any = self.array  # mlx's stubs do not say that arrays are buffers
-        self._bytes = memoryview(words).cast("B")
+        self._bytes = everything[begin : begin + 4 * n_words]
         self._views: dict[RecordLayout, Mapping[str, mx.array]] = {}
 
     def record(self, slot: int, n_bytes: int) -> memoryview:
@@ -71,3 +93,18 @@ class Slab:
             strides=(self.slot_bytes // size, *strides),
             offset=c.offset // size,
         )
+
+
+def _make_huge(address: int, n_bytes: int) -> None:
+    """Give the zeros in a range back to the system, and ask for pages of 2 MB when they are used.
+
+    MLX has filled the range page by page, from whatever single pages were free. A direct read is
+    cut at each gap between them: 1.1 GB/s into memory of 14,900 pieces, 2.0 into 240, 2.1 into 35
+    (63 MB, one thread, Linux VM, 2026-11-22). Best effort; no result is looked at.
+    """
+    begin = -(-address // _HUGE_PAGE) * _HUGE_PAGE
+    length = (address + n_bytes - begin) // _HUGE_PAGE * _HUGE_PAGE
+    if length > 0:
+        madvise = ctypes.CDLL(None).madvise
+        for advice in (mmap.MADV_HUGEPAGE, mmap.MADV_DONTNEED):
+            madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), ctypes.c_int(advice))

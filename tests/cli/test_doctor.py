@@ -125,3 +125,37 @@ def test_on_a_mac_whose_kernels_fail(
     assert out.count("error: no such function") == 100  # all of it, for the report
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["self_test"]["problems"] == [problem]
+
+
+def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> None:
+    home = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    out = run_with(**home)
+    assert "disks       not measured yet: flash-moe doctor --tune STORE" in out.stdout
+    out = run_with("--tune", tiny_store, "--json", **home)
+    if "stay in the page cache" in out.stderr:
+        pytest.skip("this filesystem lives in memory")
+    assert (out.returncode, out.stderr) == (0, "")
+    found = json.loads(out.stdout)
+    assert {t["io"] for t in found["trials"]} >= {"cached"}
+    assert {t["threads"] for t in found["trials"]} == {1, 2, 4, 8, 16, 32}
+    best = found["best"]["cached"]
+    facts = json.loads(run_with(tiny_store, "--json", **home).stdout)
+    assert facts["io"][found["disk"]]["cached"] == best
+    assert facts["io_file"] == found["file"]
+    assert facts["model"]["io"] == found["used"]
+    assert found["used"] == {"io": "cached", "threads": best["threads"], "split": best["split"]}
+    text = run_with(tiny_store, FLASH_MOE_IO_THREADS="5", FLASH_MOE_IO_SPLIT="3", **home).stdout
+    assert "read with io=cached, 5 threads, split 3" in text
+    assert f"{found['disk']}: cached {best['threads']} threads" in text
+    text = run_with("--tune", tiny_store, **home).stdout
+    assert "this model loads with io=cached" in text
+
+
+def test_tune_wants_a_store(tmp_path: Path) -> None:
+    for arguments, expected in (
+        (["--tune"], "--tune: expected a store"),
+        (["--tune", tmp_path / "none"], "no such directory"),
+    ):
+        out = run_with(*arguments)
+        assert (out.returncode, out.stdout) == (1, "")
+        assert expected in out.stderr

@@ -188,6 +188,8 @@ def test_top_k_out_of_range(tiny_store: Path, top_k: int) -> None:
         {"io_threads": 0},
         {"io_threads": 1000},
         {"kernels": "on"},
+        {"io": "mmap"},
+        {"io_split": 0},
     ],
     ids=str,
 )

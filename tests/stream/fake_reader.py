@@ -53,6 +53,6 @@ def expected(n: int) -> bytes:
 
 def works(pool: ReaderPool, n: int = 9) -> bool:
     batch, memory = batch_of(n)
-    pool.submit(batch, n)
+    pool.submit(batch)
     batch.wait()
     return memory == expected(n) and batch.n_bytes == 4 * n

@@ -56,7 +56,7 @@ def test_an_error_waits_for_the_other_reads(make: Make) -> None:
     reader = FakeReader(action)
     pool = make(reader, 2)
     batch, memory = batch_of(5)
-    pool.submit(batch, 5)
+    pool.submit(batch)
     with pytest.raises(ReadError) as caught:
         batch.wait()
     assert caught.value.expert == 0
@@ -80,7 +80,7 @@ def test_the_first_error_is_told(make: Make) -> None:
 
     pool = make(FakeReader(action), 2)
     batch, _ = batch_of(2)
-    pool.submit(batch, 2)
+    pool.submit(batch)
     with pytest.raises(ReadError) as caught:
         batch.wait()
     assert caught.value.expert == 1
@@ -98,7 +98,7 @@ def test_a_wait_that_comes_late_still_waits_for_what_runs(make: Make, fails: boo
 
     reader = FakeReader(action)
     batch, _ = batch_of(2)
-    make(reader, 2).submit(batch, 2)
+    make(reader, 2).submit(batch)
     begun.wait()  # now nothing is left to begin
     threading.Timer(0.05, release.set).start()
     if fails:
@@ -118,7 +118,7 @@ def test_no_exception_ends_a_thread(make: Make, error: BaseException) -> None:
     pool = make(reader, 1)
     for _ in range(3):
         batch, _ = batch_of(4)
-        pool.submit(batch, 4)
+        pool.submit(batch)
         with pytest.raises(type(error)):
             batch.wait()
     assert reader.begun == [0, 0, 0]
@@ -134,7 +134,7 @@ def test_close_ends_the_threads_and_the_reader(make: Make) -> None:
     assert len(mine) == 3
     assert all(thread.daemon for thread in mine)
     batch, memory = batch_of(5)
-    pool.submit(batch, 5)
+    pool.submit(batch)
     pool.close()
     assert memory == expected(5)  # what was queued is still read
     assert not any(thread.is_alive() for thread in mine)
@@ -147,4 +147,4 @@ def test_submit_after_close(make: Make) -> None:
     pool.close()
     batch, _ = batch_of(1)
     with pytest.raises(ClosedError, match="was closed"):
-        pool.submit(batch, 1)
+        pool.submit(batch)

@@ -22,7 +22,7 @@ def test_drain_waits_for_running_reads_and_drops_the_rest(make: Make) -> None:
     reader = FakeReader(action)
     pool = make(reader, 1)
     batch, _ = batch_of(6)
-    pool.submit(batch, 6)
+    pool.submit(batch)
     assert running.wait(PATIENCE)
     threading.Timer(0.05, release.set).start()
     batch.drain()
@@ -75,7 +75,7 @@ def test_ctrl_c_while_waiting(make: Make, interrupts: int) -> None:
     presser = threading.Thread(target=press)
     presser.start()
     try:
-        pool.submit(batch, 6)
+        pool.submit(batch)
         with pytest.raises(KeyboardInterrupt):
             batch.wait()
         assert sorted(reader.ended) == sorted(reader.begun) == [0, 1]

@@ -144,3 +144,25 @@ def test_gather_qmm_works_on_the_views(bits: int, group_size: int) -> None:
             x, *whole, rhs_indices=mx.arange(4), group_size=group_size, bits=bits
         )
         assert mx.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_slots", [1, 5, 700])
+def test_slots_begin_at_pages(n_slots: int) -> None:
+    """Direct reads want it. The words of the array are those of the slots, from the first."""
+    slab = Slab(n_slots, 16384)
+    assert slab.array.shape == (n_slots * 4096,)
+    record = slab.record(n_slots - 1, 16384)
+    assert np.frombuffer(record, np.uint8).ctypes.data % 4096 == 0
+    record[:] = (last := random_record(LAYOUTS["f32"], n_slots).ljust(16384, b"\0")[:16384])
+    assert raw(slab.array[-4096:]) == last
+    assert not mx.any(slab.array[:-4096]).item()
+
+
+def test_memory_that_is_made_huge_is_zero_and_takes_writes() -> None:
+    """Large enough for pages of 2 MB: given back, asked for again, and still the array's."""
+    slab = Slab(3, 3 * 1024 * 1024)
+    assert not mx.any(slab.array).item()
+    for slot in range(3):
+        slab.record(slot, slab.slot_bytes)[:] = bytes([slot + 1]) * slab.slot_bytes
+    got = np.array(slab.array.view(mx.uint8)).reshape(3, -1)
+    assert [set(np.unique(row)) for row in got] == [{1}, {2}, {3}]

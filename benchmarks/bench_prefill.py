@@ -1,0 +1,118 @@
+"""Prompt processing of ``mid`` against resident mlx-lm, and the bytes that it reads.
+
+    python benchmarks/bench_prefill.py [--dir DIR] [--cases all,quarter,token] [--tokens 512]
+
+One pass over the prompt, from an empty cache. Models take turns; the first round warms up and is
+not counted, and the page cache is warm. Before each pass of a streamed model its bank is filled by
+decoding the last tokens of the prompt. Bytes asked (read, or held already) are given against
+(distinct experts of the prompt) x record, and what the last case reads against the same tokens one
+by one. On two cores one round takes five minutes. Prints a table and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+from bench_decode import budgets
+from mid import make_mid
+
+from flash_moe import load
+from flash_moe.mlx_lm_api import make_prompt_cache
+
+
+def prefill(model: Any, tokens: list[int]) -> float:
+    """Seconds of one pass."""
+    cache = make_prompt_cache(model)
+    started = time.perf_counter()
+    mx.eval(model(mx.array([tokens]), cache=cache)[:, -1])
+    return time.perf_counter() - started
+
+
+def one_by_one(model: Any, tokens: list[int]) -> None:
+    cache = make_prompt_cache(model)
+    for token in tokens:
+        mx.eval(model(mx.array([[token]]), cache=cache))
+
+
+def measure(root: Path, cases: list[str], rounds: int, n_tokens: int) -> dict[str, Any]:
+    store = make_mid(root, keep_checkpoint=True)
+    tokens = np.random.RandomState(0).randint(0, 256, size=n_tokens).tolist()
+    resident = mlx_lm.load(str(root / "mid-mlx"))[0]
+    mx.eval(resident.parameters())
+    given = budgets(store)
+    # A bank that is empty at first reads every distinct expert once, and keeps it.
+    with load(store, cache_gb=given["all"]) as flash:
+        prefill(flash.model, tokens)
+        n_distinct, distinct_bytes = flash.stats.misses, flash.stats.bytes_read
+    streamed = {case: load(store, cache_gb=given[case]) for case in cases}
+    times: dict[str, list[float]] = {name: [] for name in ("resident", *cases)}
+    report: dict[str, Any] = {
+        "tokens": n_tokens,
+        "rounds": rounds,
+        "distinct_bytes": distinct_bytes,
+    }
+    for turn in range(rounds + 1):
+        for name in times:
+            if name == "resident":
+                taken = prefill(resident, tokens)
+            else:
+                flash = streamed[name]
+                one_by_one(flash.model, tokens[-3:])
+                before = flash.stats
+                taken = prefill(flash.model, tokens)
+                counted = flash.stats - before
+                report[name] = {
+                    "bytes_read": counted.bytes_read,
+                    "asked_of_distinct": (counted.hits + counted.misses) / n_distinct,
+                    "hit_rate": counted.hit_rate,
+                    "wait_s": counted.wait_s,
+                }
+            if turn:
+                times[name].append(taken)
+    base = statistics.median(times["resident"])
+    report["resident_tokens_per_s"] = n_tokens / base
+    for case in cases:
+        taken = statistics.median(times[case])
+        report[case] |= {
+            "tokens_per_s": n_tokens / taken,
+            "of_resident": base / taken,
+            "spread": (max(times[case]) - min(times[case])) / taken,
+        }
+    smallest = streamed[cases[-1]]
+    before = smallest.stats
+    one_by_one(smallest.model, tokens)
+    alone = (smallest.stats - before).bytes_read
+    report[cases[-1]]["one_by_one_bytes"] = alone
+    report[cases[-1]]["fewer"] = alone / report[cases[-1]]["bytes_read"]
+    for flash in streamed.values():
+        flash.close()
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--dir", type=Path, help="where mid is kept (default: a temporary one)")
+    parser.add_argument("--cases", default="all,quarter,token", help="the last is the smallest")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=512)
+    args = parser.parse_args()
+    cases = args.cases.split(",")
+    with tempfile.TemporaryDirectory(prefix="flash-moe-bench-") as temporary:
+        report = measure(args.dir or Path(temporary), cases, args.rounds, args.tokens)
+    print(f"resident mlx-lm: {report['resident_tokens_per_s']:.1f} tokens/s")
+    for case in cases:
+        print(f"{case:8}", "  ".join(f"{k} {v:.4g}" for k, v in report[case].items()))
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Where the time of a run goes, as a file for a trace viewer (ui.perfetto.dev, chrome://tracing).
+
+The file is a JSON array of the Chrome trace event format. The thread of the forward pass has spans
+``compute`` (MLX evaluates up to a layer's router, or an end of a pass) and ``wait`` (for reads);
+each reader thread has a span ``read LAYER/EXPERT`` for each record, or part of one, that it reads.
+So one sees what overlaps. Times are in microseconds since the model was loaded.
+
+A file that a crash left without its closing bracket can still be viewed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from flash_moe.errors import TraceError
+from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.reader import RecordReader
+
+
+class EventLog:
+    """Collects spans from any thread; the thread of the forward pass writes them.
+
+    A reader thread only appends to a queue, so that a full disk cannot make a read fail.
+
+    Raises:
+        TraceError: The file cannot be written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._pid = os.getpid()
+        self._start = time.perf_counter()
+        self._spans: deque[tuple[str, int, str, float, float, dict[str, int]]] = deque()
+        self._threads: set[int] = set()  # those that the file names
+        self._separator = "[\n"
+        try:
+            self._stream = open(file, "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def span(self, name: str, started: float, ended: float, **arguments: int) -> None:
+        """Something that the calling thread did, times as of ``time.perf_counter``."""
+        thread = threading.current_thread()
+        self._spans.append((name, thread.native_id or 0, thread.name, started, ended, arguments))
+
+    def flush(self) -> None:
+        """Write the spans so far. Only one thread may call it at a time."""
+        try:
+            while self._spans:
+                self._write(*self._spans.popleft())
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def close(self) -> None:
+        """Write the rest and close the array. A second call does nothing."""
+        if self._stream.closed:
+            return
+        try:
+            with self._stream:
+                while self._spans:
+                    self._write(*self._spans.popleft())
+                self._stream.write("\n]\n" if self._threads else "[]\n")
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def _write(
+        self,
+        name: str,
+        thread: int,
+        thread_name: str,
+        started: float,
+        ended: float,
+        arguments: dict[str, int],
+    ) -> None:
+        place = {"pid": self._pid, "tid": thread}
+        if thread not in self._threads:
+            self._threads.add(thread)
+            self._put(
+                {"name": "thread_name", "ph": "M", "ts": 0, **place, "args": {"name": thread_name}}
+            )
+        # Rounded ends, not lengths: spans that follow each other must not overlap by rounding.
+        ts, end = self._us(started), self._us(ended)
+        self._put({"name": name, "ph": "X", "ts": ts, "dur": end - ts, **place, "args": arguments})
+
+    def _us(self, seconds: float) -> int:
+        return int(1e6 * (seconds - self._start))
+
+    def _put(self, event: dict[str, Any]) -> None:
+        self._stream.write(self._separator + json.dumps(event, separators=(",", ":")))
+        self._separator = ",\n"
+
+    def _problem(self, error: OSError) -> TraceError:
+        return TraceError("events", f"{self._file}: cannot be written: {error.strerror or error}")
+
+
+class WatchedReader(RecordReader):
+    """A record reader that tells an event log what its threads read."""
+
+    def __init__(self, events: EventLog, experts: ExpertFiles, **options: Any) -> None:
+        super().__init__(experts, **options)
+        self._events = events
+
+    # Every read goes through this, of whole records and of parts.
+    def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
+        started = time.perf_counter()
+        n_bytes = 0
+        try:
+            n_bytes = super().read_part(layer, expert, record, start, stop)
+        finally:
+            number = self.experts.layers[layer].number
+            self._events.span(
+                f"read {number}/{expert}",
+                started,
+                time.perf_counter(),
+                layer=number,
+                expert=expert,
+                bytes=n_bytes,
+            )
+        return n_bytes

@@ -1,0 +1,129 @@
+"""Replay the routing of a run under other policies and budgets, and compare with the optimum.
+
+    flash-moe generate STORE --prompt "..." --trace trace.jsonl
+    python scripts/replay_cache.py trace.jsonl --budget 24 32 --policy lru lrfu belady
+
+Needs no model. Every run starts with an empty bank. ``lrfu:N`` is lrfu with a half-life of N calls
+of a layer. ``belady`` knows the future: no policy that reads on demand does better. With
+``--shuffle-every N`` experts swap numbers at random every N calls of a layer, which is the hardest
+change of topic there can be. Prints a table, and one line of JSON last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flash_moe.errors import FlashMoEError
+from flash_moe.stream.policy import LRFU, POLICIES
+from flash_moe.stream.replay import optimum, replay
+from flash_moe.stream.stats import StreamStats
+from flash_moe.stream.trace import Trace, read_trace
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all experts, where no budget is given
+
+
+Run = Callable[[Trace, int], StreamStats]
+
+
+def policy(text: str) -> tuple[str, Run]:
+    """A policy of the library, ``lrfu:HALF_LIFE``, or ``belady``."""
+    if text == "belady":
+        return text, optimum
+    name, _, half_life = text.partition(":")
+    if half_life and name == "lrfu":
+        number = float(half_life)
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError
+        return text, lambda trace, budget: replay(trace, budget, lambda: LRFU(number))
+    made = POLICIES.get(text)
+    if made is None:
+        raise ValueError
+    return text, lambda trace, budget: replay(trace, budget, made)
+
+
+def shuffled(trace: Trace, every: int) -> Trace:
+    """The same trace, with other experts popular every so many calls of a layer."""
+    draw = random.Random(0)
+    seen: Counter[int] = Counter()
+    number_of: dict[int, list[int]] = {}
+    calls = []
+    for layer, experts in trace.calls:
+        if seen[layer] % every == 0:
+            n_experts = trace.header.layers[layer].n_experts
+            number_of[layer] = draw.sample(range(n_experts), n_experts)
+        seen[layer] += 1
+        calls.append((layer, tuple(sorted(number_of[layer][e] for e in experts))))
+    return Trace(trace.header, tuple(calls))
+
+
+def row(trace: Trace, budget: int, name: str, run: Run) -> dict[str, Any]:
+    """The figures of one budget and policy."""
+    stats = run(trace, budget)
+    return {
+        "budget_bytes": budget,
+        "bank_bytes": stats.bank_bytes,
+        "policy": name,
+        "hits": stats.hits,
+        "misses": stats.misses,
+        "hit_rate": stats.hit_rate,
+        "bytes_read": stats.bytes_read,
+    }
+
+
+def main() -> int:
+    """Print the table; user errors are one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("trace", type=Path, metavar="TRACE")
+    parser.add_argument(
+        "--budget", type=float, nargs="+", metavar="GB", help="default: 10 to 50 %% of all experts"
+    )
+    parser.add_argument(
+        "--policy",
+        type=policy,
+        nargs="+",
+        default=[policy(name) for name in (*POLICIES, "belady")],
+        help=f"{', '.join(POLICIES)}, lrfu:N, belady (default: all)",
+    )
+    parser.add_argument("--shuffle-every", type=int, metavar="N", help="calls of a layer")
+    args = parser.parse_args()
+    if args.shuffle_every is not None and args.shuffle_every < 1:
+        parser.error(f"--shuffle-every: expected at least 1, got {args.shuffle_every}")
+    try:
+        trace = read_trace(args.trace)
+        if args.shuffle_every is not None:
+            trace = shuffled(trace, args.shuffle_every)
+        header = trace.header
+        if args.budget:
+            budgets = [round(gb * 1e9) for gb in args.budget]
+        else:
+            budgets = [int(share * header.expert_bytes) for share in SHARES]
+        table = [row(trace, b, name, run) for b in budgets for name, run in args.policy]
+    except FlashMoEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{header.model_type}: {len(header.layers)} layers, {header.expert_bytes / 1e9:.2f} GB of "
+        f"experts, {header.top_k} a token, {len(trace.calls)} calls"
+    )
+    print(f"{'budget':>10} {'of all':>7}  {'policy':<12} {'hit rate':>8} {'GB read':>9}")
+    for r in table:
+        print(
+            f"{r['budget_bytes'] / 1e9:>7.4g} GB {r['budget_bytes'] / header.expert_bytes:>7.1%}"
+            f"  {r['policy']:<12} {r['hit_rate']:>8.1%} {r['bytes_read'] / 1e9:>9.3f}"
+        )
+    print(json.dumps({"trace": args.trace.name, "calls": len(trace.calls), "rows": table}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

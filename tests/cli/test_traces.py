@@ -1,0 +1,43 @@
+"""``generate`` with the options that record a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flash_moe.stream.policy import POLICIES
+from flash_moe.stream.replay import replay
+from flash_moe.stream.trace import read_trace
+
+from ..stream.time_line import read_spans
+from .run import flash_moe
+
+
+def test_recorders_and_policy(tiny_store: Path, tmp_path: Path) -> None:
+    trace, events = tmp_path / "trace.jsonl", tmp_path / "events.json"
+    arguments = ("generate", tiny_store, "-p", "hello", "-n", 8, "--cache-gb", "0.001", "--json")
+    plain = json.loads(flash_moe(*arguments).stdout)
+    out = flash_moe(
+        *arguments, "--cache-policy", "lrfu", "--trace", trace, "--trace-events", events
+    )
+    assert out.returncode == 0, out.stderr
+    answer = json.loads(out.stdout)
+    assert answer["token_ids"] == plain["token_ids"]
+    stream = answer["stats"]["stream"]
+    recorded = read_trace(trace)
+    assert recorded.header.policy == "lrfu"
+    assert replay(recorded, 10**6, POLICIES["lrfu"]).bytes_read == stream["bytes_read"]
+    spans = read_spans(events)
+    assert sum(s.args.get("bytes", 0) for s in spans) == stream["bytes_read"]
+
+
+def test_refusals(tiny_store: Path, tmp_path: Path) -> None:
+    arguments = ("generate", tiny_store, "-p", "a", "-n", 2)
+    wrong = flash_moe(*arguments, "--cache-policy", "fifo")
+    assert wrong.returncode == 2
+    assert "invalid choice: 'fifo'" in wrong.stderr
+    for option in ("--trace", "--trace-events"):
+        out = flash_moe(*arguments, option, tmp_path / "no" / "file")
+        assert out.returncode == 1
+        assert "cannot be written" in out.stderr
+        assert len(out.stderr.splitlines()) == 1

@@ -1,0 +1,240 @@
+"""Records that are read in parts, and batches whose records are taken as they arrive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash_moe.errors import ChecksumError, ReadError
+from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_checkpoint_tensors
+from flash_moe.store.manifest import read_manifest
+from flash_moe.store.reader import RecordReader
+from flash_moe.stream.readers import Read, ReadBatch, split_record
+
+from .fake_reader import PATIENCE, FakeReader, Make, batch_of, failure, works
+
+PAGE, RECORD = 4096, 16384
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_parts", "sizes"),
+    [
+        (4, 1, [4]),
+        (4, 4, [4]),
+        (RECORD, 1, [RECORD]),
+        (RECORD, 4, [PAGE] * 4),
+        (RECORD, 3, [2 * PAGE] * 2),
+        (RECORD, 64, [PAGE] * 4),
+        (RECORD + 1, 2, [3 * PAGE, PAGE + 1]),
+        (432 * RECORD, 4, [108 * RECORD] * 4),
+    ],
+)
+def test_parts_are_whole_pages(n_bytes: int, n_parts: int, sizes: list[int]) -> None:
+    ranges = split_record(n_bytes, n_parts)
+    assert [stop - start for start, stop in ranges] == sizes
+    assert all(start % PAGE == 0 for start, _ in ranges)
+    assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
+    assert (ranges[0][0], ranges[-1][1]) == (0, n_bytes)
+
+
+class PartReader(RecordReader):
+    """The real reader, which remembers the parts that were asked for."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parts: list[tuple[int, int]] = []
+        self.finished: list[int] = []
+        self.before: Any = lambda expert, start: None
+
+    def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
+        self.parts.append((expert, start))
+        self.before(expert, start)
+        return super().read_part(layer, expert, record, start, stop)
+
+    def finish(self, layer: int, expert: int, record: memoryview) -> None:
+        self.finished.append(expert)
+        super().finish(layer, expert, record)
+
+
+def packed(store: Path) -> PackedExperts:
+    return PackedExperts(store, read_manifest(store))
+
+
+def reads_of(experts: Any, layer: int, numbers: list[int]) -> list[Read]:
+    return [Read(layer, e, memoryview(bytearray(RECORD))) for e in numbers]
+
+
+@pytest.mark.parametrize("kind", ["packed", "unpacked"])
+def test_parts_make_the_record(make: Make, tiny_store: Path, tiny_mlx: Path, kind: str) -> None:
+    store = packed(tiny_store)
+    experts = store
+    if kind == "unpacked":
+        experts = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))  # type: ignore[assignment]
+    reader = PartReader(experts)
+    pool = make(reader, 3)
+    reads = reads_of(experts, 3, [7, 30, 0])
+    batch = ReadBatch(reads, 4)
+    assert batch.n_parts == 12
+    pool.submit(batch)
+    batch.wait()
+    assert sorted(reader.parts) == [(e, i * PAGE) for e in (0, 7, 30) for i in range(4)]
+    assert sorted(reader.finished) == [0, 7, 30]
+    strict = RecordReader(store, verify=True)
+    for read in reads:
+        strict.check(3, read.expert, read.record)
+    assert batch.n_bytes == 3 * sum(s.n_bytes for s in experts.segments(3, 7))
+
+
+def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> None:
+    experts = packed(tiny_store)
+    reader = PartReader(experts)
+
+    def before(expert: int, start: int) -> None:
+        if expert == 9 and start >= PAGE:
+            raise ReadError("store", "gone", layer=3, expert=9)
+
+    reader.before = before
+    pool = make(reader, 4)
+    batch = ReadBatch(reads_of(experts, 3, [9, 10]), 4)
+    pool.submit(batch)
+    with pytest.raises(ReadError) as caught:
+        batch.wait()
+    assert (caught.value.layer, caught.value.expert) == (3, 9)
+    assert 9 not in reader.finished
+    assert 9 not in [read.expert for read in batch.arrived]
+    reader.before = lambda expert, start: None
+    again = ReadBatch(reads_of(experts, 3, [9, 10]), 4)
+    pool.submit(again)
+    again.wait()
+    assert sorted(read.expert for read in again.arrived) == [9, 10]
+
+
+def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None:
+    file = store_copy / "experts" / "layer_001.bin"
+    content = bytearray(file.read_bytes())
+    content[4 * RECORD + 3 * PAGE] ^= 1
+    file.write_bytes(content)
+    experts = packed(store_copy)
+    pool = make(RecordReader(experts, verify=True), 3)
+    batch = ReadBatch(reads_of(experts, 1, [3, 4]), 4)
+    pool.submit(batch)
+    with pytest.raises(ChecksumError) as caught:
+        batch.wait()
+    assert caught.value.expert == 4
+
+
+def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
+    gates = [threading.Event() for _ in range(3)]
+    reader = FakeReader(lambda expert: gates[expert].wait(PATIENCE) or None)
+    batch, _ = batch_of(3)
+    make(reader, 3).submit(batch)
+    order = []
+    gates[2].set()
+    for read in batch.as_completed():
+        order.append(read.expert)
+        assert bytes(read.record) == bytes([read.expert]) * 4
+        gates[{2: 0, 0: 1, 1: 1}[read.expert]].set()
+    assert order == [2, 0, 1]
+    assert [read.expert for read in batch.arrived] == order
+    batch.wait()
+    assert list(batch.as_completed()) == []  # each is yielded once
+
+
+def test_waiting_for_some(make: Make) -> None:
+    gate = threading.Event()
+    reader = FakeReader(lambda expert: (expert == 0 and gate.wait(PATIENCE)) or None)
+    batch, _ = batch_of(6)
+    make(reader, 2).submit(batch)
+    batch.wait_for([3, 1])
+    assert {1, 3} <= {read.expert for read in batch.arrived}
+    assert 0 not in {read.expert for read in batch.arrived}
+    gate.set()
+    with pytest.raises(ValueError, match=r"\[77\] are not in the batch"):
+        batch.wait_for([2, 77])
+    assert len(batch.arrived) == 6
+
+
+def test_a_dropped_read_never_counts_as_there(make: Make) -> None:
+    batch, _ = batch_of(3)
+    batch.drain()
+    with pytest.raises(ValueError, match="dropped"):
+        batch.wait_for([1])
+    assert list(batch.as_completed()) == []
+
+
+@pytest.mark.parametrize("how", ["wait_for", "as_completed"])
+def test_an_error_ends_every_wait(make: Make, how: str) -> None:
+    """Also one of a record that nobody waits for, and then no thread reads any more."""
+    running = threading.Event()
+
+    def action(expert: int) -> None:
+        if expert == 1:
+            running.wait(PATIENCE)
+            raise failure(1)
+        running.set()
+        time.sleep(0.05)
+
+    reader = FakeReader(action)
+    pool = make(reader, 2)
+    batch, _ = batch_of(6)
+    pool.submit(batch)
+    with pytest.raises(ReadError):
+        batch.wait_for([5]) if how == "wait_for" else list(batch.as_completed())
+    assert sorted(reader.begun) == sorted(reader.ended)
+    with pytest.raises(ReadError):
+        batch.wait()
+    reader.action = lambda expert: None
+    assert works(pool)
+
+
+def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
+    reader = FakeReader()
+    pool = make(reader, 1)
+    batch, _ = batch_of(5)
+    pool.submit(batch)
+    next(batch.as_completed())
+    batch.drain()
+    assert reader.begun == reader.ended
+    assert works(pool)
+
+
+@pytest.mark.parametrize("error", [SystemExit(), MemoryError()])
+def test_an_error_outside_of_a_read_does_not_hang(make: Make, error: BaseException) -> None:
+    class Odd(ReadBatch):
+        def run_one(self, reader: Any) -> None:
+            raise error
+
+    pool = make(FakeReader(), 1)
+    batch = Odd([Read(0, 0, memoryview(bytearray(4)))])
+    pool.submit(batch)
+    with pytest.raises(type(error)):
+        batch.wait()
+    assert works(pool)  # the one thread is still there
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_reads_with_new_threads() -> None:
+    """A fork has none of the threads; without new ones the child would wait for ever."""
+    code = (
+        "import os, warnings; warnings.simplefilter('ignore')\n"
+        "from tests.stream.fake_reader import FakeReader, works\n"
+        "from flash_moe.stream.readers import ReaderPool\n"
+        "pool = ReaderPool(FakeReader(), 3)\n"
+        "assert works(pool)\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os._exit(0 if works(pool) else 1)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        timeout=PATIENCE, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
