@@ -4,8 +4,8 @@ A ``SlotTable`` (``plan.py``) knows what is held; its policy only orders it. Bec
 nothing but integers, ``replay.py`` runs the same objects over a recorded trace.
 
 ``lru`` evicts the least recently used. ``lrfu`` (Lee et al. 2001) weighs how often and how lately:
-each use counts 1 and loses half its weight in ``half_life`` calls of the layer. So popular experts
-survive a prompt that asks for all of them once.
+each use counts 1 and loses half its weight in ``half_life`` calls of the layer. Counts are kept of
+experts that are not held, too, so that a popular one that had to leave stays when it is read again.
 """
 
 from __future__ import annotations

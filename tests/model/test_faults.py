@@ -56,6 +56,18 @@ def test_every_way_to_read_gives_the_tokens(flash: FlashMoE, expected: list[int]
 
 
 @linux
+@pytest.mark.parametrize("split", [1, 2, 4])
+def test_a_record_is_read_in_as_many_parts_as_asked(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, split: int
+) -> None:
+    disk, sizes = FaultyDisk(monkeypatch), []
+    disk.fault = lambda file, offset, buffer: sizes.append(len(buffer))
+    with load(tiny_store, cache_gb=0.001, io_split=split) as flash:
+        tokens(flash)
+        assert sizes == [RECORD // split] * split * flash.stats.misses
+
+
+@linux
 def test_reads_that_come_in_pieces(
     flash: FlashMoE, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,24 @@ def test_read_range_counts_what_it_read(tmp_path: Path) -> None:
     os.close(fd)
 
 
+def test_a_direct_read_that_ends_inside_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some filesystems refuse to go on behind the end of a cut file; ext4 says that it ends."""
+    (tmp_path / "x").write_bytes(b"")
+    answers = iter([4096, 100])
+
+    def preadv(fd: int, buffers: Any, offset: int) -> int:
+        for answer in answers:
+            return answer
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(reader_module.os, "preadv", preadv)
+    assert read_range(0, 0, buffer()) == 4196
+    with pytest.raises(OSError, match="Invalid argument"):
+        read_range(0, 0, buffer())  # at a block's begin it is no end
+
+
 def test_each_file_is_opened_once_by_any_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from flash_moe.errors import ChecksumError, ReadError
 from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_checkpoint_tensors
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
-from flash_moe.stream.readers import Read, ReadBatch, split_record
+from flash_moe.stream.readers import Read, ReadBatch, ReaderPool, split_record
 
 from .fake_reader import PATIENCE, FakeReader, Make, batch_of, failure, works
 
@@ -90,6 +90,17 @@ def test_parts_make_the_record(make: Make, tiny_store: Path, tiny_mlx: Path, kin
     for read in reads:
         strict.check(3, read.expert, read.record)
     assert batch.n_bytes == 3 * sum(s.n_bytes for s in experts.segments(3, 7))
+
+
+def test_a_pool_splits_its_batches(tiny_store: Path) -> None:
+    experts = packed(tiny_store)
+    reader = PartReader(experts)
+    pool = ReaderPool(reader, 2, split=2)
+    batch = pool.batch(reads_of(experts, 0, [5, 6]))
+    pool.submit(batch)
+    batch.wait()
+    pool.close()
+    assert sorted(reader.parts) == [(5, 0), (5, 2 * PAGE), (6, 0), (6, 2 * PAGE)]
 
 
 def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> None:
