@@ -139,24 +139,31 @@ class StreamedSwitchGLU(nn.Module):
         waves: Iterator[Wave],
         shared: Shared | None,
     ) -> mx.array:
-        """The sum for ``x`` ``[1, hidden]``, held experts while the others are read."""
+        """The sum for ``x`` ``[1, hidden]``; held experts are begun while the others are read.
+
+        Each expert's intermediate stands alone, and the sum is one launch in the order of the
+        router: the bits do not depend on what the bank happened to hold.
+        """
         assert self._kernels is not None
-        y: mx.array | None = None
+        slots = np.empty(chosen.shape, np.uint32)
+        parts: list[mx.array] = []
+        order: list[Ints] = []
         for wave in waves:
-            slots = self._slot_of(wave)[chosen]
-            here = np.nonzero(slots >= 0)[0]
-            some = len(here) < len(chosen)
-            y = self._kernels(
-                x,
-                mx.take(weights, mx.array(here), axis=1) if some else weights,
-                self._kernels.slot_ids(slots[None, here].astype(np.uint32)),
-                wave.slab.array,
-                shared=shared,
-                residual=y,
-            )
-            shared = None
-            self._bank.hold(y)
-        assert y is not None
+            found = self._slot_of(wave)[chosen]
+            here = np.nonzero(found >= 0)[0]
+            slots[here] = found[here]
+            if len(here) < len(chosen):
+                ids = self._kernels.slot_ids(slots[None, here])
+                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
+                order.append(here)
+                self._bank.hold(parts[-1])
+        ids, slab = self._kernels.slot_ids(slots[None]), wave.slab.array
+        if parts:
+            h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
+            y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
+        else:
+            y = self._kernels(x, weights, ids, slab, shared=shared)
+        self._bank.hold(y)
         return y
 
     def _bring(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:

@@ -71,6 +71,29 @@ def test_logits(tiny_mlx: Path, tiny_store: Path) -> None:
     assert np.abs(got - Resident(tiny_mlx).logits(prompt_ids(20))).max() < LOGITS_BOUND
 
 
+def test_bits_do_not_depend_on_what_the_bank_holds(
+    tiny_store: Path, launches: Counter[str]
+) -> None:
+    """The same token with no expert, some and all of them in slots."""
+    prompt, found, counted = prompt_ids(1), [], []
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "half"), kernels="require") as flash:
+        for others in ([], [prompt_ids(1, seed) for seed in range(1, 4)], [prompt]):
+            for other in others:
+                mx.eval(flash.model(mx.array([other])))
+            before, stats = launches.copy(), flash.stats
+            found.append(np.array(flash.model(mx.array([prompt]))))
+            stats = flash.stats - stats
+            counted.append((stats.hits, stats.misses))
+            split = launches["moe_gate_up"] - before["moe_gate_up"] > 8
+            assert split == any(0 < layer.hits < 4 for layer in stats.layers)
+            if len(found) == 1:  # the next round begins with other experts
+                for seed in range(4, 24):
+                    mx.eval(flash.model(mx.array([prompt_ids(1, seed)])))
+    assert [0 < hits < 32 for hits, _ in counted] == [False, True, False]
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("share", ["token", "all"])
 def test_rows_of_an_expert_decide(
     tiny_mlx: Path,
