@@ -73,15 +73,15 @@ def check_width(bits: int, quick: bool) -> Tally:
     """All group sizes and dtypes, k and tokens of one width; the types of scales take turns."""
     tally = Tally()
     tokens = (3,) if quick else (1, 2, 7, 8)
-    for (group, (hidden, width)), (i, dtype) in itertools.product(
-        SHAPES.items(), enumerate(BOUNDS)
+    for (turn, (group, (hidden, width))), (i, dtype) in itertools.product(
+        enumerate(SHAPES.items()), enumerate(BOUNDS)
     ):
         scale_dtype = list(BOUNDS)[(i + bits + group // 32) % 3]
         experts = random_experts(
             hidden, width, 12, bits=bits, group_size=group, scale_dtype=scale_dtype, seed=bits
         )
         # Each of the two is a kernel of its own to compile; every width and dtype sees both.
-        extras = (i + group // 32) % 3 != 0
+        extras = (i + turn) % 3 != 0
         for k, n_tokens in itertools.product((1, 4, 8, 10), tokens):
             error = kernel_error(
                 experts, dtype, k, n_tokens, extras=extras, seed=tally.cases + 1000 * bits
