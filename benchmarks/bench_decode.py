@@ -1,12 +1,18 @@
 """Decode speed of ``mid`` against resident mlx-lm, in one process and one run.
 
-    python benchmarks/bench_decode.py [--dir DIR] [--cases all,quarter,token] [--rounds 5]
+    python benchmarks/bench_decode.py [--dir DIR] [--cases all,quarter,token,cold] [--rounds 5]
+        [--lookahead]
 
 Every model decodes the same tokens after the same prompt, and they take turns, so that what else
 the machine does slows all of them. The first round warms up and is not counted; the page cache is
 warm. Cases: a bank of all experts, of a quarter of them, of one token's experts. For each the
 tokens/s are given as a share of resident mlx-lm's, and the time a token takes beyond resident's is
-split into waiting for reads and the rest. Prints a table and one JSON line last.
+split into waiting for reads and the rest.
+
+The case ``cold`` has a bank of one token's experts and reads past the page cache (``io="direct"``).
+Its limits are measured in the same run: plain direct reads of the records that the tokens ask for,
+by as many threads, a token's all at once or layer by layer; and the time of a token whose experts
+are all held. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -16,31 +22,47 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx_lm
 import numpy as np
+from disk_limit import DiskLimit
 from mid import make_mid
 
 from flash_moe import FlashMoE, load
 from flash_moe.config import RuntimeConfig
 from flash_moe.loader import open_streaming
 from flash_moe.mlx_lm_api import make_prompt_cache
+from flash_moe.stream.stats import StreamStats
 
 N_PROMPT, N_TOKENS = 32, 32
+N_THREADS = 8
 
 
-def decode(model: Any) -> float:
-    """Seconds a token, after a prompt, for tokens that do not depend on the model."""
+def decode(model: Any, begin: Callable[[], None] = lambda: None) -> float:
+    """Seconds a token, after a prompt, for tokens that do not depend on the model.
+
+    Args:
+        begin: Called when the prompt is processed.
+    """
     tokens = np.random.RandomState(0).randint(0, 256, size=N_PROMPT + N_TOKENS).tolist()
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([tokens[:N_PROMPT]]), cache=cache))
+    begin()
     started = time.perf_counter()
     for token in tokens[N_PROMPT:]:
         mx.eval(mx.argmax(model(mx.array([[token]]), cache=cache)[:, -1], axis=-1))
     return (time.perf_counter() - started) / N_TOKENS
+
+
+def decode_streamed(flash: FlashMoE) -> tuple[float, StreamStats]:
+    """Seconds a token, and the counters of the tokens."""
+    before: list[StreamStats] = []
+    taken = decode(flash.model, lambda: before.append(flash.stats))
+    return taken, flash.stats - before[0]
 
 
 def budgets(store: Path) -> dict[str, float]:
@@ -50,7 +72,23 @@ def budgets(store: Path) -> dict[str, float]:
     token = streaming.model.top_k * sum(
         layer.layout.record_bytes for layer in streaming.experts.layers
     )
-    return {"all": total / 1e9, "quarter": total / 4e9, "token": token / 1e9}
+    return {"all": total / 1e9, "quarter": total / 4e9, "token": token / 1e9, "cold": token / 1e9}
+
+
+def counted(stats: list[StreamStats]) -> dict[str, float]:
+    """Counters a token, medians over the rounds."""
+
+    def middle(name: str) -> float:
+        return statistics.median(getattr(s, name) for s in stats) / N_TOKENS
+
+    return {
+        "hit_rate": statistics.median(s.hit_rate for s in stats),
+        "bytes_a_token": middle("bytes_read"),
+        "wait_ms": 1e3 * middle("wait_s"),
+        "overlap_ms": 1e3 * middle("overlap_s"),
+        "recall": statistics.median(s.recall for s in stats),
+        "wasted_bytes": middle("wasted_bytes"),
+    }
 
 
 def measure(root: Path, cases: list[str], rounds: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -58,47 +96,93 @@ def measure(root: Path, cases: list[str], rounds: int, options: dict[str, Any]) 
     resident = mlx_lm.load(str(root / "mid-mlx"))[0]
     mx.eval(resident.parameters())
     given = budgets(store)
-    streamed: dict[str, FlashMoE] = {c: load(store, cache_gb=given[c], **options) for c in cases}
-    models: dict[str, Any] = {"resident": resident} | {c: f.model for c, f in streamed.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    stats = {}
+    trace = root / "decode-trace.jsonl"
+    cold: dict[str, Any] = {"io": "direct", "trace": trace}
+    streamed: dict[str, FlashMoE] = {
+        case: load(
+            store,
+            cache_gb=given[case],
+            io_threads=N_THREADS,
+            **options,
+            **(cold if case == "cold" else {}),
+        )
+        for case in cases
+    }
+    times: dict[str, list[float]] = {name: [] for name in ("resident", *cases)}
+    stats: dict[str, list[StreamStats]] = {case: [] for case in cases}
+    rates: list[tuple[float, float]] = []
+    limit: DiskLimit | None = None
     for turn in range(rounds + 1):
-        for name, model in models.items():
-            before = streamed[name].stats if name in streamed else None
-            taken = decode(model)
+        taken = {"resident": decode(resident)}
+        for case, flash in streamed.items():
+            taken[case], counters = decode_streamed(flash)
             if turn:
-                times[name].append(taken)
-            if before is not None:
-                stats[name] = streamed[name].stats - before
+                stats[case].append(counters)
+        if "cold" in cases:
+            limit = limit or DiskLimit(store, trace, N_TOKENS, N_THREADS)
+            # Not the same token for both: what was just read may be in a cache below the system's.
+            rates += [
+                (limit.at_once(token), limit.by_layer(token + 2))
+                for token in range(turn % 4, N_TOKENS - 2, 4)
+            ]
+        if turn:
+            for name, seconds in taken.items():
+                times[name].append(seconds)
+    for flash in streamed.values():
+        flash.close()
     base = statistics.median(times["resident"])
     report: dict[str, Any] = {"rounds": rounds, "resident_tokens_per_s": 1 / base}
     for case in cases:
-        taken = statistics.median(times[case])
-        counted = stats[case]
+        middle = statistics.median(times[case])
         report[case] = {
-            "tokens_per_s": 1 / taken,
-            "of_resident": base / taken,
-            "spread": (max(times[case]) - min(times[case])) / taken,
-            "beyond_resident_ms": 1e3 * (taken - base),
-            "hit_rate": counted.hit_rate,
-            "bytes_read": counted.bytes_read,
-            "wait_ms": 1e3 * counted.wait_s / (N_TOKENS + 1),
+            "tokens_per_s": 1 / middle,
+            "of_resident": base / middle,
+            "spread": (max(times[case]) - min(times[case])) / middle,
+            "beyond_resident_ms": 1e3 * (middle - base),
+            **counted(stats[case]),
         }
-    for flash in streamed.values():
-        flash.close()
+    if "cold" in cases:
+        held = statistics.median(times["all" if "all" in cases else "resident"])
+        report["cold"] |= against_disk(stats["cold"], rates, held, times["cold"])
     return report
+
+
+def against_disk(
+    stats: list[StreamStats], rates: list[tuple[float, float]], held: float, times: list[float]
+) -> dict[str, float]:
+    """Rate while reading against the disk's, and time against the longer of reads and computing.
+
+    Args:
+        rates: Bytes a second of plain reads, at once and layer by layer.
+        held: Seconds of a token whose experts are held.
+    """
+    at_once, by_layer = (statistics.median(column) for column in zip(*rates, strict=True))
+    rate = statistics.median(s.bytes_read / (s.wait_s + s.overlap_s) for s in stats)
+    read = statistics.median(s.bytes_read for s in stats) / N_TOKENS / at_once
+    return {
+        "gb_s": rate / 1e9,
+        "raw_gb_s": at_once / 1e9,
+        "raw_by_layer_gb_s": by_layer / 1e9,
+        "of_raw": rate / at_once,
+        "of_raw_by_layer": rate / by_layer,
+        "read_alone_ms": 1e3 * read,
+        "compute_alone_ms": 1e3 * held,
+        "of_longer": statistics.median(times) / max(read, held),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dir", type=Path, help="where mid is kept (default: a temporary one)")
-    parser.add_argument("--cases", default="all,quarter,token")
+    parser.add_argument("--cases", default="all,quarter,token,cold")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lookahead", action="store_true")
     args = parser.parse_args()
+    cases, options = args.cases.split(","), {"lookahead": args.lookahead}
     with tempfile.TemporaryDirectory(prefix="flash-moe-bench-") as temporary:
-        report = measure(args.dir or Path(temporary), args.cases.split(","), args.rounds, {})
+        report = measure(args.dir or Path(temporary), cases, args.rounds, options)
     print(f"resident mlx-lm: {report['resident_tokens_per_s']:.2f} tokens/s")
-    for case in args.cases.split(","):
+    for case in cases:
         print(f"{case:8}", "  ".join(f"{k} {v:.4g}" for k, v in report[case].items()))
     print(json.dumps(report))
 

@@ -69,7 +69,7 @@ class Experts:
         for slot in range(N_SLOTS):
             self.slab.record(slot, one.layout.record_bytes)[:] = one.words.tobytes()
         mx.eval(self.slab.array + 1)  # managed memory moves to the GPU when it is first read
-        self.kernels = ExpertKernels(one.layout, one.layout.record_bytes, N_SLOTS)
+        self.kernels = ExpertKernels(one.layout, one.layout.record_bytes)
         self.mlp = ExpertMLP(one.layout, lambda up, gate: nn.silu(gate) * up)
         self.switch = SwitchGLU(HIDDEN, WIDTH, N_SLOTS)
         self.switch.set_dtype(DTYPE)
@@ -98,7 +98,7 @@ def bench_experts(experts: Experts) -> list[dict[str, Any]]:
     rows = []
     for n_tokens in (1, 2, 8):
         for k in (4, 10):
-            ids = [kernels.slot_ids(slots) for slots in experts.draw(n_tokens, k)]
+            ids = [kernels.slot_ids(slots, slab) for slots in experts.draw(n_tokens, k)]
             weights = mx.full((n_tokens, k), 1.0 / k)
             x = mx.random.normal((n_tokens, HIDDEN)).astype(DTYPE)
             mx.eval(weights, ids, x)
@@ -134,7 +134,7 @@ def bench_crossover(experts: Experts) -> list[dict[str, Any]]:
     for n_tokens in (1, 2, 4, 8, 16, 32, 64, 128):
         k = 10
         drawn = experts.draw(n_tokens, k)
-        ids = [kernels.slot_ids(slots) for slots in drawn]
+        ids = [kernels.slot_ids(slots, slab.array) for slots in drawn]
         weights = mx.full((n_tokens, k), 1.0 / k)
         x = mx.random.normal((n_tokens, HIDDEN)).astype(DTYPE)
         mx.eval(ids, weights, x)

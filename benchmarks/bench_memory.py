@@ -1,17 +1,18 @@
-"""Peak memory of a run against its bound: imports + resident weights + bank + 300 MB.
+"""Peak memory of a run against its bound: imports + resident + a share of the experts + 200 MB.
 
     python benchmarks/bench_memory.py [--model DIR] [--share 0.25] [--prompt-tokens 256] [-n 32]
 
-Without --model it writes the ``mid`` checkpoint (2 GB) under --dir, packs it, and removes it at the
-end unless --keep is given. The prompt is processed in chunks of 256 tokens: on a CPU the delta net
-of mlx-lm takes 0.57 MB for each token of a chunk, also without streaming. The figures are those of
-this one process; the page cache of the system is not in them. Prints a table, then one JSON line.
-Exit code 1 if the bound is broken.
+The bound is given to ``load`` as ``memory_gb``, which chooses the size of the bank and of the
+chunks of the prompt by itself. Without --model it writes the ``mid`` checkpoint (2 GB) under --dir,
+packs it, and removes it at the end unless --keep is given. The figures are those of this one
+process; the page cache of the system is not in them. Prints a table, then one JSON line. Exit code
+1 if the bound is broken.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
@@ -20,11 +21,11 @@ from pathlib import Path
 
 from mid import make_mid
 
-ALLOWANCE = 300_000_000  # activations, Python objects, thread stacks
+ALLOWANCE = 200_000_000  # activations, Python objects, thread stacks
 
 
 def measure(
-    store: Path, share: float, n_prompt: int, n_tokens: int, prefill_step: int
+    store: Path, share: float, n_prompt: int, n_tokens: int, prefill_step: int | None
 ) -> dict[str, float]:
     import mlx.core as mx
     import mlx_lm  # noqa: F401  the floor: what any mlx-lm script takes
@@ -33,20 +34,24 @@ def measure(
     from flash_moe.memory import peak_memory
 
     after_import = peak_memory()
-    from mlx.utils import tree_flatten
-
     from flash_moe import load
-    from flash_moe.store.experts import PackedExperts
-    from flash_moe.store.manifest import read_manifest
+    from flash_moe.config import RuntimeConfig
+    from flash_moe.loader import open_streaming
 
-    expert_bytes = PackedExperts(store, read_manifest(store)).n_bytes
-    with load(store, cache_gb=share * expert_bytes / 1e9) as flash:
-        resident = sum(w.nbytes for _, w in tree_flatten(flash.model.parameters()))
+    streaming = open_streaming(store, RuntimeConfig())
+    expert_bytes, resident = streaming.experts.n_bytes, streaming.resident_bytes
+    bound = after_import + resident + round(share * expert_bytes) + ALLOWANCE
+    done: list[int] = []
+    with load(store, memory_gb=bound / 1e9) as flash:
         prompt = np.random.RandomState(0).randint(0, 256, size=n_prompt).tolist()
-        answer = flash.generate(prompt, max_tokens=n_tokens, prefill_step=prefill_step)
+        answer = flash.generate(
+            prompt,
+            max_tokens=n_tokens,
+            prefill_step=prefill_step,
+            on_prefill=lambda n, _: done.append(n),
+        )
         stats = answer.stats
     peak = peak_memory()
-    bound = after_import + resident + stats.stream.bank_bytes + ALLOWANCE
     return {
         "import_bytes": after_import,
         "resident_bytes": resident,
@@ -57,7 +62,7 @@ def measure(
         "above_floor_bytes": peak - after_import - resident - stats.stream.bank_bytes,
         "within_bound": peak <= bound,
         "prompt_tokens": n_prompt,
-        "prefill_step": prefill_step,
+        "largest_chunk": max(b - a for a, b in itertools.pairwise(done)),
         "generated_tokens": stats.generation_tokens,
         "tokens_per_s": stats.generation_tps,
         "prompt_tokens_per_s": stats.prompt_tps,
@@ -74,7 +79,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep what was written under --dir")
     parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
     parser.add_argument("--prompt-tokens", type=int, default=256)
-    parser.add_argument("--prefill-step", type=int, default=256)
+    parser.add_argument("--prefill-step", type=int, help="tokens of a chunk (default: chosen)")
     parser.add_argument("-n", "--tokens", type=int, default=32)
     args = parser.parse_args()
     root = args.dir or Path(tempfile.mkdtemp(prefix="flash-moe-bench-"))

@@ -61,13 +61,19 @@ class ModelConfig:
     max_context: int | None
     vocab_size: int | None = None
 
+    @property
+    def text(self) -> dict[str, Any]:
+        """The fields that describe the text model."""
+        fields: dict[str, Any] = self.raw["text_config"] if self.nested else self.raw
+        return fields
+
     def override(self, top_k: int | None) -> dict[str, Any]:
         """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
         if top_k is None or top_k == self.top_k:
             return {}
         if not self.nested:
             return {self.top_k_key: top_k}
-        return {"text_config": {**self.raw["text_config"], self.top_k_key: top_k}}
+        return {"text_config": {**self.text, self.top_k_key: top_k}}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -150,7 +156,8 @@ class RuntimeConfig:
 
     Attributes:
         cache_gb: Budget of the expert bank in GB (10^9 bytes); ``None`` picks one from the
-            machine's memory.
+            machine's memory, or from ``memory_gb``.
+        memory_gb: Most memory of the whole process in GB. Not together with ``cache_gb``.
         top_k: Experts a token; ``None`` is the model's own number, which is exact.
         io_threads: Reader threads; ``None`` is what ``flash-moe doctor --tune`` found best on the
             disk, or 8. So also for ``io`` and ``io_split``.
@@ -158,8 +165,11 @@ class RuntimeConfig:
         kernels: Our GPU kernels: ``"auto"`` uses them where the self-test passes, ``"off"`` never,
             ``"require"`` raises where they cannot be used.
         io: ``"cached"`` reads experts through the page cache of the system, ``"direct"`` past it.
-        io_split: Parts that an expert is read in, by different threads.
+        io_split: Parts that an expert is read in, by different threads; ``None`` is what was found
+            best, or so many that all threads read where few experts are missing.
         cache_policy: Which experts leave a full bank, ``"lru"`` or ``"lrfu"``.
+        lookahead: Read what the next layer's router names for this layer's hidden state, while
+            this layer is computed. Needs a bank of at least one token's experts.
         trace: File for the routing of the run.
         trace_events: File for the time line of the run.
     """
@@ -172,13 +182,22 @@ class RuntimeConfig:
     io: str | None = None
     io_split: int | None = None
     cache_policy: str = "lru"
+    lookahead: bool = False
     trace: Path | None = None
     trace_events: Path | None = None
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
-        if self.cache_gb is not None and not (math.isfinite(self.cache_gb) and self.cache_gb > 0):
+        for name in ("cache_gb", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError("config", f"{name}: expected a positive number, got {value}")
+        if self.cache_gb is not None and self.memory_gb is not None:
             raise ConfigError(
-                "config", f"cache_gb: expected a positive number, got {self.cache_gb}"
+                "config",
+                f"cache_gb and memory_gb: expected one of them, got {self.cache_gb} and "
+                f"{self.memory_gb}",
+                "memory_gb limits the whole process, and the bank's size follows from it.",
             )
         if self.io_threads is not None and not 1 <= self.io_threads <= MAX_IO_THREADS:
             raise ConfigError(
@@ -228,6 +247,7 @@ def runtime_config(
     environment: Environment,
     *,
     cache_gb: float | None = None,
+    memory_gb: float | None = None,
     top_k: int | None = None,
     io_threads: int | None = None,
     verify_reads: bool | None = None,
@@ -235,10 +255,19 @@ def runtime_config(
     io: str | None = None,
     io_split: int | None = None,
     cache_policy: str | None = None,
+    lookahead: bool | None = None,
     trace: str | Path | None = None,
     trace_events: str | Path | None = None,
 ) -> RuntimeConfig:
-    """Merge arguments, which win, with the environment and the defaults."""
+    """Merge arguments, which win, with the environment and the defaults.
+
+    ``cache_gb`` and ``memory_gb`` are one choice: an argument for either wins over both variables.
+
+    Raises:
+        ConfigError: A value out of range, or both of these two from the same side.
+    """
+    if cache_gb is None and memory_gb is None:
+        cache_gb, memory_gb = environment.cache_gb, environment.memory_gb
 
     def pick(argument: Any, variable: Any, default: Any) -> Any:
         if argument is not None:
@@ -246,7 +275,8 @@ def runtime_config(
         return default if variable is None else variable
 
     return RuntimeConfig(
-        cache_gb=pick(cache_gb, environment.cache_gb, None),
+        cache_gb=cache_gb,
+        memory_gb=memory_gb,
         top_k=pick(top_k, environment.top_k, None),
         io_threads=pick(io_threads, environment.io_threads, None),
         verify_reads=pick(verify_reads, environment.verify_reads, False),
@@ -254,6 +284,7 @@ def runtime_config(
         io=pick(io, environment.io, None),
         io_split=pick(io_split, environment.io_split, None),
         cache_policy=pick(cache_policy, environment.cache_policy, "lru"),
+        lookahead=pick(lookahead, environment.lookahead, False),
         trace=None if trace is None else Path(trace).expanduser(),
         trace_events=None if trace_events is None else Path(trace_events).expanduser(),
     )

@@ -7,12 +7,14 @@ edit a kernel. Nothing else in the package reads ``os.environ``.
 | variable | meaning | default |
 |---|---|---|
 | ``FLASH_MOE_CACHE_GB`` | budget of the expert bank in GB (10^9 bytes) | from memory size |
+| ``FLASH_MOE_MEMORY_GB`` | most memory of the whole process in GB; not with the one above | none |
 | ``FLASH_MOE_TOP_K`` | experts a token, below or equal to the model's own | the model's own |
 | ``FLASH_MOE_IO_THREADS`` | reader threads | 8, or as tuned |
 | ``FLASH_MOE_IO`` | read through the page cache, ``cached``, or past it, ``direct`` | ``cached`` |
-| ``FLASH_MOE_IO_SPLIT`` | parts that an expert is read in, by different threads | 1 |
+| ``FLASH_MOE_IO_SPLIT`` | parts that an expert is read in, by different threads | by need |
 | ``FLASH_MOE_VERIFY_READS`` | 1: check the checksum of each record read | 0 |
 | ``FLASH_MOE_CACHE_POLICY`` | which experts leave a full bank: ``lru`` or ``lrfu`` | ``lru`` |
+| ``FLASH_MOE_LOOKAHEAD`` | 1: read ahead what the next layer's router names | 0 |
 | ``FLASH_MOE_KERNELS`` | our GPU kernels: ``auto``, ``off`` or ``require`` | ``auto`` |
 | ``FLASH_MOE_KERNEL_DIR`` | directory with all kernel files, used for the shipped | the shipped |
 """
@@ -47,6 +49,8 @@ class Environment:
     io: str | None = None
     io_split: int | None = None
     cache_policy: str | None = None
+    memory_gb: float | None = None
+    lookahead: bool | None = None
 
 
 def _parse(
@@ -77,6 +81,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     flags = {"0": False, "1": True, "false": False, "true": True}
     return Environment(
         cache_gb=_parse(source, "FLASH_MOE_CACHE_GB", float, "a number of GB"),
+        memory_gb=_parse(source, "FLASH_MOE_MEMORY_GB", float, "a number of GB"),
         top_k=_parse(source, "FLASH_MOE_TOP_K", int, "a whole number"),
         io_threads=_parse(source, "FLASH_MOE_IO_THREADS", int, "a whole number"),
         verify_reads=_parse(
@@ -91,6 +96,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         io=_parse(source, "FLASH_MOE_IO", _one_of(IO_OPTIONS), f"one of {', '.join(IO_OPTIONS)}"),
         io_split=_parse(source, "FLASH_MOE_IO_SPLIT", int, "a whole number"),
         kernel_dir=_parse(source, "FLASH_MOE_KERNEL_DIR", Path, "a directory"),
+        lookahead=_parse(source, "FLASH_MOE_LOOKAHEAD", lambda text: flags[text.lower()], "0 or 1"),
         cache_policy=_parse(
             source,
             "FLASH_MOE_CACHE_POLICY",

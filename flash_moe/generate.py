@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe.errors import ConfigError
+from flash_moe.memory import release_free_memory
 from flash_moe.mlx_lm_api import (
     generation_stream,
     make_logits_processors,
@@ -23,11 +24,10 @@ from flash_moe.mlx_lm_api import (
     wired_limit,
 )
 from flash_moe.model import StreamedModel
+from flash_moe.prefill import chunks_of
 from flash_moe.prompt import Prompt, check_length, encode_prompt
 from flash_moe.result import Chunk, Generation, GenerationStats
 from flash_moe.stop import StopText
-
-PREFILL_STEP = 2048  # mlx-lm's own chunk
 
 
 class _Random:
@@ -65,12 +65,16 @@ def token_ids(
     sampler: Callable[[mx.array], mx.array],
     logits_processors: Sequence[Callable[[mx.array, mx.array], mx.array]] = (),
     seed: int | None = None,
-    prefill_step: int = PREFILL_STEP,
+    prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
     """Yield tokens without end, each as soon as it exists; the next pass runs on the next request.
 
     The prompt is processed as mlx-lm does it: chunks, then the last token alone.
+
+    Args:
+        prefill_step: Tokens of a chunk. Chosen from the prompt and from memory, if not given
+            (``prefill.py``): each chunk reads nearly all experts that the bank cannot hold.
     """
     random = None if seed is None else _Random(seed)
     seen: list[int] = []
@@ -88,12 +92,17 @@ def token_ids(
 
     done, last = 0, len(prompt) - 1
     report(done, len(prompt))
-    while done < last:
-        chunk = list(prompt[done : min(done + prefill_step, last)])
+    if prefill_step is None:
+        sizes = chunks_of(model, last, prompt_cache)
+    else:
+        sizes = [prefill_step] * -(-last // prefill_step)
+    for size in sizes:
+        chunk = list(prompt[done : min(done + size, last)])
         with mx.stream(generation_stream):
             model(mx.array([chunk]), cache=prompt_cache)
             mx.eval([c.state for c in prompt_cache])
         mx.clear_cache()
+        release_free_memory()
         seen.extend(chunk)
         done += len(chunk)
         report(done, len(prompt))
@@ -125,7 +134,7 @@ def stream(
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     prompt_cache: Sequence[Any] | None = None,
-    prefill_step: int = PREFILL_STEP,
+    prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
     template_args: Mapping[str, Any] | None = None,
 ) -> Iterator[Chunk]:
@@ -141,6 +150,8 @@ def stream(
         stop: Texts that end the answer and are not part of it.
         prompt_cache: Continue from it; it is updated in place. Make one with mlx-lm's
             ``make_prompt_cache(model)``.
+        prefill_step: Tokens of a prompt that are processed at once. Default: as many as memory
+            allows, 64 to 8192, or 2048 where all experts fit in the bank.
         on_prefill: Called with prompt tokens done and in all.
         template_args: Passed to the chat template.
 
@@ -153,7 +164,7 @@ def stream(
         raise ConfigError("generate", f"max_tokens: expected at least 1, got {max_tokens}")
     if temperature < 0:
         raise ConfigError("generate", f"temperature: expected 0 or more, got {temperature}")
-    if prefill_step < 1:
+    if prefill_step is not None and prefill_step < 1:
         raise ConfigError("generate", f"prefill_step: expected at least 1, got {prefill_step}")
     ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
     cache = make_prompt_cache(model) if prompt_cache is None else prompt_cache

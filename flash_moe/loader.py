@@ -13,16 +13,18 @@ from flash_moe.errors import ModelNotFoundError, UnsupportedModelError
 from flash_moe.generate import generate, stream
 from flash_moe.mlx_lm_api import get_classes, load_model, load_tokenizer
 from flash_moe.mlx_threads import clear_streams_at_thread_end
-from flash_moe.model import StreamedModel, Streaming, streamed_class
+from flash_moe.model import StreamedModel, Streaming, resident_bytes, streamed_class
 from flash_moe.prompt import Prompt
 from flash_moe.result import Chunk, Generation
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertFiles,
     PackedExperts,
+    expert_stacks,
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import is_store, read_manifest
+from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.stream.stats import StreamStats
 
 T = TypeVar("T")
@@ -92,6 +94,7 @@ def load(
     path_or_repo: str | Path,
     *,
     cache_gb: float | None = None,
+    memory_gb: float | None = None,
     top_k: int | None = None,
     io_threads: int | None = None,
     verify_reads: bool | None = None,
@@ -99,6 +102,7 @@ def load(
     io: str | None = None,
     io_split: int | None = None,
     cache_policy: str | None = None,
+    lookahead: bool | None = None,
     trace: str | Path | None = None,
     trace_events: str | Path | None = None,
     revision: str | None = None,
@@ -110,7 +114,9 @@ def load(
         path_or_repo: Directory, or the name of a repository that is in the hub's local cache.
             Nothing is downloaded.
         cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
-            beside the resident weights, at most all experts.
+            beside the resident weights, at most all experts and what is available now.
+        memory_gb: Most memory of the whole process in GB, in the place of ``cache_gb``: what it
+            takes already, resident weights, experts, and what the chunks of a prompt need.
         top_k: Experts a token; fewer than the model's own is faster and not exact.
         io_threads: Threads that read experts (default 8, or what ``flash-moe doctor --tune`` found
             best on this disk; so also for ``io`` and ``io_split``).
@@ -119,9 +125,12 @@ def load(
             ``"off"`` computes with plain MLX, ``"require"`` raises where they cannot be used.
         io: ``"cached"`` (default) reads experts through the page cache of the system, ``"direct"``
             past it, for packed stores on a disk.
-        io_split: Parts that an expert is read in, by different threads (default 1).
+        io_split: Parts that an expert is read in, by different threads. Default: where fewer are
+            missing than there are threads, so many that all threads read.
         cache_policy: Which experts leave a full bank: ``"lru"``, the least recently used
             (default), or ``"lrfu"``, those used least often of late.
+        lookahead: Read ahead what the next layer will probably ask for (default off). Exact either
+            way; wrong guesses cost reads. ``stats`` has its recall and the bytes wasted.
         trace: File to write the routing of the run to, for ``scripts/replay_cache.py``.
         trace_events: File to write the time line of the run to, for a trace viewer
             (ui.perfetto.dev).
@@ -137,7 +146,7 @@ def load(
         NotMoEError: The model has no experts.
         UnsupportedModelError: Its experts cannot be streamed.
         ManifestError, CorruptFileError: The files are not what they should be.
-        BudgetError: ``cache_gb`` is too small; the message names the minimum.
+        BudgetError: ``cache_gb`` or ``memory_gb`` is too small; the message names the minimum.
         ConfigError: Another bad option.
         KernelError: ``kernels="require"`` and they cannot be used.
         TraceError: A trace cannot be written.
@@ -147,6 +156,7 @@ def load(
     runtime = runtime_config(
         read_environment(),
         cache_gb=cache_gb,
+        memory_gb=memory_gb,
         top_k=top_k,
         io_threads=io_threads,
         verify_reads=verify_reads,
@@ -154,6 +164,7 @@ def load(
         io=io,
         io_split=io_split,
         cache_policy=cache_policy,
+        lookahead=lookahead,
         trace=trace,
         trace_events=trace_events,
     )
@@ -201,14 +212,17 @@ def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
     """Find the experts of a model directory and check the options against the model."""
     config = model_config(read_config(path))
     runtime.checked_for(config)
-    experts, resident_bytes = _open_experts(path, config)
-    return Streaming(experts, config, runtime, resident_bytes)
+    experts, resident = _open_experts(path, config)
+    return Streaming(experts, config, runtime, resident_bytes(resident))
 
 
-def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, int]:
+def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:
+    """The experts, and the tensors that stay in memory."""
     if is_store(path):
         manifest = read_manifest(path)
-        return PackedExperts(path, manifest), sum(r.n_bytes for r in manifest.resident)
+        files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
+        resident = [entry for file in files for entry in read_header(file).values()]
+        return PackedExperts(path, manifest), resident
     tensors = read_checkpoint_tensors(path)
     experts = CheckpointExperts(tensors)
     if not experts.layers:
@@ -218,8 +232,9 @@ def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, int]:
             "checkpoint without them, probably the original in Hugging Face format",
             "Pack it first: flash-moe pack SRC DST --bits 4",
         )
-    payload = sum(layer.n_experts * layer.layout.payload_bytes for layer in experts.layers)
-    return experts, sum(e.n_bytes for e in tensors.values()) - payload
+    stacks = expert_stacks(tensors).values()
+    streamed = {entry.name for parts in stacks for entry in parts.values()}
+    return experts, [entry for name, entry in tensors.items() if name not in streamed]
 
 
 def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:

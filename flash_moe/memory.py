@@ -1,33 +1,191 @@
-"""What the machine and this process say of their memory. Linux and macOS."""
+"""What the machine and this process say of their memory. Linux and macOS.
+
+On macOS a limit of control groups does not exist, and what is available is not asked for; how to
+ask for the resident set there was written from Apple's headers and never run by us.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-# Version 2 and version 1 of Linux control groups, as seen from inside a container.
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_ROOT = Path("/")
 
 
 def machine_memory() -> int:
     """Bytes this process may use: physical memory, or less where a control group says so."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in _CGROUP_LIMITS:
-        try:
-            total = min(total, int(Path(file).read_text()))
-        except (OSError, ValueError):  # there is none, or it says "max"
-            continue
-    return total
+    return min([total, *(group.limit for group in control_groups())])
+
+
+def usable_memory() -> int:
+    """``machine_memory()``, or less on Metal: what it recommends a process to have at once.
+
+    What goes beyond it the system wires down at the cost of everything else.
+    """
+    import mlx.core as mx  # only where a model runs
+
+    working_set = mx.device_info().get("max_recommended_working_set_size")
+    if mx.metal.is_available() and isinstance(working_set, int) and working_set > 0:
+        return min(machine_memory(), working_set)
+    return machine_memory()
+
+
+def available_memory(root: Path = _ROOT) -> int | None:
+    """Bytes that can be taken now without swapping: what is free and what the kernel would free.
+
+    On Linux ``MemAvailable``, or what a control group leaves, if that is less. ``None`` elsewhere.
+    """
+    try:
+        (kilobytes,) = _numbers(root / "proc/meminfo", "MemAvailable:")
+    except OSError:
+        return None
+    left = [group.available() for group in control_groups(root)]
+    return min([1024 * kilobytes, *(n for n in left if n is not None)])
+
+
+def resident_memory() -> int:
+    """The resident set of this process now, in bytes; its peak where the system does not say."""
+    if sys.platform == "linux":
+        return _status("VmRSS:")
+    found = _mach_resident() if sys.platform == "darwin" else None
+    return peak_memory() if found is None else found
 
 
 def peak_memory() -> int:
     """The largest resident set of this process so far, in bytes."""
     if sys.platform == "linux":
         # getrusage would count what a parent process held when it started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        return _status("VmHWM:")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def release_free_memory() -> None:
+    """Have the C library give freed memory back to the system, where it can be asked to.
+
+    glibc keeps what was freed between blocks that are still in use: 110 MB after a prompt of 128
+    tokens on ``mid`` (docs/experiments.md).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """A Linux control group that limits memory.
+
+    Attributes:
+        limit: Bytes.
+        usage: File with the bytes in use, page cache included.
+        stat: File that says what of them is page cache.
+        prefix: Of the names in ``stat`` that count the groups below as well.
+    """
+
+    limit: int
+    usage: Path
+    stat: Path
+    prefix: str
+
+    def available(self) -> int | None:
+        """Bytes left, page cache counted as free; ``None`` if the group is gone.
+
+        Also its active half: experts that were read twice stand there, and the kernel takes them
+        back as well. What has still to be written to disk it cannot take at once.
+        """
+        names = ("active_file", "inactive_file", "file_dirty", "dirty")  # the last: version 1
+        try:
+            used = int(self.usage.read_text())
+            active, inactive, *dirty = _numbers(self.stat, *(self.prefix + n for n in names))
+        except (OSError, ValueError):
+            return None
+        return max(self.limit - used + max(active + inactive - sum(dirty), 0), 0)
+
+
+@functools.cache
+def control_groups(root: Path = _ROOT) -> tuple[ControlGroup, ...]:
+    """The groups that this process is in and that have a limit, of version 1 and 2."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = []
+    for directory, version in dict.fromkeys(_group_directories(root)):
+        v1 = version == 1
+        file = "memory.limit_in_bytes" if v1 else "memory.max"
+        try:
+            limit = int((directory / file).read_text())
+        except (OSError, ValueError):  # there is none, or it says "max"
+            continue
+        if limit < physical:
+            usage = directory / ("memory.usage_in_bytes" if v1 else "memory.current")
+            found.append(
+                ControlGroup(limit, usage, directory / "memory.stat", "total_" if v1 else "")
+            )
+    return tuple(found)
+
+
+def _group_directories(root: Path) -> Iterator[tuple[Path, int]]:
+    """Where the groups of this process may lie, outermost first.
+
+    Inside a container the mount shows the container's own group at its top, and the path that
+    ``/proc/self/cgroup`` names may not exist there.
+    """
+    mount = root / "sys/fs/cgroup"
+    tops = {"": (mount, 2), "memory": (mount / "memory", 1)}
+    yield from tops.values()
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in tops:
+            top, version = tops[controllers]
+            for name in path.strip("/").split("/"):
+                top = top / name
+                yield top, version
+
+
+def _numbers(file: Path, *names: str) -> list[int]:
+    """The numbers in the lines ``name number`` of a short file, 0 where there is none.
+
+    Written for speed: a model asks twice a second.
+    """
+    with open(file, "rb", buffering=0) as stream:
+        text = b"\n" + stream.read(8192)
+    found = []
+    for name in names:
+        _, _, rest = text.partition(b"\n%b" % name.encode())
+        found.append(int(rest.split(None, 1)[0]) if rest else 0)
+    return found
+
+
+def _status(name: str) -> int:
+    (kilobytes,) = _numbers(Path("/proc/self/status"), name)
+    return kilobytes * 1024
+
+
+def _mach_resident() -> int | None:
+    """``resident_size`` of ``task_info(MACH_TASK_BASIC_INFO)``."""
+
+    class Info(ctypes.Structure):  # struct mach_task_basic_info of mach/task_info.h
+        _fields_ = [
+            *((n, ctypes.c_uint64) for n in ("virtual_size", "resident_size", "resident_size_max")),
+            *((n, ctypes.c_int32 * 2) for n in ("user_time", "system_time")),
+            *((n, ctypes.c_int32) for n in ("policy", "suspend_count")),
+        ]
+
+    try:
+        library, info = ctypes.CDLL(None), Info()
+        size = ctypes.c_uint32(ctypes.sizeof(Info) // 4)
+        task = ctypes.c_uint32.in_dll(library, "mach_task_self_")
+        flavor = 20  # MACH_TASK_BASIC_INFO
+        failed = library.task_info(task, flavor, ctypes.byref(info), ctypes.byref(size))
+    except (AttributeError, OSError, ValueError):
+        return None
+    return None if failed else int(info.resident_size)

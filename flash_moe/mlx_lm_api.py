@@ -78,6 +78,14 @@ def check() -> None:
         _lookup(module, name, parameters)
 
 
+def _optional(module: str, name: str) -> Any:
+    """Something that only saves work; stands for nothing in a version that lacks it."""
+    try:
+        return _lookup(module, name, ())
+    except IncompatibleMlxLmError:
+        return type(f"No{name}", (), {})
+
+
 check()
 _names: dict[str, Any] = {name: _lookup(module, name, ()) for module, name, _ in RELIED_ON}
 
@@ -96,3 +104,9 @@ Qwen3MoeSparseMoeBlock: Any = _names["Qwen3MoeSparseMoeBlock"]
 Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
+
+# flash_moe/padding.py asks them for padding, and knows attributes that are their own business.
+ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
+BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
+BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
+CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")

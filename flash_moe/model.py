@@ -8,8 +8,10 @@ checkpoint offers, and fences the bank at the end of each forward pass.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,17 +19,24 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from flash_moe.config import ModelConfig, RuntimeConfig
-from flash_moe.errors import ClosedError, UnsupportedModelError
-from flash_moe.memory import machine_memory
+from flash_moe.errors import BudgetError, ClosedError, UnsupportedModelError
+from flash_moe.memory import available_memory, resident_memory, usable_memory
+from flash_moe.memory_plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.mlx_lm_api import SwiGLU, SwitchGLU
 from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.moe import StreamedSwitchGLU
 from flash_moe.moe_block import fuse
+from flash_moe.next_router import next_router
 from flash_moe.ops.choice import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.padding import Padding
+from flash_moe.pressure import PressureWatch
+from flash_moe.scratch import Scratch, scratch_of
+from flash_moe.shared_expert import Begun, begin_early
 from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.budget import default_budget, plan_slabs
+from flash_moe.stream.budget import plan_slabs, smallest_budget
 from flash_moe.stream.events import EventLog
 from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.stats import StreamStats
@@ -40,7 +49,7 @@ class Streaming:
 
     Attributes:
         experts: The experts on disk.
-        resident_bytes: Size of the other weights on disk, for the default budget.
+        resident_bytes: Size of the other weights, as they are computed on.
     """
 
     experts: ExpertFiles
@@ -48,17 +57,66 @@ class Streaming:
     runtime: RuntimeConfig
     resident_bytes: int
 
-    def open_bank(self, *, keep_views: bool) -> ExpertBank:
-        runtime = self.runtime.checked_for(self.model)
+    @property
+    def top_k(self) -> int:
+        return self.runtime.top_k or self.model.top_k
+
+    def scratch(self) -> Scratch:
+        """What the pass over a chunk of a prompt takes on this device."""
+        on_cpu = mx.default_device().type == mx.cpu
+        config = self.model.text
+        float32 = on_cpu or "float32" in (config.get("dtype"), config.get("torch_dtype"))
+        return scratch_of(
+            config,
+            self.experts.layers,
+            self.top_k,
+            itemsize=4 if float32 else 2,
+            delta_states=on_cpu or not mx.metal.is_available(),
+        )
+
+    def plan_memory(self) -> MemoryPlan:
+        """Divide the memory that was asked for, or that there is now.
+
+        Raises:
+            BudgetError: ``memory_gb`` is too small.
+        """
+        runtime, resident = self.runtime, self.resident_bytes
         if runtime.cache_gb is not None:
-            budget = round(runtime.cache_gb * 1e9)
-        else:
-            budget = default_budget(self.experts.n_bytes, self.resident_bytes, machine_memory())
+            return MemoryPlan(round(runtime.cache_gb * 1e9), resident)
+        expert_bytes = self.experts.n_bytes
+        smallest = smallest_budget(self.experts.layers, self.top_k)
+        if runtime.memory_gb is not None:
+            return plan_for_limit(
+                round(runtime.memory_gb * 1e9),
+                taken=resident_memory(),
+                resident=resident,
+                expert_bytes=expert_bytes,
+                smallest_bank=smallest,
+                scratch=self.scratch(),
+            )
+        bank = default_bank(
+            machine=usable_memory(),
+            available=available_memory(),
+            resident=resident,
+            expert_bytes=expert_bytes,
+            smallest_bank=smallest,
+        )
+        return MemoryPlan(bank, resident)
+
+    def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
+        runtime, top_k = self.runtime, self.top_k
+        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        if runtime.lookahead and len(plans[0].layers) > 1:
+            least = top_k * sum(layer.layout.record_bytes for layer in self.experts.layers)
+            raise BudgetError(
+                "bank",
+                f"lookahead with a budget of {budget / 1e9} GB: expected at least one token's "
+                f"experts, {least / 1e9} GB",
+                "Raise cache_gb, or load it without lookahead.",
+            )
         reads = io_settings(
             self.experts, io=runtime.io, threads=runtime.io_threads, split=runtime.io_split
         )
-        top_k = runtime.top_k or self.model.top_k
-        plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
         header = TraceHeader.of(
             self.experts, self.model.model_type, top_k, runtime.cache_policy, budget
         )
@@ -89,6 +147,9 @@ class StreamedModel(nn.Module):
 
     config: ModelConfig
     _bank: ExpertBank
+    _memory_plan: MemoryPlan
+    _scratch: Scratch
+    _watch: PressureWatch
     _lock: Any
     _closed: bool
 
@@ -101,6 +162,21 @@ class StreamedModel(nn.Module):
     def top_k(self) -> int:
         """Experts a token uses in each layer."""
         return int(self._top_k)
+
+    @property
+    def unfilled_bytes(self) -> int:
+        """Bytes of the bank that hold no experts yet."""
+        return self._bank.n_bytes - self._bank.held_bytes
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """What memory was divided into when the model was loaded."""
+        return self._memory_plan
+
+    @property
+    def scratch(self) -> Scratch:
+        """What the pass over a chunk of a prompt takes."""
+        return self._scratch
 
     def close(self) -> None:
         """End the reader threads, close the files, free the bank. A second call does nothing."""
@@ -121,11 +197,13 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
         front: The methods that users see, a ``StreamedModel``.
     """
 
+    names = list(inspect.signature(base.__call__).parameters)[1:]
+
     class Streamed(front, base):  # type: ignore[misc, valid-type]
         def __init__(self, args: Any) -> None:
             base.__init__(self, args)  # type: ignore[misc]
             self.config = streaming.model
-            self._top_k = streaming.runtime.top_k or streaming.model.top_k
+            self._top_k = streaming.top_k
             self._lock = threading.RLock()
             self._closed = False
             modules = _switch_modules(self)
@@ -134,18 +212,29 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
             option = streaming.runtime.kernels
             use = use_kernels(option)
-            self._bank = streaming.open_bank(keep_views=keep_views(option))
+            self._memory_plan, self._scratch = streaming.plan_memory(), streaming.scratch()
+            self._watch = PressureWatch()
+            self._bank = streaming.open_bank(
+                self._memory_plan.bank_bytes, keep_views=keep_views(option)
+            )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
+            self._padding, self._begun = Padding(base.__module__.rpartition(".")[2]), Begun()
+            before: StreamedSwitchGLU | None = None
             for index, path in enumerate(paths):
                 activation = modules[path].activation
                 kernels = None
                 if use:
                     kernels = _kernels(self._bank, index, activation, option)
-                module = StreamedSwitchGLU(self._bank, index, activation, kernels)
+                module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
                 parent = replace_module(self, path, module)
-                if kernels is not None and parent is not None:
-                    fuse(parent)
+                if parent is not None:
+                    module.begin_with_reads(begin_early(parent, self._begun))
+                    if kernels is not None:
+                        fuse(parent)
+                if streaming.runtime.lookahead and before is not None:
+                    before.look_ahead(next_router(parent, self._top_k))
+                before = module
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -154,12 +243,19 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 if self._closed:
                     raise ClosedError("model", "the model was closed", "Load it again.")
                 try:
+                    passed = {**dict(zip(names, args, strict=False)), **kwargs}
+                    self._padding.find(passed.get(names[0]), passed.get("cache"))
                     out = base.__call__(self, *args, **kwargs)
                     self._bank.fence()
+                    if missing := self._watch.short(self._bank.n_bytes):
+                        self._bank.shrink(missing)
                     return out
                 except BaseException:
                     self._bank.recover()
                     raise
+                finally:
+                    self._padding.clear()
+                    self._begun.clear()
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
@@ -177,19 +273,25 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
     return Streamed
 
 
+def resident_bytes(tensors: Iterable[TensorEntry]) -> int:
+    """What tensors on disk take in memory: on a CPU half precision becomes float32."""
+    half = ("BF16", "F16") if mx.default_device().type == mx.cpu else ()
+    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)
+
+
 def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
     """The kernels for a layer, or ``None`` where plain MLX has to compute it.
 
     Raises:
         UnsupportedModelError: The kernels are required and do not take the layer.
     """
-    plan = bank.slab_plan(layer)
+    slot_bytes = bank.slab_plan(layer).slot_bytes
     try:
         if type(activation) is not SwiGLU:
             raise UnsupportedModelError(
                 "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
             )
-        return ExpertKernels(bank.layers[layer].layout, plan.slot_bytes, plan.n_slots)
+        return ExpertKernels(bank.layers[layer].layout, slot_bytes)
     except UnsupportedModelError:
         if option == "require":
             raise

@@ -16,8 +16,11 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.next_router import MAX_ROWS, Predict
 from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
+from flash_moe.padding import Padding
+from flash_moe.shared_expert import SharedExpert
 from flash_moe.stream.bank import ExpertBank, Wave
 
 # The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
@@ -43,6 +46,7 @@ class StreamedSwitchGLU(nn.Module):
         layer: Index of the layer in the bank.
         activation: The activation of the module that this one replaces.
         kernels: For the layer's records; without them plain MLX computes.
+        padding: The model's.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class StreamedSwitchGLU(nn.Module):
         layer: int,
         activation: Activation,
         kernels: ExpertKernels | None = None,
+        padding: Padding | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.activation = activation  # in the module tree, in case it has parameters
@@ -59,6 +64,17 @@ class StreamedSwitchGLU(nn.Module):
         self._n_experts = bank.layers[layer].n_experts
         self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
         self._kernels = kernels
+        self._padding = padding or Padding()
+        self._shared: SharedExpert | None = None
+        self._predict: Predict | None = None
+
+    def look_ahead(self, predict: Predict) -> None:
+        """The experts that ``predict`` names for the next layer are read ahead."""
+        self._predict = predict
+
+    def begin_with_reads(self, shared: SharedExpert | None) -> None:
+        """The layer's shared expert is computed while experts are read."""
+        self._shared = shared
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Outputs of the chosen experts, unweighted.
@@ -74,17 +90,22 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, experts, waves = self._bring(mx.stop_gradient(indices))
+        chosen, experts, waves = self._bring(x, mx.stop_gradient(indices))
+        shared = self._shared
+        if shared and shared.expects(x) and not self._bank.holds(self._layer, experts):
+            shared.begin(x)
         if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
             slot_of, slab = self._merged(waves)
             pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
-            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs), slab)
+            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs, slab), slab)
             self._bank.hold(y)
             return y.reshape(*chosen.shape, -1)
         first = next(waves)
         if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
-            slots = self._slot_of(first)[chosen].astype(np.uint32)
+            slot = dict(zip(first.experts, first.slots, strict=True))
+            flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
+            slots = np.array(flat, np.uint32).reshape(chosen.shape)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
             self._bank.hold(y)
             next(waves, None)  # lets the bank finish: there is nothing more
@@ -115,18 +136,18 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        chosen, experts, waves = self._bring(ids)
+        chosen, experts, waves = self._bring(x, ids)
+        if shared is not None and not self._bank.holds(self._layer, experts):
+            mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
             return y.astype(x.dtype)
-        if shared is not None and not self._bank.holds(self._layer, experts):
-            mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if len(x) == 1:
             return self._one_token(x, chosen[0], weights, waves, shared)
         slot_of, slab = self._merged(waves)
-        slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32))
+        slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
         y = self._kernels(x, weights, slots, slab, shared=shared)
         self._bank.hold(y)
         return y
@@ -153,11 +174,12 @@ class StreamedSwitchGLU(nn.Module):
             here = np.nonzero(found >= 0)[0]
             slots[here] = found[here]
             if len(here) < len(chosen):
-                ids = self._kernels.slot_ids(slots[None, here])
+                ids = self._kernels.slot_ids(slots[None, here], wave.slab.array)
                 parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
                 order.append(here)
                 self._bank.hold(parts[-1])
-        ids, slab = self._kernels.slot_ids(slots[None]), wave.slab.array
+        slab = wave.slab.array
+        ids = self._kernels.slot_ids(slots[None], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
@@ -166,12 +188,26 @@ class StreamedSwitchGLU(nn.Module):
         self._bank.hold(y)
         return y
 
-    def _bring(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _bring(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; returns them, the distinct experts, and the waves they come in."""
-        self._bank.fence(self._layer, indices)
+        ahead: list[int] = []
+        if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
+            predicted = self._predict(x)
+            self._bank.fence(self._layer, indices, predicted)
+            guess = np.array(predicted)
+            self._padding.replace(guess)
+            ahead = sorted(set(guess.reshape(-1).tolist()))
+        else:
+            self._bank.fence(self._layer, indices)
         chosen = np.array(indices)
-        experts = np.unique(chosen).tolist()
-        return chosen, experts, self._bank.waves(self._layer, experts)
+        self._padding.replace(chosen)
+        if chosen.size < SORT_FROM:
+            # np.unique takes 0.1 ms for the ids of a token: its code has left the caches (a profile
+            # of mid on a CPU).
+            experts = sorted(set(chosen.reshape(-1).tolist()))
+        else:
+            experts = np.unique(chosen).tolist()
+        return chosen, experts, self._bank.waves(self._layer, experts, ahead)
 
     def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
         """Whether the rows are few for each expert, and all experts fit the slots at once."""

@@ -78,7 +78,7 @@ def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tok
     """
     if limit is None:
         return max_tokens
-    held = max((int(getattr(c, "offset", 0) or 0) for c in cache), default=0)
+    held = held_positions(cache)
     room = limit - held - n_prompt
     if room < 1:
         before = f" after {held} in the cache" if held else ""
@@ -89,3 +89,8 @@ def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tok
             "Shorten the prompt.",
         )
     return min(max_tokens, room)
+
+
+def held_positions(cache: Sequence[Any]) -> int:
+    """How many positions a prompt cache holds."""
+    return max((int(getattr(c, "offset", 0) or 0) for c in cache), default=0)

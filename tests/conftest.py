@@ -79,3 +79,13 @@ def no_measured_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         file = tmp_path_factory.mktemp("settings") / "io.json"
         patch.setattr(io_settings, "settings_file", lambda: file)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pressure() -> Iterator[None]:
+    """Banks keep their size, whatever else runs on this machine."""
+    from flash_moe.pressure import PressureWatch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flash_moe.model.PressureWatch", lambda: PressureWatch(lambda n_bytes: 0))
+        yield

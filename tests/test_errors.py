@@ -112,6 +112,7 @@ def test_the_environment() -> None:
         "FLASH_MOE_IO": "Direct",
         "FLASH_MOE_IO_SPLIT": "4",
         "FLASH_MOE_CACHE_POLICY": "LRFU",
+        "FLASH_MOE_MEMORY_GB": "40",
     }
     assert read_environment(full) == Environment(
         2.5,
@@ -123,6 +124,7 @@ def test_the_environment() -> None:
         io="direct",
         io_split=4,
         cache_policy="lrfu",
+        memory_gb=40.0,
     )
     assert read_environment({"FLASH_MOE_VERIFY_READS": "False"}).verify_reads is False
 
@@ -132,6 +134,7 @@ def test_the_environment() -> None:
     [
         ("FLASH_MOE_CACHE_GB", "lots"),
         ("FLASH_MOE_CACHE_GB", "8GB"),
+        ("FLASH_MOE_MEMORY_GB", "half"),
         ("FLASH_MOE_TOP_K", "4.0"),
         ("FLASH_MOE_TOP_K", "four"),
         ("FLASH_MOE_IO_THREADS", "0x8"),
@@ -149,11 +152,30 @@ def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_the_budget_is_a_positive_number(value: float) -> None:
-    with pytest.raises(ConfigError, match="cache_gb: expected a positive number"):
-        RuntimeConfig(cache_gb=value)
-    with pytest.raises(ConfigError, match="cache_gb"):
-        runtime_config(read_environment({"FLASH_MOE_CACHE_GB": str(value)}))
+@pytest.mark.parametrize("name", ["cache_gb", "memory_gb"])
+def test_the_budget_is_a_positive_number(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected a positive number"):
+        RuntimeConfig(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=name):
+        runtime_config(read_environment({f"FLASH_MOE_{name.upper()}": str(value)}))
+
+
+def test_cache_gb_and_memory_gb_are_one_choice() -> None:
+    both = Environment(cache_gb=1.0, memory_gb=2.0)
+    with pytest.raises(ConfigError, match=r"cache_gb and memory_gb: expected one.*1\.0 and 2\.0"):
+        runtime_config(Environment(), cache_gb=1.0, memory_gb=2.0)
+    with pytest.raises(ConfigError, match="cache_gb and memory_gb"):
+        runtime_config(both)
+
+    def merged(environment: Environment, **arguments: float) -> tuple[Any, Any]:
+        config = runtime_config(environment, **arguments)  # type: ignore[arg-type]
+        return config.cache_gb, config.memory_gb
+
+    assert merged(Environment(memory_gb=2.0), cache_gb=1.0) == (1.0, None)
+    assert merged(Environment(cache_gb=1.0), memory_gb=2.0) == (None, 2.0)
+    assert merged(both, memory_gb=3.0) == (None, 3.0)
+    assert merged(Environment(memory_gb=2.0)) == (None, 2.0)
+    assert merged(Environment(cache_gb=1.0)) == (1.0, None)
 
 
 @pytest.mark.parametrize("value", [0, -3, MAX_IO_THREADS + 1])

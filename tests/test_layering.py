@@ -14,9 +14,10 @@ import flash_moe
 
 ROOT = Path(flash_moe.__file__).parent
 ORDER = (
-    *("errors", "env", "config", "memory", "store", "mlx_lm_api", "mlx_threads", "stream", "ops"),
-    *("moe", "moe_block", "model", "stop", "prompt", "result", "generate", "convert", "loader"),
-    *("testing", "cli"),
+    *("errors", "env", "config", "memory", "pressure", "store", "scratch", "memory_plan"),
+    *("mlx_lm_api", "mlx_threads", "stream", "ops", "padding", "shared_expert", "next_router"),
+    *("moe", "moe_block", "model", "stop", "prompt", "prefill", "result", "generate", "convert"),
+    *("loader", "testing", "cli"),
 )
 MAX_LINES = 400
 FILES = sorted(ROOT.rglob("*.py"))

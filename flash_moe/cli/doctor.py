@@ -161,7 +161,7 @@ def why_not_taken(layout: RecordLayout) -> str | None:
     from flash_moe.ops.moe_experts import ExpertKernels
 
     try:
-        ExpertKernels(layout, layout.record_bytes, 1)
+        ExpertKernels(layout, layout.record_bytes)
     except UnsupportedModelError as error:
         return error.problem
     return None
@@ -216,7 +216,9 @@ def _model_lines(model: dict[str, Any] | None) -> list[str]:
     router = f"{model['experts']} experts, {model['experts_per_token']} a token"
     taken = "one that the kernel takes" if model["router_taken"] else "plain MLX computes it"
     lines.append(f"{'':12}router of {router}: {taken}")
-    reads = "io={io}, {threads} threads, split {split}".format(**model["io"])
+    reads = "io={io}, {threads} threads, split {split}".format(
+        **{**model["io"], "split": model["io"]["split"] or "auto"}
+    )
     lines.append(f"{'':12}read with {reads}")
     return lines
 

@@ -32,7 +32,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--stop", action="append", default=[], help="text that ends the answer")
-    parser.add_argument("--prefill-step", type=int, default=2048, help="prompt tokens at once")
+    parser.add_argument(
+        "--prefill-step", type=int, help="prompt tokens at once (default: from memory)"
+    )
     add_streaming_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
     parser.add_argument("--timing", action="store_true", help="per layer: read, wait, compute")
@@ -42,12 +44,20 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def add_streaming_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``load()``."""
     group = parser.add_argument_group("streaming")
-    group.add_argument("--cache-gb", type=float, help="memory for experts (default: from memory)")
+    memory = group.add_mutually_exclusive_group()
+    memory.add_argument("--cache-gb", type=float, help="memory for experts (default: from memory)")
+    memory.add_argument("--memory-gb", type=float, help="most memory of the whole process")
     group.add_argument(
         "--cache-policy",
         choices=CACHE_POLICIES,
         help="which experts leave a full cache: least recently used (lru, default), or used least "
         "often of late (lrfu)",
+    )
+    group.add_argument(
+        "--lookahead",
+        action="store_const",
+        const=True,
+        help="read ahead what the next layer will probably ask for",
     )
     group.add_argument(
         "--top-k-experts", type=int, help="experts a token; fewer than the model's is not exact"
@@ -56,7 +66,7 @@ def add_streaming_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--io", choices=IO_OPTIONS, help="read through the page cache (default) or past it"
     )
-    group.add_argument("--io-split", type=int, help="parts that an expert is read in (default 1)")
+    group.add_argument("--io-split", type=int, help="parts that an expert is read in")
     group.add_argument(
         "--verify-reads",
         action="store_const",
@@ -80,6 +90,7 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments for ``load()``."""
     return {
         "cache_gb": args.cache_gb,
+        "memory_gb": args.memory_gb,
         "top_k": args.top_k_experts,
         "io_threads": args.io_threads,
         "io": args.io,
@@ -87,6 +98,7 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
         "verify_reads": args.verify_reads,
         "kernels": args.kernels,
         "cache_policy": args.cache_policy,
+        "lookahead": args.lookahead,
         "trace": args.trace,
         "trace_events": args.trace_events,
     }
@@ -172,12 +184,17 @@ def print_timing(stats: GenerationStats) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="per layer; read is summed over threads, wait is what the layer waited")
-    for name in ("layer", "calls", "hits", "misses", "MB read", "read ms", "wait ms", "compute ms"):
+    table = Table(
+        title="per layer; read is summed over threads, wait is what the layer waited, overlap what "
+        "it did not"
+    )
+    for name in ("layer", "calls", "hits", "misses", "MB read"):
         table.add_column(name, justify="right")
+    for name in ("read", "wait", "overlap", "compute"):
+        table.add_column(f"{name} ms", justify="right")
 
     def row(name: str, calls: str, s: Any) -> list[str]:
-        times = [f"{1e3 * t:.1f}" for t in (s.read_s, s.wait_s, s.compute_s)]
+        times = [f"{1e3 * t:.1f}" for t in (s.read_s, s.wait_s, s.overlap_s, s.compute_s)]
         return [name, calls, str(s.hits), str(s.misses), f"{s.bytes_read / 1e6:.1f}", *times]
 
     for layer in stats.stream.layers:

@@ -53,17 +53,12 @@ def run(path_or_repo: str, as_json: bool) -> int:
     print("\n".join(table(trials)))
     for io, row in best.items():
         print(f"{io}: {row.threads} threads, split {row.split}, {row.gb_s:.2f} GB/s")
-    print(f"saved in {file}; this model loads with {describe(used)} unless told otherwise")
+    print(f"saved in {file}; this model loads with {used} unless told otherwise")
     return 0
 
 
 def _rates(trial: Trial) -> dict[str, float]:
     return {"gb_s": trial.gb_s, "low": trial.low, "high": trial.high}
-
-
-def describe(settings: Any) -> str:
-    """Settings in words, for people."""
-    return f"io={settings.io}, {settings.threads} threads, split {settings.split}"
 
 
 def table(trials: Sequence[Trial]) -> list[str]:

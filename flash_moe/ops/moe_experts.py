@@ -40,7 +40,6 @@ class ExpertKernels:
     Args:
         layout: Layout of the records.
         slot_bytes: Distance between slots.
-        n_slots: Slots of the slab.
 
     Raises:
         UnsupportedModelError: Records that the kernels do not take; names what and why.
@@ -48,7 +47,6 @@ class ExpertKernels:
 
     layout: RecordLayout
     slot_bytes: int
-    n_slots: int
 
     def __post_init__(self) -> None:
         found = {self.layout.quantization(projection) for projection in PROJECTIONS}
@@ -81,11 +79,13 @@ class ExpertKernels:
                     f"{sorted(scales)}, hidden {hidden}, expert width {width}",
                 )
 
-    def slot_ids(self, slots: npt.NDArray[np.uint32]) -> mx.array:
+    def slot_ids(self, slots: npt.NDArray[np.uint32], slab: mx.array) -> mx.array:
         """Check slot ids on the host and hand them to MLX, once for both kernels.
 
         Args:
             slots: uint32 ``[tokens, k]``.
+            slab: The words of the slab that they lie in, whose size may have changed since the
+                last call.
 
         Raises:
             UnsupportedModelError: An id outside of the slab, another dtype or shape.
@@ -94,9 +94,10 @@ class ExpertKernels:
             raise UnsupportedModelError(
                 "ops", f"slots: expected uint32 [tokens, k], got {slots.dtype} {slots.shape}"
             )
-        if int(slots.max()) >= self.n_slots:
+        n_slots, largest = slab.size * 4 // self.slot_bytes, int(slots.max())
+        if largest >= n_slots:
             raise UnsupportedModelError(
-                "ops", f"slots: expected ids below {self.n_slots}, got {int(slots.max())}"
+                "ops", f"slots: expected ids below {n_slots}, got {largest}"
             )
         return mx.array(slots)
 

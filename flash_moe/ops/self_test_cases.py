@@ -116,8 +116,8 @@ class ExpertsCase:
 
     def on_kernels(self) -> str:
         slab = Slab(N_SLOTS, self.layout.record_bytes)
-        kernels = ExpertKernels(self.layout, slab.slot_bytes, N_SLOTS)
-        ids = kernels.slot_ids(SLOTS)
+        kernels = ExpertKernels(self.layout, slab.slot_bytes)
+        ids = kernels.slot_ids(SLOTS, slab.array)
 
         def run() -> mx.array:
             return kernels(

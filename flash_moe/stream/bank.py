@@ -17,22 +17,30 @@ All methods but ``close`` run under the lock of the model's forward pass, in one
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import mlx.core as mx
 
 from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
+from flash_moe.stream.arena import Arena, shrink
 from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.events import EventLog, WatchedReader
-from flash_moe.stream.plan import Assignment, SlotTable
-from flash_moe.stream.policy import POLICIES
+from flash_moe.stream.lookahead import Guess, Lookahead
+from flash_moe.stream.plan import Assignment
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
 from flash_moe.stream.slab import Slab
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
+
+# Missing experts are handed out as they arrive, in about so many waves: a wave costs some 0.3 ms of
+# Python, and what arrives last is computed after all reads.
+MOST_ARRIVALS = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,31 +60,21 @@ class Wave:
     views: Mapping[str, mx.array]
 
 
-class _Arena:
-    """A slab that is allocated on first use, with its table."""
-
-    def __init__(self, plan: SlabPlan, policy: str, keep_views: bool) -> None:
-        self.plan = plan
-        self._keep_views = keep_views
-        self.table = SlotTable(plan.n_slots, POLICIES[policy]())
-        self._slab: Slab | None = None
-
-    @property
-    def slab(self) -> Slab:
-        if self._slab is None:
-            self._slab = Slab(self.plan.n_slots, self.plan.slot_bytes, keep_views=self._keep_views)
-        return self._slab
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Reading:
-    """Experts that have slots, some of whose records are on their way."""
+    """Experts that have slots, some of whose records are on their way.
+
+    Attributes:
+        waited: Seconds that the layer has waited for the reads so far.
+    """
 
     layer: int
-    arena: _Arena
+    arena: Arena
     experts: Sequence[int]
     assignment: Assignment
     batch: ReadBatch
+    begun: float
+    waited: float = 0.0
 
 
 class ExpertBank:
@@ -88,7 +86,7 @@ class ExpertBank:
         top_k: Experts a token uses, for the smallest budget.
         io_threads: Reader threads.
         io: ``"cached"`` or ``"direct"``, as of ``flash_moe/store/reader.py``.
-        io_split: Parts that a record is read in, by different threads.
+        io_split: Parts that a record is read in, by different threads; as of ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
         keep_views: As of :class:`Slab`.
         policy: What is evicted, a name in ``flash_moe/stream/policy.py``.
@@ -107,7 +105,7 @@ class ExpertBank:
         *,
         io_threads: int,
         io: str = "cached",
-        io_split: int = 1,
+        io_split: int | None = None,
         verify_reads: bool = False,
         keep_views: bool = True,
         policy: str = "lru",
@@ -116,25 +114,39 @@ class ExpertBank:
     ) -> None:
         self.layers: tuple[ExpertLayer, ...] = experts.layers
         plans = plan_slabs(experts.layers, budget_bytes, top_k)
-        self._arena_of: dict[int, _Arena] = {}
+        self._arena_of: dict[int, Arena] = {}
         for plan in plans:
-            arena = _Arena(plan, policy, keep_views)
+            arena = Arena(plan, policy, keep_views)
             self._arena_of.update(dict.fromkeys(plan.layers, arena))
-        self.n_bytes = sum(plan.n_bytes for plan in plans)
         self._trace, self._events = trace, events
         self._unfenced: list[mx.array] = []
-        self._batch: ReadBatch | None = None
+        self._reading: _Reading | None = None
         self._counters = Counters(
-            (layer.number for layer in experts.layers), self.n_bytes, experts.n_bytes
+            (layer.number for layer in experts.layers),
+            sum(plan.n_bytes for plan in plans),
+            experts.n_bytes,
         )
         if events is None:
             reader = RecordReader(experts, verify=verify_reads, io=io)
         else:
             reader = WatchedReader(events, experts, verify=verify_reads, io=io)
+        self._lookahead = Lookahead(self._counters)
+        self._top_k = top_k
         self._readers = ReaderPool(reader, io_threads, io_split)
 
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all slots."""
+        return self._counters.bank_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the slots that hold experts now."""
+        arenas = set(self._arena_of.values())
+        return sum(len(arena.table) * arena.plan.slot_bytes for arena in arenas)
 
     def slab_plan(self, layer: int) -> SlabPlan:
         """The slab that a layer's experts go to."""
@@ -167,21 +179,49 @@ class ExpertBank:
         Waits for reads that run, frees the slots that hold nothing, and drops the outputs that
         nobody will evaluate.
         """
-        if self._batch is not None:
-            self._batch.drain()
-            self._batch = None
+        if self._reading is not None:
+            self._reading.batch.drain()
+            self._count(self._reading)
+        self._lookahead.drain(lambda layer: self._arena_of[layer].table)
         for arena in set(self._arena_of.values()):
             arena.table.recover()
         self._unfenced.clear()
 
-    def waves(self, layer: int, experts: Sequence[int]) -> Iterator[Wave]:
+    def _guess(self, layer: int, experts: Sequence[int]) -> None:
+        """Begin to read experts that a layer may ask for next, behind the reads under way.
+
+        As many as leave room for one token's experts; none in a slab that other layers use too.
+        """
+        arena = self._arena_of[layer]
+        if len(arena.plan.layers) > 1:
+            return
+        self._lookahead.predict(layer, experts)
+        pending = self._lookahead.pending(layer)
+        room = max(arena.plan.n_slots - self._top_k - len(pending), 0)
+        new = [e for e in experts if (layer, e) not in arena.table and e not in pending][:room]
+        promised = arena.table.promise(layer, new, keep=experts)
+        n_bytes = self.layers[layer].layout.record_bytes
+        for expert, slot in promised.reads:
+            read = Read(layer, expert, arena.slab.record(slot, n_bytes))
+            batch = self._readers.batch([read], spread=False)
+            self._lookahead.add(Guess(layer, expert, slot, batch))
+            self._readers.submit(batch)
+
+    def waves(
+        self, layer: int, experts: Sequence[int], ahead: Sequence[int] = ()
+    ) -> Iterator[Wave]:
         """Bring distinct experts of a layer into slots, in waves: held experts first.
 
-        While the consumer computes one wave the next one is read. If all experts fit the slots
-        there are at most two waves: those that are held, and those that have to be read. Otherwise
-        a wave is half of the slots, so that two can be there together.
+        While the consumer computes one wave the next one is read. If all experts fit the slots, the
+        first wave has those that are held and the others come as they arrive. Otherwise a wave is
+        half of the slots, so that two can be there together.
 
         The consumer must ``hold`` what it computes from a wave before it asks for the next one.
+
+        Args:
+            layer: Index of the layer.
+            experts: What it asks for.
+            ahead: What the next layer may ask for: read behind this layer's, if that has the room.
 
         Raises:
             ReadError, ChecksumError: A record could not be read; no slot holds wrong bytes.
@@ -191,11 +231,16 @@ class ExpertBank:
         arena = self._arena_of[layer]
         if self._trace is not None:
             self._trace.call(layer, experts)
-        groups = arena.table.waves(layer, experts)
         try:
-            if len(groups) == 1:
-                yield from self._all_at_once(layer, arena, groups[0])
-            elif groups and len(groups[0]) * 2 <= arena.plan.n_slots:
+            coming = self._lookahead.settle(layer, experts, arena.table)
+            if coming:
+                guessed = {guess.expert for guess in coming}
+                experts = [expert for expert in experts if expert not in guessed]
+            groups = arena.table.waves(layer, experts)
+            if len(groups) <= 1:
+                group = groups[0] if groups else []
+                yield from self._all_at_once(layer, arena, group, coming, ahead)
+            elif len(groups[0]) * 2 <= arena.plan.n_slots:
                 yield from self._in_turns(layer, arena, groups)
             else:  # a bank of one slot
                 for group in groups:
@@ -206,26 +251,47 @@ class ExpertBank:
             raise
 
     def hold(self, output: mx.array) -> None:
-        """Remember a lazy array that reads slots, for the next fence.
+        """Begin to compute a lazy array that reads slots, and remember it for the next fence.
 
-        It is computed from now on if reads are under way, and else when it is needed.
+        Begun at once, it is computed while reads run, and while Python builds what comes after it.
         """
         self._unfenced.append(output)
-        if self._batch is not None:
-            mx.async_eval(output)
+        mx.async_eval(output)
 
-    def _all_at_once(self, layer: int, arena: _Arena, experts: Sequence[int]) -> Iterator[Wave]:
+    def _all_at_once(
+        self,
+        layer: int,
+        arena: Arena,
+        experts: Sequence[int],
+        coming: Sequence[Guess],
+        ahead: Sequence[int],
+    ) -> Iterator[Wave]:
         reading = self._begin(layer, arena, experts)
-        n_held, slots = reading.assignment.n_hits, reading.assignment.slots
-        if n_held and n_held < len(experts):
+        if ahead:
+            self._guess(layer + 1, ahead)
+        reads, slots = reading.assignment.reads, reading.assignment.slots
+        if not reads and not coming:
+            wave = self._finish(reading)
+            if experts:
+                yield wave
+            return
+        if n_held := reading.assignment.n_hits:
             yield self._wave(reading, experts[:n_held], slots[:n_held])
-            self._finish(reading)
-            yield self._wave(reading, experts[n_held:], slots[n_held:])
-        else:
-            yield self._finish(reading)
+        for guess in coming:  # they were submitted before this layer's own reads
+            self._wait(reading, guess.batch.wait)
+            self._lookahead.arrived(guess, arena.table)
+            yield self._wave(reading, [guess.expert], [guess.slot])
+        slot_of = dict(reads)
+        least = max(len(reads) // MOST_ARRIVALS, 1)
+        left = len(reads)
+        while left:
+            new = [read.expert for read in self._wait(reading, reading.batch.arrivals, least)]
+            left -= len(new)
+            yield self._wave(reading, new, [slot_of[expert] for expert in new])
+        self._finish(reading)
 
     def _in_turns(
-        self, layer: int, arena: _Arena, groups: Sequence[Sequence[int]]
+        self, layer: int, arena: Arena, groups: Sequence[Sequence[int]]
     ) -> Iterator[Wave]:
         reading = self._begin(layer, arena, groups[0])
         for following in groups[1:]:
@@ -240,7 +306,7 @@ class ExpertBank:
         slab = reading.arena.slab
         return Wave(experts, slots, slab, slab.views(self.layers[reading.layer].layout))
 
-    def _begin(self, layer: int, arena: _Arena, experts: Sequence[int]) -> _Reading:
+    def _begin(self, layer: int, arena: Arena, experts: Sequence[int]) -> _Reading:
         """Give experts slots and submit the reads of those that are missing."""
         n_bytes = self.layers[layer].layout.record_bytes
         assignment = arena.table.assign(layer, experts)
@@ -250,33 +316,54 @@ class ExpertBank:
                 for expert, slot in assignment.reads
             ]
         )
+        reading = _Reading(layer, arena, experts, assignment, batch, time.perf_counter())
+        self._reading = reading  # known to recover() before the first read begins
         if assignment.reads:
-            self._batch = batch
             self._readers.submit(batch)
-        return _Reading(layer, arena, experts, assignment, batch)
+        return reading
+
+    def _wait(self, reading: _Reading, wait: Callable[..., T], *arguments: int) -> T:
+        """What ``wait`` returns; its time is the layer's."""
+        started = time.perf_counter()
+        try:
+            return wait(*arguments)
+        finally:
+            ended = time.perf_counter()
+            reading.waited += ended - started
+            if self._events is not None:
+                self._tell("wait", reading.layer, started, ended)
 
     def _finish(self, reading: _Reading) -> Wave:
         """Wait for the reads, and make their experts known."""
-        started = time.perf_counter()
-        assignment, batch = reading.assignment, reading.batch
-        try:
-            if assignment.reads:
-                batch.wait()
-        finally:
-            self._batch = None
-            ended = time.perf_counter()
-            self._counters.add(
-                reading.layer,
-                hits=assignment.n_hits,
-                misses=len(assignment.reads),
-                bytes_read=batch.n_bytes,
-                read_s=batch.read_s,
-                wait_s=ended - started if assignment.reads else 0.0,
-            )
-            if self._events is not None and assignment.reads:
-                self._tell("wait", reading.layer, started, ended)
-        reading.arena.table.commit(assignment)
-        return self._wave(reading, reading.experts, assignment.slots)
+        if not reading.batch.complete:
+            self._wait(reading, reading.batch.wait)
+        reading.arena.table.commit(reading.assignment)
+        self._count(reading)
+        return self._wave(reading, reading.experts, reading.assignment.slots)
+
+    def _count(self, reading: _Reading) -> None:
+        self._reading = None
+        batch, n_reads = reading.batch, len(reading.assignment.reads)
+        self._counters.add(
+            reading.layer,
+            hits=reading.assignment.n_hits,
+            misses=n_reads,
+            bytes_read=batch.n_bytes,
+            read_s=batch.read_s,
+            wait_s=reading.waited,
+            overlap_s=max(batch.ended - reading.begun - reading.waited, 0.0) if n_reads else 0.0,
+        )
+
+    def shrink(self, n_bytes: int) -> int:
+        """Give back at least so many bytes, or what it can; returns how many (``arena.py``).
+
+        Not in the middle of a forward pass, whose lazy arrays may read slots.
+        """
+        if self._unfenced:
+            self.fence()
+        self._lookahead.drain(lambda layer: self._arena_of[layer].table)
+        n_experts = [layer.n_experts for layer in self.layers]
+        return shrink(self._arena_of, self._counters, n_experts, self._top_k, n_bytes)
 
     def _tell(self, what: str, layer: int | None, started: float, ended: float) -> None:
         assert self._events is not None
@@ -289,7 +376,7 @@ class ExpertBank:
     def close(self) -> None:
         """End the reader threads, close the files and free the slots."""
         self._readers.close()
-        self._batch = None
+        self._reading = None
         self._unfenced.clear()
         self._arena_of.clear()
         for recorder in (self._trace, self._events):

@@ -51,10 +51,9 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
         BudgetError: The budget cannot hold one layer's experts of one token.
     """
     largest = max(layer.layout.record_bytes for layer in layers)
-    one_token = sum(min(top_k, la.n_experts) * la.layout.record_bytes for la in layers)
+    one_token = _one_token(layers, top_k)
     if budget_bytes < one_token:
-        minimum = min(top_k, max(layer.n_experts for layer in layers)) * largest
-        minimum = min(minimum, one_token)
+        minimum = smallest_budget(layers, top_k)
         if budget_bytes < minimum:
             raise BudgetError(
                 "bank",
@@ -75,15 +74,17 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
     return plans
 
 
+def smallest_budget(layers: Sequence[ExpertLayer], top_k: int) -> int:
+    """Bytes that ``plan_slabs`` needs at least: one layer's experts of one token."""
+    largest = max(layer.layout.record_bytes for layer in layers)
+    one_layer = min(top_k, max(layer.n_experts for layer in layers)) * largest
+    return min(one_layer, _one_token(layers, top_k))
+
+
+def _one_token(layers: Sequence[ExpertLayer], top_k: int) -> int:
+    return sum(min(top_k, la.n_experts) * la.layout.record_bytes for la in layers)
+
+
 def _max_slab_bytes(layer: ExpertLayer) -> int:
     """The narrowest component decides, since the view of each spans the whole slab."""
     return MAX_ELEMENTS * min(ITEMSIZE[c.dtype] for c in layer.layout.components)
-
-
-def default_budget(expert_bytes: int, resident_bytes: int, memory_bytes: int) -> int:
-    """A budget for a machine: half of what the resident weights leave, at most all experts.
-
-    The other half is for the system, its page cache and the activations; a bank that takes it all
-    makes the machine swap.
-    """
-    return min(expert_bytes, max(memory_bytes - resident_bytes, 0) // 2)

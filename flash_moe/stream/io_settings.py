@@ -34,12 +34,16 @@ class IoSettings:
     Attributes:
         io: ``"cached"`` or ``"direct"``.
         threads: Reader threads.
-        split: Parts that a record is read in.
+        split: Parts that a record is read in; ``None`` where that depends on how many are read at
+            once (``ReaderPool``).
     """
 
     io: str = "cached"
     threads: int = DEFAULT_IO_THREADS
-    split: int = 1
+    split: int | None = 1
+
+    def __str__(self) -> str:
+        return f"io={self.io}, {self.threads} threads, split {self.split or 'auto'}"
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,9 @@ def io_settings(
     if io is None:
         io = "direct" if _direct_pays(experts, saved) else "cached"
     best = saved.get(io, Measured(DEFAULT_IO_THREADS, 1, 0.0))
-    return IoSettings(
-        io,
-        best.threads if threads is None else threads,
-        best.split if split is None else split,
-    )
+    if split is None and best.split > 1:
+        split = best.split  # a measured 1 is for many records at once, and says nothing about few
+    return IoSettings(io, best.threads if threads is None else threads, split)
 
 
 def _direct_pays(experts: ExpertFiles, saved: dict[str, Measured]) -> bool:

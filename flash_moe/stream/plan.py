@@ -100,11 +100,7 @@ class SlotTable:
                 self._policy.use(key)
             else:
                 missing.append(key)
-        n_victims = max(len(missing) - len(self._free), 0)
-        victims = iter(self._policy.evict(n_victims, keep) if n_victims else ())
-        slot_of: dict[Key, int] = {}
-        for key in missing:
-            slot_of[key] = self._free.pop() if self._free else self._held.pop(next(victims))
+        slot_of = self._take(missing, keep)
         self._before = group
         return Assignment(
             layer,
@@ -112,12 +108,53 @@ class SlotTable:
             tuple((expert, slot) for (_, expert), slot in slot_of.items()),
         )
 
+    def promise(self, layer: int, experts: Sequence[int], keep: Sequence[int]) -> Assignment:
+        """Slots for experts that are not held and may be asked for.
+
+        Nothing is counted as used, and no expert of ``keep`` is evicted.
+        """
+        keys = [(layer, expert) for expert in experts]
+        slot_of = self._take(keys, {(layer, expert) for expert in keep})
+        slots = tuple(slot_of.values())
+        return Assignment(layer, slots, tuple(zip(experts, slots, strict=True)))
+
+    def _take(self, keys: Sequence[Key], keep: set[Key]) -> dict[Key, int]:
+        """A free slot for each key, or that of an expert which its policy values least."""
+        n_victims = max(len(keys) - len(self._free), 0)
+        victims = iter(self._policy.evict(n_victims, keep) if n_victims else ())
+        slot_of: dict[Key, int] = {}
+        for key in keys:
+            slot_of[key] = self._free.pop() if self._free else self._held.pop(next(victims))
+        return slot_of
+
+    def release(self, assignment: Assignment) -> None:
+        """The reads of ``assignment`` came to nothing: their slots are free."""
+        self._free.extend(slot for _, slot in assignment.reads)
+
     def commit(self, assignment: Assignment) -> None:
         """The reads of ``assignment`` succeeded: their slots now hold those experts."""
         for expert, slot in assignment.reads:
             key = (assignment.layer, expert)
             self._policy.add(key)
             self._held[key] = slot
+
+    def shrunk(self, n_slots: int) -> tuple[SlotTable, list[tuple[int, int]]]:
+        """A table of fewer slots with the keys that are worth most; it takes over the policy.
+
+        This one must not be used any more, or, if nothing came of it, only after ``recover``.
+
+        Returns:
+            The table, and (old slot, new slot) of each key that stays.
+        """
+        if len(self._held) + len(self._free) < self.n_slots:
+            raise ValueError("expected a table without promised slots")
+        n_victims = max(len(self._held) - n_slots, 0)
+        victims = set(self._policy.evict(n_victims, ()) if n_victims else ())
+        stay = {key: slot for key, slot in self._held.items() if key not in victims}
+        smaller = SlotTable(n_slots, self._policy)
+        smaller._held = {key: slot for slot, key in enumerate(stay)}
+        smaller._free = list(range(n_slots - 1, len(stay) - 1, -1))
+        return smaller, list(zip(stay.values(), smaller._held.values(), strict=True))
 
     def recover(self) -> None:
         """Free every slot that holds nothing, after reads that failed or were interrupted.

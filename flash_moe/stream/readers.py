@@ -10,11 +10,12 @@ A record may be read in several parts by several threads; a batch hides that.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -55,10 +56,10 @@ class ReadBatch:
     Threads take parts of reads out of the batch; the queue only wakes them. So a batch can be
     emptied at any moment, also when the caller was interrupted half way through submitting it.
 
-    One thread waits: with ``wait`` for all, with ``wait_for`` for some, with ``as_completed`` for
-    one after another, or these in turn. Each raises the first error of the batch, also one of a
-    record that it does not wait for, and then no read of the batch is running. A caller that stops
-    before all are there must ``wait`` or ``drain`` before the slots get a new use.
+    One thread waits: with ``wait`` for all, or with ``arrivals`` for those that come first, or both
+    in turn. Each raises the first error of the batch, also one of a record that it does not wait
+    for, and then no read of the batch is running. A caller that stops before all are there must
+    ``wait`` or ``drain`` before the slots get a new use.
 
     Args:
         reads: What to read. Their records must not overlap.
@@ -68,11 +69,13 @@ class ReadBatch:
         n_parts: How many threads the batch can use.
         n_bytes: Bytes read so far.
         read_s: Seconds inside reads, summed over threads.
+        ended: When the last read so far ended, as of ``time.perf_counter``.
     """
 
     def __init__(self, reads: Sequence[Read], split: int = 1) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
+        self.ended = 0.0
         self._reads = reads
         parts = [split_record(len(read.record), split) for read in reads]
         self._missing = [len(ranges) for ranges in parts]  # parts of each read
@@ -84,8 +87,8 @@ class ReadBatch:
         self.n_parts = len(self._todo)
         self._running: set[int] = set()  # idents of the threads that are reading
         self._arrived: list[Read] = []
-        self._told = 0  # how many of them as_completed has yielded
-        self._each = False  # whether the caller waits for single records
+        self._told = 0  # how many of them arrivals() has returned
+        self._wanted = math.inf  # how many have to be there for the caller to go on
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
@@ -98,38 +101,41 @@ class ReadBatch:
         """
         self._wait(lambda: False)
 
-    def wait_for(self, experts: Iterable[int]) -> None:
-        """Return when the records of these experts are there; others may still be read.
+    def arrivals(self, least: int = 1) -> Sequence[Read]:
+        """The reads that ended since the last call, in order of arrival.
 
-        Raises:
-            ValueError: An expert is not in the batch, or its read was dropped.
-            StoreError, KeyboardInterrupt: As of ``wait``.
-        """
-        wanted = set(experts)
-        self._each = True
-        self._wait(lambda: wanted <= {read.expert for read in self._arrived})
-        lacking = wanted - {read.expert for read in self._arrived}
-        if lacking:
-            raise ValueError(f"experts {sorted(lacking)} are not in the batch, or were dropped")
-
-    def as_completed(self) -> Iterator[Read]:
-        """Yield each read once, in order of arrival, as soon as its record is there.
+        Returns when there are at least ``least``, or no more to come.
 
         Raises:
             StoreError, KeyboardInterrupt: As of ``wait``.
+            ValueError: The rest was dropped.
         """
-        self._each = True
-        while True:
-            self._wait(lambda: self._told < len(self._arrived))
-            if self._told == len(self._arrived):
-                return
-            self._told += 1
-            yield self._arrived[self._told - 1]
+        self._wanted = self._told + least
+        try:
+            self._wait(lambda: len(self._arrived) >= self._wanted)
+        finally:
+            self._wanted = math.inf
+        new = self._arrived[self._told :]
+        self._told += len(new)
+        if not new and not self.complete:
+            raise ValueError("the rest of the batch was dropped")
+        return new
 
     @property
-    def arrived(self) -> Sequence[Read]:
-        """The reads whose records are there now, in order of arrival."""
-        return tuple(self._arrived)
+    def done(self) -> bool:
+        """Whether nothing is left to read, and no thread reads. Does not say how it went."""
+        with self._changed:
+            return not self._todo and not self._running
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record is there."""
+        return len(self._arrived) == len(self._reads)
+
+    def drop(self) -> None:
+        """Drop the reads that have not begun; does not wait for those that have."""
+        with self._changed:
+            self._todo.clear()
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait until ``ready``, or until nothing is left to wait for."""
@@ -205,11 +211,16 @@ class ReadBatch:
 
     def _leave(self, thread: int, error: BaseException | None) -> None:
         self._running.discard(thread)
+        self.ended = time.perf_counter()
         if error is not None:
             self._error = self._error or error
             self._todo.clear()  # the caller drops the whole batch
-        if self._each or not self._running:
+        if not self._running or len(self._arrived) >= self._wanted:
             self._changed.notify_all()
+
+
+# Bytes. Smaller parts of a record cost more in calls than other threads gain.
+MIN_PART = 512 * 1024
 
 
 class ReaderPool:
@@ -218,10 +229,11 @@ class ReaderPool:
     Args:
         reader: Where records are read from. The pool closes it.
         n_threads: Threads, which is also the most reads in flight.
-        split: Parts that each record is read in, by different threads.
+        split: Parts that each record is read in, by different threads. ``None``: as many as keep
+            all threads busy, where a batch has fewer records than there are threads.
     """
 
-    def __init__(self, reader: RecordReader, n_threads: int, split: int = 1) -> None:
+    def __init__(self, reader: RecordReader, n_threads: int, split: int | None = 1) -> None:
         self._reader = reader
         self._n_threads = n_threads
         self._split = split
@@ -243,9 +255,19 @@ class ReaderPool:
         for thread in self._threads:
             thread.start()
 
-    def batch(self, reads: Sequence[Read]) -> ReadBatch:
-        """A batch of these reads, split as the pool splits. Nothing begins before ``submit``."""
-        return ReadBatch(reads, self._split)
+    def batch(self, reads: Sequence[Read], *, spread: bool = True) -> ReadBatch:
+        """A batch of these reads, split as the pool splits. Nothing begins before ``submit``.
+
+        Args:
+            spread: Whether the other threads have nothing better to do.
+        """
+        split = self._split
+        if split is None:
+            split = 1
+            if reads and spread:
+                largest = max(len(read.record) for read in reads)
+                split = max(min(self._n_threads // len(reads), largest // MIN_PART), 1)
+        return ReadBatch(reads, split)
 
     def submit(self, batch: ReadBatch) -> None:
         """Queue the reads of a batch, behind those of earlier ones.

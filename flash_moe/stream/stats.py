@@ -17,8 +17,12 @@ class LayerStats:
         bytes_read: Bytes asked from the store for the misses.
         read_s: Seconds inside reads, summed over the reader threads.
         wait_s: Seconds the layer waited for its reads.
+        overlap_s: Seconds in which its reads ran and it did not wait for them.
         compute_s: Seconds of MLX work up to this layer's router: the experts of the layer before,
             and this layer's attention and router.
+        predicted: Distinct experts asked for in calls that a lookahead had tried to foresee.
+        foreseen: Those of them that it did.
+        wasted_bytes: Bytes read on guesses that the next call did not ask for.
     """
 
     layer: int
@@ -29,6 +33,10 @@ class LayerStats:
     read_s: float = 0.0
     wait_s: float = 0.0
     compute_s: float = 0.0
+    overlap_s: float = 0.0
+    predicted: int = 0
+    foreseen: int = 0
+    wasted_bytes: int = 0
 
     def __sub__(self, other: LayerStats) -> LayerStats:
         mine, theirs = astuple(self)[1:], astuple(other)[1:]
@@ -43,11 +51,13 @@ class StreamStats:
         bank_bytes: Memory that the slots take when all of them are in use.
         expert_bytes: Size of all experts of the model.
         layers: One entry a MoE layer.
+        shrinks: Times that the bank was made smaller because the machine ran out of memory.
     """
 
     bank_bytes: int
     expert_bytes: int
     layers: tuple[LayerStats, ...] = field(repr=False)
+    shrinks: int = 0
 
     def __str__(self) -> str:
         return (
@@ -83,6 +93,20 @@ class StreamStats:
         return self._sum("compute_s")
 
     @property
+    def overlap_s(self) -> float:
+        return self._sum("overlap_s")
+
+    @property
+    def wasted_bytes(self) -> int:
+        return int(self._sum("wasted_bytes"))
+
+    @property
+    def recall(self) -> float:
+        """Share of the experts asked for that a lookahead foresaw, 0 without one."""
+        predicted = self._sum("predicted")
+        return self._sum("foreseen") / predicted if predicted else 0.0
+
+    @property
     def hit_rate(self) -> float:
         """Hits over hits and misses, 0 before the first token."""
         total = self.hits + self.misses
@@ -90,7 +114,8 @@ class StreamStats:
 
     def __sub__(self, other: StreamStats) -> StreamStats:
         layers = tuple(a - b for a, b in zip(self.layers, other.layers, strict=True))
-        return StreamStats(self.bank_bytes, self.expert_bytes, layers)
+        shrinks = self.shrinks - other.shrinks
+        return StreamStats(self.bank_bytes, self.expert_bytes, layers, shrinks)
 
     def to_json(self) -> dict[str, object]:
         """Plain numbers, for JSON."""
@@ -98,6 +123,7 @@ class StreamStats:
         return {
             "bank_bytes": self.bank_bytes,
             "expert_bytes": self.expert_bytes,
+            "shrinks": self.shrinks,
             "hits": self.hits,
             "misses": self.misses,
             "hit_rate": self.hit_rate,
@@ -105,6 +131,9 @@ class StreamStats:
             "read_s": self.read_s,
             "wait_s": self.wait_s,
             "compute_s": self.compute_s,
+            "overlap_s": self.overlap_s,
+            "wasted_bytes": self.wasted_bytes,
+            "recall": self.recall,
             "layers": [{name: getattr(la, name) for name in names} for la in self.layers],
         }
 
@@ -113,15 +142,17 @@ class Counters:
     """The mutable side: one per model, changed only under the model's forward lock."""
 
     def __init__(self, numbers: Iterable[int], bank_bytes: int, expert_bytes: int) -> None:
-        self._layers = [LayerStats(number) for number in numbers]
-        self._bank_bytes = bank_bytes
+        self._layers = [vars(LayerStats(number)).copy() for number in numbers]
+        self.bank_bytes = bank_bytes
+        self.shrinks = 0
         self._expert_bytes = expert_bytes
 
     def add(self, layer: int, **amounts: float) -> None:
         """Add to the counters of the layer with this index."""
-        old = self._layers[layer]
-        new = {name: getattr(old, name) + amount for name, amount in amounts.items()}
-        self._layers[layer] = LayerStats(**{**vars(old), **new})
+        sums = self._layers[layer]
+        for name, amount in amounts.items():
+            sums[name] += amount
 
     def snapshot(self) -> StreamStats:
-        return StreamStats(self._bank_bytes, self._expert_bytes, tuple(self._layers))
+        layers = tuple(LayerStats(**sums) for sums in self._layers)
+        return StreamStats(self.bank_bytes, self._expert_bytes, layers, self.shrinks)

@@ -188,6 +188,6 @@ def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:
         mine = [trial for trial in trials if trial.settings.io == io]
         enough = max(trial.gb_s for trial in mine) / WORTH
         good = [trial for trial in mine if trial.gb_s >= enough]
-        first = min(good, key=lambda trial: (trial.settings.split, trial.settings.threads))
-        best[io] = Measured(first.settings.threads, first.settings.split, round(first.gb_s, 3))
+        first = min(good, key=lambda trial: (trial.settings.split or 0, trial.settings.threads))
+        best[io] = Measured(first.settings.threads, first.settings.split or 1, round(first.gb_s, 3))
     return best

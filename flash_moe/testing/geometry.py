@@ -248,4 +248,25 @@ PRESETS: dict[str, Geometry] = {
         max_positions=32768,
         router_sigma=0.4,
     ),
+    # Every shape of the 4-bit Qwen3.5-397B-A17B: 217 GB of experts, 5.6 GB of other weights.
+    # scripts/make_full_shape.py writes it where there is no room for that.
+    "full": Geometry(
+        hidden=4096,
+        layers=60,
+        experts=512,
+        top_k=10,
+        expert_width=1024,
+        shared_width=1024,
+        heads=32,
+        kv_heads=2,
+        head_dim=256,
+        linear_k_heads=16,
+        linear_v_heads=64,
+        linear_k_dim=128,
+        linear_v_dim=128,
+        vocab=248_320,
+        max_positions=262_144,
+        scale_dtype="bfloat16",
+        router_sigma=0.4,
+    ),
 }

@@ -66,12 +66,12 @@ def write_mlx_checkpoint(
     # scattered, and may be in two shards. Keep that, but the same on every run.
     order = random_state(geometry.seed, "shard order").permutation(len(tensors))
     write_shards(path, [tensors[i] for i in order], shard_bytes, odd_offsets=True)
-    config = json.dumps(_config(geometry), indent=4, sort_keys=True) + "\n"
+    config = json.dumps(mlx_config(geometry), indent=4, sort_keys=True) + "\n"
     (path / "config.json").write_text(config, encoding="utf-8")
     write_tokenizer(path, geometry.vocab)
 
 
-def _config(geometry: Geometry) -> dict[str, Any]:
+def mlx_config(geometry: Geometry) -> dict[str, Any]:
     config = geometry.config()
     del config["vision_config"]  # as mlx-lm's converter does
     if geometry.bits is not None:

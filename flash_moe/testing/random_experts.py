@@ -123,8 +123,9 @@ def kernel_error(
     drawn = [random.permutation(experts.n_experts)[:k] for _ in range(n_tokens)]
     slots: npt.NDArray[np.uint32] = np.stack(drawn).astype(np.uint32)
     weights = mx.array(random.rand(n_tokens, k).astype(np.float32))
-    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, experts.n_experts)
-    slab, ids = mx.array(experts.words), kernels.slot_ids(slots)
+    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes)
+    slab = mx.array(experts.words)
+    ids = kernels.slot_ids(slots, slab)
     if extras:
         y = kernels(x, weights, ids, slab, shared=(shared, gate), residual=residual)
         expected = experts.reference(

@@ -87,17 +87,21 @@ def test_lint(kernel: kernel_module.Kernel) -> None:
 
 def test_what_is_refused() -> None:
     experts = random_experts(64, 64, 4, bits=4, group_size=64)
-    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, 4)
+    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes)
+    slab = mx.array(experts.words)
     with pytest.raises(UnsupportedModelError, match="expected ids below 4, got 4"):
-        kernels.slot_ids(np.array([[4]], np.uint32))
+        kernels.slot_ids(np.array([[4]], np.uint32), slab)
+    smaller = slab[: 3 * experts.layout.record_bytes // 4]
+    with pytest.raises(UnsupportedModelError, match="expected ids below 3, got 3"):
+        kernels.slot_ids(np.array([[0, 3]], np.uint32), smaller)
     with pytest.raises(UnsupportedModelError, match="slots: expected uint32"):
-        kernels.slot_ids(np.array([[-1]], np.int32))
-    ids, slab = kernels.slot_ids(np.array([[0]], np.uint32)), mx.array(experts.words)
+        kernels.slot_ids(np.array([[-1]], np.int32), slab)
+    ids = kernels.slot_ids(np.array([[0]], np.uint32), slab)
     with pytest.raises(UnsupportedModelError, match=r"x: expected \[tokens, 64\]"):
         kernels.gate_up(mx.zeros((1, 32)), ids, slab)
     five = random_experts(64, 64, 2, bits=5, group_size=64)
     with pytest.raises(UnsupportedModelError, match="expected bits in"):
-        ExpertKernels(five.layout, five.layout.record_bytes, 2)
+        ExpertKernels(five.layout, five.layout.record_bytes)
     wide = random_experts(32 * 1025, 64, 1, bits=4, group_size=32)
     with pytest.raises(UnsupportedModelError, match="hidden size up to"):
-        ExpertKernels(wide.layout, wide.layout.record_bytes, 1)
+        ExpertKernels(wide.layout, wide.layout.record_bytes)

@@ -78,6 +78,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "topk_method": "noaux_tc",
         "rope_scaling": None,
     },
+    # Short convolutions between attention layers.
+    "lfm2_moe": {
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": True,
+        "use_expert_bias": False,
+        "num_dense_layers": 1,
+        "norm_eps": 1e-6,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "tie_word_embeddings": True,
+    },
     "olmoe": {"num_experts": 16, "num_experts_per_tok": 4, "intermediate_size": 64},
     "mixtral": {
         "num_local_experts": 8,

@@ -25,10 +25,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     waves = ExpertBank.waves
 
-    def counted(self: ExpertBank, layer: int, experts: Sequence[int]) -> Any:
+    def counted(self: ExpertBank, layer: int, experts: Sequence[int], *ahead: Any) -> Any:
         assert len(set(experts)) == len(experts)
         numbers.append(len(experts))
-        return waves(self, layer, experts)
+        return waves(self, layer, experts, *ahead)
 
     monkeypatch.setattr(ExpertBank, "waves", counted)
     return numbers

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
 from flash_moe import load
+from flash_moe.errors import BudgetError
 from flash_moe.store.packer import pack
 from flash_moe.store.source import MlxCheckpoint
 from flash_moe.stream.slab import Slab
@@ -47,6 +48,26 @@ def test_any_cache_size(
             assert list(flash.generate(prompt_ids(n), max_tokens=N_TOKENS).token_ids) == tokens
         # and once more on a warm bank
         assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected[37]
+
+
+@pytest.mark.parametrize("share", ["token", "half"])
+def test_lookahead_changes_no_token(
+    share: str, tiny_store: Path, expected: dict[int, list[int]]
+) -> None:
+    cache_gb = budget_gb(tiny_store, share)
+    with load(tiny_store, cache_gb=cache_gb, lookahead=True) as flash:
+        for n, tokens in expected.items():
+            assert list(flash.generate(prompt_ids(n), max_tokens=N_TOKENS).token_ids) == tokens
+        stats = flash.stats
+        assert 0.3 < stats.recall <= 1  # one in eight would be chance
+        assert stats.bytes_read >= stats.wasted_bytes
+        # Only a bank with more than one token's slots has room for guesses.
+        assert (stats.bytes_read > stats.misses * 16384) == (share == "half")
+
+
+def test_lookahead_needs_slots_for_each_layer(tiny_store: Path) -> None:
+    with pytest.raises(BudgetError, match="lookahead"):
+        load(tiny_store, cache_gb=budget_gb(tiny_store, "layer"), lookahead=True)
 
 
 def test_views_made_for_each_call(

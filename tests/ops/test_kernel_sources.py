@@ -57,10 +57,11 @@ def test_a_missing_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.skipif(backend() is not None, reason="there is a GPU")
 def test_without_a_gpu_the_kernels_say_so() -> None:
     experts = random_experts(64, 64, 2, bits=4, group_size=64)
-    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes, 2)
-    ids = kernels.slot_ids(np.array([[0, 1]], np.uint32))
+    kernels = ExpertKernels(experts.layout, experts.layout.record_bytes)
+    slab = mx.array(experts.words)
+    ids = kernels.slot_ids(np.array([[0, 1]], np.uint32), slab)
     with pytest.raises(UnsupportedModelError, match="moe_gate_up needs a GPU"):
-        kernels.gate_up(mx.zeros((1, 64)), ids, mx.array(experts.words))
+        kernels.gate_up(mx.zeros((1, 64)), ids, slab)
 
 
 def test_random_experts_agree_with_mlx() -> None:

@@ -17,7 +17,7 @@ from flash_moe.store.experts import (
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.bank import MOST_ARRIVALS, ExpertBank
 
 from .asking import PAYLOAD, RECORD, TOKEN, TOP_K, Tensors, ask, counts
 
@@ -36,13 +36,13 @@ def test_hits_misses_and_bytes(
     a_read = RECORD if isinstance(experts, PackedExperts) else PAYLOAD
     assert bank.n_bytes == bank.stats().bank_bytes == TOKEN
     assert bank.stats().expert_bytes == 8 * 32 * RECORD
-    assert ask(bank, tensors, 2, [1, 2, 3, 4]) == 1
+    assert 1 <= ask(bank, tensors, 2, [1, 2, 3, 4]) <= 4  # as they arrive
     assert counts(bank, 2) == (0, 4, 4 * a_read)
     assert ask(bank, tensors, 2, [3, 4, 5]) == 2  # held ones, then 5; 1 is the oldest and goes
     assert counts(bank, 2) == (2, 5, 5 * a_read)
     assert ask(bank, tensors, 2, [2, 1]) == 2  # takes the place of 3
     assert counts(bank, 2) == (3, 6, 6 * a_read)
-    assert ask(bank, tensors, 5, [1, 2, 3, 4]) == 1  # another layer has slots of its own
+    assert ask(bank, tensors, 5, [1, 2, 3, 4]) >= 1  # another layer has slots of its own
     assert ask(bank, tensors, 2, [1, 2, 4, 5]) == 1
     assert counts(bank, 2) == (7, 6, 6 * a_read)
     assert counts(bank, 5) == (0, 4, 4 * a_read)
@@ -71,9 +71,10 @@ def test_a_bank_for_all_experts_reads_each_once(tiny_store: Path, banks: list[Ex
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     banks.append(bank := ExpertBank(experts, 10**12, TOP_K, io_threads=2))
     assert bank.n_bytes == experts.n_bytes
-    for _ in range(2):
-        for layer in range(8):
-            assert len(list(bank.waves(layer, range(32)))) == 1
+    for layer in range(8):
+        assert 1 <= len(list(bank.waves(layer, range(32)))) <= MOST_ARRIVALS
+    for layer in range(8):
+        assert len(list(bank.waves(layer, range(32)))) == 1
     stats = bank.stats()
     assert (stats.hits, stats.misses, stats.bytes_read) == (256, 256, experts.n_bytes)
 

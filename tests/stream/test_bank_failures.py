@@ -81,7 +81,7 @@ def test_a_damaged_record_is_noticed_if_asked(
         assert (caught.value.layer, caught.value.expert) == (3, 6)
     ask(bank, tensors, 3, [5, 7, 8, 9])
     banks.append(lenient := ExpertBank(experts, TOKEN, TOP_K, io_threads=2))
-    assert len(list(lenient.waves(3, [5, 6, 7]))) == 1
+    assert sorted(e for wave in lenient.waves(3, [5, 6, 7]) for e in wave.experts) == [5, 6, 7]
 
 
 def test_ctrl_c_during_a_read(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flash_moe.errors import BudgetError, ConfigError
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import Component, RecordLayout
-from flash_moe.stream.budget import default_budget, plan_slabs
+from flash_moe.stream.budget import plan_slabs, smallest_budget
 
 RECORD_397B = 7_077_888
 
@@ -70,6 +70,7 @@ def test_any_plan(model: list[ExpertLayer], top_k: int, budget: int) -> None:
 def test_the_minimum_is_exact(model: list[ExpertLayer], top_k: int) -> None:
     largest = max(layer.layout.record_bytes for layer in model)
     minimum = min(top_k, model[0].n_experts) * largest
+    assert smallest_budget(model, top_k) == minimum
     plans = plan_slabs(model, minimum, top_k)
     assert sum(plan.n_bytes for plan in plans) <= minimum
     with pytest.raises(BudgetError):
@@ -153,9 +154,3 @@ def test_no_view_of_a_slab_has_more_elements_than_an_index_of_32_bits(
         plans = plan_slabs(model, budget, 8)
         assert all(plan.n_bytes // size < 2**31 for plan in plans)
         assert all(plan.n_slots >= 8 for plan in plans)
-
-
-def test_default_budget() -> None:
-    assert default_budget(200, 10, 110) == 50
-    assert default_budget(40, 10, 110) == 40
-    assert default_budget(200, 200, 110) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import groupby
 from pathlib import Path
 
 import mlx.core as mx
@@ -82,7 +83,7 @@ def test_a_bank_tells_every_read(
     }
     assert all(s.name == f"read {s.args['layer']}/{s.args['expert']}" for s in reads)
     assert all(s.thread.startswith("flash-moe-reader-") for s in reads)
-    mine = [s.name for s in spans if s.thread == "MainThread"]
+    mine = [name for name, _ in groupby(s.name for s in spans if s.thread == "MainThread")]
     assert mine == ["compute 0", "wait 0", "compute 1", "wait 1", "compute 0", "compute"]
 
 

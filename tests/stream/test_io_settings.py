@@ -41,7 +41,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults(experts: PackedExperts) -> None:
-    assert io_settings(experts) == IoSettings("cached", 8, 1)
+    assert io_settings(experts) == IoSettings("cached", 8, None)
     assert io_settings(experts, io="direct", threads=3, split=2) == IoSettings("direct", 3, 2)
 
 
@@ -72,7 +72,7 @@ def test_direct_unasked(experts: PackedExperts, tiny_mlx: Path) -> None:
         remember(disk, {"cached": SLOW, "direct": Measured(4, 2, gb_s)})
         assert io_settings(experts).io == "cached"
     remember(disk, {"direct": FAST})
-    assert io_settings(experts) == IoSettings("cached", 8, 1)
+    assert io_settings(experts) == IoSettings("cached", 8, None)
 
 
 def table(disk: str, entry: Any) -> str:
@@ -111,7 +111,7 @@ def test_a_file_that_is_damaged_counts_as_empty(experts: PackedExperts, text: An
     file.parent.mkdir()
     whole = text if isinstance(text, str) else table(disk_of(experts), text)
     file.write_text(whole)
-    assert io_settings(experts) == IoSettings()
+    assert io_settings(experts) == IoSettings("cached", 8, None)
     remember(disk_of(experts), {"cached": SLOW})
     assert io_settings(experts) == IoSettings("cached", 16, 4)
 

@@ -119,12 +119,12 @@ def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> Non
         batch.wait()
     assert (caught.value.layer, caught.value.expert) == (3, 9)
     assert 9 not in reader.finished
-    assert 9 not in [read.expert for read in batch.arrived]
+    assert not batch.complete
     reader.before = lambda expert, start: None
     again = ReadBatch(reads_of(experts, 3, [9, 10]), 4)
     pool.submit(again)
     again.wait()
-    assert sorted(read.expert for read in again.arrived) == [9, 10]
+    assert sorted(read.expert for read in again.arrivals()) == [9, 10]
 
 
 def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None:
@@ -148,40 +148,43 @@ def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
     make(reader, 3).submit(batch)
     order = []
     gates[2].set()
-    for read in batch.as_completed():
-        order.append(read.expert)
-        assert bytes(read.record) == bytes([read.expert]) * 4
-        gates[{2: 0, 0: 1, 1: 1}[read.expert]].set()
+    while not batch.complete:
+        for read in batch.arrivals():
+            order.append(read.expert)
+            assert bytes(read.record) == bytes([read.expert]) * 4
+            gates[{2: 0, 0: 1, 1: 1}[read.expert]].set()
     assert order == [2, 0, 1]
-    assert [read.expert for read in batch.arrived] == order
     batch.wait()
-    assert list(batch.as_completed()) == []  # each is yielded once
+    assert batch.done
+    assert batch.arrivals() == []  # each is told once
 
 
-def test_waiting_for_some(make: Make) -> None:
+def test_several_arrivals_at_once(make: Make) -> None:
     gate = threading.Event()
     reader = FakeReader(lambda expert: (expert == 0 and gate.wait(PATIENCE)) or None)
     batch, _ = batch_of(6)
     make(reader, 2).submit(batch)
-    batch.wait_for([3, 1])
-    assert {1, 3} <= {read.expert for read in batch.arrived}
-    assert 0 not in {read.expert for read in batch.arrived}
+    first = [read.expert for read in batch.arrivals(3)]
+    assert len(first) >= 3
+    assert 0 not in first
+    assert not batch.done
     gate.set()
-    with pytest.raises(ValueError, match=r"\[77\] are not in the batch"):
-        batch.wait_for([2, 77])
-    assert len(batch.arrived) == 6
+    rest: list[int] = []
+    while not batch.complete or len(first) + len(rest) < 6:
+        rest += [read.expert for read in batch.arrivals(6)]  # more than there are left
+    assert sorted(first + rest) == list(range(6))
 
 
 def test_a_dropped_read_never_counts_as_there(make: Make) -> None:
     batch, _ = batch_of(3)
     batch.drain()
     with pytest.raises(ValueError, match="dropped"):
-        batch.wait_for([1])
-    assert list(batch.as_completed()) == []
+        batch.arrivals()
+    assert batch.done
+    assert not batch.complete
 
 
-@pytest.mark.parametrize("how", ["wait_for", "as_completed"])
-def test_an_error_ends_every_wait(make: Make, how: str) -> None:
+def test_an_error_ends_every_wait(make: Make) -> None:
     """Also one of a record that nobody waits for, and then no thread reads any more."""
     running = threading.Event()
 
@@ -197,7 +200,7 @@ def test_an_error_ends_every_wait(make: Make, how: str) -> None:
     batch, _ = batch_of(6)
     pool.submit(batch)
     with pytest.raises(ReadError):
-        batch.wait_for([5]) if how == "wait_for" else list(batch.as_completed())
+        batch.arrivals(6)
     assert sorted(reader.begun) == sorted(reader.ended)
     with pytest.raises(ReadError):
         batch.wait()
@@ -210,7 +213,7 @@ def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
     pool = make(reader, 1)
     batch, _ = batch_of(5)
     pool.submit(batch)
-    next(batch.as_completed())
+    assert batch.arrivals()
     batch.drain()
     assert reader.begun == reader.ended
     assert works(pool)
@@ -249,3 +252,22 @@ def test_a_forked_process_reads_with_new_threads() -> None:
         timeout=PATIENCE, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("n_reads", "n_bytes", "parts"),
+    [(1, 8, 8), (2, 8, 8), (3, 8, 6), (8, 8, 8), (9, 8, 9), (1, 1, 2), (1, 0.25, 1), (1, 30, 8)],
+)
+def test_few_records_keep_all_threads_busy(
+    make: Make, n_reads: int, n_bytes: float, parts: int
+) -> None:
+    """Sizes in MB of 2^20 bytes, eight threads."""
+    record = memoryview(bytearray(int(n_bytes * 2**20)))
+    reads = [Read(0, number, record) for number in range(n_reads)]
+    pool = ReaderPool(FakeReader(), 8, None)  # type: ignore[arg-type]
+    try:
+        assert pool.batch(reads).n_parts == parts
+        assert pool.batch(reads, spread=False).n_parts == n_reads
+        assert pool.batch([]).n_parts == 0
+    finally:
+        pool.close()

@@ -77,6 +77,10 @@ def test_as_json() -> None:
         "read_s": 1.0,
         "wait_s": 0.5,
         "compute_s": 0.25,
+        "overlap_s": 0.0,
+        "predicted": 0,
+        "foreseen": 0,
+        "wasted_bytes": 0,
     }
     public = {name for name in dir(StreamStats) if not name.startswith("_")} - {"to_json"}
     assert set(table) == public | {"bank_bytes", "expert_bytes", "layers"}

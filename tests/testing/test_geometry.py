@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flash_moe.testing import PRESETS, added_token_ids
+from flash_moe.testing.random_packed import packed_tensors
 
 TINY = PRESETS["tiny"]
 
@@ -22,7 +25,24 @@ def test_expert_bytes() -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_layers_are_three_linear_one_full(name: str) -> None:
     kinds = PRESETS[name].layer_types
-    assert kinds == (["linear_attention"] * 3 + ["full_attention"]) * 2
+    assert kinds == (["linear_attention"] * 3 + ["full_attention"]) * (len(kinds) // 4)
+
+
+def test_full_has_the_sizes_of_the_real_checkpoint() -> None:
+    """The 4-bit Qwen3.5-397B-A17B of mlx-community, text only, router and gates in 8 bits."""
+    parts = re.compile(r"switch_mlp|shared_expert\.|linear_attn|self_attn|embed|lm_head")
+    sizes: Counter[str] = Counter()
+    tensors = packed_tensors(PRESETS["full"])
+    for tensor in tensors:
+        part = parts.search(tensor.name)
+        sizes[part[0] if part else "gates and norms"] += tensor.n_bytes
+    assert len(tensors) == 2632
+    assert sizes["switch_mlp"] == 60 * 512 * 7_077_888 == 217_432_719_360
+    assert sizes["linear_attn"] == 2_990_436_480
+    assert sizes["self_attn"] == 884_751_360
+    assert sizes["embed"] == sizes["lm_head"] == 572_129_280
+    assert sizes["shared_expert."] == 424_673_280
+    assert sizes.total() == pytest.approx(223.01e9, abs=1e7)
 
 
 def test_config_is_the_wrapper_with_a_text_config() -> None:

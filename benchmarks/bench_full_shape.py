@@ -1,0 +1,204 @@
+"""A store of the real shape, token by token: where the time goes, what is read, what is held.
+
+    python scripts/make_full_shape.py DIR
+    python scripts/leave_memory.py 12 -- python benchmarks/bench_full_shape.py DIR --cache-gb 2
+
+For each number of experts a token (--top-k) a process of its own drops the files of the store from
+the page cache, loads it, processes a prompt and makes new tokens. The first token comes with the
+prompt; the columns of a token are medians over the others. ``compute`` is MLX work up to the last
+layer's router, ``wait`` is for reads that computing did not cover, ``rest`` is the last layer's
+experts, the output head and everything else; ``read`` is time inside reads, summed over the reader
+threads. ``of all`` is what was read, as a share of top-k experts of all layers. The raw rate is
+that of ``bench_read.py`` with as many threads, before the load and after the last token.
+
+Reads are direct by default: layers that share a record file would be in the page cache more often
+than those of the real model. Prints a table, then one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RAW_RECORDS, RAW_ROUNDS = 32, 3
+COUNTERS = (
+    *("compute_s", "wait_s", "overlap_s", "read_s", "bytes_read", "hits", "misses"),
+    *("recall", "wasted_bytes"),
+)
+
+
+def available_memory() -> int | None:
+    """MemAvailable of Linux, in bytes."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def drop_all(store: Path) -> float:
+    """Drop all files of a store from the page cache; returns the share that stayed."""
+    from flash_moe.store.page_cache import cached_bytes, drop_cached
+
+    # By inode, because layers share files.
+    files = {file.stat().st_ino: file for file in store.rglob("*") if file.is_file()}.values()
+    for file in files:
+        drop_cached(file)
+    stayed = sum(cached_bytes(file, 0, file.stat().st_size) for file in files)
+    return stayed / sum(file.stat().st_size for file in files)
+
+
+def raw_rate(experts: Any, io: str) -> float:
+    """GB/s of plain cold reads of random records, as many at once as the product's."""
+    from bench_read import prepare, raw
+
+    from flash_moe.stream.io_settings import io_settings
+    from flash_moe.stream.tune import slots
+
+    keys = [(i, e) for i, layer in enumerate(experts.layers) for e in range(layer.n_experts)]
+    sizes = [layer.layout.record_bytes for layer in experts.layers]
+    n_records = min(RAW_RECORDS, len(keys))
+    rates: list[float] = []
+    with slots(n_records, max(sizes)) as memory:
+        for number in range(RAW_ROUNDS):
+            chosen = random.Random(number).sample(keys, n_records)
+            prepare(experts, chosen, cold=True)
+            seconds = raw(experts, memory, chosen, io_settings(experts, io=io))
+            rates.append(sum(sizes[layer] for layer, _ in chosen) / seconds / 1e9)
+    return statistics.median(rates)
+
+
+def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]:
+    """Seconds and counters of each new token; those of the first include the prompt."""
+    from bench_read import disk_bytes
+
+    prompt = random.Random(0).choices(range(256), k=n_prompt)
+    # Random weights may end an answer at any time.
+    never = dict.fromkeys(flash.tokenizer.eos_token_ids, -1e9)
+    pieces = flash.stream(prompt, max_tokens=n_tokens, logit_bias=never)
+    tokens: list[dict[str, float]] = []
+    while True:
+        before, disk, started = flash.stats, disk_bytes(), time.perf_counter()
+        if next(pieces, None) is None:
+            return tokens
+        seconds = time.perf_counter() - started
+        counted = flash.stats - before
+        token = {"seconds": seconds} | {name: getattr(counted, name) for name in COUNTERS}
+        token["rest_s"] = seconds - counted.compute_s - counted.wait_s
+        if disk is not None:
+            token["disk_bytes"] = (disk_bytes() or 0) - disk
+        tokens.append(token)
+        text = f"token {len(tokens)}: {seconds:.2f} s, {counted.bytes_read / 1e9:.2f} GB read"
+        print(f"top-{flash.model.top_k} {text}", file=sys.stderr, flush=True)
+
+
+def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
+    from flash_moe import load
+    from flash_moe.config import RuntimeConfig
+    from flash_moe.loader import open_streaming
+    from flash_moe.memory import peak_memory
+
+    experts = open_streaming(args.store, RuntimeConfig()).experts
+    one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
+    available = available_memory()
+    stayed = drop_all(args.store)
+    raw_before = raw_rate(experts, args.io)
+    started = time.perf_counter()
+    with load(
+        args.store,
+        cache_gb=args.cache_gb,
+        top_k=top_k,
+        io=args.io,
+        cache_policy=args.cache_policy,
+        lookahead=args.lookahead,
+    ) as flash:
+        load_s, after_load = time.perf_counter() - started, peak_memory()
+        first, *others = generate(flash, args.prompt_tokens, args.tokens)
+        bank_bytes = flash.stats.bank_bytes
+    peak = peak_memory()
+    del flash  # the memory that raw reads need
+    hits, misses = (sum(token[name] for token in others) for name in ("hits", "misses"))
+    return {
+        "top_k": top_k,
+        "available_bytes": available,
+        "stayed_cached": stayed,
+        "bank_bytes": bank_bytes,
+        "load_s": load_s,
+        "peak_after_load_bytes": after_load,
+        "peak_bytes": peak,
+        "prompt_tokens": args.prompt_tokens,
+        "first": first,
+        "median": {name: statistics.median(token[name] for token in others) for name in first},
+        "of_all": statistics.mean(token["bytes_read"] for token in others) / one_token,
+        "hit_rate": hits / (hits + misses),
+        "raw_gb_s": [raw_before, raw_rate(experts, args.io)],
+        "tokens": others,
+    }
+
+
+def in_process(top_k: int) -> dict[str, Any]:
+    """The row of this very command with one number of experts."""
+    words = [sys.executable, *sys.argv, "--top-k", str(top_k)]  # the last --top-k counts
+    out = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if out.returncode:
+        sys.exit(f"top-{top_k} failed ({out.returncode})")
+    (row,) = json.loads(out.stdout.splitlines()[-1])["rows"]
+    return dict(row)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print(
+        "top-k  load s  prompt s | s/token compute   wait   rest   read | GB/token  of all   hits"
+        " | bank GB  peak GB  raw GB/s"
+    )
+    for row in rows:
+        m = row["median"]
+        print(
+            f"{row['top_k']:5} {row['load_s']:7.1f} {row['first']['seconds']:9.1f}"
+            f" | {m['seconds']:7.2f} {m['compute_s']:7.2f} {m['wait_s']:6.2f} {m['rest_s']:6.2f}"
+            f" {m['read_s']:6.2f} | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%}"
+            f" {row['hit_rate']:6.1%} | {row['bank_bytes'] / 1e9:7.2f}"
+            f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
+        )
+
+
+def main() -> int:
+    from flash_moe.errors import FlashMoEError
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--top-k", default="10,4", help="experts a token (10,4)")
+    parser.add_argument("--cache-gb", type=float, help="bank (default: as of load)")
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("-n", "--tokens", type=int, default=8, help="new tokens, at least 2")
+    parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
+    parser.add_argument("--lookahead", action="store_true")
+    parser.add_argument("--io", choices=("direct", "cached"), default="direct")
+    args = parser.parse_args()
+    numbers = [int(number) for number in args.top_k.split(",")]
+    if args.tokens < 2 or args.prompt_tokens < 1:
+        parser.error("expected at least 1 token of a prompt, and 2 new ones")
+    try:
+        if len(numbers) == 1:
+            rows = [measure(args, numbers[0])]
+        else:
+            rows = [in_process(number) for number in numbers]
+    except FlashMoEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_table(rows)
+    print(json.dumps({"store": args.store.name, "io": args.io, "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

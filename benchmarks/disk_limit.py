@@ -1,0 +1,60 @@
+"""What a disk gives for the records that decoded tokens asked for, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench_read import raw
+
+from flash_moe.config import RuntimeConfig
+from flash_moe.loader import open_streaming
+from flash_moe.stream.io_settings import IoSettings
+from flash_moe.stream.trace import Call, read_trace
+from flash_moe.stream.tune import slots
+
+
+class DiskLimit:
+    """Plain direct reads of tokens' records, by as many threads as the model has.
+
+    Args:
+        store: A packed store.
+        trace: Routing of a run that ended with decoded tokens.
+        n_tokens: How many of them.
+        n_threads: Threads that read.
+    """
+
+    def __init__(self, store: Path, trace: Path, n_tokens: int, n_threads: int) -> None:
+        self._experts = open_streaming(store, RuntimeConfig()).experts
+        self._settings = IoSettings(n_threads, 1, "direct")
+        n_layers = len(self._experts.layers)
+        calls = list(read_trace(trace).calls)[-n_layers * n_tokens :]
+        self._tokens: Sequence[Sequence[Call]] = [
+            calls[i : i + n_layers] for i in range(0, len(calls), n_layers)
+        ]
+
+    def at_once(self, token: int) -> float:
+        """Bytes a second, all records of a token in one go."""
+        return self._rate([[key for layer in self._keys(token) for key in layer]])
+
+    def by_layer(self, token: int) -> float:
+        """Bytes a second, layer by layer.
+
+        A model can only do this: a layer's experts are known when the layer before is done.
+        """
+        return self._rate(self._keys(token))
+
+    def _keys(self, token: int) -> list[list[tuple[int, int]]]:
+        return [[(index, expert) for expert in experts] for index, experts in self._tokens[token]]
+
+    def _rate(self, batches: list[list[tuple[int, int]]]) -> float:
+        sizes = [
+            self._experts.layers[index].layout.record_bytes
+            for batch in batches
+            for index, _ in batch
+        ]
+        seconds = 0.0
+        with slots(max(map(len, batches)), max(sizes)) as memory:
+            for batch in batches:
+                seconds += raw(self._experts, memory, batch, self._settings)
+        return sum(sizes) / seconds

@@ -1,0 +1,101 @@
+"""``memory_gb``: what the whole process may take; and the defaults on machines of any kind."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flash_moe import load, model
+from flash_moe.errors import BudgetError
+from flash_moe.memory import resident_memory
+
+from ..cli.run import environment, flash_moe
+from .resident import Resident, budget_gb, prompt_ids
+
+
+def test_the_minimum_in_the_message_is_enough(tiny_store: Path, tiny_mlx: Path) -> None:
+    with pytest.raises(BudgetError, match=r"memory_gb.*taken already.*Raise memory_gb") as caught:
+        load(tiny_store, memory_gb=0.01)
+    found = re.search(r"expected at least (\S+) GB", str(caught.value))
+    assert found is not None
+    # The process may have grown since.
+    with load(tiny_store, memory_gb=float(found[1]) + 0.02) as flash:
+        tokens = flash.generate(prompt_ids(100), max_tokens=8).token_ids
+    assert list(tokens) == Resident(tiny_mlx).tokens(prompt_ids(100), 8)
+
+
+def test_bank_and_prompts_share_what_is_left(tiny_store: Path) -> None:
+    with load(tiny_store, memory_gb=100) as flash:
+        plan = flash.model.memory_plan
+        assert flash.stats.bank_bytes == flash.stats.expert_bytes == plan.bank_bytes
+        assert plan.prompt_bytes is not None
+        rest = 100 * 10**9 - plan.bank_bytes - plan.resident_bytes - plan.prompt_bytes
+        assert abs(rest - resident_memory()) < 100_000_000
+
+
+CODE = """
+import sys
+from flash_moe import load
+from flash_moe.memory import peak_memory
+with load(sys.argv[1], memory_gb=float(sys.argv[2])) as flash:
+    for n in (700, 50, 1500):
+        flash.generate([65] * n, max_tokens=2)
+print(peak_memory())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process")
+def test_a_process_stays_below_its_limit(tiny_store: Path) -> None:
+    out = subprocess.run(
+        [sys.executable, "-c", CODE, tiny_store, "0.22"],
+        capture_output=True, text=True, timeout=120, env=environment(), check=False,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout) < 220_000_000
+
+
+def test_the_command(tiny_store: Path) -> None:
+    arguments = ("generate", tiny_store, "-p", "hello", "-n", 2)
+    both = flash_moe(*arguments, "--memory-gb", 1, "--cache-gb", 1)
+    assert both.returncode == 2
+    assert "not allowed with" in both.stderr
+    small = flash_moe(*arguments, "--memory-gb", 0.01)
+    assert small.returncode == 1
+    assert re.fullmatch(r"flash-moe: \[memory\] memory_gb of 0\.01: .*\n", small.stderr)
+    enough = flash_moe(*arguments, "--memory-gb", 1, "--json")
+    stats = json.loads(enough.stdout)["stats"]["stream"]
+    assert stats["bank_bytes"] == stats["expert_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "available", "share"),
+    [
+        (10**12, None, "all"),
+        (10**12, 10**12, "all"),
+        (10**9, 0, "layer"),  # full: the smallest bank, not an error
+    ],
+)
+def test_the_default_bank(
+    machine: int,
+    available: int | None,
+    share: str,
+    tiny_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model, "usable_memory", lambda: machine)
+    monkeypatch.setattr(model, "available_memory", lambda: available)
+    with load(tiny_store) as flash:
+        assert flash.stats.bank_bytes == round(budget_gb(tiny_store, share) * 1e9)
+
+
+def test_a_machine_that_is_too_small_for_any_bank(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "usable_memory", lambda: 10_000)
+    with pytest.raises(BudgetError, match=r"budget of .* expected at least"):
+        load(tiny_store)

@@ -1,0 +1,104 @@
+"""How prompts are cut into chunks: equal ones, as long as memory allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx_lm.models.cache import make_prompt_cache
+
+from flash_moe import FlashMoE, load, prefill
+from flash_moe.memory_plan import MIN_CHUNK
+from flash_moe.prefill import MAX_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
+from flash_moe.scratch import Scratch
+
+from .resident import Resident, budget_gb, prompt_ids
+
+SCRATCH = Scratch(experts=50_000, attention=20_000, delta=30_000, pair=64, position=2000)
+
+
+@given(st.integers(0, 100_000), st.integers(1, 9000))
+def test_chunks_are_few_and_equal(n_tokens: int, most: int) -> None:
+    found = chunks(n_tokens, most)
+    assert sum(found) == n_tokens
+    assert len(found) == -(-n_tokens // most)
+    assert all(0 < n <= most for n in found)
+    assert not found or max(found) - min(found) <= 1
+
+
+@given(st.integers(0, 10**11), st.integers(1, 10**6), st.booleans())
+def test_any_allowance(allowance: int, context: int, all_held: bool) -> None:
+    found = chunk_tokens(SCRATCH, allowance, context, all_held=all_held)
+    most = RESIDENT_CHUNK if all_held else MAX_CHUNK
+    assert MIN_CHUNK <= found <= most
+    if found > MIN_CHUNK:
+        assert SCRATCH.n_bytes(found, context) <= allowance
+    if found < most:
+        assert SCRATCH.n_bytes(found + 1, context) > allowance
+
+
+def test_a_long_context_makes_shorter_chunks() -> None:
+    short, long = (chunk_tokens(SCRATCH, 10**9, n, all_held=False) for n in (1000, 100_000))
+    assert long < short < MAX_CHUNK
+
+
+def run(flash: FlashMoE, n_prompt: int, **options: Any) -> list[int]:
+    """Lengths of the chunks of a prompt, the last token included."""
+    seen: list[int] = []
+    flash.generate(
+        prompt_ids(n_prompt), max_tokens=1, on_prefill=lambda n, _: seen.append(n), **options
+    )
+    return [b - a for a, b in itertools.pairwise(seen)]
+
+
+@pytest.mark.parametrize("share", ["token", "all"])
+def test_where_memory_is_plenty_a_prompt_is_one_chunk(
+    share: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefill, "usable_memory", lambda: 10**12)
+    monkeypatch.setattr(prefill, "available_memory", lambda: None)
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
+        assert run(flash, 601) == [600, 1]
+        assert run(flash, 1) == [1]
+        longer = prefill.chunks_of(flash.model, 5000, make_prompt_cache(flash.model))
+    assert longer == ([5000] if share == "token" else [1667, 1667, 1666])
+
+
+def test_where_memory_is_short_chunks_are_short(
+    tiny_store: Path, tiny_mlx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefill, "available_memory", lambda: 0)
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
+        assert run(flash, 150) == [50, 50, 49, 1]
+        assert run(flash, 150, prefill_step=100) == [100, 49, 1]
+        tokens = flash.generate(prompt_ids(150), max_tokens=8).token_ids
+    assert list(tokens) == Resident(tiny_mlx).tokens(prompt_ids(150), 8)
+
+
+def test_memory_gb_decides(tiny_store: Path) -> None:
+    with load(tiny_store, memory_gb=1.5) as flash:
+        plan, scratch = flash.model.memory_plan, flash.model.scratch
+        assert plan.prompt_bytes is not None
+        limited = dataclasses.replace(plan, prompt_bytes=scratch.n_bytes(100, 300))
+        flash.model._memory_plan = limited
+        assert run(flash, 300) == [100, 100, 99, 1]
+
+
+def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[int] = []
+
+    def spy(scratch: Scratch, allowance: int, context: int, *, all_held: bool) -> int:
+        contexts.append(context)
+        return chunk_tokens(scratch, allowance, context, all_held=all_held)
+
+    monkeypatch.setattr(prefill, "chunk_tokens", spy)
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
+        cache = make_prompt_cache(flash.model)
+        run(flash, 80, prompt_cache=cache)
+        run(flash, 21, prompt_cache=cache)
+    assert contexts == [79, 100]
