@@ -197,7 +197,8 @@ class ExpertBank:
             return
         self._lookahead.predict(layer, experts)
         pending = self._lookahead.pending(layer)
-        room = max(arena.plan.n_slots - self._top_k - len(pending), 0)
+        n_held = sum((layer, expert) in arena.table for expert in experts)  # these stay
+        room = max(arena.plan.n_slots - max(self._top_k, n_held) - len(pending), 0)
         new = [e for e in experts if (layer, e) not in arena.table and e not in pending][:room]
         promised = arena.table.promise(layer, new, keep=experts)
         n_bytes = self.layers[layer].layout.record_bytes
@@ -231,6 +232,8 @@ class ExpertBank:
         arena = self._arena_of[layer]
         if self._trace is not None:
             self._trace.call(layer, experts)
+        record_bytes = self.layers[layer].layout.record_bytes
+        self._counters.add(layer, bytes_asked=len(experts) * record_bytes)
         try:
             coming = self._lookahead.settle(layer, experts, arena.table)
             if coming:

@@ -72,6 +72,7 @@ def _count(
                 calls=1,
                 hits=len(experts) - n_reads,
                 misses=n_reads,
+                bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
                 bytes_read=n_reads * header.read_bytes[layer],
             )
     return counters.snapshot()

@@ -23,6 +23,7 @@ class LayerStats:
         predicted: Distinct experts asked for in calls that a lookahead had tried to foresee.
         foreseen: Those of them that it did.
         wasted_bytes: Bytes read on guesses that the next call did not ask for.
+        bytes_asked: Bytes of the records asked for, held or not.
     """
 
     layer: int
@@ -37,6 +38,7 @@ class LayerStats:
     predicted: int = 0
     foreseen: int = 0
     wasted_bytes: int = 0
+    bytes_asked: int = 0
 
     def __sub__(self, other: LayerStats) -> LayerStats:
         mine, theirs = astuple(self)[1:], astuple(other)[1:]
@@ -79,6 +81,10 @@ class StreamStats:
     @property
     def bytes_read(self) -> int:
         return int(self._sum("bytes_read"))
+
+    @property
+    def bytes_asked(self) -> int:
+        return int(self._sum("bytes_asked"))
 
     @property
     def read_s(self) -> float:
@@ -127,6 +133,7 @@ class StreamStats:
             "hits": self.hits,
             "misses": self.misses,
             "hit_rate": self.hit_rate,
+            "bytes_asked": self.bytes_asked,
             "bytes_read": self.bytes_read,
             "read_s": self.read_s,
             "wait_s": self.wait_s,

@@ -94,6 +94,21 @@ def test_wrong_guesses_never_leave_too_few_slots(
         ask(bank, tensors, layer, list(range(20)))  # in turns
 
 
+@pytest.mark.parametrize("policy", ["lru", "lrfu"])
+def test_guesses_for_many_rows_evict_no_guess(
+    tiny_store: Path, tensors: Tensors, policy: str
+) -> None:
+    """What is held and foreseen stays, also if that is more than a token's experts."""
+    experts = PackedExperts(tiny_store, read_manifest(tiny_store))
+    bank = ExpertBank(experts, 2 * TOKEN, TOP_K, io_threads=2, policy=policy)
+    ask(bank, tensors, 1, range(7))
+    call(bank, 0, [1], ahead=list(range(32)))
+    assert bank.holds(1, range(7))
+    ask(bank, tensors, 1, list(range(8)))
+    assert bank.stats().bytes_read == 9 * RECORD
+    bank.close()
+
+
 def test_no_guesses_where_layers_share_slots(tiny_store: Path) -> None:
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     bank = ExpertBank(experts, 8 * RECORD, TOP_K, io_threads=2)

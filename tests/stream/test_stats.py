@@ -81,6 +81,7 @@ def test_as_json() -> None:
         "predicted": 0,
         "foreseen": 0,
         "wasted_bytes": 0,
+        "bytes_asked": 0,
     }
     public = {name for name in dir(StreamStats) if not name.startswith("_")} - {"to_json"}
     assert set(table) == public | {"bank_bytes", "expert_bytes", "layers"}
