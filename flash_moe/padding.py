@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 # Models with recurrent layers that leave padding out of their state. In others (granitemoehybrid of
 # mlx-lm 0.31.3) padding changes what comes after it, so there it is computed as it is.
-# tests/model/test_padding.py compares each with mlx-lm.
+# tests/model/test_padded_batches.py compares each with mlx-lm.
 RECURRENT = ("qwen3_5_moe", "qwen3_next", "lfm2_moe")
 
 # Positions that are padding for sure, and those that may be: lazy, [batch, tokens].
