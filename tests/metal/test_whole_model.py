@@ -26,7 +26,7 @@ from flash_moe.padding import Padding
 from tests.metal.emulator import emulated_metal
 from tests.model.resident import Resident, budget_gb, prompt_ids
 from tests.model.test_architectures import write_model
-from tests.model.test_padding import masks_new_prompts
+from tests.model.test_padded_batches import masks_new_prompts
 
 N_TOKENS = 12
 # Both sides compute in float32 and add up in another order; logits have a standard deviation of 1.
