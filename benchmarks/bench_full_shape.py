@@ -34,15 +34,6 @@ COUNTERS = (
 )
 
 
-def available_memory() -> int | None:
-    """MemAvailable of Linux, in bytes."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-
-
 def drop_all(store: Path) -> float:
     """Drop all files of a store from the page cache; returns the share that stayed."""
     from flash_moe.store.page_cache import cached_bytes, drop_cached
@@ -103,7 +94,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     from flash_moe import load
     from flash_moe.config import RuntimeConfig
     from flash_moe.loader import open_streaming
-    from flash_moe.memory import peak_memory
+    from flash_moe.memory import available_memory, peak_memory
 
     experts = open_streaming(args.store, RuntimeConfig()).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
