@@ -68,7 +68,7 @@ class Lookahead:
         if predicted is not None:
             wanted = set(asked)
             self._counters.add(layer, predicted=len(wanted), foreseen=len(wanted & predicted))
-        guesses = self._guesses.pop(layer, [])
+        guesses = self._guesses.get(layer)  # kept until the end: an interrupt must find all of them
         if not guesses:
             return []
         wanted = set(asked)
@@ -84,7 +84,7 @@ class Lookahead:
                 (coming if right else running).append(guess)
         if len(wanted) + len(running) > table.n_slots:  # asked for more than was foreseen
             self._wait([*coming, *running], table, wanted)
-            return []
+            coming = running = []
         self._guesses[layer] = [*coming, *running]
         return coming
 
@@ -95,9 +95,9 @@ class Lookahead:
 
     def drain(self, table_of: Callable[[int], SlotTable]) -> None:
         """Let no guess run, as after an error or before slabs change."""
-        while self._guesses:
-            layer, guesses = self._guesses.popitem()
+        for layer, guesses in self._guesses.items():
             self._wait(guesses, table_of(layer), ())
+        self._guesses.clear()
         self._predicted.clear()
 
     def _wait(self, guesses: list[Guess], table: SlotTable, wanted: Collection[int]) -> None:
