@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,11 @@ N_EXPERTS_KEYS = (
     "moe_num_experts",
     "num_moe_experts",
 )
+
+# A config that lists the quantization of each of 100,000 modules takes 10 MB.
+MAX_CONFIG_BYTES = 64_000_000
+_MAX_COUNT = 2**31 - 1
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 DEFAULT_IO_THREADS = 8
 MAX_IO_THREADS = 256
@@ -82,30 +89,47 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelNotFoundError: ``path`` is not a directory, or holds no readable config.json.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ModelNotFoundError("model", f"{path} is not a directory", "Give a model directory.")
     file = path / "config.json"
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ModelNotFoundError(
             "model",
             f"{path} is not a model directory: it has no config.json",
             "Give the directory that holds config.json and the weights.",
         )
     try:
+        size = file.stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {MAX_CONFIG_BYTES}")
         config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelNotFoundError("model", f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelNotFoundError("model", f"{file} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    name = config.get("model_type") if isinstance(config, dict) else None
+    # mlx-lm makes the name of a module of it.
+    if not isinstance(name, str) or not _MODEL_TYPE.fullmatch(name):
         raise ModelNotFoundError("model", f"{file} names no model_type", "Is this a model?")
-    return config
+    return dict(config)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _MAX_COUNT
 
 
 def _first_int(table: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:
+    return next(((key, table[key]) for key in keys if _is_count(table.get(key))), None)
+
+
+def _check_counts(table: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Raise if a number of experts is none. Null and 0 say that there are no experts."""
     for key in keys:
         value = table.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return key, value
-    return None
+        if isinstance(value, str | int | float) and value != 0 and not _is_count(value):
+            raise UnsupportedModelError(
+                "model", f"config.json: {key}: expected 1 to {_MAX_COUNT}, got {value!a:.40}"
+            )
 
 
 def model_config(config: dict[str, Any]) -> ModelConfig:
@@ -113,7 +137,8 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
 
     Raises:
         NotMoEError: The config has no experts.
-        UnsupportedModelError: It has experts, but does not say how many a token uses.
+        UnsupportedModelError: It has experts, but does not say how many a token uses, or a number
+            of experts is none.
     """
     model_type = config["model_type"]
     text = config.get("text_config")
@@ -121,6 +146,8 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
     fields: dict[str, Any] = config["text_config"] if nested else config
     experts = _first_int(fields, N_EXPERTS_KEYS)
     if experts is None:
+        for table in (fields, text):
+            _check_counts(table if isinstance(table, dict) else {}, N_EXPERTS_KEYS)
         raise NotMoEError(
             "model",
             f"this is a {model_type} model without experts, so there is nothing to stream",
@@ -128,10 +155,15 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         )
     top_k = _first_int(fields, TOP_K_KEYS)
     if top_k is None:
+        _check_counts(fields, TOP_K_KEYS)
         raise UnsupportedModelError(
             "model",
             f"the config of this {model_type} model has {experts[1]} experts but none of the "
             f"known names of experts a token ({', '.join(TOP_K_KEYS)})",
+        )
+    if top_k[1] > experts[1]:
+        raise UnsupportedModelError(
+            "model", f"config.json: {top_k[0]}: expected 1 to {experts[1]}, got {top_k[1]}"
         )
 
     def optional(key: str) -> int | None:

@@ -16,6 +16,7 @@ edit a kernel. Nothing else in the package reads ``os.environ``.
 | ``FLASH_MOE_CACHE_POLICY`` | which experts leave a full bank: ``lru`` or ``lrfu`` | ``lru`` |
 | ``FLASH_MOE_LOOKAHEAD`` | 1: read ahead what the next layer's router names | 0 |
 | ``FLASH_MOE_KERNELS`` | our GPU kernels: ``auto``, ``off`` or ``require`` | ``auto`` |
+| ``FLASH_MOE_STORES`` | directory of pulled stores | in the user's cache directory |
 | ``FLASH_MOE_KERNEL_DIR`` | directory with all kernel files, used for the shipped | the shipped |
 """
 
@@ -51,6 +52,7 @@ class Environment:
     cache_policy: str | None = None
     memory_gb: float | None = None
     lookahead: bool | None = None
+    stores: Path | None = None
 
 
 def _parse(
@@ -95,6 +97,9 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         ),
         io=_parse(source, "FLASH_MOE_IO", _one_of(IO_OPTIONS), f"one of {', '.join(IO_OPTIONS)}"),
         io_split=_parse(source, "FLASH_MOE_IO_SPLIT", int, "a whole number"),
+        stores=_parse(
+            source, "FLASH_MOE_STORES", lambda text: Path(text).expanduser(), "a directory"
+        ),
         kernel_dir=_parse(source, "FLASH_MOE_KERNEL_DIR", Path, "a directory"),
         lookahead=_parse(source, "FLASH_MOE_LOOKAHEAD", lambda text: flags[text.lower()], "0 or 1"),
         cache_policy=_parse(

@@ -7,6 +7,7 @@
     │   ├── ModelNotFoundError      no such directory or cached repository
     │   ├── NotMoEError             a model without experts: mlx-lm runs it as it is
     │   └── UnsupportedModelError   an architecture or a shape that cannot be streamed
+    ├── HubError                    the hub refuses, cannot be reached, or sent other bytes
     ├── StoreError                  the bytes on disk are not what they should be
     │   ├── ManifestError           flash_moe.json is missing, newer, or not about these files
     │   ├── CorruptFileError        a safetensors or record file that is cut short or lies
@@ -81,6 +82,10 @@ class NotMoEError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """An architecture, a quantization or a shape that cannot be streamed."""
+
+
+class HubError(FlashMoEError):
+    """The hub refuses, cannot be reached, or sent other bytes than it promised."""
 
 
 class StoreError(FlashMoEError):

@@ -29,7 +29,7 @@ from flash_moe.moe_block import fuse
 from flash_moe.next_router import next_router
 from flash_moe.ops.choice import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
-from flash_moe.padding import Padding
+from flash_moe.padding import Padding, remember_lengths
 from flash_moe.pressure import PressureWatch
 from flash_moe.scratch import Scratch, scratch_of
 from flash_moe.shared_expert import Begun, begin_early
@@ -219,6 +219,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
+            remember_lengths()
             self._padding, self._begun = Padding(base.__module__.rpartition(".")[2]), Begun()
             before: StreamedSwitchGLU | None = None
             for index, path in enumerate(paths):

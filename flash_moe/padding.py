@@ -4,11 +4,17 @@ mlx-lm fills the prompts of a batch up to one length. What comes out at the fill
 never looked at, but they would choose experts like others. The caches of a forward pass know which
 positions those are; nothing else is asked. Where they do not say so for certain, every position
 counts as real: more is read than needed, and the numbers are right.
+
+Keys and values alone (``BatchKVCache``) are told the lengths of the prompts and forget them.
+``remember_lengths`` has them keep a note.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -123,7 +129,7 @@ def _arrays(cache: Any, tokens: int) -> _Claim | None:
 def _kv(cache: Any, tokens: int) -> _Claim | None:
     """Keys and values. Padding on the right is at the end of a prompt, wherever that is.
 
-    If the prompt comes in several passes, the cache does not know which is the last one.
+    If the prompt comes in several passes, only a note says which is the last one.
     """
     begin, left = getattr(cache, "_idx", None), getattr(cache, "left_padding", None)
     right = getattr(cache, "_right_padding", 0)
@@ -135,8 +141,12 @@ def _kv(cache: Any, tokens: int) -> _Claim | None:
     padded = begin + here < left[:, None]
     if right is None:
         return padded, padded
-    if not isinstance(right, mx.array):
+    if not isinstance(right, mx.array) or right.shape != left.shape:
         return None
+    note = getattr(cache, _NOTE, None)
+    if note is not None and note.holds(cache, begin, tokens):
+        padded = padded | (begin + here >= mx.array(note.ends)[:, None])
+        return padded, padded
     return padded, padded | (here >= tokens - right[:, None])
 
 
@@ -160,3 +170,79 @@ _FINDERS: dict[type, Callable[[Any, int], _Claim | None]] = {
     BatchKVCache: _kv,
     BatchRotatingKVCache: _rotating_kv,
 }
+
+_NOTE = "_flash_moe_ends"
+_patching = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Where prompts that are padded on the right begin and end, as columns of a ``BatchKVCache``.
+
+    Attributes:
+        begin: The first column of all prompts.
+        ends: For each row the column after its prompt; padding from there on.
+        right: The array that the cache rolls by when the prompts have ended.
+        left: The cache's array of padding on the left.
+    """
+
+    begin: int
+    ends: list[int]
+    right: mx.array
+    left: mx.array
+
+    def holds(self, cache: Any, begin: int, tokens: int) -> bool:
+        """Whether the cache still has the same rows, and expects these columns."""
+        return (
+            cache._right_padding is self.right  # not finalized, not prepared again
+            and cache.left_padding is self.left  # filter and extend make a new one
+            and self.begin <= begin
+            and begin + tokens <= max(self.ends)
+        )
+
+
+def remember_lengths() -> None:
+    """Have mlx-lm's ``BatchKVCache`` note, in ``prepare``, where each prompt ends.
+
+    The one place where something of mlx-lm is replaced: its function still does its work, for all
+    models of the process, and sets one attribute more. A cache class of our own cannot do it.
+    Batches are made by ``KVCache.merge``, and a model can bring a ``KVCache`` of its own only with
+    ``make_cache``; but mlx-lm ignores ``max_kv_size`` where that is, and many models lack it.
+
+    May be called again, and from any thread.
+    """
+    with _patching:
+        prepare = getattr(BatchKVCache, "prepare", None)
+        if prepare is None or hasattr(prepare, _NOTE):
+            return
+
+        @functools.wraps(prepare)
+        def noted(cache: Any, *args: Any, **kwargs: Any) -> Any:
+            setattr(cache, _NOTE, None)
+            out = prepare(cache, *args, **kwargs)
+            setattr(cache, _NOTE, _ends(cache, **kwargs))
+            return out
+
+        setattr(noted, _NOTE, True)
+        BatchKVCache.prepare = noted
+
+
+def _ends(
+    cache: Any, lengths: Any = None, right_padding: Any = None, left_padding: Any = None, **_: Any
+) -> _Ends | None:
+    """The note of a ``prepare``; ``None`` if it did not say all of it."""
+    begin: Any = getattr(cache, "_idx", None)
+    right: Any = getattr(cache, "_right_padding", None)
+    left: Any = getattr(cache, "left_padding", None)
+    arrays = isinstance(right, mx.array) and isinstance(left, mx.array)
+    lists = isinstance(lengths, list) and isinstance(right_padding, list)
+    if not (arrays and lists and isinstance(begin, int)) or left_padding is not None:
+        return None
+    if not len(lengths) == len(right_padding) == left.size:
+        return None
+    if not all(isinstance(n, int) and n >= 0 for n in lengths + right_padding):
+        return None
+    # All rows are filled to one length, and one of them needs no filling.
+    if {n + fill for n, fill in zip(lengths, right_padding, strict=True)} != {max(lengths)}:
+        return None
+    return _Ends(begin, [begin + n for n in lengths], right, left)

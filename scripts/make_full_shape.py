@@ -16,8 +16,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,10 @@ from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
 from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest, write_json
 from flash_moe.store.packer import pack
-from flash_moe.store.resident import MAX_SHARD_BYTES
-from flash_moe.store.safetensors_writer import write_shards
+from flash_moe.store.safetensors_writer import TensorSource
 from flash_moe.store.source import PackSource
+from flash_moe.store.target import StoreFiles
+from flash_moe.store.work import Errors, OnBytes, Work
 from flash_moe.testing import PRESETS, Geometry, write_tokenizer
 from flash_moe.testing.mlx_checkpoint import mlx_config
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors
@@ -64,8 +65,12 @@ class RandomModel(PackSource):
             ExpertLayer(i, experts_path(i), geometry.experts, self._layout) for i in range(n_layers)
         )
         tensors = (t for t in packed_tensors(geometry) if ".mlp.switch_mlp." not in t.name)
-        self._resident = sorted(tensors, key=lambda t: t.name)
-        self.resident_bytes = sum(t.n_bytes for t in self._resident)
+        self.resident = sorted(tensors, key=lambda t: t.name)
+        record = self._layout.record_bytes
+        self.works = [
+            *(RandomLayer(self, layer, geometry.experts * record) for layer in range(n_layers)),
+            *map(RandomTensor, self.resident),
+        ]
 
     def records(self, layer: int) -> Iterator[memoryview]:
         random = np.random.SFC64([self._seed, layer])  # raw words of it: seven times as fast
@@ -77,8 +82,42 @@ class RandomModel(PackSource):
                     record[c.offset : c.offset + c.n_bytes] = words[: c.n_bytes]
             yield memoryview(record)
 
-    def write_resident(self, dst: Path, on_bytes: Callable[[int], None]) -> None:
-        write_shards(dst, self._resident, MAX_SHARD_BYTES, on_bytes=on_bytes)
+
+@dataclass(frozen=True)
+class RandomLayer(Work):
+    """Draws the records of a layer."""
+
+    source: RandomModel
+    layer: int
+    n_bytes: int
+    shards = frozenset()
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        for expert, record in enumerate(self.source.records(self.layer)):
+            files.write_component(self.layer, expert, 0, record)
+            on_bytes(len(record))
+        return {}
+
+
+@dataclass(frozen=True)
+class RandomTensor(Work):
+    """Draws a resident tensor."""
+
+    tensor: TensorSource
+    layer = None
+    shards = frozenset()
+
+    @property
+    def n_bytes(self) -> int:
+        return self.tensor.n_bytes
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        offset = 0
+        for chunk in self.tensor.chunks():
+            files.write_tensor(self.tensor.name, offset, chunk)
+            offset += len(chunk)
+            on_bytes(len(chunk))
+        return {}
 
 
 def _first_records(geometry: Geometry) -> tuple[RecordLayout, npt.NDArray[np.uint8]]:

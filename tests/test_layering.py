@@ -14,9 +14,10 @@ import flash_moe
 
 ROOT = Path(flash_moe.__file__).parent
 ORDER = (
-    *("errors", "env", "config", "memory", "pressure", "store", "scratch", "memory_plan"),
-    *("mlx_lm_api", "mlx_threads", "stream", "ops", "padding", "shared_expert", "next_router"),
-    *("moe", "moe_block", "model", "stop", "prompt", "prefill", "result", "generate", "convert"),
+    *("errors", "env", "config", "memory", "pressure", "routing_model", "store", "scratch"),
+    *("memory_plan", "mlx_lm_api", "mlx_threads", "stream", "forecast", "machine_speed", "ops"),
+    *("padding", "shared_expert", "next_router", "moe", "moe_block", "model", "stop", "prompt"),
+    *("prefill", "result", "generate", "scale_search", "convert", "hub", "stores", "pull"),
     *("loader", "testing", "cli"),
 )
 MAX_LINES = 400

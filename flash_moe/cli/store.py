@@ -1,45 +1,21 @@
-"""``flash-moe pack``, ``verify`` and ``info``."""
+"""``flash-moe verify`` and ``info``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
+from flash_moe.cli.progress import progress
 from flash_moe.store.manifest import Manifest, read_manifest
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
-    pack.add_argument(
-        "src",
-        help="mlx or Hugging Face checkpoint: directory, or repository in the local cache",
-    )
-    pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
-    pack.add_argument("--bits", type=int, help="quantize the weights (default 4 if they are not)")
-    pack.add_argument("--group-size", type=int, help="weights that share a scale (default 64)")
-    pack.add_argument(
-        "--adopt",
-        type=Path,
-        metavar="DIR",
-        help="packed_experts directory of the original Flash-MoE: its files are linked, not copied",
-    )
-    pack.set_defaults(run=run_pack)
     verify = commands.add_parser("verify", parents=[common], help="check every byte of a store")
     verify.add_argument("store", type=Path)
     verify.set_defaults(run=run_verify)
@@ -49,51 +25,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     info.set_defaults(run=run_info)
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on a terminal; the callback takes what is being done and the bytes just done."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description:18}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda what, n: bar.update(task, advance=n, description=what)
-
-
-def run_pack(args: argparse.Namespace) -> int:
-    from flash_moe.convert import open_source
-    from flash_moe.loader import resolve
-    from flash_moe.store.packer import pack
-
-    source = open_source(
-        resolve(args.src), bits=args.bits, group_size=args.group_size, adopt=args.adopt
-    )
-    total = source.resident_bytes + sum(
-        layer.n_experts * layer.layout.record_bytes for layer in source.layers
-    )
-    with progress(total) as report:
-        result = pack(source, args.dst, report)
-    kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
-    print(
-        f"{result.path}: {result.layers_written} layers packed{kept}; "
-        f"experts {decimal(result.expert_bytes)}, resident {decimal(result.resident_bytes)}"
-    )
-    return 0
-
-
 def run_verify(args: argparse.Namespace) -> int:
     from flash_moe.store.verify import verify
 
     manifest = read_manifest(args.store)
-    with progress(_expert_bytes(manifest) + _resident_bytes(manifest)) as report:
-        found = verify(args.store, lambda n: report("verify", n))
+    with progress({"verify": _expert_bytes(manifest) + _resident_bytes(manifest)}) as bars:
+        found = verify(args.store, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"

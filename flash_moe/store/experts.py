@@ -7,7 +7,6 @@ which byte ranges make the record of this expert.
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
+from flash_moe.store.index import INDEX_FILE, read_index
 from flash_moe.store.layout import Component, RecordLayout, layout_of
 from flash_moe.store.manifest import LayerEntry, Manifest
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 
-INDEX_FILE = "model.safetensors.index.json"
 _EXPERT_TENSOR = re.compile(
     r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|bias))"
 )
@@ -184,10 +183,7 @@ def read_checkpoint_tensors(root: Path) -> dict[str, TensorEntry]:
     index_file = root / INDEX_FILE
     promised: dict[str, str] = {}
     if index_file.is_file():
-        try:
-            promised = dict(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptFileError("store", f"{index_file}: not a weight index: {error}") from None
+        promised = read_index(index_file)
         missing = sorted(set(promised.values()) - names)
         if missing:
             raise ModelNotFoundError(

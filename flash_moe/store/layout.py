@@ -13,16 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.store.json_file import array, integer, integers, text
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PARTS = ("weight", "scales", "biases", "bias")
+COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS)
 
 # Wide vector loads of a kernel want 64; a page of macOS on Apple silicon is 16 KiB.
 COMPONENT_ALIGNMENT = 64
 RECORD_ALIGNMENT = 16 * 1024
 
+# Against a table that lies: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
+MAX_RECORD_BYTES = 16 * 2**30
+
 # Element sizes of the safetensors dtypes that an expert may have.
 ITEMSIZE = {"U32": 4, "F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+FLOATS = ("F32", "BF16", "F16")
 
 
 def align(n_bytes: int, alignment: int) -> int:
@@ -122,6 +128,7 @@ class RecordLayout:
             biases = self.component(projection, "biases")
             ok = ok and bits in (2, 3, 4, 5, 6, 8) and group_size in (32, 64, 128)
             ok = ok and biases is not None and biases.shape == scales.shape
+            ok = ok and biases is not None and {biases.dtype, scales.dtype} <= set(FLOATS)
         if not ok:
             raise UnsupportedModelError(
                 "layout",
@@ -154,10 +161,11 @@ class RecordLayout:
                 )
             end = c.offset + c.n_bytes
         # The views of a slab step from record to record in whole elements.
-        if end > self.record_bytes or self.record_bytes % 4:
+        if not end <= self.record_bytes <= MAX_RECORD_BYTES or self.record_bytes % 4:
             raise UnsupportedModelError(
                 "layout",
-                f"record of {self.record_bytes} bytes: expected a multiple of 4, at least {end}",
+                f"record of {self.record_bytes} bytes: expected a multiple of 4, at least {end}, "
+                f"at most {MAX_RECORD_BYTES}",
             )
         return self
 
@@ -173,9 +181,14 @@ class RecordLayout:
             raise UnsupportedModelError(
                 "layout", f"{projection}.weight: expected {n_out} x {n_in}, got {weight.shape}"
             )
-        if bias is not None and bias.shape != (n_out,):
+        if plain and weight.dtype not in FLOATS:
             raise UnsupportedModelError(
-                "layout", f"{projection}.bias: expected {n_out} values, got {bias.shape}"
+                "layout", f"{projection}.weight: expected floats, or scales, got {weight.dtype}"
+            )
+        if bias is not None and (bias.shape != (n_out,) or bias.dtype not in FLOATS):
+            raise UnsupportedModelError(
+                "layout",
+                f"{projection}.bias: expected {n_out} floats, got {bias.dtype} {bias.shape}",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -199,24 +212,30 @@ class RecordLayout:
 
         Raises:
             UnsupportedModelError: The components do not form an expert.
-            KeyError, TypeError, ValueError: The table is not one.
+            ValueError: The table is not one.
         """
         components = []
-        for row in table["components"]:
-            dtype = str(row["dtype"]).upper()
+        for row in array(table, "components"):
+            name, dtype = text(row, "name"), text(row, "dtype").upper()
+            if name not in COMPONENT_NAMES:
+                raise UnsupportedModelError("layout", f"{name}: no tensor of an expert")
             if dtype not in ITEMSIZE:
-                raise UnsupportedModelError("layout", f"{row['name']}: unknown dtype {dtype}")
-            shape = tuple(int(n) for n in row["shape"])
-            component = Component(str(row["name"]), dtype, shape, int(row["offset"]))
-            if component.n_bytes != int(row["size"]):
+                raise UnsupportedModelError("layout", f"{name}: unknown dtype {dtype}")
+            shape = integers(row, "shape")
+            if len(shape) > 2:  # of millions of axes, even the product would be endless
+                raise UnsupportedModelError("layout", f"{name}: {len(shape)} axes")
+            component = Component(name, dtype, shape, integer(row, "offset"))
+            if component.n_bytes != integer(row, "size"):
                 raise UnsupportedModelError(
                     "layout",
-                    f"{component.name}: {dtype} {shape} takes {component.n_bytes} bytes, "
+                    f"{name}: {dtype} {shape} takes {component.n_bytes} bytes, "
                     f"the table says {row['size']}",
                 )
             components.append(component)
+        if len({c.name for c in components}) < len(components):
+            raise UnsupportedModelError("layout", "a component stands there twice")
         components.sort(key=lambda c: c.offset)
-        return RecordLayout(tuple(components), int(table[size_key])).validate()
+        return RecordLayout(tuple(components), integer(table, size_key)).validate()
 
 
 def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayout:
@@ -228,13 +247,12 @@ def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayou
     Raises:
         UnsupportedModelError: A tensor that is no known component, or shapes that do not fit.
     """
-    order = [f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS]
-    unknown = sorted(set(tensors) - set(order))
+    unknown = sorted(set(tensors) - set(COMPONENT_NAMES))
     if unknown:
         raise UnsupportedModelError("layout", f"unknown expert tensors {', '.join(unknown)}")
     components: list[Component] = []
     offset = 0
-    for name in order:
+    for name in COMPONENT_NAMES:
         if name not in tensors:
             continue
         dtype, shape = tensors[name]

@@ -9,59 +9,36 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import FlashMoEError, ManifestError
+from flash_moe.errors import ManifestError, UnsupportedModelError
+from flash_moe.store.files import regular_size, shown
+from flash_moe.store.json_file import array, kind, member, read_json, text
 from flash_moe.store.layout import RecordLayout
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
+
+__all__ = [
+    "CHECKSUM_NAME",
+    "FORMAT",
+    "MANIFEST_FILE",
+    "PARTIAL_FILE",
+    "LayerEntry",
+    "Manifest",
+    "ResidentFile",
+    "Source",
+    "SourceFile",
+    "check_sizes",
+    "is_store",
+    "read_manifest",
+    "write_json",
+]
 
 FORMAT = 1
 MANIFEST_FILE = "flash_moe.json"
 PARTIAL_FILE = "flash_moe.partial.json"
 CHECKSUM_NAME = "xxh3-128"
-
-
-@dataclass(frozen=True)
-class LayerEntry:
-    """The experts of one layer in the store.
-
-    Attributes:
-        number: Decoder layer number.
-        path: Module path of the experts in mlx-lm's model.
-        file: Record file, relative to the store.
-        layout: Index in ``Manifest.layouts``.
-        checksums: xxh3-128 of each record, in hex.
-    """
-
-    number: int
-    path: str
-    file: str
-    n_experts: int
-    layout: int
-    checksums: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ResidentFile:
-    """A file of weights that stay in memory."""
-
-    file: str
-    n_bytes: int
-    checksum: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the store was made from.
-
-    Attributes:
-        kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
-        name: Directory or repository name, no path of a machine.
-    """
-
-    kind: str
-    name: str
-    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,24 +55,54 @@ class Manifest:
         return {
             "format": FORMAT,
             "writer": self.writer,
-            "source": vars(self.source),
+            "source": self.source.to_json(),
             "checksum": CHECKSUM_NAME,
             "layouts": [layout.to_json() for layout in self.layouts],
-            "layers": [
-                {
-                    "layer": e.number,
-                    "path": e.path,
-                    "file": e.file,
-                    "n_experts": e.n_experts,
-                    "layout": e.layout,
-                    "checksums": list(e.checksums),
-                }
-                for e in self.layers
-            ],
-            "resident": [
-                {"file": r.file, "size": r.n_bytes, "checksum": r.checksum} for r in self.resident
-            ],
+            "layers": [entry.to_json() for entry in self.layers],
+            "resident": [file.to_json() for file in self.resident],
         }
+
+    @staticmethod
+    def from_json(row: Any) -> Manifest:
+        """Read the object of the file, without looking at the files beside it.
+
+        Raises:
+            ValueError: Something is missing, of another type, or does not fit the rest.
+            UnsupportedModelError: A layout whose components do not form an expert.
+        """
+        layouts = tuple(RecordLayout.from_json(layout) for layout in array(row, "layouts"))
+        layers: list[LayerEntry] = []
+        for index, layer in enumerate(array(row, "layers")):
+            try:
+                layers.append(LayerEntry.from_json(layer, len(layouts)))
+            except ValueError as error:
+                raise ValueError(f"layer {index} of the list: {error}") from None
+        if not layers:
+            raise ValueError("no layers")
+        for one, following in pairwise(layers):
+            if following.number <= one.number:
+                raise ValueError(f"layer {following.number} stands behind layer {one.number}")
+        manifest = Manifest(
+            writer=text(row, "writer"),
+            source=Source.from_json(member(row, "source")),
+            layouts=layouts,
+            layers=tuple(layers),
+            resident=tuple(ResidentFile.from_json(file) for file in array(row, "resident")),
+        )
+        if member(row, "checksum") != CHECKSUM_NAME:
+            raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
+        # Layers may share their bytes, by links of several names; not a name.
+        _no_twins([e.path for e in layers])
+        _no_twins([*(e.file for e in layers), *(r.file for r in manifest.resident)])
+        return manifest
+
+
+def _no_twins(names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{name} stands there twice")
+        seen.add(name)
 
 
 def write_json(file: Path, table: dict[str, Any]) -> None:
@@ -113,46 +120,9 @@ def write_json(file: Path, table: dict[str, Any]) -> None:
         raise
 
 
-def _parse(file: Path, table: Any) -> Manifest:
-    layouts = tuple(RecordLayout.from_json(row) for row in table["layouts"])
-    layers = tuple(
-        LayerEntry(
-            number=int(row["layer"]),
-            path=str(row["path"]),
-            file=str(row["file"]),
-            n_experts=int(row["n_experts"]),
-            layout=int(row["layout"]),
-            checksums=tuple(str(c) for c in row["checksums"]),
-        )
-        for row in table["layers"]
-    )
-    if not layers:
-        raise ValueError("no layers")
-    for entry in layers:
-        if len(entry.checksums) != entry.n_experts:
-            raise ValueError(f"layer {entry.number} has {len(entry.checksums)} checksums")
-        if not 0 <= entry.layout < len(layouts):
-            raise ValueError(f"layer {entry.number} names layout {entry.layout}")
-    resident = tuple(
-        ResidentFile(str(row["file"]), int(row["size"]), str(row["checksum"]))
-        for row in table["resident"]
-    )
-    for name in (*(e.file for e in layers), *(r.file for r in resident)):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"{name} lies outside of the store")
-    source = table["source"]
-    return Manifest(
-        writer=str(table["writer"]),
-        source=Source(str(source["kind"]), str(source["name"]), source.get("revision")),
-        layouts=layouts,
-        layers=layers,
-        resident=resident,
-    )
-
-
 def is_store(root: Path) -> bool:
     """Whether ``root`` is a packed store, complete or partial."""
-    return (root / MANIFEST_FILE).is_file() or (root / PARTIAL_FILE).is_file()
+    return any(os.path.isfile(root / name) for name in (MANIFEST_FILE, PARTIAL_FILE))
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -162,8 +132,8 @@ def read_manifest(root: Path) -> Manifest:
         ManifestError: Missing, unreadable, of a newer format, or not about the files beside it.
     """
     file = root / MANIFEST_FILE
-    if not file.is_file():
-        if (root / PARTIAL_FILE).is_file():
+    if not os.path.isfile(file):
+        if os.path.isfile(root / PARTIAL_FILE):
             raise ManifestError(
                 "store",
                 f"{root} is a partial store",
@@ -173,17 +143,19 @@ def read_manifest(root: Path) -> Manifest:
             "store", f"{root} has no {MANIFEST_FILE}", "Make a store with: flash-moe pack SRC DST"
         )
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        number = table["format"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ManifestError("store", f"{file} is not a manifest", "Pack the model again.") from None
-    if number != FORMAT:
+        table = read_json(file)
+        number = member(table, "format")
+    except ValueError as error:
         raise ManifestError(
-            "store", f"{file}: expected format {FORMAT}, got {number}", "Update flash_moe."
+            "store", f"{file} is not a manifest: {error}", "Pack the model again."
+        ) from None
+    if type(number) is not int or number != FORMAT:
+        raise ManifestError(
+            "store", f"{file}: expected format {FORMAT}, got {shown(number)}", "Update flash_moe."
         )
     try:
-        manifest = _parse(file, table)
-    except (ValueError, KeyError, TypeError, OverflowError, FlashMoEError) as error:
+        manifest = Manifest.from_json(table)
+    except (ValueError, UnsupportedModelError) as error:
         raise ManifestError(
             "store", f"{file}: bad entry: {error}", "Pack the model again."
         ) from None
@@ -203,10 +175,16 @@ def check_sizes(root: Path, manifest: Manifest) -> None:
     ]
     for name, expected in sizes:
         try:
-            got = os.path.getsize(root / name)
-        except OSError:
+            got = regular_size(root / name)
+        except FileNotFoundError:
             raise ManifestError(
                 "store", f"{root / name} is missing", "Copy it back, or pack the model again."
+            ) from None
+        except OSError as error:
+            raise ManifestError(
+                "store",
+                f"{root / name} cannot be used: {error.strerror or error}",
+                "Copy it back, or pack the model again.",
             ) from None
         if got != expected:
             raise ManifestError(

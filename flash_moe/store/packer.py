@@ -1,48 +1,40 @@
-"""Writes a store: one pass over the source, atomic, and continued by running it again.
+"""Writes a store, shard by shard, and continues it when it is run again.
 
-Each record file is written under a temporary name, synced and renamed; a journal remembers the
-finished layers with their checksums. The manifest comes last. A crash at any byte costs at most
-the layer being written.
+Each shard is read once, in the order of arrival, and its tensors are written where they belong. A
+record file gets its checksums from the disk when it is complete. The journal remembers the finished
+layers, and the shards of which nothing more is needed; the manifest comes last. A crash at any byte
+costs at most the shards that are being read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
 from flash_moe.errors import PackError
-from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest import (
-    FORMAT,
-    MANIFEST_FILE,
-    PARTIAL_FILE,
-    LayerEntry,
-    Manifest,
-    read_manifest,
-    write_json,
+from flash_moe.store.destination import (
+    copy_side_files,
+    link_file,
+    manifest_of,
+    open_destination,
 )
-from flash_moe.store.resident import describe_resident
+from flash_moe.store.journal import Journal
+from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, write_json
+from flash_moe.store.reader import FileSet, read_range
+from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
+from flash_moe.store.target import StoreFiles
+from flash_moe.store.work import COPY_BYTES, Work
 
-MODEL_FILE = "flash_moe_model.py"
-MODEL_FILE_TEXT = '''"""Lets mlx-lm run this store, with --trust-remote-code."""
-
-from pathlib import Path
-
-from flash_moe.loader import store_classes
-
-Model, ModelArgs = store_classes(Path(__file__).parent)
-'''
-SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
-_NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PARTIAL_FILE}
+# Reads and writes of one layer at a time; more than four copied no faster on NVMe (bench_pack).
+THREADS = 4
 
 Progress = Callable[[str, int], None]
 
@@ -52,7 +44,7 @@ class PackResult:
     """What a run of :func:`pack` did.
 
     Attributes:
-        layers_written: Layers packed by this run.
+        layers_written: Layers finished by this run.
         layers_kept: Layers that an earlier run had finished.
     """
 
@@ -63,192 +55,224 @@ class PackResult:
     resident_bytes: int
 
 
-def pack(source: PackSource, dst: Path, on_progress: Progress | None = None) -> PackResult:
+def pack(
+    source: PackSource,
+    dst: Path,
+    on_progress: Progress | None = None,
+    *,
+    shards: Shards | None = None,
+) -> PackResult:
     """Write ``source`` as a store to ``dst``, or continue an earlier run that was stopped.
 
     Args:
-        on_progress: Called with what is being written and the bytes just done.
+        on_progress: Called with what is being written and the bytes just done; from several
+            threads.
+        shards: Where the source's files come from; by default they are on this disk and stay.
 
     Raises:
         PackError: ``dst`` holds something else, the disk is full, or a file cannot be written.
             What is finished stays, and the same call continues it.
+        FlashMoEError: A shard cannot be had or is not what it should be; the same holds.
     """
-    report = on_progress or (lambda what, n: None)
-    done = _open_destination(source, dst)
-    kept = len(done)
+    supply = shards or Shards()
+    files = StoreFiles(dst, source.layers, source.resident)
+    journal, run = Journal(), None
     try:
-        for index, layer in enumerate(source.layers):
-            if layer.number in done:
-                report(f"layer {layer.number}", layer.n_experts * layer.layout.record_bytes)
-                continue
-            file = dst / "experts" / f"layer_{layer.number:03d}.bin"
-            done[layer.number] = _write_layer(source, index, file, report)
-            _write_journal(source, dst, done)
-        source.write_resident(dst, lambda n: report("resident weights", n))
-        _copy_side_files(source, dst)
-        manifest = _manifest(source, dst, done)
+        journal = open_destination(source, files, supply)
+        run = _Run(source, files, journal, on_progress or (lambda what, n: None))
+        run.all(supply)
+        copy_side_files(source, dst)
+        manifest = manifest_of(source, files, journal)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
+        supply.finish()
         (dst / PARTIAL_FILE).unlink()
     except OSError as error:
-        raise _stopped(source, dst, done, error) from error
+        if run is not None:
+            run.stop()
+        raise _stopped(source, dst, journal, error) from error
+    finally:
+        supply.close()
+        if run is not None:
+            run.stop()
+        files.close()
     return PackResult(
         dst,
-        len(source.layers) - kept,
-        kept,
+        len(source.layers) - run.kept,
+        run.kept,
         sum(layer.n_experts * layer.layout.record_bytes for layer in source.layers),
         sum(r.n_bytes for r in manifest.resident),
     )
 
 
-def _open_destination(source: PackSource, dst: Path) -> dict[int, list[str]]:
-    """Make ``dst``, or read the journal there; return the checksums of finished layers."""
-    if dst.exists() and not dst.is_dir():
-        raise PackError("pack", f"{dst} is not a directory", "Choose another destination.")
-    journal = _read_journal(dst / PARTIAL_FILE)
-    if journal is None:
-        if (dst / MANIFEST_FILE).exists():
-            read_manifest(dst)
-            raise PackError(
-                "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
-            )
-        if dst.is_dir() and any(dst.iterdir()):
-            raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
-        done: dict[int, list[str]] = {}
-    elif journal["fingerprint"] != source.fingerprint:
-        raise PackError(
-            "pack",
-            f"{dst} is a partial store of another source or of other settings",
-            "Choose another destination, or delete it.",
-        )
-    else:
-        done = {int(number): list(sums) for number, sums in journal["layers"].items()}
-        for layer in source.layers:
-            file = dst / "experts" / f"layer_{layer.number:03d}.bin"
-            n_bytes = layer.n_experts * layer.layout.record_bytes
-            if not file.is_file() or file.stat().st_size != n_bytes:
-                done.pop(layer.number, None)
+class _Run:
+    """One run: what is still to do, and the doing."""
+
+    def __init__(
+        self, source: PackSource, files: StoreFiles, journal: Journal, report: Progress
+    ) -> None:
+        self.source, self.files, self.journal = source, files, journal
+        self.kept = len(journal.layers)
+        self._report = report
+        self._stopped = False
+        self._pool = ThreadPoolExecutor(THREADS, "pack")
+        self._todo: list[Work] = []
+        self._syncing: tuple[int, Future[list[str]]] | None = None
+        for work in source.works:
+            if self._is_done(work):
+                self._tell(work.layer, work.n_bytes)
+            else:
+                self._todo.append(work)
+
+    def _is_done(self, work: Work) -> bool:
+        if work.layer is not None and self._number(work.layer) in self.journal.layers:
+            return True
+        # A shard is noted when everything that reads it has been done.
+        return any(shard.name in self.journal.shards for shard in work.shards)
+
+    def _number(self, layer: int) -> int:
+        return self.source.layers[layer].number
+
+    def _name(self, layer: int | None) -> str:
+        return "resident weights" if layer is None else f"layer {self._number(layer)}"
+
+    def _tell(self, layer: int | None, n_bytes: int) -> None:
+        if self._stopped:
+            raise CancelledError
+        self._report(self._name(layer), n_bytes)
+
+    def stop(self) -> None:
+        """Return when no thread writes any more: what they were at is left half done.
+
+        A layer whose records are all written is finished, which takes a few seconds.
+        """
+        self._stopped = True
+        self._pool.shutdown(wait=True)
+        # Whatever stopped the run is the better message.
+        with contextlib.suppress(Exception):
+            self._note_layer()
+
+    def all(self, supply: Shards) -> None:
+        """Do all that is left.
+
+        Raises:
+            OSError, FlashMoEError: As of :func:`pack`.
+        """
+        self._finish_layers(self._unfinished())  # those that lack only their checksums, or a link
+        self._run([work for work in self._todo if not work.shards])
+        wanted = sorted({shard for work in self._todo for shard in work.shards})
+        here: set[Path] = set()
+        for group in supply.arrivals(wanted):
+            here |= set(group)
+            self._run([work for work in self._todo if work.shards <= here])
+            spent = here - {shard for work in self._todo for shard in work.shards}
+            self.files.sync()
+            self.journal.shards |= {shard.name for shard in spent}
+            self.journal.write(self.files.dst)
+            for shard in sorted(spent):
+                supply.release(shard)
+            here -= spent
+        self._note_layer()
+        for file in self.files.resident_files:
+            self.files.complete(file)
+
+    def _unfinished(self) -> list[int]:
+        """Layers that nothing more has to be written to, and that are not noted yet."""
+        busy = {work.layer for work in self._todo}
+        return [
+            index
+            for index in range(len(self.source.layers))
+            if index not in busy and self._number(index) not in self.journal.layers
+        ]
+
+    def _run(self, ready: Sequence[Work]) -> None:
+        """Do some of what is left, layer by layer; finish each layer that becomes complete."""
+        last = len(self.source.layers)
+        for layer in sorted({last if w.layer is None else w.layer for w in ready}):
+            group = [w for w in ready if (last if w.layer is None else w.layer) == layer]
+            self._do(group)
+            done = set(map(id, group))
+            self._todo = [work for work in self._todo if id(work) not in done]
+            if layer < last and not any(work.layer == layer for work in self._todo):
+                self._finish_layers([layer])
+        self._note_layer()
+
+    def _do(self, group: Sequence[Work]) -> None:
+        """Copies run in threads, all else on this one: MLX arrays belong to their thread."""
+
+        def run(work: Work) -> None:
+            errors = work.run(self.files, partial(self._tell, work.layer))
+            for projection, sums in errors.items():
+                assert work.layer is not None
+                self.journal.errors[f"{self._number(work.layer)}/{projection}"] = sums
+
+        copies = [self._pool.submit(run, work) for work in group if work.in_threads]
+        for work in group:
+            if not work.in_threads:
+                run(work)
+        for copy in copies:
+            copy.result()
+
+    def _finish_layers(self, layers: Iterable[int]) -> None:
+        """Sync and checksum complete record files, one while the next is written."""
+        for layer in layers:
+            existing = self.source.existing_file(layer)
+            if existing is not None:
+                link_file(existing, self.files.record_file(layer))
+            self._note_layer()
+            self._syncing = layer, self._pool.submit(self._finish, layer)
+
+    def _finish(self, layer: int) -> list[str]:
+        file = self.files.record_file(layer)
+        self.files.complete(file)
+        info = self.source.layers[layer]
+        # Reading back what was just written is no progress; of an adopted file it is all there is.
+        linked = self.source.existing_file(layer) is not None
+        size = info.layout.record_bytes
+        tell = partial(self._tell, layer, size) if linked else lambda: None
+        return checksums(file, info.n_experts, size, tell)
+
+    def _note_layer(self) -> None:
+        if self._syncing is not None:
+            layer, sums = self._syncing
+            self._syncing = None
+            self.journal.layers[self._number(layer)] = sums.result()
+            self.journal.write(self.files.dst)
+
+
+def checksums(
+    file: Path, n_records: int, record_bytes: int, on_record: Callable[[], None]
+) -> list[str]:
+    """xxh3-128 of each record of a file, in hex.
+
+    Raises:
+        OSError: It cannot be read, or ends too early.
+    """
+    opened = FileSet()
+    buffer = memoryview(bytearray(min(COPY_BYTES, record_bytes)))
+    sums = []
     try:
-        dst.mkdir(parents=True, exist_ok=True)
-        _check_free_space(source, dst, done)
-        _write_journal(source, dst, done)
-        (dst / "experts").mkdir(exist_ok=True)
-    except OSError as error:
-        raise _stopped(source, dst, done, error) from error
-    return done
+        fd = opened.fd(file)
+        for record in range(n_records):
+            digest = xxhash.xxh3_128()
+            for start in range(0, record_bytes, len(buffer)):
+                part = buffer[: min(len(buffer), record_bytes - start)]
+                if read_range(fd, record * record_bytes + start, part) != len(part):
+                    raise OSError(errno.EIO, f"ends inside record {record}", str(file))
+                digest.update(part)
+            sums.append(digest.hexdigest())
+            on_record()
+    finally:
+        opened.close()
+    return sums
 
 
-def _read_journal(file: Path) -> dict[str, Any] | None:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        if table["format"] == FORMAT and isinstance(table["layers"], dict):
-            return dict(table)
-        raise ValueError("another format")
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackError(
-            "pack", f"{file} is not a journal of format {FORMAT}: {error}", "Delete the directory."
-        ) from None
-
-
-def _write_journal(source: PackSource, dst: Path, done: dict[int, list[str]]) -> None:
-    table = {"format": FORMAT, "fingerprint": source.fingerprint, "layers": done}
-    write_json(dst / PARTIAL_FILE, table)
-
-
-def _check_free_space(source: PackSource, dst: Path, done: dict[int, list[str]]) -> None:
-    needed = source.resident_bytes + sum(
-        layer.n_experts * layer.layout.record_bytes
-        for index, layer in enumerate(source.layers)
-        if layer.number not in done and source.existing_file(index) is None
-    )
-    free = shutil.disk_usage(dst).free
-    if needed > free:
-        raise PackError(
-            "pack",
-            f"{dst}: expected {needed / 1e9:.2f} GB of free disk, got {free / 1e9:.2f} GB",
-            "Free some space and run the same command again.",
-        )
-
-
-def _write_layer(source: PackSource, index: int, file: Path, report: Progress) -> list[str]:
-    """Write or link one record file; return the checksums of its records."""
-    layer = source.layers[index]
-    existing = source.existing_file(index)
-    if existing is not None:
-        file.unlink(missing_ok=True)
-        _link(existing, file)
-        checksums = []
-        for record in source.records(index):
-            checksums.append(xxhash.xxh3_128_hexdigest(record))
-            report(f"layer {layer.number}", len(record))
-        return checksums
-    temporary = file.with_name(file.name + ".tmp")
-    checksums = []
-    with open(temporary, "wb", buffering=0) as out:
-        for record in source.records(index):
-            checksums.append(xxhash.xxh3_128_hexdigest(record))
-            written = 0
-            while written < len(record):
-                written += out.write(record[written:])
-            report(f"layer {layer.number}", len(record))
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
-    return checksums
-
-
-def _link(existing: Path, file: Path) -> None:
-    """A hard link survives the removal of the original directory; other disks need a symlink."""
-    try:
-        os.link(existing, file)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        os.symlink(existing, file)
-
-
-def _copy_side_files(source: PackSource, dst: Path) -> None:
-    for pattern in SIDE_FILES:
-        for file in sorted(source.root.glob(pattern)):
-            if file.is_file() and file.name not in _NOT_COPIED:
-                shutil.copyfile(file, dst / file.name)
-    (dst / MODEL_FILE).write_text(MODEL_FILE_TEXT, encoding="utf-8")
-    write_json(dst / "config.json", {**source.config, "model_file": MODEL_FILE})
-
-
-def _manifest(source: PackSource, dst: Path, done: dict[int, list[str]]) -> Manifest:
-    from flash_moe import __version__
-
-    layouts: list[RecordLayout] = []
-    entries = []
-    for layer in source.layers:
-        if layer.layout not in layouts:
-            layouts.append(layer.layout)
-        entries.append(
-            LayerEntry(
-                layer.number,
-                layer.path,
-                f"experts/layer_{layer.number:03d}.bin",
-                layer.n_experts,
-                layouts.index(layer.layout),
-                tuple(done[layer.number]),
-            )
-        )
-    manifest = Manifest(
-        f"flash_moe {__version__}", source.source, tuple(layouts), tuple(entries), ()
-    )
-    return replace(manifest, resident=describe_resident(dst))
-
-
-def _stopped(
-    source: PackSource, dst: Path, done: dict[int, list[str]], error: OSError
-) -> PackError:
+def _stopped(source: PackSource, dst: Path, journal: Journal, error: OSError) -> PackError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     reason = "the disk is full" if full else f"{error.strerror or error}"
     where = f" ({error.filename})" if error.filename else ""
     return PackError(
         "pack",
-        f"{reason}{where}; {dst} is a partial store with {len(done)} of "
+        f"{reason}{where}; {dst} is a partial store with {len(journal.layers)} of "
         f"{len(source.layers)} layers",
         f"{'Free some space and run' if full else 'Run'} the same command again to continue.",
     )

@@ -7,14 +7,14 @@ then the bytes of the tensors.
 
 from __future__ import annotations
 
-import json
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flash_moe.errors import CorruptFileError
+from flash_moe.store.files import open_regular, regular_size, shown
+from flash_moe.store.json_file import MAX_INTEGER, integers, parse_json, text
 
 # The limit of the safetensors format itself, against a lying length.
 MAX_HEADER_BYTES = 100_000_000
@@ -44,29 +44,53 @@ class TensorEntry:
     n_bytes: int
 
 
-def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> TensorEntry:
-    def broken(problem: str) -> CorruptFileError:
-        return CorruptFileError(
-            "safetensors", f"{file}: tensor {name}: {problem}", "Download the file again."
-        )
+_HINT = "Download the file again."
 
+
+class Readable(Protocol):
+    """What a header is read from."""
+
+    def read(self, n_bytes: int, /) -> bytes: ...
+
+
+def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> TensorEntry:
     try:
-        dtype, shape = str(row["dtype"]), tuple(int(n) for n in row["shape"])
-        begin, end = (int(n) for n in row["data_offsets"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise broken("header entry without dtype, shape or data_offsets") from None
-    if dtype not in BITS or any(n < 0 for n in shape):
-        raise broken(f"unknown dtype {dtype} or bad shape {shape}")
+        if not name.isprintable():
+            raise ValueError("its name is not a line of text")
+        dtype, shape = text(row, "dtype"), integers(row, "shape")
+        begin, end = _two(integers(row, "data_offsets"))
+        if dtype not in BITS:
+            raise ValueError(f"unknown dtype {dtype}")
+        if not begin <= end <= data_bytes:
+            raise ValueError(
+                f"bytes {begin} to {end} lie outside of the {data_bytes} data bytes of the file"
+            )
+        n_bits = _bits(dtype, shape)
+        if n_bits != 8 * (end - begin):
+            axes = shown(", ".join(map(str, shape[:20])))
+            raise ValueError(f"{dtype} [{axes}] does not take the {end - begin} bytes it has")
+    except ValueError as error:
+        problem = f"{file}: tensor {shown(name)}: {error}"
+        raise CorruptFileError("safetensors", problem, _HINT) from None
+    return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
+
+
+def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
+    if len(offsets) != 2:
+        raise ValueError(f"data_offsets: expected two, got {len(offsets)}")
+    return offsets[0], offsets[1]
+
+
+def _bits(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bits of a tensor, or -1 for more than any file has."""
+    if 0 in shape:
+        return 0
     n_bits = BITS[dtype]
     for dim in shape:
         n_bits *= dim
-    if not 0 <= begin <= end <= data_bytes:
-        raise broken(
-            f"bytes {begin} to {end} lie outside of the {data_bytes} data bytes of the file"
-        )
-    if n_bits != 8 * (end - begin):
-        raise broken(f"{dtype} {list(shape)} takes {n_bits // 8} bytes, header says {end - begin}")
-    return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
+        if n_bits > 8 * MAX_INTEGER:
+            return -1
+    return n_bits
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
@@ -76,39 +100,62 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         Tensor name to entry.
 
     Raises:
-        CorruptFileError: The file is cut short, or its header lies about sizes or offsets.
+        CorruptFileError: The file is missing, no regular file, cut short, or its header lies about
+            sizes or offsets.
     """
-    hint = "Download the file again."
-    size = os.path.getsize(file)
-    with open(file, "rb") as stream:
-        head = stream.read(8)
-        if len(head) < 8:
-            raise CorruptFileError(
-                "safetensors", f"{file}: expected a header, the file has {size} bytes", hint
-            )
-        (length,) = struct.unpack("<Q", head)
-        if length > MAX_HEADER_BYTES or 8 + length > size:
-            raise CorruptFileError(
-                "safetensors",
-                f"{file}: header of {length} bytes does not fit a file of {size} bytes",
-                hint,
-            )
-        text = stream.read(length)
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError):
-        table = None
-    if not isinstance(table, dict):
-        raise CorruptFileError("safetensors", f"{file}: the header is not a JSON object", hint)
+        size = regular_size(file)
+        with open_regular(file) as stream:
+            return parse_header(file, size, stream)
+    except OSError as error:
+        problem = f"{file}: {error.strerror or error}"
+        raise CorruptFileError("safetensors", problem, _HINT) from None
+
+
+def parse_header(file: Path, size: int, stream: Readable) -> dict[str, TensorEntry]:
+    """Parse the header of a file that may be elsewhere.
+
+    Args:
+        file: What entries and errors name.
+        size: Of the whole file, in bytes.
+        stream: Gives the file from its first byte on.
+
+    Raises:
+        CorruptFileError: As of :func:`read_header`.
+    """
+    try:
+        length, content = _read_text(stream, size)
+        table = parse_json(content)
+        _check_metadata(table.pop("__metadata__", None))
+    except ValueError as error:
+        raise CorruptFileError("safetensors", f"{file}: bad header: {error}", _HINT) from None
     base = 8 + length
-    entries = {
-        name: _entry(file, name, row, base, size - base)
-        for name, row in table.items()
-        if name != "__metadata__"
-    }
-    end = 0
+    entries = {name: _entry(file, name, row, base, size - base) for name, row in table.items()}
+    end = base
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.n_bytes)):
-        if entry.offset < base + end:
-            raise CorruptFileError("safetensors", f"{file}: tensor {entry.name} overlaps another")
-        end = entry.offset - base + entry.n_bytes
+        if entry.offset < end:
+            raise CorruptFileError(
+                "safetensors", f"{file}: tensor {shown(entry.name)} overlaps another", _HINT
+            )
+        end = entry.offset + entry.n_bytes
     return entries
+
+
+def _read_text(stream: Readable, size: int) -> tuple[int, bytes]:
+    """The length of the header and its text."""
+    head = stream.read(8)
+    if len(head) < 8:
+        raise ValueError(f"expected 8 bytes and more, the file has {size}")
+    (length,) = struct.unpack("<Q", head)
+    if length > MAX_HEADER_BYTES or 8 + length > size:
+        raise ValueError(f"header of {length} bytes does not fit a file of {size} bytes")
+    start = stream.read(min(length, 1))
+    if start != b"{":  # before memory is taken for what may be zeros
+        raise ValueError("it is not a JSON object")
+    return length, start + stream.read(length - 1)
+
+
+def _check_metadata(metadata: Any) -> None:
+    rows = {} if metadata is None else metadata
+    if not isinstance(rows, dict) or not all(isinstance(value, str) for value in rows.values()):
+        raise ValueError("__metadata__: expected an object of texts")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from flash_moe.store.safetensors_header import BITS
 
@@ -18,18 +19,12 @@ Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True)
-class TensorSource:
-    """A tensor to write.
-
-    Attributes:
-        dtype: safetensors name.
-        chunks: Yields its bytes, little-endian and row-major.
-    """
+class TensorSpec:
+    """A tensor to write, without its bytes. ``dtype`` is the safetensors name."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[Bytes]]
 
     @property
     def n_bytes(self) -> int:
@@ -37,6 +32,20 @@ class TensorSource:
         for dim in self.shape:
             n_bits *= dim
         return n_bits // 8
+
+
+@dataclass(frozen=True)
+class TensorSource(TensorSpec):
+    """A tensor to write.
+
+    Attributes:
+        chunks: Yields its bytes, little-endian and row-major.
+    """
+
+    chunks: Callable[[], Iterable[Bytes]]
+
+
+T = TypeVar("T", bound=TensorSpec)
 
 
 def write_shards(
@@ -61,21 +70,22 @@ def write_shards(
     Raises:
         OSError: Writing failed, or a source gave another number of bytes than its shape says.
     """
-    if shard_bytes < 1:
-        raise ValueError(f"[safetensors] shard_bytes: expected at least 1, got {shard_bytes}")
-    shards = _split(tensors, shard_bytes)
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors"
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    for name, shard in split_shards(tensors, shard_bytes).items():
         _write_file(dst / name, shard, on_bytes or (lambda n: None), odd_offsets)
         weight_map.update(dict.fromkeys((t.name for t in shard), name))
     return weight_map
 
 
-def _split(tensors: Iterable[TensorSource], shard_bytes: int) -> list[list[TensorSource]]:
-    shards: list[list[TensorSource]] = [[]]
+def split_shards(tensors: Iterable[T], shard_bytes: int) -> dict[str, list[T]]:
+    """Divide tensors among files: file name to its tensors, in the order they are given in.
+
+    Args:
+        shard_bytes: As of :func:`write_shards`.
+    """
+    if shard_bytes < 1:
+        raise ValueError(f"[safetensors] shard_bytes: expected at least 1, got {shard_bytes}")
+    shards: list[list[T]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.n_bytes > shard_bytes:
@@ -83,10 +93,16 @@ def _split(tensors: Iterable[TensorSource], shard_bytes: int) -> list[list[Tenso
             size = 0
         shards[-1].append(tensor)
         size += tensor.n_bytes
-    return shards
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {
+        f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard
+        for number, shard in enumerate(shards, start=1)
+    }
 
 
-def _header(tensors: Sequence[TensorSource], odd_offsets: bool) -> bytes:
+def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes:
+    """The first bytes of a file of these tensors, which follow without gaps."""
     table: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     offset = 0
     for tensor in tensors:
@@ -107,7 +123,7 @@ def _write_file(
 ) -> None:
     temporary = file.with_name(file.name + ".tmp")
     with open(temporary, "wb") as out:
-        out.write(_header(tensors, odd_offsets))
+        out.write(header_of(tensors, odd_offsets))
         for tensor in tensors:
             written = 0
             for chunk in tensor.chunks():

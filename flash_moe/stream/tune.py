@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from flash_moe.errors import ConfigError, FlashMoEError
@@ -72,7 +72,7 @@ def tune(
     whole = [IoSettings(io, threads) for io in modes for threads in THREADS]
     splits = [IoSettings(io, threads, n) for io in modes for n in SPLITS for threads in THREADS[2:]]
     settings = whole + splits
-    n_bytes = _bytes_of_a_trial(experts, top_k, choose)
+    n_bytes = bytes_of_a_trial(experts, top_k, choose)
     rates: dict[IoSettings, list[float]] = {setting: [] for setting in settings}
     for number in range(ROUNDS):
         for index, setting in enumerate(settings):
@@ -81,7 +81,7 @@ def tune(
     return [Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items()]
 
 
-def _bytes_of_a_trial(experts: ExpertFiles, top_k: int, choose: random.Random) -> int:
+def bytes_of_a_trial(experts: ExpertFiles, top_k: int, choose: random.Random) -> int:
     """How much to read so that a trial takes ``TRIAL_S`` on this disk, by a first read."""
     gb_s = measure(experts, IoSettings(), top_k, MAX_TRIAL_BYTES // 20, choose)
     return round(min(max(gb_s * 1e9 * TRIAL_S, 1), MAX_TRIAL_BYTES, experts.n_bytes))
@@ -156,18 +156,21 @@ def drop(experts: ExpertFiles, keys: Sequence[Key]) -> None:
 @contextmanager
 def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
     """Page-aligned memory to read into, touched once, so that no read pays for new pages."""
-    with mmap.mmap(-1, n * n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        if hasattr(mmap, "MADV_HUGEPAGE"):  # as in a slab
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        for page in range(0, n * n_bytes, mmap.PAGESIZE):
-            memory[page] = 1
-        with memoryview(memory) as view:
-            parts = [view[i * n_bytes : (i + 1) * n_bytes] for i in range(n)]
-            try:
-                yield parts
-            finally:
-                for part in parts:
-                    part.release()
+    memory = mmap.mmap(-1, n * n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # as in a slab
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    for page in range(0, n * n_bytes, mmap.PAGESIZE):
+        memory[page] = 1
+    view = memoryview(memory)
+    parts = [view[i * n_bytes : (i + 1) * n_bytes] for i in range(n)]
+    try:
+        yield parts
+    finally:
+        # After an error or Ctrl-C reads still hold records; the memory goes with the last of them.
+        with suppress(BufferError):
+            for held in (*parts, view):
+                held.release()
+            memory.close()
 
 
 @contextmanager

@@ -13,9 +13,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.convert import tensor_source
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
+from flash_moe.testing.shards import tensor_source
 
 Floats = npt.NDArray[np.float64]
 

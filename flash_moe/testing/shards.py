@@ -1,4 +1,4 @@
-"""Weight shards of toy checkpoints: the index beside them, and bytes of floats and random words."""
+"""Weight shards of toy checkpoints: their index, and bytes of floats, arrays, random words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.convert.recipe import DTYPE_NAMES
 from flash_moe.store import safetensors_writer
-from flash_moe.store.experts import INDEX_FILE
+from flash_moe.store.index import INDEX_FILE
 from flash_moe.store.safetensors_writer import TensorSource
 
 DtypeCode = Literal["F32", "F16", "BF16", "U32"]
@@ -54,3 +56,13 @@ def random_words(random: np.random.RandomState, n_bytes: int) -> Iterator[bytes]
     """Random bytes in chunks; the same stream whatever the chunk size."""
     for start in range(0, n_bytes, CHUNK_BYTES):
         yield random.bytes(min(CHUNK_BYTES, n_bytes - start))
+
+
+def tensor_source(name: str, array: mx.array) -> TensorSource:
+    """An array as something to write; evaluated when it is written, on the CPU."""
+
+    def chunks() -> Iterator[bytes]:
+        with mx.stream(mx.Device(mx.cpu)):
+            yield np.array(array.reshape(-1).view(mx.uint8)).tobytes()
+
+    return TensorSource(name, DTYPE_NAMES[array.dtype], array.shape, chunks)

@@ -142,8 +142,13 @@ def test_padding_on_the_right_of_a_window(steps: list[int], window: int, past: i
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
-def test_a_prompt_that_may_go_on_has_no_known_end(steps: list[int]) -> None:
+def test_a_prompt_that_may_go_on_has_no_known_end(
+    steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys and values alone do not know in which pass the prompt ends, so nothing is left out."""
+    prepare = BatchKVCache.prepare
+    # As it is while no model has been loaded; test_padding_ends.py has the other case.
+    monkeypatch.setattr(BatchKVCache, "prepare", getattr(prepare, "__wrapped__", prepare))
     cache = BatchKVCache([0, 0, 0])
     cache.prepare(lengths=LENGTHS, right_padding=LEFT)
     assert not found_in_steps([cache], steps).any()
@@ -228,6 +233,3 @@ def test_where_all_is_padding_one_row_chooses() -> None:
     ids = np.arange(8).reshape(2, 2, 2)
     padding_of(np.ones((2, 2), bool)).replace(ids)
     assert ids.reshape(4, 2).tolist() == [[0, 1]] * 4
-
-
-# Whole models.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flash_moe.store.source import PackSource
+from flash_moe.store.target import StoreFiles
+from flash_moe.store.work import Errors, OnBytes, Work
 
 Contents = dict[str, bytes]
 StopAt = Callable[[PackSource, int, BaseException], None]
@@ -24,20 +26,29 @@ def contents() -> Callable[[Path], Contents]:
     return read
 
 
+class Stopping(Work):
+    """A step that is struck once, when it has written everything."""
+
+    def __init__(self, work: Work, error: BaseException) -> None:
+        self.work, self.error = work, [error]
+        self.shards, self.layer, self.n_bytes = work.shards, work.layer, work.n_bytes
+        self.in_threads = work.in_threads
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        self.work.run(files, on_bytes)
+        if self.error:
+            raise self.error.pop()
+        return {}
+
+
 @pytest.fixture
 def stop_at() -> StopAt:
-    """Make ``records`` of a source raise after five records of one layer."""
+    """Make packing of a source raise in one layer."""
 
     def patch(source: PackSource, layer: int, error: BaseException) -> None:
-        whole = source.records
-
-        def records(index: int) -> Iterator[memoryview]:
-            for number, record in enumerate(whole(index)):
-                if index == layer and number == 5:
-                    source.records = whole  # type: ignore[method-assign]
-                    raise error
-                yield record
-
-        source.records = records  # type: ignore[method-assign]
+        index = next(i for i, work in enumerate(source.works) if work.layer == layer)
+        works = list(source.works)
+        works[index] = Stopping(works[index], error)
+        source.works = works
 
     return patch

@@ -16,11 +16,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
-from flash_moe.store.experts import INDEX_FILE, PackedExperts, record_parts
+from flash_moe.store.adopt import OriginalFlashMoE
+from flash_moe.store.experts import PackedExperts, record_parts
+from flash_moe.store.index import INDEX_FILE
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.packer import pack
 from flash_moe.store.reader import RecordReader
-from flash_moe.store.source import OriginalFlashMoE
 from flash_moe.store.verify import verify
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 
@@ -137,12 +138,14 @@ def test_the_router_of_a_prediction_head_is_no_layer(
 
 
 def test_a_stopped_adoption_is_continued(
-    tiny_mlx: Path, packed: Path, tensors: Tensors, tmp_path: Path, stop_at: Any
+    tiny_mlx: Path, packed: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
-    source = OriginalFlashMoE(tiny_mlx, packed)
-    stop_at(source, 4, KeyboardInterrupt())
+    def on_progress(what: str, n_bytes: int) -> None:
+        if what == "layer 4":
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        pack(source, tmp_path / "store")
+        pack(OriginalFlashMoE(tiny_mlx, packed), tmp_path / "store", on_progress)
     result = pack(OriginalFlashMoE(tiny_mlx, packed), tmp_path / "store")
     assert (result.layers_written, result.layers_kept) == (4, 4)
     assert_sound(tmp_path / "store", packed, tensors)

@@ -17,6 +17,7 @@ from flash_moe.errors import PackError
 from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.store.packer import pack
 from flash_moe.store.source import MlxCheckpoint, PackSource
+from flash_moe.store.target import StoreFiles
 from flash_moe.store.verify import verify
 
 Read = Callable[[Path], dict[str, bytes]]
@@ -64,7 +65,8 @@ def pack_on_small_disk(src: Path, dst: Path, limit_from: str, limit: int) -> str
     [
         ("start", 0, 0),  # the journal
         ("start", 200_000, 0),  # the first layer
-        ("layer 3", LAYER_BYTES - 100, 3),  # the last record of a later layer
+        ("layer 3", LAYER_BYTES // 2, 3),  # the middle of a later layer
+        ("layer 3", LAYER_BYTES - 100, 4),  # the room for the one behind it
         ("start", 600_000, 8),  # the resident weights
     ],
 )
@@ -105,8 +107,8 @@ class Usage(NamedTuple):
     free: int
 
 
-def needed(source: PackSource) -> int:
-    return source.resident_bytes + 8 * LAYER_BYTES
+def needed(source: PackSource, dst: Path) -> int:
+    return StoreFiles(dst, source.layers, source.resident).missing_bytes()
 
 
 def test_too_little_free_space_is_said_before_anything_is_written(
@@ -114,7 +116,8 @@ def test_too_little_free_space_is_said_before_anything_is_written(
 ) -> None:
     dst = tmp_path / "store"
     source = MlxCheckpoint(tiny_mlx)
-    free = needed(source) - 1
+    free = needed(source, dst) - 1
+    assert free > 8 * LAYER_BYTES + source.resident_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
     with pytest.raises(PackError, match=r"0\.00 GB of free disk") as caught:
         pack(source, dst)
@@ -132,7 +135,8 @@ def test_a_continued_run_needs_space_for_the_rest_only(
     stop_at(source, 6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
-    free = needed(source) - 6 * LAYER_BYTES - 1
+    free = needed(source, dst) - 1
+    assert free < 2 * LAYER_BYTES + source.resident_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
     with pytest.raises(PackError, match="free disk"):
         pack(source, dst)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flash_moe.store import resident
-from flash_moe.store.resident import describe_resident, file_checksum, write_resident
+from flash_moe.errors import CorruptFileError
+from flash_moe.store import resident, target, work
+from flash_moe.store.resident import describe_resident, file_checksum
 from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.safetensors_writer import TensorSpec
+from flash_moe.store.target import StoreFiles
+from flash_moe.store.work import CopyTensor
 
 
 @pytest.fixture
@@ -44,6 +49,16 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     )
 
 
+def copy(entries: list[TensorEntry], dst: Path, on_bytes: Callable[[int], None]) -> None:
+    entries = sorted(entries, key=lambda e: e.name)
+    files = StoreFiles(dst, (), [TensorSpec(e.name, e.dtype, e.shape) for e in entries])
+    for entry in entries:
+        CopyTensor(entry).run(files, on_bytes)
+    for file in files.resident_files:
+        files.complete(file)
+    files.close()
+
+
 @pytest.mark.parametrize("piece", [1, 7, 8 * 1024 * 1024])
 def test_tensors_are_copied_whole(
     arrays: dict[str, np.ndarray],
@@ -52,9 +67,9 @@ def test_tensors_are_copied_whole(
     monkeypatch: pytest.MonkeyPatch,
     piece: int,
 ) -> None:
-    monkeypatch.setattr(resident, "COPY_BYTES", piece)
+    monkeypatch.setattr(work, "COPY_BYTES", piece)
     sizes: list[int] = []
-    write_resident(entries, tmp_path, sizes.append)
+    copy(entries, tmp_path, sizes.append)
     assert equal(loaded(tmp_path), arrays)
     assert sum(sizes) == sum(a.nbytes for a in arrays.values())
     assert max(sizes) <= piece
@@ -70,8 +85,8 @@ def test_large_models_are_split(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resident, "MAX_SHARD_BYTES", 200)
-    write_resident(entries, tmp_path, lambda n: None)
+    monkeypatch.setattr(target, "MAX_SHARD_BYTES", 200)
+    copy(entries, tmp_path, lambda n: None)
     names = sorted(f.name for f in tmp_path.glob("model*"))
     assert names == [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
     assert equal(loaded(tmp_path), arrays)
@@ -83,8 +98,8 @@ def test_large_models_are_split(
 def test_a_source_that_ends_too_early(entries: list[TensorEntry], tmp_path: Path) -> None:
     source = tmp_path / "source.safetensors"
     source.write_bytes(source.read_bytes()[:-1])
-    with pytest.raises(OSError, match="ends inside tensor"):
-        write_resident(entries, tmp_path, lambda n: None)
+    with pytest.raises(CorruptFileError, match="ends inside tensor"):
+        copy(entries, tmp_path, lambda n: None)
     assert not (tmp_path / "model.safetensors").exists()
 
 

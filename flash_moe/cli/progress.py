@@ -1,0 +1,97 @@
+"""Bars of bytes on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+# Of all bytes, between two lines of a log.
+LINE_EVERY = 0.05
+
+
+class Bars:
+    """One bar for each kind of bytes. Threads may report at the same time.
+
+    Args:
+        totals: Name of a bar to the bytes it will be told of.
+    """
+
+    def __init__(self, console: Console, bars: Progress, totals: Mapping[str, int]) -> None:
+        self._console, self._bars = console, bars
+        self._lock = threading.Lock()
+        self._totals = dict(totals)
+        self._done = dict.fromkeys(totals, 0)
+        self._next_line = LINE_EVERY
+        self._tasks: dict[str, TaskID] = {n: bars.add_task(n, total=t) for n, t in totals.items()}
+
+    def add(self, name: str, n_bytes: int, text: str | None = None) -> None:
+        """Bytes done; ``text`` stands before the bar from now on."""
+        with self._lock:
+            self._done[name] += n_bytes
+        self._bars.update(self._tasks[name], advance=n_bytes, description=text or name)
+        if not self._console.is_terminal:
+            self._line()
+
+    def _line(self) -> None:
+        share = sum(self._done.values()) / max(1, sum(self._totals.values()))
+        with self._lock:
+            if share < self._next_line:
+                return
+            self._next_line = share - share % LINE_EVERY + LINE_EVERY
+            states = (
+                f"{n} {decimal(self._done[n])} of {decimal(t)}" for n, t in self._totals.items()
+            )
+        self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
+
+
+@contextmanager
+def progress(totals: Mapping[str, int]) -> Iterator[Bars]:
+    """Bars on standard error, for the length of a ``with``."""
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description:28}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        yield Bars(console, bars, totals)
+
+
+class LayerCount:
+    """How many layers are written, from what the packer reports.
+
+    Args:
+        sizes: Name that the packer gives a layer, to its bytes.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._left = dict(sizes)
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def add(self, what: str, n_bytes: int) -> str:
+        """Count, and say how far it is: ``12 of 60 layers``."""
+        with self._lock:
+            if what in self._left:
+                self._left[what] -= n_bytes
+                if self._left[what] <= 0:
+                    del self._left[what]
+                    self._done += 1
+            return f"{self._done} of {self._done + len(self._left)} layers"

@@ -1,0 +1,183 @@
+"""A repository at the hub at one commit: its files, their hashes, and the headers of its shards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from flash_moe.errors import HubError
+from flash_moe.hub.requests import fetch_range, patiently, read_range
+from flash_moe.store.files import file_name
+from flash_moe.store.manifest import SourceFile
+from flash_moe.store.safetensors_header import TensorEntry, parse_header
+
+HEADER_THREADS = 8
+_FIRST_BYTES = 100_000  # most headers are smaller, so that one request is enough
+_HASH_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository.
+
+    Attributes:
+        sha256: Of the content, of files in LFS or Xet; ``None`` for small ones.
+        blob_id: git's hash of the content, of small ones.
+    """
+
+    name: str
+    n_bytes: int
+    sha256: str | None
+    blob_id: str
+    url: str
+
+    @property
+    def noted(self) -> SourceFile:
+        return SourceFile(self.name, self.sha256, self.n_bytes)
+
+    def check(self, file: Path) -> None:
+        """Compare a downloaded file with what the hub says of it.
+
+        Raises:
+            HubError: Another size or hash.
+        """
+        size = file.stat().st_size
+        digest, expected = hashlib.sha256(), self.sha256
+        if expected is None:  # git hashes a header with the content
+            digest, expected = hashlib.sha1(b"blob %d\0" % size), self.blob_id
+        with open(file, "rb", buffering=0) as stream:
+            while piece := stream.read(_HASH_BYTES):
+                digest.update(piece)
+        if size != self.n_bytes or digest.hexdigest() != expected:
+            raise HubError(
+                "hub",
+                f"{self.name}: expected {self.n_bytes} bytes with hash {expected}, got {size} "
+                f"with {digest.hexdigest()}",
+                "The download was damaged, or the mirror serves another file.",
+            )
+
+
+class Repository:
+    """One commit of a model repository.
+
+    Args:
+        name: ``org/model``.
+        revision: Branch, tag or commit; ``None`` is the main branch.
+
+    Attributes:
+        commit: What the revision is now; all files are of this commit.
+        files: By name.
+
+    Raises:
+        HubError: It cannot be had.
+    """
+
+    def __init__(self, name: str, revision: str | None = None) -> None:
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise HubError("hub", f"no name of a repository: {error}", "Give ORG/MODEL.") from None
+        self.name = name
+        api = HfApi(library_name="flash_moe")
+        info = patiently(lambda: api.repo_info(name, revision=revision, timeout=30))
+        self.commit: str = info.sha
+        tree = patiently(
+            lambda: list(api.list_repo_tree(name, recursive=True, revision=self.commit))
+        )
+        files = (self._file(entry) for entry in tree if isinstance(entry, RepoFile))
+        self.files = {file.name: file for file in files if file is not None}
+
+    def _file(self, entry: RepoFile) -> RemoteFile | None:
+        try:
+            path = file_name(entry.path)
+        except ValueError:
+            return None  # no file of a model is called so
+        return RemoteFile(
+            path,
+            entry.size,
+            entry.lfs.sha256 if entry.lfs else None,
+            entry.blob_id,
+            hf_hub_url(self.name, path, revision=self.commit),
+        )
+
+    def fetch_small(self, name: str, folder: Path, max_bytes: int) -> None:
+        """Download a small file into a folder, unless it is there already.
+
+        Raises:
+            HubError: It cannot be had, or is larger.
+        """
+        remote, file = self.files[name], folder / name
+        if remote.n_bytes > max_bytes:
+            raise HubError(
+                "hub", f"{name} has {remote.n_bytes} bytes: expected at most {max_bytes}"
+            )
+        if file.exists():
+            try:
+                remote.check(file)
+                return
+            except HubError:
+                file.unlink()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            fetch_range(remote.url, fd, 0, remote.n_bytes, lambda n: None)
+        finally:
+            os.close(fd)
+        remote.check(part)
+        os.replace(part, file)
+
+    def headers(self, shards: list[str], place: Callable[[str], Path]) -> dict[str, TensorEntry]:
+        """Every tensor of some shards, by name, from their headers alone.
+
+        Args:
+            place: Where a shard will be on this disk.
+
+        Raises:
+            HubError: They cannot be had.
+            CorruptFileError: One is no header.
+        """
+        stop = threading.Event()
+
+        def one(name: str) -> dict[str, TensorEntry]:
+            remote = self.files[name]
+            return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
+
+        tensors: dict[str, TensorEntry] = {}
+        with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
+            try:
+                for found in pool.map(one, shards):
+                    tensors.update(found)
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return tensors
+
+
+class _Stream:
+    """The start of a remote file, fetched as it is read."""
+
+    def __init__(self, remote: RemoteFile, stop: threading.Event) -> None:
+        self._remote, self._stop = remote, stop
+        self._ahead = b""
+        self._at = 0
+
+    def read(self, n_bytes: int) -> bytes:
+        if n_bytes > len(self._ahead):
+            start = self._at + len(self._ahead)
+            end = min(self._remote.n_bytes, max(self._at + n_bytes, start + _FIRST_BYTES))
+            self._ahead += read_range(self._remote.url, start, end, self._stop)
+        got, self._ahead = self._ahead[:n_bytes], self._ahead[n_bytes:]
+        self._at += len(got)
+        return got

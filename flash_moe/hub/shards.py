@@ -1,0 +1,136 @@
+"""Shards that are downloaded while others are packed, and deleted when they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from flash_moe.errors import CorruptFileError, HubError
+from flash_moe.hub.repository import RemoteFile
+from flash_moe.hub.requests import Stopped, fetch_range
+from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.shards import Shards
+from flash_moe.store.source import PackSource
+from flash_moe.store.target import StoreFiles
+
+INCOMING = "incoming"
+MAX_JOBS = 32
+
+
+class HubShards(Shards):
+    """The supply of a pull.
+
+    Args:
+        remote: Place on this disk to file at the hub.
+        tensors: What the headers promised, by name.
+        folder: The places lie in it; others are files of the hub's cache, which stay.
+        jobs: Shards on the disk at a time, begun or complete. One more is taken where all of them
+            wait for another.
+        on_bytes: Told of bytes downloaded, in several threads; negative when some were damaged.
+    """
+
+    def __init__(
+        self,
+        remote: Mapping[Path, RemoteFile],
+        tensors: Mapping[str, TensorEntry],
+        folder: Path,
+        origin: Mapping[str, str],
+        jobs: int = 2,
+        on_bytes: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        self.origin = dict(origin)
+        self.staged = frozenset({folder.name})
+        self._remote, self._folder, self._jobs = remote, folder, jobs
+        self._on_bytes = on_bytes
+        self._stop = threading.Event()
+        self._held: set[Path] = set()
+        self._promised: dict[Path, set[TensorEntry]] = {}
+        for entry in tensors.values():
+            self._promised.setdefault(entry.file, set()).add(entry)
+        self._pool = ThreadPoolExecutor(MAX_JOBS, "download")
+
+    def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
+        sizes = sorted((r.n_bytes for r in self._remote.values()), reverse=True)
+        there = sum(f.stat().st_blocks * 512 for f in self._folder.glob("*") if f.is_file())
+        return max(0, sum(sizes[: self._jobs]) - there)
+
+    def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
+        queue = list(wanted)
+        self._drop_others(queue)
+        coming: dict[Future[None], Path] = {}
+        while queue or coming:
+            while queue and (len(self._held) < self._jobs or not coming):
+                shard = queue.pop(0)
+                self._held.add(shard)
+                coming[self._pool.submit(self._get, shard)] = shard
+            done, _ = wait(coming, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                shard = coming.pop(future)
+                future.result()
+                yield [shard]
+
+    def _drop_others(self, wanted: list[Path]) -> None:
+        """What an earlier run left and nothing needs any more."""
+        keep = {*wanted, *map(_part, wanted)}
+        for file in self._remote:
+            for old in (file, _part(file)):
+                if old.parent == self._folder and old not in keep:
+                    old.unlink(missing_ok=True)
+
+    def _get(self, shard: Path) -> None:
+        remote = self._remote[shard]
+        for again in (True, False):
+            if not shard.exists():
+                self._download(remote, shard)
+            else:
+                self._on_bytes(remote.n_bytes)
+            try:
+                remote.check(shard)
+                break
+            except HubError:
+                # Damaged on its way or by a crash; a second time it is the hub's own file.
+                self._on_bytes(-remote.n_bytes)
+                if shard.parent != self._folder:
+                    raise
+                shard.unlink()
+                if not again:
+                    raise
+        if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
+            raise CorruptFileError(
+                "hub", f"{shard.name}: has another header than the hub sent before",
+                "Run the same command again.",
+            )  # fmt: skip
+
+    def _download(self, remote: RemoteFile, shard: Path) -> None:
+        part = _part(shard)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            have = min(os.fstat(fd).st_size, remote.n_bytes)
+            os.ftruncate(fd, have)
+            self._on_bytes(have)
+            fetch_range(remote.url, fd, have, remote.n_bytes, self._on_bytes, self._stop)
+        finally:
+            os.close(fd)
+        os.replace(part, shard)
+
+    def release(self, shard: Path) -> None:
+        self._held.discard(shard)
+        if shard.parent == self._folder:
+            shard.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        self._stop.set()
+        with contextlib.suppress(Stopped):
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _part(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".part")

@@ -1,0 +1,175 @@
+"""The directory of a store that is being written: what may be there, what is good, its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Set
+from dataclasses import replace
+from pathlib import Path
+
+from flash_moe.errors import PackError
+from flash_moe.store.journal import Journal, read_journal
+from flash_moe.store.layout import PROJECTIONS, RecordLayout
+from flash_moe.store.manifest import (
+    MANIFEST_FILE,
+    PARTIAL_FILE,
+    LayerEntry,
+    Manifest,
+    read_manifest,
+    write_json,
+)
+from flash_moe.store.resident import describe_resident
+from flash_moe.store.shards import Shards
+from flash_moe.store.source import PackSource
+from flash_moe.store.target import StoreFiles, temporary
+
+MODEL_FILE = "flash_moe_model.py"
+MODEL_FILE_TEXT = '''"""Lets mlx-lm run this store, with --trust-remote-code."""
+
+from pathlib import Path
+
+from flash_moe.loader import store_classes
+
+Model, ModelArgs = store_classes(Path(__file__).parent)
+'''
+SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
+_NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PARTIAL_FILE}
+
+
+def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
+    """Look at ``dst`` without changing it: nothing there, or the journal of a partial store.
+
+    Args:
+        allowed: Names that may be there without a journal.
+
+    Raises:
+        PackError: It holds something else.
+    """
+    if dst.exists() and not dst.is_dir():
+        raise PackError("pack", f"{dst} is not a directory", "Choose another destination.")
+    journal = read_journal(dst)
+    if journal is None:
+        if (dst / MANIFEST_FILE).exists():
+            read_manifest(dst)
+            raise PackError(
+                "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
+            )
+        if dst.is_dir() and any(file.name not in allowed for file in dst.iterdir()):
+            raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
+    return journal
+
+
+def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> Journal:
+    """Make the directory, or take up the journal there, without what is not good any more.
+
+    Raises:
+        PackError: The directory holds something else, or the disk is too small.
+        OSError: It cannot be made.
+    """
+    journal = check_destination(files.dst, supply.staged)
+    if journal is None:
+        journal = Journal()
+    elif journal.fingerprint not in ("", source.fingerprint):
+        raise PackError(
+            "pack",
+            f"{files.dst} is a partial store of another source or of other settings",
+            "Choose another destination, or delete it.",
+        )
+    journal.fingerprint = source.fingerprint
+    journal.origin = dict(supply.origin)
+    _forget_lost_files(source, files, journal)
+    files.dst.mkdir(parents=True, exist_ok=True)
+    _check_free_space(source, files, supply.extra_disk(source, files))
+    journal.write(files.dst)
+    (files.dst / "experts").mkdir(exist_ok=True)
+    return journal
+
+
+def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) -> None:
+    """What went into a file that somebody removed or cut has to be done again."""
+    lost: set[int | None] = set()
+    for index, layer in enumerate(source.layers):
+        file = files.record_file(index)
+        if layer.number in journal.layers:
+            if not files.is_complete(file):
+                del journal.layers[layer.number]
+                temporary(file).unlink(missing_ok=True)
+                lost.add(index)
+        elif not files.is_begun(file):
+            lost.add(index)
+    if not all(files.is_begun(file) for file in files.resident_files):
+        lost.add(None)
+    for work in source.works:
+        if work.layer in lost:
+            journal.shards -= {shard.name for shard in work.shards}
+
+
+def _check_free_space(source: PackSource, files: StoreFiles, extra_disk: int) -> None:
+    linked = sum(
+        layer.n_experts * layer.layout.record_bytes
+        for index, layer in enumerate(source.layers)
+        if source.existing_file(index) is not None and not files.is_begun(files.record_file(index))
+    )
+    needed = files.missing_bytes() - linked + extra_disk
+    free = shutil.disk_usage(files.dst).free
+    if needed > free:
+        raise PackError(
+            "pack",
+            f"{files.dst}: expected {needed / 1e9:.2f} GB of free disk, got {free / 1e9:.2f} GB",
+            "Free some space and run the same command again.",
+        )
+
+
+def link_file(existing: Path, file: Path) -> None:
+    """A hard link survives the removal of the original directory; other disks need a symlink."""
+    if file.exists():
+        return
+    try:
+        os.link(existing, file)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        os.symlink(existing, file)
+
+
+def copy_side_files(source: PackSource, dst: Path) -> None:
+    """Copy the tokenizer and the like, and write the config of the store."""
+    for pattern in SIDE_FILES:
+        for file in sorted(source.root.glob(pattern)):
+            if file.is_file() and file.name not in _NOT_COPIED:
+                shutil.copyfile(file, dst / file.name)
+    (dst / MODEL_FILE).write_text(MODEL_FILE_TEXT, encoding="utf-8")
+    write_json(dst / "config.json", {**source.config, "model_file": MODEL_FILE})
+
+
+def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Manifest:
+    """The manifest of the finished store; reads the resident files for their checksums."""
+    from flash_moe import __version__
+
+    layouts: list[RecordLayout] = []
+    entries = []
+    for index, layer in enumerate(source.layers):
+        if layer.layout not in layouts:
+            layouts.append(layer.layout)
+        errors = {
+            p: journal.errors[key]
+            for p in PROJECTIONS
+            if (key := f"{layer.number}/{p}") in journal.errors
+        }
+        entries.append(
+            LayerEntry(
+                layer.number,
+                layer.path,
+                str(files.record_file(index).relative_to(files.dst)),
+                layer.n_experts,
+                layouts.index(layer.layout),
+                tuple(journal.layers[layer.number]),
+                {p: lost / all_ if all_ else 0.0 for p, (lost, all_) in errors.items()} or None,
+            )
+        )
+    manifest = Manifest(
+        f"flash_moe {__version__}", source.source, tuple(layouts), tuple(entries), ()
+    )
+    return replace(manifest, resident=describe_resident(files.dst))

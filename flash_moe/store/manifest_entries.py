@@ -1,0 +1,192 @@
+"""The rows of ``flash_moe.json``, each with its reader and writer. Format in docs/store-format.md.
+
+Readers raise ``ValueError`` that says what is wrong with the row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flash_moe.store.files import file_name
+from flash_moe.store.json_file import array, integer, kind, member, number, table, text
+from flash_moe.store.layout import PROJECTIONS
+
+_CHECKSUM = re.compile("[0-9a-f]{32}")
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class ProjectionErrors(Mapping[str, float]):
+    """Projection to relative squared error of its requantized weights; cannot be changed.
+
+    The error is that of all experts of a layer: the sum of squared differences divided by the sum
+    of squares of what was requantized. 0 is exact.
+
+    Raises:
+        ValueError: An unknown projection, or a number that is negative or not finite.
+    """
+
+    def __init__(self, errors: Mapping[str, float]) -> None:
+        if not errors or not set(errors) <= set(PROJECTIONS):
+            raise ValueError(f"error: expected {', '.join(PROJECTIONS)}, got {kind(dict(errors))}")
+        self._errors = {p: number(errors[p], p) for p in PROJECTIONS if p in errors}
+        if min(self._errors.values()) < 0:
+            raise ValueError(f"error: expected no negative number, got {self._errors}")
+
+    def __getitem__(self, projection: str) -> float:
+        return self._errors[projection]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._errors)
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._errors.items()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._errors})"
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """The experts of one layer in the store.
+
+    Attributes:
+        number: Decoder layer number.
+        path: Module path of the experts in mlx-lm's model.
+        file: Record file, relative to the store.
+        layout: Index in ``Manifest.layouts``.
+        checksums: xxh3-128 of each record, in hex.
+        error: Of a requantized layer, what that cost: see :class:`ProjectionErrors`, which any
+            mapping given here becomes.
+    """
+
+    number: int
+    path: str
+    file: str
+    n_experts: int
+    layout: int
+    checksums: tuple[str, ...]
+    error: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            object.__setattr__(self, "error", ProjectionErrors(self.error))
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "layer": self.number,
+            "path": self.path,
+            "file": self.file,
+            "n_experts": self.n_experts,
+            "layout": self.layout,
+            "checksums": list(self.checksums),
+        }
+        return row if self.error is None else {**row, "error": dict(self.error)}
+
+    @staticmethod
+    def from_json(row: Any, n_layouts: int) -> LayerEntry:
+        entry = LayerEntry(
+            number=integer(row, "layer"),
+            path=text(row, "path"),
+            file=file_name(member(row, "file")),
+            n_experts=integer(row, "n_experts", least=1),
+            layout=integer(row, "layout", most=n_layouts - 1),
+            checksums=tuple(_hash(c, _CHECKSUM) for c in array(row, "checksums")),
+            error=table(row["error"]) if "error" in row else None,
+        )
+        if len(entry.checksums) != entry.n_experts:
+            raise ValueError(
+                f"checksums: expected {entry.n_experts}, one an expert, got {len(entry.checksums)}"
+            )
+        return entry
+
+
+@dataclass(frozen=True)
+class ResidentFile:
+    """A file of weights that stay in memory."""
+
+    file: str
+    n_bytes: int
+    checksum: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "size": self.n_bytes, "checksum": self.checksum}
+
+    @staticmethod
+    def from_json(row: Any) -> ResidentFile:
+        return ResidentFile(
+            file_name(member(row, "file")),
+            integer(row, "size"),
+            _hash(member(row, "checksum"), _CHECKSUM),
+        )
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that the store was made from.
+
+    Attributes:
+        name: Relative to the source.
+        sha256: In hex, or ``None`` if it was not known.
+        n_bytes: Its size.
+    """
+
+    name: str
+    sha256: str | None
+    n_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.name, "size": self.n_bytes, "sha256": self.sha256}
+
+    @staticmethod
+    def from_json(row: Any) -> SourceFile:
+        sha256 = member(row, "sha256")
+        return SourceFile(
+            file_name(member(row, "file")),
+            None if sha256 is None else _hash(sha256, _SHA256),
+            integer(row, "size"),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the store was made from.
+
+    Attributes:
+        kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
+        name: Directory or repository name, no path of a machine.
+        files: Its weights, as far as they were noted, to fetch them again.
+    """
+
+    kind: str
+    name: str
+    revision: str | None = None
+    files: tuple[SourceFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"kind": self.kind, "name": self.name, "revision": self.revision}
+        return {**row, "files": [f.to_json() for f in self.files]} if self.files else row
+
+    @staticmethod
+    def from_json(row: Any) -> Source:
+        files = array(row, "files") if "files" in table(row) else []
+        source = Source(
+            text(row, "kind"),
+            text(row, "name"),
+            None if row.get("revision") is None else text(row, "revision"),
+            tuple(SourceFile.from_json(f) for f in files),
+        )
+        if len({f.name for f in source.files}) < len(files):
+            raise ValueError("files: a name stands there twice")
+        return source
+
+
+def _hash(value: Any, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"expected a hash like {pattern.pattern}, got {kind(value)}")
+    return value

@@ -1,0 +1,1 @@
+"""Recipe of the small trained model: data, tokenizer, training, evaluation, export."""

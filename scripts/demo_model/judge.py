@@ -1,0 +1,162 @@
+"""The held-out prompts, and the judgement of what a model answers to them.
+
+Three kinds: ``tool`` (the call that must be made), ``json`` (the object that must be given) and
+``answer`` (a tool has answered; the sentence must tell its values). Knows no model: it writes
+prompts as messages and tools, and judges the text that comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.demo_model import foreign, json_tasks, results
+from scripts.demo_model.dialogues import SYSTEMS
+from scripts.demo_model.patterns import expand
+from scripts.demo_model.requests import CORE_NAMES, ask
+from scripts.demo_model.tools import CORE, Schema, plain
+from scripts.demo_model.words import Words
+
+Prompt = dict[str, Any]
+
+N_TOOL, N_JSON, N_ANSWER, N_FOREIGN = 320, 160, 80, 40
+_CALL = re.compile(r"<tool_call>\s*<function=([^\s<>]+)>(.*?)</function>\s*</tool_call>", re.S)
+_PARAMETER = re.compile(r"<parameter=([^\s<>]+)>\n(.*?)\n</parameter>", re.S)
+
+
+def prompts(seed: int) -> list[Prompt]:
+    """All held-out prompts of a seed, in order of kind."""
+    rng = random.Random(f"judge {seed}")
+    words = Words(rng, "held_out")
+    made = [_tool_prompt(CORE_NAMES[i % len(CORE_NAMES)], words) for i in range(N_TOOL)]
+    for _ in range(N_JSON):
+        task = json_tasks.json_task(words)
+        tools = [] if rng.random() < 0.5 else _tools(rng, rng.choice(CORE_NAMES))
+        messages = [{"role": "user", "content": task.text}]
+        made.append(_prompt("json", messages, tools, task.value, rng))
+    for i in range(N_ANSWER):
+        made.append(_answer_prompt(CORE_NAMES[i % len(CORE_NAMES)], words))
+    for i in range(N_FOREIGN):
+        made.append(_foreign_prompt(foreign.HELD_OUT[i % len(foreign.HELD_OUT)], words))
+    return made
+
+
+def write(path: Path, seed: int) -> None:
+    """The prompts of a seed as a JSON file."""
+    path.write_text(json.dumps(prompts(seed), ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+def _tools(rng: random.Random, core: str) -> list[Schema]:
+    others = [name for name in CORE_NAMES if name != core]
+    names = [core, *rng.sample(others, rng.randint(1, len(others)))]
+    rng.shuffle(names)
+    return [CORE[name] for name in names]
+
+
+def _prompt(
+    kind: str, messages: list[dict[str, Any]], tools: list[Schema], expected: Any, rng: random.Random
+) -> Prompt:
+    if rng.random() < 0.3:
+        messages = [{"role": "system", "content": rng.choice(SYSTEMS)}, *messages]
+    return {"kind": kind, "messages": messages, "tools": tools, "expected": expected}
+
+
+def _tool_prompt(core: str, words: Words) -> Prompt:
+    request = ask(core, words)
+    expected = {"name": core, "arguments": request.arguments}
+    messages = [{"role": "user", "content": request.text}]
+    return _prompt("tool", messages, _tools(words.rng, core), expected, words.rng)
+
+
+def _foreign_prompt(stranger: foreign.Foreign, words: Words) -> Prompt:
+    rng = words.rng
+    arguments = {name: getattr(words, maker)() for name, maker in stranger.makers.items()}
+    text = expand(rng.choice(stranger.wordings), rng, arguments)
+    tools = [*_tools(rng, rng.choice(CORE_NAMES))[:3], stranger.schema]
+    rng.shuffle(tools)
+    expected = {"name": stranger.tool.name, "arguments": arguments}
+    return _prompt("foreign", [{"role": "user", "content": text}], tools, expected, rng)
+
+
+def _answer_prompt(core: str, words: Words) -> Prompt:
+    """A question, its call and a result; the answer must hold the values that it tells."""
+    rng = words.rng
+    request = ask(core, words)
+    result, _ = results.invent(core, request.arguments, words)
+    call = {"function": {"name": plain(core).name, "arguments": request.arguments}}
+    messages = [
+        {"role": "user", "content": request.text},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": json.dumps(result, ensure_ascii=False)},
+    ]
+    return _prompt("answer", messages, _tools(rng, core), told(core, result), rng)
+
+
+def told(core: str, result: dict[str, Any]) -> list[str]:
+    """What a sentence about a result must contain."""
+    if "error" in result:
+        return [str(result["error"])]
+    if core == "get_weather":
+        return [str(result["temperature"]), str(result["condition"])]
+    if core == "search":
+        return [str(result["results"][0]["text"])]
+    if core == "list_files":
+        return [*map(str, result["files"])] or ["empty"]
+    key = {"get_time": "time", "calculate": "result", "convert_units": "result"}.get(core)
+    return [str(result[key])] if key else ([str(result["text"])] if core == "read_file" else [])
+
+
+def call_of(answer: str) -> tuple[str, dict[str, str]] | None:
+    """Name and arguments of the tool call in an answer, values as text."""
+    found = _CALL.search(answer)
+    return None if found is None else (found.group(1), dict(_PARAMETER.findall(found.group(2))))
+
+
+def right(prompt: Prompt, answer: str) -> bool:
+    """Whether an answer is what the prompt asks for."""
+    expected, text = prompt["expected"], visible(answer)
+    if prompt["kind"] in ("tool", "foreign"):
+        call = call_of(answer)
+        return call is not None and call[0] == expected["name"] and _same(expected["arguments"], call[1])
+    if prompt["kind"] == "json":
+        return parsed(text) == (True, expected)
+    return all(value in text for value in expected)
+
+
+def _same(expected: dict[str, str], got: dict[str, str]) -> bool:
+    return expected.keys() == got.keys() and all(
+        "".join(value.split()) == "".join(got[name].split()) for name, value in expected.items()
+    )
+
+
+def parsed(text: str) -> tuple[bool, Any]:
+    """Whether a text is valid JSON, and its value."""
+    try:
+        return True, json.loads(text)
+    except ValueError:
+        return False, None
+
+
+def visible(answer: str) -> str:
+    """An answer without its thoughts and end token."""
+    return answer.split("</think>")[-1].split("<|im_end|>")[0].strip()
+
+
+def scores(asked: Sequence[Prompt], answers: Sequence[str]) -> dict[str, float]:
+    """Share of right answers of each kind, and of valid JSON."""
+    share: dict[str, list[bool]] = {}
+    for prompt, answer in zip(asked, answers, strict=True):
+        kind = prompt["kind"]
+        share.setdefault(kind, []).append(right(prompt, answer))
+        if kind == "json":
+            share.setdefault("json_valid", []).append(parsed(visible(answer))[0])
+        if kind == "tool":
+            share.setdefault("tool_name", []).append(
+                (call_of(answer) or ("",))[0] == prompt["expected"]["name"]
+            )
+            share.setdefault(f"tool_{prompt['expected']['name']}", []).append(share["tool"][-1])
+    return {name: sum(hits) / len(hits) for name, hits in share.items()}

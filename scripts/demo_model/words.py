@@ -1,0 +1,243 @@
+"""The values that fill the slots of a wording: names, places, numbers, file paths, odd strings.
+
+Every open value belongs to exactly one split, decided by a checksum of the value itself
+(``is_held_out``): a draw for training never gives a held-out value, and the other way round. So
+whether a model has seen a city or a path is provable without looking at any generated file.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from typing import Literal
+
+Split = Literal["train", "held_out"]
+
+HELD_OUT_SHARE = 8  # one value in eight is held out
+
+CITIES = """
+Oslo|Bergen|Lima|Cusco|Cairo|Quito|Rome|Milan|Naples|Turin|Paris|Lyon|Nice|Lille|Madrid|Seville
+Bilbao|Porto|Lisbon|Berlin|Hamburg|Munich|Cologne|Dresden|Leipzig|Vienna|Graz|Zurich|Geneva|Basel
+Bern|Prague|Brno|Warsaw|Gdansk|Krakow|Budapest|Sofia|Athens|Istanbul|Ankara|Izmir|Moscow|Kazan
+Riga|Tallinn|Vilnius|Helsinki|Turku|Stockholm|Malmo|Copenhagen|Aarhus|Reykjavik|Dublin|Cork|Galway
+London|Leeds|Bristol|Glasgow|Edinburgh|Cardiff|Belfast|Brussels|Ghent|Antwerp|Amsterdam|Utrecht
+Tokyo|Osaka|Kyoto|Sapporo|Nagoya|Seoul|Busan|Beijing|Shanghai|Taipei|Hong Kong|Singapore|Bangkok
+Hanoi|Manila|Cebu|Jakarta|Bandung|Delhi|Mumbai|Chennai|Kolkata|Pune|Lahore|Karachi|Dhaka|Kabul
+Tehran|Baghdad|Amman|Beirut|Doha|Dubai|Muscat|Riyadh|Jeddah|Nairobi|Mombasa|Kampala|Lagos|Abuja
+Accra|Dakar|Tunis|Rabat|Casablanca|Algiers|Cape Town|Durban|Sydney|Perth|Brisbane|Melbourne|Hobart
+Auckland|Wellington|Suva|Honolulu|Anchorage|Seattle|Portland|Boston|Chicago|Denver|Dallas|Houston
+Austin|Phoenix|Miami|Atlanta|Detroit|New York|San Francisco|Los Angeles|San Diego|Toronto|Ottawa
+Montreal|Vancouver|Calgary|Halifax|Mexico City|Havana|Bogota|Medellin|Caracas|La Paz|Santiago
+Buenos Aires|Montevideo|Rio de Janeiro|Sao Paulo|Brasilia|Salvador|Recife|Nuuk|Tromso|Addis Ababa
+""".replace("\n", "|").strip("|").split("|")
+
+FIRST_NAMES = """
+Anna Ben Carla David Elena Frank Grace Henry Ines Jack Kara Leo Maria Noah Olga Paul Rosa Sam Tara
+Victor Wanda Yusuf Zoe Amir Bella Chen Dina Emil Fatima George Hana Ivan Julia Karim Lina Marco Nina
+Omar Petra Quinn Rita Stefan Tomas Uma Vera Walter Xenia Yara Aldo Birgit Cora Dario Erik Freya
+Gustav Hilda Igor Jana Klaus Lucia Mats Nora Oscar Priya Ravi Sofia Theo Ursula Vikram Wei Yuki
+Alice Bruno Clara Diego Emma Felix Gina Hugo Ida Jonas Kate Luis Mia Nils Olive Peter Ruth Simon
+""".split()
+
+NOUNS = """
+apple bridge candle desk engine forest garden hammer island jacket kettle lamp mirror needle orange
+paper quilt river saddle table umbrella violin window yacht zebra anchor basket castle drum eagle
+feather guitar hotel insect jungle kitchen ladder mountain notebook ocean pencil queen rocket school
+train uncle valley wagon bottle camera dragon elephant flute glacier harbour iron jewel key lemon
+market nest owl pepper rabbit shadow tower village wheel blanket chair doctor envelope farmer
+ghost horse ice judge king letter museum novel office painter road sailor teacher volcano winter
+autumn battery cloud diamond earth fire gold honey ink jar knife leaf moon night oven planet rope
+salt tea tiger towel tree water wolf wood yarn bicycle coffee bread cheese music song story poem
+history science weather computer keyboard phone battery solar panel budget report meeting invoice
+holiday recipe photo video letter backup draft summary schedule contract agenda
+""".split()
+
+ADJECTIVES = """
+old new red green blue small large quiet bright dark cold warm quick slow heavy light round sharp
+soft sweet bitter early late simple strange modern ancient wooden broken hidden famous local cheap
+wild gentle brave clever honest narrow wide empty full rusty golden silver northern southern
+""".split()
+
+VERBS = """
+build paint clean repair grow cook sharpen store fold choose plant bake brew carve wash train write
+draw measure tune ride sail climb fix open close protect feed knit polish pack print sell teach
+""".split()
+
+_ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kl pr st tr sh th sk".split()
+_NUCLEI = "a e i o u a e i o ai ea ou oo ia".split()
+_CODAS = ["", "", "", "n", "r", "l", "s", "t", "m", "nd", "rk", "x", "ck", "th", "lm", "v"]
+_ENDINGS = ["ton", "ville", "burg", "ford", "stad", "mouth", "field", "ham", "vik", "ov", "ia", "o"]
+_EXTENSIONS = "txt md csv json log py pdf html yaml toml xml ini sh rs c cfg dat png".split()
+_FOLDERS = """
+docs notes src data tmp logs photos music home work reports backup config tests build assets old
+drafts invoices letters projects downloads scripts images archive shared public private letters
+""".split()
+
+
+def is_held_out(value: str) -> bool:
+    """Whether a value is kept out of all training data."""
+    return zlib.crc32(value.strip().lower().encode()) % HELD_OUT_SHARE == 0
+
+
+def plural(noun: str) -> str:
+    """Plural of one of ``NOUNS``."""
+    if noun in ("knife", "wolf", "leaf"):
+        return {"knife": "knives", "wolf": "wolves", "leaf": "leaves"}[noun]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("ch", "s", "x", "sh")) else "s")
+
+
+class Words:
+    """Draws values of one split from one random stream.
+
+    The same seed and split give the same values in the same order.
+    """
+
+    def __init__(self, rng: random.Random, split: Split) -> None:
+        self.rng = rng
+        self.split: Split = split
+
+    def draw(self, make: Callable[[], str]) -> str:
+        """Repeat ``make`` until its value belongs to this split."""
+        while True:
+            value = make()
+            if is_held_out(value) == (self.split == "held_out"):
+                return value
+
+    def pseudo(self, syllables: int | None = None) -> str:
+        """A word that does not exist, lower case: what forces copying over remembering."""
+        rng = self.rng
+        n = syllables or rng.choice((1, 2, 2, 2, 3))
+        parts = (rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(n))
+        return "".join(parts)
+
+    def city(self) -> str:
+        return self.draw(self._city)
+
+    def _city(self) -> str:
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.4:
+            return rng.choice(CITIES)
+        if kind < 0.7:
+            return self.pseudo().capitalize()
+        if kind < 0.85:
+            return (self.pseudo(1) + rng.choice(_ENDINGS)).capitalize()
+        if kind < 0.9:
+            return rng.choice(CITIES).lower()
+        first = rng.choice(("New", "Port", "Saint", "North", "Lake", "East", "Fort", "Old", "San"))
+        return f"{first} {self.pseudo().capitalize()}"
+
+    def name(self) -> str:
+        return self.draw(self._name)
+
+    def _name(self) -> str:
+        rng = self.rng
+        first = rng.choice(FIRST_NAMES) if rng.random() < 0.6 else self.pseudo(2).capitalize()
+        return first if rng.random() < 0.7 else f"{first} {self.pseudo(2).capitalize()}"
+
+    def noun(self) -> str:
+        """A known noun; closed set, so not split."""
+        return self.rng.choice(NOUNS)
+
+    def phrase(self) -> str:
+        """Something one could search for, two to six words."""
+        return self.draw(self._phrase)
+
+    def _phrase(self) -> str:
+        rng, noun = self.rng, self.noun
+        adjective, odd = rng.choice(ADJECTIVES), self.pseudo()
+        return rng.choice(
+            (
+                f"{adjective} {noun()} {noun()}",
+                f"{noun()} {noun()}",
+                f"how to {rng.choice(VERBS)} a {noun()}",
+                f"best {noun()} in {self._city()}",
+                f"{adjective} {odd} {noun()}",
+                f"{odd} {self.pseudo()}",
+                f"history of {odd.capitalize()}",
+                f"{noun()} and {noun()} {plural(noun())}",
+                f"who invented the {noun()}",
+                f"{self._name()} {noun()}",
+                f"{rng.choice(VERBS)} {adjective} {plural(noun())}",
+                f"{odd} {rng.randint(1, 2999)}",
+            )
+        )
+
+    def path(self) -> str:
+        return self.draw(self._path)
+
+    def _path(self) -> str:
+        rng = self.rng
+        folder = "" if rng.random() < 0.5 else self._folder() + "/"
+        return f"{folder}{self._stem()}.{rng.choice(_EXTENSIONS)}"
+
+    def folder(self) -> str:
+        return self.draw(self._folder)
+
+    def _folder(self) -> str:
+        rng = self.rng
+        part = lambda: rng.choice(_FOLDERS) if rng.random() < 0.7 else self.pseudo()  # noqa: E731
+        lead = rng.choice(("", "", "", "/", "~/", "./", "../"))
+        return lead + "/".join(part() for _ in range(rng.choice((1, 1, 2, 3))))
+
+    def _stem(self) -> str:
+        rng = self.rng
+        stem = rng.choice((rng.choice(NOUNS), self.pseudo(), rng.choice(_FOLDERS)))
+        tail = rng.choice(("", "", f"_{self.pseudo(1)}", f"-{rng.choice(NOUNS)}", f"{rng.randint(1, 99)}"))
+        return stem + tail
+
+    def sentence(self) -> str:
+        """A short text to write down, copy or translate."""
+        return self.draw(self._sentence)
+
+    def _sentence(self) -> str:
+        rng, noun = self.rng, self.noun
+        return rng.choice(
+            (
+                f"buy {rng.randint(2, 20)} {plural(noun())}",
+                f"call {self._name()} at {self.clock()}",
+                f"the {rng.choice(ADJECTIVES)} {noun()} is in the {noun()}",
+                f"{rng.choice(VERBS)} the {noun()} before {self._weekday()}",
+                f"{self._name()} likes {rng.choice(ADJECTIVES)} {plural(noun())}",
+                f"{self.pseudo()} {self.pseudo()} {self.pseudo()}",
+                f"meet {self._name()} near the {noun()}",
+                f"{noun()}, {noun()} and {noun()}",
+            )
+        )
+
+    def _weekday(self) -> str:
+        return self.rng.choice(("Monday Tuesday Wednesday Thursday Friday Saturday Sunday").split())
+
+    def clock(self) -> str:
+        return f"{self.rng.randint(0, 23):02d}:{self.rng.randint(0, 59):02d}"
+
+    def integer(self, most: int = 9999) -> str:
+        """A whole number with one to four digits, small ones as likely as large ones."""
+        top = self.rng.choice((9, 20, 99, 999, most))
+        return str(self.rng.randint(1, min(top, most)))
+
+    def number(self) -> str:
+        """A whole or decimal number as people write it, without a trailing zero."""
+        if self.rng.random() < 0.7:
+            return self.integer()
+        return f"{self.integer(999)}.{self.rng.choice('123456789')}" if self.rng.random() < 0.7 else (
+            f"{self.integer(99)}.{self.rng.randint(0, 9)}{self.rng.choice('123456789')}"
+        )
+
+    def code(self) -> str:
+        """Letters and digits without sense, for copying."""
+        return self.draw(self._code)
+
+    def _code(self) -> str:
+        rng = self.rng
+        letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+        return rng.choice(
+            (
+                f"{''.join(rng.choices(letters, k=rng.randint(2, 4)))}-{rng.randint(10, 99999)}",
+                f"{''.join(rng.choices(letters.lower() + '0123456789', k=rng.randint(4, 9)))}",
+                f"{''.join(rng.choices(letters, k=rng.randint(2, 5)))}",
+            )
+        )

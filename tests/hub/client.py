@@ -1,0 +1,71 @@
+"""huggingface_hub made ready to talk to a fake hub: in this process, and in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import constants
+
+
+def go_online(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let this process ask hubs, without anything of the user's: no token, no cache, no telemetry.
+
+    The environment is read when huggingface_hub is imported, and the tests import it offline.
+    """
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    patch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+
+
+def small_chunks(patch: pytest.MonkeyPatch, n_bytes: int) -> None:
+    """Have huggingface_hub write and resume in chunks of so many bytes, not 10 MiB.
+
+    A chunk that the connection's end leaves unfinished is lost.
+    """
+    patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", n_bytes)
+
+
+def no_waiting(patch: pytest.MonkeyPatch) -> list[float]:
+    """Have huggingface_hub try again at once. No setting of its own does that.
+
+    Returns:
+        A list that takes the seconds it would have waited.
+    """
+    waits: list[float] = []
+    clock = SimpleNamespace(sleep=waits.append, time=time.time)
+    patch.setattr("huggingface_hub.file_download.time", clock)
+    patch.setattr("huggingface_hub.utils._http.time", clock)
+    return waits
+
+
+def environment(url: str, home: Path, **extra: str) -> dict[str, str]:
+    """The environment of a process that shall know no other hub than that at ``url``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {
+        **kept,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **extra,
+    }
+
+
+def start_python(code: str, url: str, home: Path, **extra: str) -> subprocess.Popen[str]:
+    """Python code in a process of its own, its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(url, home, **extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,112 @@
+"""Pulls that are killed at any moment: the same command, run again, ends with the same store."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flash_moe.store.manifest import MANIFEST_FILE
+from flash_moe.stores import disk_bytes
+
+from .checkpoints import Kind
+from .client import environment
+from .conftest import Checkpoints
+from .fake_hub import FakeHub
+from .faults import Slow
+from .pulling import REPO, SHARDS, contents, differences
+
+KILLS = 50
+CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def start(hub: FakeHub, home: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, *map(str, arguments)],
+        env=environment(hub.url, home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+@pytest.mark.parametrize(("kind", "kills"), [("mlx", KILLS), ("hf-fused", 10)])
+def test_killed_again_and_again(
+    hub: FakeHub,
+    checkpoints: Checkpoints,
+    stores: Checkpoints,
+    tmp_path: Path,
+    kind: Kind,
+    kills: int,
+) -> None:
+    hub.add_commit(REPO, checkpoints(kind))
+    dst = tmp_path / "pulled"
+    shards = [hub.entry(REPO, f.name).size for f in checkpoints(kind).glob(SHARDS)]
+    # Slow enough that a whole pull takes as long as several kills.
+    hub.faults.add(Slow(pattern=SHARDS, bytes_per_second=sum(shards) // 3))
+    draw = random.Random(kind)
+    bound = disk_bytes(stores(kind)) + 2 * max(shards) + 100_000
+    in_the_middle = 0
+    for _ in range(kills):
+        process = start(hub, tmp_path / "home", "pull", REPO, dst)
+        began = len(hub.log.requests())
+        while len(hub.log.requests()) == began and process.poll() is None:
+            time.sleep(0.005)  # Python is starting
+        time.sleep(draw.uniform(0, 1.2))
+        in_the_middle += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert disk_bytes(dst) <= bound
+        if (dst / MANIFEST_FILE).exists():
+            break
+    assert in_the_middle >= 3
+    hub.faults.clear()
+    if not (dst / MANIFEST_FILE).exists():
+        finish(start(hub, tmp_path / "home", "pull", REPO, dst))
+    assert differences(dst, stores(kind)) == []
+    assert not [name for name in contents(dst) if "incoming" in name or name.endswith(".tmp")]
+
+
+def test_a_kill_costs_no_more_than_what_was_on_its_way(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    sizes = [hub.entry(REPO, f.name).size for f in checkpoints("mlx").glob(SHARDS)]
+    hub.faults.add(Slow(pattern=SHARDS, bytes_per_second=max(sizes)))
+    process = start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled")
+    hub.log.wait_until_sent(SHARDS, 4 * 100_000 + sum(sizes) // 2, timeout=60)
+    process.kill()
+    process.communicate()
+    hub.log.wait_until_idle()
+    hub.faults.clear()
+    finish(start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled"))
+    headers = 2 * 4 * 100_001
+    assert hub.log.sent(SHARDS) < sum(sizes) + headers + max(sizes)
+
+
+def test_ctrl_c_and_again(
+    hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, tmp_path: Path
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    hub.faults.add(Slow(pattern=SHARDS, bytes_per_second=60_000))
+    process = start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled")
+    hub.log.wait_until_sent("model-00002*", 110_000, timeout=60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.strip().endswith("flash-moe: interrupted")
+    hub.faults.clear()
+    out, err = finish(start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled"))
+    assert "layers packed" in out
+    assert differences(tmp_path / "pulled", stores("mlx")) == []
