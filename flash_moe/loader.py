@@ -9,7 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config, runtime_config
 from flash_moe.env import read_environment
-from flash_moe.errors import ModelNotFoundError, UnsupportedModelError
+from flash_moe.errors import (
+    FlashMoEError,
+    ManifestError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from flash_moe.generate import generate, stream
 from flash_moe.mlx_lm_api import get_classes, load_model, load_tokenizer
 from flash_moe.mlx_threads import clear_streams_at_thread_end
@@ -23,8 +28,9 @@ from flash_moe.store.experts import (
     expert_stacks,
     read_checkpoint_tensors,
 )
-from flash_moe.store.manifest import is_store, read_manifest
+from flash_moe.store.manifest import Manifest, is_store, read_manifest
 from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.stores import find_store
 from flash_moe.stream.stats import StreamStats
 
 T = TypeVar("T")
@@ -111,8 +117,8 @@ def load(
     """Load a packed store, or an mlx checkpoint as it is (slower reads, no conversion).
 
     Args:
-        path_or_repo: Directory, or the name of a repository that is in the hub's local cache.
-            Nothing is downloaded.
+        path_or_repo: Directory, or the name of a repository that was pulled, or that is in the
+            hub's local cache. Nothing is downloaded.
         cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
             beside the resident weights, at most all experts and what is available now.
         memory_gb: Most memory of the whole process in GB, in the place of ``cache_gb``: what it
@@ -170,28 +176,60 @@ def load(
     )
     streaming = open_streaming(path, runtime)
     override = streaming.model.override(runtime.top_k)
-    model, config = load_model(
-        path,
-        # Our own class comes from get_model_classes; model_file is for mlx-lm's own load.
-        model_config={**copy.deepcopy(override), "model_file": None},
-        get_model_classes=lambda config: _classes(config, streaming),
-    )
-    tokenizer = load_tokenizer(
-        path, tokenizer_config or {}, eos_token_ids=config.get("eos_token_id")
-    )
+    try:
+        model, config = load_model(
+            path,
+            # Our own class comes from get_model_classes; model_file is for mlx-lm's own load.
+            model_config={**copy.deepcopy(override), "model_file": None},
+            get_model_classes=lambda config: _classes(config, streaming),
+        )
+    except (FlashMoEError, MemoryError):
+        raise
+    except Exception as error:  # whatever a config makes of mlx-lm's classes
+        raise UnsupportedModelError(
+            "load",
+            f"{path}: mlx-lm cannot make a model of it: {type(error).__name__}: {error}",
+            "Is config.json that of these weights?",
+        ) from error
+    tokenizer = _load_tokenizer(path, tokenizer_config or {}, config.get("eos_token_id"))
     model.tokenizer = tokenizer
     return FlashMoE(model, tokenizer)
 
 
+def _load_tokenizer(path: Path, options: dict[str, Any], eos_token_id: Any) -> Any:
+    try:
+        # Unless it is told, transformers asks on the terminal whether to run foreign code.
+        tokenizer = load_tokenizer(
+            path, {"trust_remote_code": False, **options}, eos_token_ids=eos_token_id
+        )
+    except Exception as error:  # whatever a file makes of transformers' classes
+        raise ModelNotFoundError(
+            "load",
+            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
+            "Are tokenizer.json and tokenizer_config.json those of the model?",
+        ) from error
+    if not tokenizer.vocab_size:  # transformers makes an empty one where the files are missing
+        raise ModelNotFoundError(
+            "load", f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
+        )
+    return tokenizer
+
+
 def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The local directory of a model; never downloads.
+    """The local directory of a model: a path, the store of a repository, or one of the hub's cache.
+
+    Never downloads.
 
     Raises:
-        ModelNotFoundError: Neither a directory nor a repository in the hub's local cache.
+        ModelNotFoundError: There is none of them.
+        ConfigError: There are several stores of the repository.
     """
     path = Path(path_or_repo).expanduser()
     if path.exists():
         return path
+    store = find_store(str(path_or_repo), revision)
+    if store is not None:
+        return store
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -200,12 +238,22 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     except HFValidationError:
         raise ModelNotFoundError("load", f"no such directory: {path_or_repo}") from None
     except LocalEntryNotFoundError:
-        raise ModelNotFoundError(
-            "load",
-            f"{path_or_repo}: no such directory, and no such repository in the local cache of "
-            "the hub",
-            f"Download it first: hf download {path_or_repo}",
-        ) from None
+        raise _not_pulled(str(path_or_repo), revision) from None
+
+
+def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
+    """Says what to do, and what that takes if the hub can be asked."""
+    from flash_moe.pull import disk_for
+
+    n_bytes = disk_for(repo, revision)
+    takes = f"about {n_bytes / 1e9:.0f} GB of disk; " if n_bytes is not None else ""
+    of = f" --revision {revision}" if revision else ""
+    return ModelNotFoundError(
+        "load",
+        f"{repo}: no such directory, and the repository is neither pulled nor in the local cache "
+        "of the hub",
+        f"To get it: flash-moe pull {repo}{of} ({takes}flash-moe plan {repo} says more).",
+    )
 
 
 def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
@@ -220,6 +268,7 @@ def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[Te
     """The experts, and the tensors that stay in memory."""
     if is_store(path):
         manifest = read_manifest(path)
+        _check_files(path, manifest, config)
         files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
         resident = [entry for file in files for entry in read_header(file).values()]
         return PackedExperts(path, manifest), resident
@@ -235,6 +284,30 @@ def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[Te
     stacks = expert_stacks(tensors).values()
     streamed = {entry.name for parts in stacks for entry in parts.values()}
     return experts, [entry for name, entry in tensors.items() if name not in streamed]
+
+
+def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:
+    """mlx-lm loads every ``model*.safetensors`` that it finds; here they are those of the manifest.
+
+    Raises:
+        ManifestError: There are others, or the config is of another model.
+    """
+    there = {file.name for file in path.glob("model*.safetensors")}
+    more = sorted(there - {r.file for r in manifest.resident})
+    if more:
+        raise ManifestError(
+            "load",
+            f"{path} has weights that are not of this store: {', '.join(more)}",
+            "Move them away.",
+        )
+    n_experts = sorted({entry.n_experts for entry in manifest.layers})
+    if n_experts != [config.n_experts]:
+        raise ManifestError(
+            "load",
+            f"{path}: config.json says {config.n_experts} experts a layer, the records are "
+            f"{', '.join(map(str, n_experts))}",
+            "Put the config back, or pack the model again.",
+        )
 
 
 def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,11 +13,14 @@ from huggingface_hub import try_to_load_from_cache
 from flash_moe.config import read_config
 from flash_moe.convert import open_source
 from flash_moe.errors import ConfigError, HubError, PackError, UnsupportedModelError
+from flash_moe.hub.adopted import open_adopted
 from flash_moe.hub.repository import RemoteFile, Repository
+from flash_moe.hub.requests import read_range
 from flash_moe.hub.shards import INCOMING, MAX_JOBS, HubShards
 from flash_moe.store.checkpoint import Checkpoint
 from flash_moe.store.destination import SIDE_FILES, check_destination
 from flash_moe.store.index import INDEX_FILE, read_index
+from flash_moe.store.journal import Journal
 from flash_moe.store.manifest import Source
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.source import PackSource
@@ -32,13 +35,11 @@ class Pull:
 
     Attributes:
         source: What to give the packer.
-        shards: Where it gets its shards from.
-        download_bytes: Of the shards that are needed.
+        shards: Where it gets its shards from; has ``download_bytes``.
     """
 
     source: PackSource
     shards: HubShards
-    download_bytes: int
 
 
 def open_pull(
@@ -49,6 +50,7 @@ def open_pull(
     bits: int | None = None,
     group_size: int | None = None,
     expert_bits: int | None = None,
+    adopt: Path | None = None,
     jobs: int = 2,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
@@ -57,6 +59,8 @@ def open_pull(
     Args:
         revision: Branch, tag or commit. A run that is continued keeps the commit it began with.
         bits, group_size, expert_bits: As of :func:`flash_moe.convert.open_source`.
+        adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
+            only the other weights are downloaded.
         jobs: Shards on the disk at a time.
         on_bytes: Told of bytes of shards downloaded, in several threads.
 
@@ -68,48 +72,99 @@ def open_pull(
     if not 1 <= jobs <= MAX_JOBS:
         raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
     journal = check_destination(dst, frozenset({INCOMING}))
-    asked = revision or "main"
-    if journal is not None:
-        begun = journal.origin
-        if begun.get("repo") != repo or (revision and begun.get("revision") != revision):
-            was = f"{begun.get('repo', 'a local checkpoint')} at {begun.get('revision', '-')}"
-            raise PackError(
-                "pull",
-                f"{dst} is a partial store of {was}, not of {repo} at {asked}",
-                "Choose another destination, or delete it.",
-            )
-        asked, revision = begun["revision"], begun["commit"]
-    remote = Repository(repo, revision)
+    asked, wanted = wanted_revision(repo, dst, revision, journal)
+    remote = Repository(repo, wanted)
     incoming = dst / INCOMING
     try:
         checkpoint, places = stage(remote, incoming)
-        source = open_source(checkpoint, bits=bits, group_size=group_size, expert_bits=expert_bits)
+        source = _open(checkpoint, places, adopt, bits, group_size, expert_bits)
     except OSError as error:
         raise PackError("pull", f"{incoming}: {error.strerror or error}") from error
     origin = {"repo": repo, "revision": asked, "commit": remote.commit}
-    shards = HubShards(places, checkpoint.tensors, incoming, origin, jobs, on_bytes)
     needed = {shard for work in source.works for shard in work.shards}
-    return Pull(source, shards, sum(places[shard].n_bytes for shard in needed))
+    only = None if adopt is None else [e for work in source.works for e in work.entries]
+    wanted_places = {place: places[place] for place in places if place in needed}
+    shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
+    return Pull(source, shards)
 
 
-def stage(remote: Repository, folder: Path) -> tuple[Checkpoint, dict[Path, RemoteFile]]:
+def _open(
+    checkpoint: Checkpoint,
+    places: dict[Path, RemoteFile],
+    adopt: Path | None,
+    bits: int | None,
+    group_size: int | None,
+    expert_bits: int | None,
+) -> PackSource:
+    if adopt is None:
+        return open_source(checkpoint, bits=bits, group_size=group_size, expert_bits=expert_bits)
+    if any(option is not None for option in (bits, group_size, expert_bits)):
+        raise ConfigError(
+            "pull", "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits"
+        )
+    return open_adopted(checkpoint, places, adopt)
+
+
+def wanted_revision(
+    repo: str, dst: Path, revision: str | None, journal: Journal | None
+) -> tuple[str, str | None]:
+    """What to ask the hub for: the name asked for, and the revision, or the commit of earlier.
+
+    Args:
+        journal: Of the partial store in ``dst``, if there is one.
+
+    Raises:
+        PackError: It is of another repository or revision.
+    """
+    asked = revision or "main"
+    if journal is None:
+        return asked, revision
+    begun = journal.origin
+    if begun.get("repo") != repo or (revision and begun.get("revision") != revision):
+        was = f"{begun.get('repo', 'a local checkpoint')} at {begun.get('revision', '-')}"
+        raise PackError(
+            "pull",
+            f"{dst} is a partial store of {was}, not of {repo} at {asked}",
+            "Choose another destination, or delete it.",
+        )
+    return begun["revision"], begun["commit"]
+
+
+def side_files(remote: Repository) -> list[RemoteFile]:
+    """The small files of a repository that a pull fetches: config, tokenizer and the like."""
+    return [
+        file
+        for name, file in remote.files.items()
+        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
+    ]
+
+
+def stage(
+    remote: Repository,
+    folder: Path,
+    *,
+    incoming: Path | None = None,
+    only: Collection[str] | None = None,
+) -> tuple[Checkpoint, dict[Path, RemoteFile]]:
     """Fetch config and tokenizer of a repository, and the headers of its shards.
 
     Args:
-        folder: For the small files; the shards will lie there too.
+        folder: For the small files.
+        incoming: Where the shards will lie, or ``None`` for the same folder.
+        only: Names of the small files to fetch, of those there are; ``None`` is all of them.
 
     Returns:
         The checkpoint, and what each of its shards is at the hub.
     """
-    for name in remote.files:
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES):
-            remote.fetch_small(name, folder, MAX_SIDE_BYTES)
+    for file in side_files(remote):
+        if only is None or file.name in only:
+            remote.fetch_small(file.name, folder, MAX_SIDE_BYTES)
     config = read_config(folder)
     names = shard_names(remote, folder)
 
     def place(name: str) -> Path:
         cached = try_to_load_from_cache(remote.name, name, revision=remote.commit)
-        return Path(cached) if isinstance(cached, str) else folder / name
+        return Path(cached) if isinstance(cached, str) else (incoming or folder) / name
 
     places = {place(name): remote.files[name] for name in names}
     tensors = headers(remote, places)
@@ -153,3 +208,21 @@ def shard_names(remote: Repository, folder: Path) -> list[str]:
             "Is it a model for MLX or transformers?",
         )
     return shards
+
+
+def disk_for(repo: str, revision: str | None = None) -> int | None:
+    """Bytes of disk that pulling a repository takes at its peak, about; ``None`` if unknown.
+
+    One look at the list of its files. What is not quantized yet counts with 4.5 of 16 bits.
+    """
+    try:
+        remote = Repository(repo, revision, tries=0)
+        config = remote.files["config.json"]
+        quantized = b'"quantization' in read_range(config.url, 0, min(config.n_bytes, 1 << 20))
+    except (HubError, KeyError):
+        return None
+    sizes = sorted(
+        remote.files[n].n_bytes for n in remote.files if fnmatch(n, "model*.safetensors")
+    )
+    share = 1.0 if quantized else 4.5 / 16
+    return int(sum(sizes) * share) + sum(sizes[-2:]) if sizes else None

@@ -88,16 +88,21 @@ def disk_bytes(path: Path) -> int:
     return sum(seen.values())
 
 
-def find_store(repo: str) -> Path | None:
+def find_store(repo: str, revision: str | None = None) -> Path | None:
     """The complete store of a repository, of its main form if there are several.
+
+    Args:
+        revision: Only one of this commit (a branch is not looked up).
 
     Raises:
         ConfigError: There are several and none is the main form.
     """
-    main = default_store(repo)
-    if (main / MANIFEST_FILE).is_file():
+    stores = [s for s in list_stores() if s.source == repo and s.state == "complete"]
+    if revision is not None:
+        stores = [s for s in stores if s.revision == revision]
+    found = [s.path for s in stores]
+    if (main := default_store(repo)) in found:
         return main
-    found = [s.path for s in list_stores() if s.source == repo and s.state == "complete"]
     if len(found) > 1:
         raise ConfigError(
             "load",

@@ -90,7 +90,7 @@ class RandomLayer(Work):
     source: RandomModel
     layer: int
     n_bytes: int
-    shards = frozenset()
+    entries = ()
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for expert, record in enumerate(self.source.records(self.layer)):
@@ -105,7 +105,7 @@ class RandomTensor(Work):
 
     tensor: TensorSource
     layer = None
-    shards = frozenset()
+    entries = ()
 
     @property
     def n_bytes(self) -> int:

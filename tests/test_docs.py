@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from .cli.run import COMMAND, environment
+from .hub.client import environment as hub_environment
+from .hub.fake_hub import FakeHub
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -55,17 +57,29 @@ def test_python_block(name: str, code: str, tiny_store: Path, tmp_path: Path) ->
 
 def test_readme_commands(tiny_mlx: Path, tmp_path: Path) -> None:
     """Every flash-moe and mlx_lm line of the README, in its order, on the toy model."""
-    store = tmp_path / "store"
+    with FakeHub(tmp_path / "blobs") as hub:
+        hub.add_commit(HUB_NAME, tiny_mlx)
+        run_readme_commands(tmp_path / "store", hub_environment(hub.url, tmp_path / "home"))
+
+
+def run_readme_commands(store: Path, hub: dict[str, str]) -> None:
     lines = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
     ours = [line for line in lines if line.startswith(("flash-moe ", "python -m mlx_lm "))]
-    assert {shlex.split(line)[1] for line in ours} >= {"pack", "generate"}
+    assert {shlex.split(line)[1] for line in ours} >= {"plan", "pull", "generate"}
     for line in ours:
         if " server " in line:  # tests/cli/test_mlx_lm_scripts.py
             continue
-        words = shlex.split(line.replace(HUB_NAME, str(tiny_mlx)).replace(STORE_PATH, str(store)))
+        words = shlex.split(line.replace(STORE_PATH, str(store)))
         words = [*COMMAND, *words[1:]] if words[0] == "flash-moe" else [sys.executable, *words[1:]]
+        if "plan" in words:
+            words.append("--no-measure")
         out = subprocess.run(
-            words, capture_output=True, text=True, timeout=120, env=environment(), check=False
+            words,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**environment(), **hub},
+            check=False,
         )
         assert out.returncode == 0, f"{line}\n{out.stderr}"
 

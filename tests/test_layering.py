@@ -18,7 +18,7 @@ ORDER = (
     *("memory_plan", "mlx_lm_api", "mlx_threads", "stream", "forecast", "machine_speed", "ops"),
     *("padding", "shared_expert", "next_router", "moe", "moe_block", "model", "stop", "prompt"),
     *("prefill", "result", "generate", "scale_search", "convert", "hub", "stores", "pull"),
-    *("loader", "testing", "cli"),
+    *("repair", "planner", "loader", "testing", "cli"),
 )
 MAX_LINES = 400
 FILES = sorted(ROOT.rglob("*.py"))

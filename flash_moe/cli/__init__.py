@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from flash_moe import __version__
-from flash_moe.cli import demo, doctor, generate, pull, store, stores
+from flash_moe.cli import demo, doctor, generate, plan, pull, store, stores
 from flash_moe.errors import FlashMoEError
 
 
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, pull, store, stores, generate, doctor):
+    for module in (demo, plan, pull, store, stores, generate, doctor):
         module.add_commands(commands, common)
     return parser
 

@@ -43,12 +43,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     _add_quantization(pack)
     pack.add_argument(
-        "--adopt",
-        type=Path,
-        metavar="DIR",
-        help="packed_experts directory of the original Flash-MoE: its files are linked, not copied",
-    )
-    pack.add_argument(
         "--delete-source",
         action="store_true",
         help="delete each shard of SRC when it is packed, where the disk does not hold both",
@@ -64,6 +58,12 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="quantize the experts to 2, 3, 4, 6 or 8 bits with searched scales, also anew",
+    )
+    parser.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="DIR",
+        help="packed_experts directory of the original Flash-MoE: its files are linked, not copied",
     )
 
 
@@ -81,7 +81,7 @@ def run_pull(args: argparse.Namespace) -> int:
     variant = [f"{n.replace('_', '-')}-{v}" for n, v in quantization.items() if v is not None]
     dst = args.dst or default_store(args.repo, *variant)
     if constants.HF_HUB_OFFLINE:
-        source = open_source(resolve(args.repo, args.revision), **quantization)
+        source = open_source(resolve(args.repo, args.revision), **quantization, adopt=args.adopt)
         return _pack(source, dst, None, 0)
     downloaded: Counter[str] = Counter()
     report = [lambda n: downloaded.update(bytes=n)]  # until there are bars
@@ -89,17 +89,19 @@ def run_pull(args: argparse.Namespace) -> int:
         args.repo,
         dst,
         revision=args.revision,
+        adopt=args.adopt,
         jobs=args.jobs,
         on_bytes=lambda n: report[0](n),
         **quantization,
     )
     origin = pull.shards.origin
+    to_come = decimal(pull.shards.download_bytes)
     print(
-        f"{args.repo} at {origin['commit'][:12]}: {decimal(pull.download_bytes)} to download, "
+        f"{args.repo} at {origin['commit'][:12]}: {to_come} to download, "
         f"{decimal(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
         file=sys.stderr,
     )
-    return _pack(pull.source, dst, pull.shards, pull.download_bytes, report)
+    return _pack(pull.source, dst, pull.shards, pull.shards.download_bytes, report)
 
 
 def run_pack(args: argparse.Namespace) -> int:

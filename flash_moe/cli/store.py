@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
 
 from flash_moe.cli.progress import progress
 from flash_moe.store.manifest import Manifest, read_manifest
@@ -17,28 +21,62 @@ from flash_moe.store.manifest import Manifest, read_manifest
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     verify = commands.add_parser("verify", parents=[common], help="check every byte of a store")
-    verify.add_argument("store", type=Path)
+    verify.add_argument("store", help="directory, or repository that was pulled")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="download what damaged files are made of, and write them anew",
+    )
     verify.set_defaults(run=run_verify)
     info = commands.add_parser("info", parents=[common], help="say what a store holds")
-    info.add_argument("store", type=Path)
+    info.add_argument("store", help="directory, or repository that was pulled")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
+
+
+def store_path(name: str) -> Path:
+    """The directory that is meant: a path, or the store of a repository."""
+    from flash_moe.stores import find_store
+
+    path = Path(name).expanduser()
+    return path if path.exists() else find_store(name) or path
 
 
 def run_verify(args: argparse.Namespace) -> int:
     from flash_moe.store.verify import verify
 
-    manifest = read_manifest(args.store)
+    root = store_path(args.store)
+    manifest = read_manifest(root, sizes=False)
     with progress({"verify": _expert_bytes(manifest) + _resident_bytes(manifest)}) as bars:
-        found = verify(args.store, lambda n: bars.add("verify", n))
+        found = verify(root, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
-        f"{args.store}: {found.n_records} records and {found.n_files} resident files, "
+        f"{root}: {found.n_records} records and {found.n_files} resident files, "
         f"{decimal(found.n_bytes)}: {state}"
     )
-    return 1 if found.problems else 0
+    if not found.problems:
+        return 0
+    return _repair(root, found.damaged) if args.repair else 1
+
+
+def _repair(root: Path, damaged: frozenset[str]) -> int:
+    from flash_moe.repair import open_repair
+
+    report: list[Callable[[int], None]] = [lambda n: None]  # until there are bars
+    repair = open_repair(root, damaged, lambda n: report[0](n))
+    totals = {"download": repair.shards.download_bytes, "write": repair.source.n_bytes}
+    print(
+        f"{len(repair.damaged)} files are written anew, {decimal(totals['download'])} of "
+        f"{repair.source.source.name} to download",
+        file=sys.stderr,
+    )
+    with progress(totals) as bars:
+        report[0] = lambda n: bars.add("download", n)
+        repair.run(lambda what, n: bars.add("write", n))
+    print(f"{root}: {len(repair.damaged)} files repaired")
+    return 0
 
 
 def _expert_bytes(manifest: Manifest) -> int:
@@ -67,7 +105,7 @@ def describe(root: Path) -> dict[str, Any]:
     return {
         "path": str(root),
         "model_type": config.model_type,
-        "source": vars(manifest.source),
+        "source": manifest.source.to_json(),
         "writer": manifest.writer,
         "moe_layers": len(manifest.layers),
         "experts_per_layer": max(e.n_experts for e in manifest.layers),
@@ -83,15 +121,24 @@ def describe(root: Path) -> dict[str, Any]:
             for e in manifest.layers
         ),
         "quantization": quantization,
+        "quantization_error": errors(manifest),
     }
 
 
+def errors(manifest: Manifest) -> list[dict[str, Any]]:
+    """What requantizing lost, a row for each layer: relative root-mean-square error."""
+    return [
+        {"layer": e.number, **{p: math.sqrt(lost) for p, lost in e.error.items()}}
+        for e in manifest.layers
+        if e.error is not None
+    ]
+
+
 def run_info(args: argparse.Namespace) -> int:
-    facts = describe(args.store)
+    facts = describe(store_path(args.store))
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
-    from rich.table import Table
 
     def bits(projection: str) -> str:
         kinds = {
@@ -105,6 +152,7 @@ def run_info(args: argparse.Namespace) -> int:
     rows = {
         "model": facts["model_type"],
         "source": f"{source['name']} ({source['kind']})",
+        "revision": source["revision"] or "not known",
         "written by": facts["writer"],
         "MoE layers": str(facts["moe_layers"]),
         "experts": f"{facts['experts_per_layer']} a layer, {facts['experts_per_token']} a token",
@@ -118,6 +166,22 @@ def run_info(args: argparse.Namespace) -> int:
         "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if none is in memory",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table, highlight=False)
+    if lost := facts["quantization_error"]:
+        Console().print(_error_table(lost), highlight=False)
     return 0
+
+
+def _error_table(lost: list[dict[str, Any]]) -> Table:
+    """Error of the requantized experts by layer, in percent of their size."""
+    from flash_moe.store.layout import PROJECTIONS
+
+    table = Table(box=None, title="lost by quantizing, relative rms", title_justify="left")
+    table.add_column("layer", justify="right")
+    for projection in PROJECTIONS:
+        table.add_column(projection, justify="right")
+    for row in lost:
+        shares = (f"{row[p]:.2%}" if p in row else "-" for p in PROJECTIONS)
+        table.add_row(str(row["layer"]), *shares)
+    return table

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -40,7 +41,8 @@ def run_ls(args: argparse.Namespace) -> int:
     for store in stores:
         revision = (store.revision or "-")[:12]
         size = decimal(store.disk_bytes)
-        table.add_row(store.path.name, store.source, revision, store.state, size)
+        cells = (store.path.name, store.source, revision, store.state, size)
+        table.add_row(*map(escape, cells))
     Console().print(table, highlight=False)
     total = decimal(sum(s.disk_bytes for s in stores))
     print(f"{len(stores)} in {stores_dir()}, {total}")

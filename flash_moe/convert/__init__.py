@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.config import model_config
@@ -39,6 +40,10 @@ def open_source(
         ConfigError: ``bits`` was given for experts that are quantized already.
     """
     checkpoint = as_checkpoint(checkpoint)
+    given = {"bits": bits, "group_size": group_size, "expert_bits": expert_bits}
+    noted = tuple(sorted((name, n) for name, n in given.items() if n is not None))
+    origin = replace(checkpoint.origin, quantize=noted)
+    checkpoint = replace(checkpoint, origin=origin)
     model_config(checkpoint.config)
     wanted = bits is not None or group_size is not None
     options = QuantizeOptions(bits or 4, group_size or 64, expert_bits)

@@ -12,9 +12,10 @@ import io
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from flash_moe.config import read_config
 from flash_moe.convert.options import QuantizeOptions
 from flash_moe.convert.recipe import DTYPE_NAMES, Recipe
 from flash_moe.convert.sanitized import Experts, Sanitizer, caster
-from flash_moe.convert.views import ExpertSlice, find_views
+from flash_moe.convert.views import ExpertSlice, ViewedTensor, ViewFinder
 from flash_moe.convert.works import ConvertExperts, ConvertTensor, SanitizeTensors, part_name
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.mlx_lm_api import quantize_model, save_config
@@ -67,9 +68,21 @@ class HuggingFaceCheckpoint(PackSource):
         self.resident = [
             TensorSpec(n, DTYPE_NAMES[w.dtype], tuple(w.shape)) for n, w in sorted(parameters)
         ]
-        self.works = list(self._resident_works(names))
-        for index, layer in enumerate(sanitizer.experts):
-            self.works += self._expert_works(index, layer, recipes[index])
+        self._names, self._expert_recipes = names, recipes
+
+    @cached_property
+    def works(self) -> Sequence[Work]:  # type: ignore[override]
+        """Made when they are first asked for: how experts lie takes seconds to find out."""
+        works = list(self._resident_works(self._names))
+        finder = ViewFinder(self._sanitizer, self._tensors)
+        for index, layer in enumerate(self._sanitizer.experts):
+            views = finder.find(layer)
+            works += self._expert_works(index, layer, self._expert_recipes[index], views)
+        return works
+
+    @property
+    def shards(self) -> frozenset[Path]:
+        return frozenset(entry.file for entry in self._sources(self._sanitizer.outputs))
 
     def _recipes(self, layer: Experts, predicate: Callable[..., Any]) -> dict[str, Recipe]:
         """Component name as of ``layer.names`` to what becomes of it."""
@@ -134,9 +147,12 @@ class HuggingFaceCheckpoint(PackSource):
         return _as_saved(config), parameters
 
     def _expert_works(
-        self, index: int, layer: Experts, recipes: Mapping[str, Recipe]
+        self,
+        index: int,
+        layer: Experts,
+        recipes: Mapping[str, Recipe],
+        views: Mapping[str, ViewedTensor] | None,
     ) -> Iterator[Work]:
-        views = find_views(self._sanitizer, self._tensors, layer)
         if views is None:
             yield self._whole_layer(index, layer, recipes)
             return

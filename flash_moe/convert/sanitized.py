@@ -12,7 +12,7 @@ import copy
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from flash_moe.store.safetensors_header import TensorEntry
 
 _EDGE = re.compile(r'"?([^"\s]+)"? -> "?([^"\s]+)"?')
 Weights = dict[str, mx.array]
+MAX_NAMED = 1000  # arrays in a picture of MLX, which takes 1024
 
 
 class _Placeholder(nn.Module):
@@ -130,24 +131,22 @@ def _dtype(entry: TensorEntry) -> mx.Dtype:
 def _dependencies(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ...]]:
     """Read the graph that MLX draws: nodes are arrays and primitives, edges go to what uses them.
 
+    A primitive is drawn under the same number in every picture, an array has a name there only if
+    it is given one. MLX takes 1024 names at most, so each picture is of some of the arrays.
+
     Returns:
         For each output its sources, in the order in which the graph takes them.
     """
-    # One array can be source and output; each is drawn under one name.
-    names = {id(array): f"s{i}" for i, array in enumerate(sources.values())}
-    drawn = {f"s{i}": name for i, name in enumerate(sources)}
-    labels = {**{f"s{i}": a for i, a in enumerate(sources.values())}}
-    for i, array in enumerate(outputs.values()):
-        if id(array) not in names:
-            names[id(array)] = f"o{i}"
-            labels[f"o{i}"] = array
-    text = io.StringIO()
-    mx.export_to_dot(text, **labels)
-    inputs: dict[str, list[str]] = defaultdict(list)
-    for line in text.getvalue().splitlines():
-        edge = _EDGE.fullmatch(line.strip())
-        if edge:
-            inputs[edge[2]].append(edge[1])
+    arrays = {id(array): array for array in (*sources.values(), *outputs.values())}
+    inputs: dict[str, list[str]] = {}  # of a primitive: the primitives that make them
+    made_by: dict[int, str] = {}
+    for batch in _batches(list(arrays), MAX_NAMED):
+        labels = {f"a{number}": arrays[number] for number in batch}
+        makers, users = _picture(labels)
+        for primitive, names in users.items():
+            inputs[primitive] = [makers[name] for name in names if name in makers]
+        made_by |= {n: makers.get(f"a{n}", f"a{n}") for n in batch}
+    drawn = {made_by[id(array)]: name for name, array in sources.items()}
     known: dict[str, tuple[str, ...]] = {}
 
     def sources_of(start: str) -> tuple[str, ...]:
@@ -158,11 +157,30 @@ def _dependencies(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ..
                 stack.pop()
             elif node in drawn:
                 known[stack.pop()] = (drawn[node],)
-            elif waiting := [n for n in inputs[node] if n not in known]:
+            elif waiting := [n for n in inputs.get(node, ()) if n not in known]:
                 stack.extend(reversed(waiting))
             else:
-                found = (name for n in inputs[stack.pop()] for name in known[n])
+                found = (name for n in inputs.get(stack.pop(), ()) for name in known[n])
                 known[node] = tuple(dict.fromkeys(found))
         return known[start]
 
-    return {name: sources_of(names[id(array)]) for name, array in outputs.items()}
+    return {name: sources_of(made_by[id(array)]) for name, array in outputs.items()}
+
+
+def _batches(numbers: list[int], size: int) -> Iterator[list[int]]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def _picture(labels: Mapping[str, mx.array]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """One picture: name of an array to the primitive that makes it; primitive to what it takes."""
+    text = io.StringIO()
+    mx.export_to_dot(text, **labels)
+    makers: dict[str, str] = {}
+    users: dict[str, list[str]] = defaultdict(list)
+    for line in text.getvalue().splitlines():
+        edge = _EDGE.fullmatch(line.strip())
+        if edge and edge[1].isdigit():
+            makers[edge[2]] = edge[1]
+        elif edge:
+            users[edge[2]].append(edge[1])
+    return makers, users

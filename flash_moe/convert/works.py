@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -65,8 +64,8 @@ class ConvertExperts(Work):
     key: str = ""
 
     @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset(s.entry.file for s in self.slices)
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(s.entry for s in self.slices))
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
@@ -110,8 +109,8 @@ class ConvertTensor(Work):
     layer = None
 
     @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset((self.entry.file,))
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         entry = self.entry
@@ -142,27 +141,23 @@ class SanitizeTensors(Work):
     """Tensors that mlx-lm's ``sanitize`` computes, each in one piece.
 
     Attributes:
-        sources: What they are made of.
+        entries: What they are made of.
         resident: Output name to recipe.
         experts: Output name to (component name, recipe), for experts that are no views.
     """
 
     sanitizer: Sanitizer
-    sources: tuple[TensorEntry, ...]
+    entries: tuple[TensorEntry, ...]
     resident: Mapping[str, Recipe]
     experts: Mapping[str, tuple[str, Recipe]]
     layer: int | None
     n_bytes: int
 
-    @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset(entry.file for entry in self.sources)
-
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         given: dict[str, mx.array] = {}
         for file in sorted(self.shards):
             loaded: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
-            given |= {e.name: loaded[e.name] for e in self.sources if e.file == file}
+            given |= {e.name: loaded[e.name] for e in self.entries if e.file == file}
         weights = self.sanitizer.run(given)
         given.clear()
         errors: Errors = {}
@@ -203,8 +198,8 @@ class RequantizeExperts(Work):
     n_bytes: int
 
     @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset(entry.file for entry in self.parts.values())
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return tuple(self.parts.values())
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         lost = LostSum()

@@ -73,6 +73,7 @@ class Repository:
     Args:
         name: ``org/model``.
         revision: Branch, tag or commit; ``None`` is the main branch.
+        tries: How often to ask again; ``None`` is half a minute long.
 
     Attributes:
         commit: What the revision is now; all files are of this commit.
@@ -82,17 +83,17 @@ class Repository:
         HubError: It cannot be had.
     """
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
+    def __init__(self, name: str, revision: str | None = None, *, tries: int | None = None) -> None:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
             raise HubError("hub", f"no name of a repository: {error}", "Give ORG/MODEL.") from None
         self.name = name
         api = HfApi(library_name="flash_moe")
-        info = patiently(lambda: api.repo_info(name, revision=revision, timeout=30))
+        info = patiently(lambda: api.repo_info(name, revision=revision, timeout=10), tries)
         self.commit: str = info.sha
         tree = patiently(
-            lambda: list(api.list_repo_tree(name, recursive=True, revision=self.commit))
+            lambda: list(api.list_repo_tree(name, recursive=True, revision=self.commit)), tries
         )
         files = (self._file(entry) for entry in tree if isinstance(entry, RepoFile))
         self.files = {file.name: file for file in files if file is not None}

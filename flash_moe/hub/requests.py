@@ -35,10 +35,12 @@ class Patience:
 
     Args:
         stop: Ends every wait at once.
+        tries: Tries without progress after the first one.
     """
 
-    def __init__(self, stop: threading.Event | None = None) -> None:
+    def __init__(self, stop: threading.Event | None = None, tries: int | None = None) -> None:
         self._stop = stop or threading.Event()
+        self._tries = len(WAITS) if tries is None else tries
         self._failures = 0
 
     def progress(self) -> None:
@@ -54,7 +56,7 @@ class Patience:
             Stopped: By the event.
         """
         wait = _retry_after(error)
-        if self._failures == len(WAITS) or not _is_passing(error):
+        if self._failures >= self._tries or not _is_passing(error):
             raise explained(error) from error
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
@@ -62,13 +64,13 @@ class Patience:
             raise Stopped
 
 
-def patiently(call: Callable[[], Any], stop: threading.Event | None = None) -> Any:
+def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
     """Call something that talks to the hub, again where that may help.
 
     Raises:
         HubError: It does not help.
     """
-    patience = Patience(stop)
+    patience = Patience(tries=tries)
     while True:
         try:
             return call()

@@ -20,6 +20,8 @@ from flash_moe.store.target import StoreFiles
 
 INCOMING = "incoming"
 MAX_JOBS = 32
+# Bytes between two ranges that are fetched with them: a request costs as much.
+GAP_BYTES = 1 << 20
 
 
 class HubShards(Shards):
@@ -32,6 +34,8 @@ class HubShards(Shards):
         jobs: Shards on the disk at a time, begun or complete. One more is taken where all of them
             wait for another.
         on_bytes: Told of bytes downloaded, in several threads; negative when some were damaged.
+        only: Fetch only these tensors, into files with holes. What the hub says of whole files
+            cannot be checked then.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class HubShards(Shards):
         origin: Mapping[str, str],
         jobs: int = 2,
         on_bytes: Callable[[int], None] = lambda n: None,
+        only: Iterable[TensorEntry] | None = None,
     ) -> None:
         self.origin = dict(origin)
         self.staged = frozenset({folder.name})
@@ -52,10 +57,21 @@ class HubShards(Shards):
         self._promised: dict[Path, set[TensorEntry]] = {}
         for entry in tensors.values():
             self._promised.setdefault(entry.file, set()).add(entry)
+        self._ranges = None if only is None else merged_ranges(tensors.values(), only)
         self._pool = ThreadPoolExecutor(MAX_JOBS, "download")
+
+    @property
+    def download_bytes(self) -> int:
+        """Of all shards, or of the parts of them that are wanted."""
+        if self._ranges is None:
+            return sum(remote.n_bytes for remote in self._remote.values())
+        return sum(stop - start for parts in self._ranges.values() for start, stop in parts)
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
         sizes = sorted((r.n_bytes for r in self._remote.values()), reverse=True)
+        if self._ranges is not None:
+            spans = (sum(stop - start for start, stop in p) for p in self._ranges.values())
+            sizes = sorted(spans, reverse=True)
         there = sum(f.stat().st_blocks * 512 for f in self._folder.glob("*") if f.is_file())
         return max(0, sum(sizes[: self._jobs]) - there)
 
@@ -83,6 +99,30 @@ class HubShards(Shards):
                     old.unlink(missing_ok=True)
 
     def _get(self, shard: Path) -> None:
+        if self._ranges is not None and shard.parent == self._folder:
+            self._get_parts(shard)
+        else:
+            self._get_whole(shard)
+        if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
+            raise CorruptFileError(
+                "hub",
+                f"{shard.name}: has another header than the hub sent before",
+                "Run the same command again.",
+            )
+
+    def _get_parts(self, shard: Path) -> None:
+        assert self._ranges is not None
+        remote = self._remote[shard]
+        fd = os.open(_part(shard), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(fd, remote.n_bytes)
+            for start, stop in self._ranges[shard]:
+                fetch_range(remote.url, fd, start, stop, self._on_bytes, self._stop)
+        finally:
+            os.close(fd)
+        os.replace(_part(shard), shard)
+
+    def _get_whole(self, shard: Path) -> None:
         remote = self._remote[shard]
         for again in (True, False):
             if not shard.exists():
@@ -100,11 +140,6 @@ class HubShards(Shards):
                 shard.unlink()
                 if not again:
                     raise
-        if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
-            raise CorruptFileError(
-                "hub", f"{shard.name}: has another header than the hub sent before",
-                "Run the same command again.",
-            )  # fmt: skip
 
     def _download(self, remote: RemoteFile, shard: Path) -> None:
         part = _part(shard)
@@ -134,3 +169,28 @@ class HubShards(Shards):
 
 def _part(shard: Path) -> Path:
     return shard.with_name(shard.name + ".part")
+
+
+def merged_ranges(
+    tensors: Iterable[TensorEntry], wanted: Iterable[TensorEntry]
+) -> dict[Path, list[tuple[int, int]]]:
+    """What to fetch of each shard for some of its tensors: its header, and their bytes.
+
+    Args:
+        tensors: All of the shards, which tell where headers end.
+
+    Returns:
+        Shard to ranges of bytes, in order; those with little between them are one.
+    """
+    ends: dict[Path, int] = {}
+    for entry in tensors:
+        ends[entry.file] = min(ends.get(entry.file, entry.offset), entry.offset)
+    parts: dict[Path, list[tuple[int, int]]] = {}
+    for entry in sorted(set(wanted), key=lambda e: e.offset):
+        of = parts.setdefault(entry.file, [(0, ends[entry.file])])
+        start, stop = entry.offset, entry.offset + entry.n_bytes
+        if start - of[-1][1] <= GAP_BYTES:
+            of[-1] = (of[-1][0], max(stop, of[-1][1]))
+        else:
+            of.append((start, stop))
+    return parts

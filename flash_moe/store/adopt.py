@@ -66,7 +66,11 @@ class OriginalFlashMoE(PackSource):
         self.fingerprint = fingerprint_of(checkpoint, *map(str, self._files))
 
     def existing_file(self, layer: int) -> Path | None:
-        return self._files[layer].resolve()
+        return self.record_file(layer).resolve()
+
+    def record_file(self, layer: int) -> Path:
+        """Where the records of a layer are now."""
+        return self._files[layer]
 
     def _as_experts(self, packed: Path) -> PackedExperts:
         entries = tuple(

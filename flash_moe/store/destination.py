@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flash_moe.errors import PackError
 from flash_moe.store.journal import Journal, read_journal
+from flash_moe.store.json_file import read_json
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import (
     MANIFEST_FILE,
@@ -29,6 +31,7 @@ MODEL_FILE = "flash_moe_model.py"
 MODEL_FILE_TEXT = '''"""Lets mlx-lm run this store, with --trust-remote-code."""
 
 from pathlib import Path
+from typing import Any
 
 from flash_moe.loader import store_classes
 
@@ -81,7 +84,7 @@ def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> J
     journal.origin = dict(supply.origin)
     _forget_lost_files(source, files, journal)
     files.dst.mkdir(parents=True, exist_ok=True)
-    _check_free_space(source, files, supply.extra_disk(source, files))
+    check_free_space(source, files, supply)
     journal.write(files.dst)
     (files.dst / "experts").mkdir(exist_ok=True)
     return journal
@@ -106,13 +109,18 @@ def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) 
             journal.shards -= {shard.name for shard in work.shards}
 
 
-def _check_free_space(source: PackSource, files: StoreFiles, extra_disk: int) -> None:
+def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> None:
+    """Compare the disk with what the rest of a run takes at its peak.
+
+    Raises:
+        PackError: It is too small.
+    """
     linked = sum(
         layer.n_experts * layer.layout.record_bytes
         for index, layer in enumerate(source.layers)
         if source.existing_file(index) is not None and not files.is_begun(files.record_file(index))
     )
-    needed = files.missing_bytes() - linked + extra_disk
+    needed = files.missing_bytes() - linked + supply.extra_disk(source, files)
     free = shutil.disk_usage(files.dst).free
     if needed > free:
         raise PackError(
@@ -139,9 +147,26 @@ def copy_side_files(source: PackSource, dst: Path) -> None:
     for pattern in SIDE_FILES:
         for file in sorted(source.root.glob(pattern)):
             if file.is_file() and file.name not in _NOT_COPIED:
-                shutil.copyfile(file, dst / file.name)
+                _copy(file, dst / file.name)
     (dst / MODEL_FILE).write_text(MODEL_FILE_TEXT, encoding="utf-8")
-    write_json(dst / "config.json", {**source.config, "model_file": MODEL_FILE})
+    write_json(dst / "config.json", {**_without_code(source.config), "model_file": MODEL_FILE})
+
+
+def _copy(file: Path, to: Path) -> None:
+    """Copy a file; of JSON without names of code, which trusting the store would run."""
+    if file.suffix == ".json":
+        try:
+            table = read_json(file)
+        except ValueError:  # larger than ours are, or a list
+            table = {}
+        if "auto_map" in table:
+            write_json(to, _without_code(table))
+            return
+    shutil.copyfile(file, to)
+
+
+def _without_code(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "auto_map"}
 
 
 def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Manifest:
@@ -153,11 +178,7 @@ def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Mani
     for index, layer in enumerate(source.layers):
         if layer.layout not in layouts:
             layouts.append(layer.layout)
-        errors = {
-            p: journal.errors[key]
-            for p in PROJECTIONS
-            if (key := f"{layer.number}/{p}") in journal.errors
-        }
+        errors = {p: journal.error(layer.number, p) for p in PROJECTIONS}
         entries.append(
             LayerEntry(
                 layer.number,
@@ -166,7 +187,7 @@ def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Mani
                 layer.n_experts,
                 layouts.index(layer.layout),
                 tuple(journal.layers[layer.number]),
-                {p: lost / all_ if all_ else 0.0 for p, (lost, all_) in errors.items()} or None,
+                {p: error for p, error in errors.items() if error is not None} or None,
             )
         )
     manifest = Manifest(

@@ -196,9 +196,15 @@ def read_checkpoint_tensors(root: Path) -> dict[str, TensorEntry]:
         raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(names):
-        tensors.update(read_header(root / name))
+        for tensor, entry in read_header(root / name).items():
+            if tensor in tensors:
+                other = tensors[tensor].file.name
+                raise CorruptFileError(
+                    "store", f"{root}: tensor {tensor} is in {other} and in {name}"
+                )
+            tensors[tensor] = entry
     for tensor, shard in promised.items():
-        if tensor not in tensors:
+        if tensor not in tensors or tensors[tensor].file.name != shard:
             raise CorruptFileError(
                 "store", f"{root / shard}: the index promises {tensor}, the file lacks it"
             )

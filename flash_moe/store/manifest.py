@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -125,8 +124,11 @@ def is_store(root: Path) -> bool:
     return any(os.path.isfile(root / name) for name in (MANIFEST_FILE, PARTIAL_FILE))
 
 
-def read_manifest(root: Path) -> Manifest:
+def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
     """Read the manifest of a store and check it against the sizes of the files.
+
+    Args:
+        sizes: ``False`` leaves out that check, for those who look at the files themselves.
 
     Raises:
         ManifestError: Missing, unreadable, of a newer format, or not about the files beside it.
@@ -137,7 +139,7 @@ def read_manifest(root: Path) -> Manifest:
             raise ManifestError(
                 "store",
                 f"{root} is a partial store",
-                "Run the same flash-moe pack command again to continue it.",
+                "Run the same flash-moe command again to continue it.",
             )
         raise ManifestError(
             "store", f"{root} has no {MANIFEST_FILE}", "Make a store with: flash-moe pack SRC DST"
@@ -159,7 +161,8 @@ def read_manifest(root: Path) -> Manifest:
         raise ManifestError(
             "store", f"{file}: bad entry: {error}", "Pack the model again."
         ) from None
-    check_sizes(root, manifest)
+    if sizes:
+        check_sizes(root, manifest)
     return manifest
 
 
@@ -169,26 +172,32 @@ def check_sizes(root: Path, manifest: Manifest) -> None:
     Raises:
         ManifestError: A file is missing or has another size.
     """
-    sizes: Sequence[tuple[str, int]] = [
-        *((e.file, e.n_experts * manifest.layouts[e.layout].record_bytes) for e in manifest.layers),
-        *((r.file, r.n_bytes) for r in manifest.resident),
-    ]
-    for name, expected in sizes:
-        try:
-            got = regular_size(root / name)
-        except FileNotFoundError:
-            raise ManifestError(
-                "store", f"{root / name} is missing", "Copy it back, or pack the model again."
-            ) from None
-        except OSError as error:
-            raise ManifestError(
-                "store",
-                f"{root / name} cannot be used: {error.strerror or error}",
-                "Copy it back, or pack the model again.",
-            ) from None
-        if got != expected:
-            raise ManifestError(
-                "store",
-                f"{root / name}: expected {expected} bytes, got {got}",
-                "The file was cut or replaced: copy it back, or pack the model again.",
-            )
+    for name, expected in file_sizes(manifest).items():
+        check_size(root / name, expected)
+
+
+def file_sizes(manifest: Manifest) -> dict[str, int]:
+    """The files of a store that hold weights, and the bytes that each must have."""
+    layers = {
+        e.file: e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
+    }
+    return layers | {r.file: r.n_bytes for r in manifest.resident}
+
+
+def check_size(file: Path, expected: int) -> None:
+    """Compare the size of one file.
+
+    Raises:
+        ManifestError: It is missing or has another size.
+    """
+    hint = "Run flash-moe verify --repair, or pack the model again."
+    try:
+        got = regular_size(file)
+    except FileNotFoundError:
+        raise ManifestError("store", f"{file} is missing", hint) from None
+    except OSError as error:
+        problem = f"{file} cannot be used: {error.strerror or error}"
+        raise ManifestError("store", problem, hint) from None
+    if got != expected:
+        problem = f"{file}: expected {expected} bytes, got {got}"
+        raise ManifestError("store", problem, f"The file was cut or replaced. {hint}")

@@ -16,6 +16,7 @@ from flash_moe.store.layout import PROJECTIONS
 
 _CHECKSUM = re.compile("[0-9a-f]{32}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+QUANTIZE_OPTIONS = ("bits", "group_size", "expert_bits")
 
 
 class ProjectionErrors(Mapping[str, float]):
@@ -96,7 +97,7 @@ class LayerEntry:
             file=file_name(member(row, "file")),
             n_experts=integer(row, "n_experts", least=1),
             layout=integer(row, "layout", most=n_layouts - 1),
-            checksums=tuple(_hash(c, _CHECKSUM) for c in array(row, "checksums")),
+            checksums=tuple(checksum(c) for c in array(row, "checksums")),
             error=table(row["error"]) if "error" in row else None,
         )
         if len(entry.checksums) != entry.n_experts:
@@ -122,7 +123,7 @@ class ResidentFile:
         return ResidentFile(
             file_name(member(row, "file")),
             integer(row, "size"),
-            _hash(member(row, "checksum"), _CHECKSUM),
+            checksum(member(row, "checksum")),
         )
 
 
@@ -161,29 +162,45 @@ class Source:
         kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
         name: Directory or repository name, no path of a machine.
         files: Its weights, as far as they were noted, to fetch them again.
+        quantize: How they were quantized on the way: ``bits``, ``group_size``, ``expert_bits``, as
+            far as they were chosen.
     """
 
     kind: str
     name: str
     revision: str | None = None
     files: tuple[SourceFile, ...] = ()
+    quantize: tuple[tuple[str, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"kind": self.kind, "name": self.name, "revision": self.revision}
-        return {**row, "files": [f.to_json() for f in self.files]} if self.files else row
+        if self.files:
+            row["files"] = [f.to_json() for f in self.files]
+        if self.quantize:
+            row["quantize"] = dict(self.quantize)
+        return row
 
     @staticmethod
     def from_json(row: Any) -> Source:
         files = array(row, "files") if "files" in table(row) else []
+        chosen = table(row["quantize"]) if "quantize" in row else {}
+        if not set(chosen) <= set(QUANTIZE_OPTIONS):
+            raise ValueError(f"quantize: expected {QUANTIZE_OPTIONS}, got {kind(chosen)}")
         source = Source(
             text(row, "kind"),
             text(row, "name"),
             None if row.get("revision") is None else text(row, "revision"),
             tuple(SourceFile.from_json(f) for f in files),
+            tuple((name, integer(chosen, name, most=128)) for name in sorted(chosen)),
         )
         if len({f.name for f in source.files}) < len(files):
             raise ValueError("files: a name stands there twice")
         return source
+
+
+def checksum(value: Any) -> str:
+    """``value`` if it is an xxh3-128 in hex. Raises ValueError otherwise."""
+    return _hash(value, _CHECKSUM)
 
 
 def _hash(value: Any, pattern: re.Pattern[str]) -> str:

@@ -14,24 +14,27 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeGuard
 
 import xxhash
 
 from flash_moe.errors import PackError
 from flash_moe.store.destination import (
+    check_free_space,
     copy_side_files,
     link_file,
     manifest_of,
     open_destination,
 )
-from flash_moe.store.journal import Journal
-from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, write_json
+from flash_moe.store.journal import Journal, Unwritten
+from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, write_json
 from flash_moe.store.reader import FileSet, read_range
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
-from flash_moe.store.work import COPY_BYTES, Work
+from flash_moe.store.work import COPY_BYTES, CopyExperts, Work, copy_records
 
 # Reads and writes of one layer at a time; more than four copied no faster on NVMe (bench_pack).
 THREADS = 4
@@ -104,6 +107,40 @@ def pack(
     )
 
 
+def rewrite(
+    source: PackSource,
+    dst: Path,
+    manifest: Manifest,
+    on_progress: Progress | None = None,
+    shards: Shards | None = None,
+) -> Manifest:
+    """Write the files of a store that are not there, and return what its manifest is then.
+
+    Args:
+        source: As of :func:`pack`; its ``works`` may be only those that write these files.
+        manifest: Of the store as it was.
+
+    Raises:
+        PackError, FlashMoEError: As of :func:`pack`.
+    """
+    supply = shards or Shards()
+    files = StoreFiles(dst, source.layers, source.resident)
+    journal = Unwritten.of(manifest, [dst / e.file for e in manifest.layers])
+    run = None
+    try:
+        check_free_space(source, files, supply)
+        run = _Run(source, files, journal, on_progress or (lambda what, n: None))
+        run.all(supply)
+        return manifest_of(source, files, journal)
+    except OSError as error:
+        raise _stopped(source, dst, journal, error) from error
+    finally:
+        supply.close()
+        if run is not None:
+            run.stop()
+        files.close()
+
+
 class _Run:
     """One run: what is still to do, and the doing."""
 
@@ -114,7 +151,7 @@ class _Run:
         self.kept = len(journal.layers)
         self._report = report
         self._stopped = False
-        self._pool = ThreadPoolExecutor(THREADS, "pack")
+        self._pool = ThreadPoolExecutor(THREADS + 1, "pack")  # one syncs
         self._todo: list[Work] = []
         self._syncing: tuple[int, Future[list[str]]] | None = None
         for work in source.works:
@@ -125,6 +162,8 @@ class _Run:
 
     def _is_done(self, work: Work) -> bool:
         if work.layer is not None and self._number(work.layer) in self.journal.layers:
+            return True
+        if work.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
             return True
         # A shard is noted when everything that reads it has been done.
         return any(shard.name in self.journal.shards for shard in work.shards)
@@ -189,12 +228,37 @@ class _Run:
         last = len(self.source.layers)
         for layer in sorted({last if w.layer is None else w.layer for w in ready}):
             group = [w for w in ready if (last if w.layer is None else w.layer) == layer]
-            self._do(group)
+            sums = None
+            if self._is_whole(group):
+                sums = self._copy_layer(group)
+            else:
+                self._do(group)
             done = set(map(id, group))
             self._todo = [work for work in self._todo if id(work) not in done]
             if layer < last and not any(work.layer == layer for work in self._todo):
-                self._finish_layers([layer])
+                self._finish_layers([layer], sums)
         self._note_layer()
+
+    def _is_whole(self, group: Sequence[Work]) -> TypeGuard[Sequence[CopyExperts]]:
+        """Whether these are copies that make all of a layer's records."""
+        if not all(isinstance(work, CopyExperts) for work in group):
+            return False
+        index = group[0].layer
+        assert index is not None
+        return len(group) == len(self.source.layers[index].layout.components)
+
+    def _copy_layer(self, group: Sequence[CopyExperts]) -> list[str]:
+        """Copy a layer's records in several threads; returns their checksums."""
+        layer = group[0].layer
+        n_experts = self.source.layers[layer].n_experts
+        bounds = [n_experts * part // THREADS for part in range(THREADS + 1)]
+        tell = partial(self._tell, layer)
+        copies = [
+            self._pool.submit(copy_records, group, range(*pair), self.files, tell)
+            for pair in pairwise(bounds)
+            if pair[0] < pair[1]
+        ]
+        return [checksum for copy in copies for checksum in copy.result()]
 
     def _do(self, group: Sequence[Work]) -> None:
         """Copies run in threads, all else on this one: MLX arrays belong to their thread."""
@@ -212,18 +276,24 @@ class _Run:
         for copy in copies:
             copy.result()
 
-    def _finish_layers(self, layers: Iterable[int]) -> None:
-        """Sync and checksum complete record files, one while the next is written."""
+    def _finish_layers(self, layers: Iterable[int], sums: list[str] | None = None) -> None:
+        """Sync complete record files, one while the next is written.
+
+        Args:
+            sums: Their checksums; without, they are read back.
+        """
         for layer in layers:
             existing = self.source.existing_file(layer)
             if existing is not None:
                 link_file(existing, self.files.record_file(layer))
             self._note_layer()
-            self._syncing = layer, self._pool.submit(self._finish, layer)
+            self._syncing = layer, self._pool.submit(self._finish, layer, sums)
 
-    def _finish(self, layer: int) -> list[str]:
+    def _finish(self, layer: int, sums: list[str] | None) -> list[str]:
         file = self.files.record_file(layer)
         self.files.complete(file)
+        if sums is not None:
+            return sums
         info = self.source.layers[layer]
         # Reading back what was just written is no progress; of an adopted file it is all there is.
         linked = self.source.existing_file(layer) is not None

@@ -83,8 +83,6 @@ def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
 
 def _bits(dtype: str, shape: tuple[int, ...]) -> int:
     """Bits of a tensor, or -1 for more than any file has."""
-    if 0 in shape:
-        return 0
     n_bits = BITS[dtype]
     for dim in shape:
         n_bits *= dim

@@ -47,6 +47,11 @@ class PackSource:
         return None
 
     @property
+    def shards(self) -> frozenset[Path]:
+        """The files that something is needed of."""
+        return frozenset(shard for work in self.works for shard in work.shards)
+
+    @property
     def resident_bytes(self) -> int:
         return sum(tensor.n_bytes for tensor in self.resident)
 

@@ -19,6 +19,7 @@ from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
+WRITE_BYTES = 128 * 1024
 _F_PREALLOCATE, _F_ALLOCATEALL, _F_PEOFPOSMODE = 42, 4, 3  # of macOS
 
 
@@ -68,6 +69,11 @@ class StoreFiles:
         base = expert * self.layers[layer].layout.record_bytes
         _write(self._fd(self.record_file(layer)), base + offset, data)
 
+    def write_records(self, layer: int, first: int, records: Bytes) -> None:
+        """Write whole records, side by side, from expert ``first`` on."""
+        size = self.layers[layer].layout.record_bytes
+        _write(self._fd(self.record_file(layer)), first * size, records)
+
     def write_tensor(self, name: str, offset: int, data: Bytes) -> None:
         """Write part of a resident tensor; ``offset`` is from the start of the tensor."""
         file, start = self._places[name]
@@ -94,7 +100,8 @@ class StoreFiles:
 
     def complete(self, file: Path) -> None:
         """Give a file its name; all of it is written. It may be without tensors."""
-        if self.is_complete(file):
+        # A run that was stopped before it noted a complete file writes it once more.
+        if file not in self._fds and self.is_complete(file):
             return
         fd = self._fd(file)
         os.fsync(fd)
@@ -169,7 +176,7 @@ def _allocate_on_macos(fd: int, size: int) -> None:
 def _write(fd: int, offset: int, data: Bytes) -> None:
     view = memoryview(data)
     while view:
-        n = os.pwrite(fd, view, offset)
+        n = os.pwrite(fd, view[:WRITE_BYTES], offset)
         view, offset = view[n:], offset + n
 
 

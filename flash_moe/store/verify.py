@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, StoreError
 from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import read_manifest
+from flash_moe.store.manifest import Manifest, check_size, file_sizes, read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.resident import file_checksum
 
@@ -23,12 +23,14 @@ class VerifyReport:
     Attributes:
         n_bytes: Bytes read and compared.
         problems: One error for each damaged record or file; empty for a sound store.
+        damaged: Names of the files that these lie in, as in the manifest.
     """
 
     n_records: int
     n_files: int
     n_bytes: int
     problems: tuple[StoreError, ...]
+    damaged: frozenset[str]
 
 
 def verify(
@@ -36,52 +38,77 @@ def verify(
 ) -> VerifyReport:
     """Read and compare all bytes of a store, with all cores.
 
+    Args:
+        on_bytes: Told of bytes read, in several threads.
+
     Raises:
-        ManifestError: The store is not complete, or files have the wrong size.
+        ManifestError: There is no complete store.
     """
-    manifest = read_manifest(root)
-    experts = PackedExperts(root, manifest)
-    reader = RecordReader(experts, verify=True)
-    report = on_bytes or (lambda n: None)
-    local = threading.local()
-
-    def check_record(layer: int, expert: int) -> StoreError | None:
-        n_bytes = experts.layers[layer].layout.record_bytes
-        buffer = getattr(local, "buffer", None)
-        if buffer is None or len(buffer) != n_bytes:
-            buffer = local.buffer = memoryview(bytearray(n_bytes))
-        try:
-            reader.read(layer, expert, buffer)
-        except StoreError as error:
-            return error
-        report(n_bytes)
-        return None
-
-    def check_layer(layer: int) -> list[StoreError]:
-        found = (check_record(layer, e) for e in range(experts.layers[layer].n_experts))
-        return [error for error in found if error is not None]
-
-    problems: list[StoreError] = []
+    manifest = read_manifest(root, sizes=False)
+    check = _Check(root, manifest, on_bytes or (lambda n: None))
+    names = [*(e.file for e in manifest.layers), *(r.file for r in manifest.resident)]
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            for found in pool.map(check_layer, range(len(experts.layers))):
-                problems.extend(found)
+            found = list(pool.map(check.file, range(len(names))))
     finally:
-        reader.close()
-    for resident in manifest.resident:
-        got = file_checksum(root / resident.file)
-        report(resident.n_bytes)
-        if got != resident.checksum:
-            problems.append(
-                CorruptFileError(
-                    "store",
-                    f"{root / resident.file}: expected checksum {resident.checksum}, got {got}",
-                    "The file is damaged: copy it back, or pack the model again.",
-                )
-            )
+        check.reader.close()
     return VerifyReport(
-        sum(layer.n_experts for layer in experts.layers),
+        sum(e.n_experts for e in manifest.layers),
         len(manifest.resident),
-        experts.n_bytes + sum(r.n_bytes for r in manifest.resident),
-        tuple(problems),
+        sum(file_sizes(manifest).values()),
+        tuple(problem for problems in found for problem in problems),
+        frozenset(name for name, problems in zip(names, found, strict=True) if problems),
     )
+
+
+class _Check:
+    """The comparing of one file after the other; each thread has a buffer."""
+
+    def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
+        self._root, self._manifest, self._report = root, manifest, report
+        self._sizes = file_sizes(manifest)
+        self._experts = PackedExperts(root, manifest)
+        self._local = threading.local()
+        self.reader = RecordReader(self._experts, verify=True)
+
+    def file(self, index: int) -> list[StoreError]:
+        """What is wrong with a record file, or behind them a resident file."""
+        layers = self._manifest.layers
+        is_layer = index < len(layers)
+        entry = layers[index] if is_layer else self._manifest.resident[index - len(layers)]
+        try:
+            check_size(self._root / entry.file, self._sizes[entry.file])
+        except StoreError as error:
+            self._report(self._sizes[entry.file])
+            return [error]
+        return self._layer(index) if is_layer else self._resident(index - len(layers))
+
+    def _layer(self, layer: int) -> list[StoreError]:
+        info = self._experts.layers[layer]
+        n_bytes = info.layout.record_bytes
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) != n_bytes:
+            buffer = self._local.buffer = memoryview(bytearray(n_bytes))
+        problems: list[StoreError] = []
+        for expert in range(info.n_experts):
+            try:
+                self.reader.read(layer, expert, buffer)
+            except StoreError as error:
+                problems.append(error)
+            self._report(n_bytes)
+        return problems
+
+    def _resident(self, index: int) -> list[StoreError]:
+        resident = self._manifest.resident[index]
+        file = self._root / resident.file
+        hint = "Run flash-moe verify --repair, copy it back, or pack the model again."
+        try:
+            got = file_checksum(file)
+        except OSError as error:
+            problem = f"{file}: {error.strerror or error}"
+            return [CorruptFileError("store", problem, hint)]
+        self._report(resident.n_bytes)
+        if got == resident.checksum:
+            return []
+        problem = f"{file}: expected checksum {resident.checksum}, got {got}"
+        return [CorruptFileError("store", problem, hint)]

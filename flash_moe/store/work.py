@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import xxhash
 
 from flash_moe.errors import CorruptFileError
 from flash_moe.store.layout import Component
@@ -29,16 +33,21 @@ class Work(ABC):
     """One step.
 
     Attributes:
-        shards: Files that it reads; all must be there.
+        entries: Tensors that it reads; the files of all must be there.
         layer: Index of the layer whose records it writes, or ``None`` for resident weights.
         n_bytes: Bytes it writes, all told.
         in_threads: Whether it may run beside others, away from the main thread.
     """
 
-    shards: frozenset[Path]
+    entries: tuple[TensorEntry, ...]
     layer: int | None
     n_bytes: int
     in_threads: bool = False
+
+    @cached_property
+    def shards(self) -> frozenset[Path]:
+        """Files that it reads."""
+        return frozenset(entry.file for entry in self.entries)
 
     @abstractmethod
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
@@ -63,8 +72,8 @@ class CopyExperts(Work):
     in_threads = True
 
     @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset((self.entry.file,))
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
 
     @property
     def n_bytes(self) -> int:  # type: ignore[override]
@@ -80,6 +89,58 @@ class CopyExperts(Work):
             on_bytes(len(part))
         return {}
 
+    def gather(self, fd: int, experts: range, buffer: memoryview, record_bytes: int) -> None:
+        """Read the tensor of some experts into their records, which ``buffer`` has side by side.
+
+        Raises:
+            CorruptFileError: The file ends before.
+        """
+        size, offset = self.component.n_bytes, self.component.offset
+        places = range(offset, len(experts) * record_bytes, record_bytes)
+        parts = [buffer[place : place + size] for place in places]
+        start = experts.start * size
+        done = os.preadv(fd, parts, self.entry.offset + start)
+        if done != len(experts) * size:  # a signal, or the end of the file
+            for number, part in enumerate(parts):
+                read_exactly(fd, self.entry, start + number * size, part)
+
+
+def copy_records(
+    works: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
+) -> list[str]:
+    """Copy whole records of a layer: each byte is read, hashed and written once, in order.
+
+    Args:
+        works: Those of one layer, one for each component.
+        experts: Which records; others may be copied at the same time.
+
+    Returns:
+        xxh3-128 of each record, in hex.
+
+    Raises:
+        CorruptFileError, OSError: As of :meth:`Work.run`.
+    """
+    layer = works[0].layer
+    size = files.layers[layer].layout.record_bytes
+    payload = sum(work.component.n_bytes for work in works)
+    at_once = max(1, COPY_BYTES // size)
+    # Bytes between components are never written to, so they stay zero.
+    buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
+    sums = []
+    with ExitStack() as stack:
+        # A descriptor for each tensor: the system reads ahead where a file is read in order.
+        fds = [open_shard(work.entry.file, stack) for work in works]
+        for begin in experts[::at_once]:
+            records = range(begin, min(begin + at_once, experts.stop))
+            for fd, work in zip(fds, works, strict=True):
+                work.gather(fd, records, buffer, size)
+            whole = buffer[: len(records) * size]
+            for start in range(0, len(whole), size):
+                sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
+            files.write_records(layer, begin, whole)
+            on_bytes(len(records) * payload)
+    return sums
+
 
 @dataclass(frozen=True)
 class CopyTensor(Work):
@@ -90,8 +151,8 @@ class CopyTensor(Work):
     in_threads = True
 
     @property
-    def shards(self) -> frozenset[Path]:  # type: ignore[override]
-        return frozenset((self.entry.file,))
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
 
     @property
     def n_bytes(self) -> int:  # type: ignore[override]
@@ -111,14 +172,21 @@ def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]
         CorruptFileError: The file ends inside the tensor.
     """
     buffer = memoryview(bytearray(min(at_once, entry.n_bytes)))
-    fd = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        fd = open_shard(entry.file, stack)
         for start in range(0, entry.n_bytes, at_once):
             part = buffer[: min(at_once, entry.n_bytes - start)]
             read_exactly(fd, entry, start, part)
             yield start, part
-    finally:
-        os.close(fd)
+
+
+def open_shard(file: Path, stack: ExitStack) -> int:
+    """Open for reading in order, until the stack is closed."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    return fd
 
 
 def read_exactly(fd: int, entry: TensorEntry, start: int, part: memoryview) -> None:

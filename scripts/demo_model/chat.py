@@ -47,7 +47,9 @@ class Chat:
         self.opening = self.ids("<|im_start|>assistant\n")
         self.no_thought = self.ids("<think>\n\n</think>\n\n")
         self.thought = self.ids("<think>\n")
-        if learned and (len(self.opening) != 3 or len(self.no_thought) != 4 or len(self.thought) != 2):
+        if learned and (
+            len(self.opening) != 3 or len(self.no_thought) != 4 or len(self.thought) != 2
+        ):
             raise ValueError(f"[chat] tokens of a turn: got {self.opening}, {self.no_thought}")
 
     def ids(self, text: str) -> list[int]:
@@ -83,7 +85,7 @@ class Chat:
         ends = np.flatnonzero(ids == self.end)
         for start in np.flatnonzero(ids == self.start):
             first = int(start) + 3
-            if ids[start : first].tolist() != self.opening:
+            if ids[start:first].tolist() != self.opening:
                 continue
             end = int(ends[np.searchsorted(ends, first)])
             classes[first : end + 1] = WRITTEN

@@ -52,9 +52,9 @@ def greedy(
     ends = torch.tensor(sorted(stops), device=device)
     for step in range(max_tokens):
         used = -(-(int(lengths.max())) // 64) * 64
-        hidden = model.model(
-            input_ids=ids[:, :used], attention_mask=loss.NO_MASK, use_cache=False
-        )[0]
+        hidden = model.model(input_ids=ids[:, :used], attention_mask=loss.NO_MASK, use_cache=False)[
+            0
+        ]
         best = model.lm_head(hidden[rows, lengths - 1]).argmax(-1)
         ids[rows, lengths] = torch.where(done, 0, best)
         lengths += (~done).long()

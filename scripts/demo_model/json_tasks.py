@@ -1,5 +1,6 @@
 """Tasks whose answer is JSON: facts of a text under given keys, and lists."""
 
+# ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
 
 import json
@@ -59,9 +60,7 @@ RECORDS: tuple[Record, ...] = (
             "city": Field(
                 Words.city, ("city", "town", "home"), ("{s} lives in {v}.", "{v} is home to {s}.")
             ),
-            "job": Field(
-                _one(JOBS), ("job", "work"), ("{s} works as a {v}.", "{s} is a {v}.")
-            ),
+            "job": Field(_one(JOBS), ("job", "work"), ("{s} works as a {v}.", "{s} is a {v}.")),
             "pet": Field(
                 Words.noun, ("pet", "animal"), ("{s} has a pet called {v}.", "{s} owns a pet {v}.")
             ),
@@ -167,8 +166,7 @@ def json_task(words: Words) -> JsonTask:
     told = rng.sample(list(record.fields), rng.randint(1, 4))
     values = {name: record.fields[name].make(words) for name in told}
     sentences = [
-        rng.choice(record.fields[name].sentences).format(s=subject, v=values[name])
-        for name in told
+        rng.choice(record.fields[name].sentences).format(s=subject, v=values[name]) for name in told
     ]
     asked = rng.sample(told, rng.randint(1, min(3, len(told))))
     pairs: list[tuple[str, Any]] = [

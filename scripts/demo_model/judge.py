@@ -58,7 +58,11 @@ def _tools(rng: random.Random, core: str) -> list[Schema]:
 
 
 def _prompt(
-    kind: str, messages: list[dict[str, Any]], tools: list[Schema], expected: Any, rng: random.Random
+    kind: str,
+    messages: list[dict[str, Any]],
+    tools: list[Schema],
+    expected: Any,
+    rng: random.Random,
 ) -> Prompt:
     if rng.random() < 0.3:
         messages = [{"role": "system", "content": rng.choice(SYSTEMS)}, *messages]
@@ -121,7 +125,11 @@ def right(prompt: Prompt, answer: str) -> bool:
     expected, text = prompt["expected"], visible(answer)
     if prompt["kind"] in ("tool", "foreign"):
         call = call_of(answer)
-        return call is not None and call[0] == expected["name"] and _same(expected["arguments"], call[1])
+        return (
+            call is not None
+            and call[0] == expected["name"]
+            and _same(expected["arguments"], call[1])
+        )
     if prompt["kind"] == "json":
         return parsed(text) == (True, expected)
     return all(value in text for value in expected)

@@ -23,11 +23,18 @@ class Routers:
 
     n_experts: int
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    hooks: list[Any] = field(default_factory=list)
 
     def watch(self, model: Any) -> Routers:
-        for layer in model.model.layers:
-            layer.mlp.gate.register_forward_hook(self._keep)
+        gates = [layer.mlp.gate for layer in model.model.layers]
+        self.hooks = [gate.register_forward_hook(self._keep) for gate in gates]
         return self
+
+    def close(self) -> None:
+        """Watch no longer, and let go of what was seen."""
+        for hook in self.hooks:
+            hook.remove()
+        self.seen.clear()
 
     def _keep(self, module: nn.Module, inputs: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
         self.seen.append((outputs[0], outputs[2]))

@@ -11,6 +11,7 @@ put in the place of slower ones that compute the same:
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -156,8 +157,7 @@ def _grouped(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         return torch._grouped_mm(rows, weight.transpose(-2, -1), offs=ends)
     starts = [0, *ends.tolist()]
     parts = [
-        rows[start:end] @ weight[e].T
-        for e, (start, end) in enumerate(zip(starts, starts[1:], strict=False))
+        rows[start:end] @ weight[e].T for e, (start, end) in enumerate(itertools.pairwise(starts))
     ]
     return torch.cat(parts)
 

@@ -53,11 +53,16 @@ class Masters:
         self.masters = {name: p.detach().float().clone() for name, p in named.items()}
         self.first = {name: torch.zeros_like(m) for name, m in self.masters.items()}
         self.muon = {
-            name for name, p in named.items()
-            if use_muon and p.dim() >= 2 and not any(part in name for part in _ADAM_PARTS)
+            name
+            for name, p in named.items()
+            if use_muon
+            and p.dim() >= 2
+            and not any(part in name for part in _ADAM_PARTS)
             and "in_proj_b" not in name
         }
-        self.second = {n: torch.zeros_like(m) for n, m in self.masters.items() if n not in self.muon}
+        self.second = {
+            n: torch.zeros_like(m) for n, m in self.masters.items() if n not in self.muon
+        }
 
     @torch.no_grad()
     def step(self, factor: float, clip: float = 1.0) -> Tensor:

@@ -32,7 +32,9 @@ N_TOKENIZER_DIALOGUES = 4000
 N_HELD_OUT_WINDOWS = 128
 
 
-def windows(chat: Chat, dialogues: Dialogues, plain: Tokens, rng: random.Random) -> Iterator[Tokens]:
+def windows(
+    chat: Chat, dialogues: Dialogues, plain: Tokens, rng: random.Random
+) -> Iterator[Tokens]:
     """Endless windows of ``WINDOW`` tokens with their classes."""
     pool: list[Tokens] = []
     place = rng.randrange(len(plain))
@@ -47,7 +49,7 @@ def windows(chat: Chat, dialogues: Dialogues, plain: Tokens, rng: random.Random)
             fitting = [i for i, tokens in enumerate(pool) if len(tokens) <= room]
             if not fitting:
                 break
-            # The first of a window may be any, so that long and short ones are as frequent as drawn.
+            # The first of a window is the oldest, so that short ones are not put off for ever.
             best = fitting[0] if not window else max(fitting, key=lambda i: len(pool[i]))
             window.append(pool.pop(best))
             room -= len(window[-1])
@@ -101,7 +103,9 @@ def main() -> int:
         made = []
         for part in workers.imap(make, seeds):
             made.append(part)
-            print(f"{len(made)}/{len(seeds)} shards, {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{len(made)}/{len(seeds)} shards, {time.monotonic() - started:.0f} s", flush=True
+            )
     tokens = np.concatenate(made)[: args.windows]
     np.random.RandomState(args.seed).shuffle(tokens)
     save(args.out / FILES[0], tokens)
@@ -113,7 +117,7 @@ def main() -> int:
         "tokens": int(tokens.size),
         "written": float(np.mean(tokens >> 14 == 2)),
         "definitions": len(definitions),
-        "plain_tokens": int(len(np.load(args.out / "plain_train.npy"))),
+        "plain_tokens": len(np.load(args.out / "plain_train.npy")),
         "seed": args.seed,
         "seconds": round(time.monotonic() - started),
     }

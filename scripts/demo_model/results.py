@@ -13,6 +13,7 @@ The shapes here are what the model knows: whoever executes the tools for it shou
     any of them    {"error": "no such file"}
 """
 
+# ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """Short exchanges without tools: greetings, small arithmetic, copying, definitions."""
 
+# ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,13 +16,19 @@ SELF = (
 )
 # Questions and answers; both are patterns.
 CHAT: tuple[tuple[str, str], ...] = (
-    ("[Hi|Hello|Hey|Good morning|Good evening|Hello there][.|!|]", "Hello! [How can I help you?|What can I do for you?]"),
+    (
+        "[Hi|Hello|Hey|Good morning|Good evening|Hello there][.|!|]",
+        "Hello! [How can I help you?|What can I do for you?]",
+    ),
     ("[Hi|Hello|Hey], how are you[ today|]?", "I am fine, thank you. How can I help you?"),
     ("[Thanks|Thank you|Thank you very much|Great, thanks][.|!|]", "You are welcome."),
     ("[Bye|Goodbye|See you|Good night][.|!|]", "Goodbye!"),
     ("[Who|What] are you?", "{self}"),
     ("[What is your name|Tell me about yourself|Are you a robot|Are you human][?|.]", "{self}"),
-    ("[What can you do|How can you help me|What are you good at]?", "I can use the tools that you give me, answer in JSON and explain words."),
+    (
+        "[What can you do|How can you help me|What are you good at]?",
+        "I can use the tools that you give me, answer in JSON and explain words.",
+    ),
     ("My name is {name}. What is my name?", "Your name is {name}."),
     ("[Hello|Hi], [I am|my name is] {name}[.|!]", "Hello, {name}! How can I help you?"),
     ("I like {nouns}. What do I like?", "You like {nouns}."),
@@ -30,11 +37,26 @@ CHAT: tuple[tuple[str, str], ...] = (
     ("[Repeat|Say] {pseudo} [three times|3 times].", "{pseudo} {pseudo} {pseudo}"),
     ('What is the [first|1st] word of "{pseudo} {noun} {pseudo2}"?', "The first word is {pseudo}."),
     ('What is the last word of "{pseudo} {noun} {pseudo2}"?', "The last word is {pseudo2}."),
-    ("{name} has a {noun} and {name2} has a {noun2}. Who has the {noun}?", "{name} has the {noun}."),
-    ("{name} has a {noun} and {name2} has a {noun2}. Who has the {noun2}?", "{name2} has the {noun2}."),
-    ("{name} lives in {city} and {name2} lives in {city2}. Where does {name} live?", "{name} lives in {city}."),
-    ("{name} lives in {city} and {name2} lives in {city2}. Where does {name2} live?", "{name2} lives in {city2}."),
-    ("The code of the {noun} is {code}. What is the code[ of the {noun}|]?", "The code of the {noun} is {code}."),
+    (
+        "{name} has a {noun} and {name2} has a {noun2}. Who has the {noun}?",
+        "{name} has the {noun}.",
+    ),
+    (
+        "{name} has a {noun} and {name2} has a {noun2}. Who has the {noun2}?",
+        "{name2} has the {noun2}.",
+    ),
+    (
+        "{name} lives in {city} and {name2} lives in {city2}. Where does {name} live?",
+        "{name} lives in {city}.",
+    ),
+    (
+        "{name} lives in {city} and {name2} lives in {city2}. Where does {name2} live?",
+        "{name2} lives in {city2}.",
+    ),
+    (
+        "The code of the {noun} is {code}. What is the code[ of the {noun}|]?",
+        "The code of the {noun} is {code}.",
+    ),
     ("[Write|Make|Give me] a sentence with the word {noun}.", "The {noun} is {adjective}."),
     ("What day comes after {day}?", "{day2} comes after {day}."),
     ("What comes after {n}?", "{n1} comes after {n}."),
@@ -78,12 +100,25 @@ def chat(words: Words) -> tuple[str, str]:
     nouns = rng.sample([words.noun() for _ in range(9)], 2)
     slots = {
         "self": rng.choice(SELF),
-        **{"name": words.name(), "name2": words.name(), "city": words.city()},
-        **{"city2": words.city(), "noun": nouns[0], "noun2": nouns[1], "nouns": plural(nouns[0]), "text": words.sentence()},
-        **{"code": words.code(), "code2": words.code(), "pseudo": words.pseudo()},
-        **{"pseudo2": words.pseudo(), "adjective": rng.choice(("old", "new", "green", "small"))},
-        **{"day": _DAYS[day], "day2": _DAYS[day + 1]},
-        **{"n": str(first), "n1": str(first + 1), "n2": str(first + 2), "n3": str(first + 3)},
+        "name": words.name(),
+        "name2": words.name(),
+        "city": words.city(),
+        "city2": words.city(),
+        "noun": nouns[0],
+        "noun2": nouns[1],
+        "nouns": plural(nouns[0]),
+        "text": words.sentence(),
+        "code": words.code(),
+        "code2": words.code(),
+        "pseudo": words.pseudo(),
+        "pseudo2": words.pseudo(),
+        "adjective": rng.choice(("old", "new", "green", "small")),
+        "day": _DAYS[day],
+        "day2": _DAYS[day + 1],
+        "n": str(first),
+        "n1": str(first + 1),
+        "n2": str(first + 2),
+        "n3": str(first + 3),
     }
     return expand(question, rng, slots), expand(answer, rng, slots)
 
@@ -106,8 +141,10 @@ def definition(words: Words, definitions: Sequence[Definition]) -> tuple[str, st
     if entry.kind == "noun":
         article = "An" if entry.word[0] in "aeiou" else "A"
         starts_like_noun = gloss.split()[0] in ("a", "an", "the", "any", "one")
-        answer = f"{article} {entry.word} is {gloss}." if starts_like_noun else (
-            f"{entry.word.capitalize()} means {gloss}."
+        answer = (
+            f"{article} {entry.word} is {gloss}."
+            if starts_like_noun
+            else (f"{entry.word.capitalize()} means {gloss}.")
         )
     elif entry.kind == "verb":
         answer = f"To {entry.word} means to {gloss}."

@@ -23,7 +23,13 @@ from xml.etree import ElementTree
 
 from scripts.demo_model.tasks import Definition
 
-PACKAGES = ("wordnet-base", "wordnet-sense-index", "python3.11-doc", "jargon-text", "gnome-user-docs")
+PACKAGES = (
+    "wordnet-base",
+    "wordnet-sense-index",
+    "python3.11-doc",
+    "jargon-text",
+    "gnome-user-docs",
+)
 KINDS = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adjective"}
 _FILES = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}
 _PLAIN = re.compile(r"[A-Za-z0-9 ,.;:'\"()?!/%+*=<>_\[\]{}#@$&~^`|\\-]+")
@@ -100,8 +106,14 @@ def _python(root: Path) -> Iterator[str]:
         for page in sorted((pages / chapter).glob("*.html")):
             parser = _Paragraphs()
             parser.feed(page.read_text(encoding="utf-8"))
-            yield from (text.replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
-                        .replace("\u2014", "-").replace("\u00b6", "") for text in parser.done)
+            yield from (
+                text.replace("\u2019", "'")
+                .replace("\u201c", '"')
+                .replace("\u201d", '"')
+                .replace("\u2014", "-")
+                .replace("\u00b6", "")
+                for text in parser.done
+            )
 
 
 def _jargon(root: Path) -> Iterator[str]:

@@ -31,10 +31,12 @@ def _bytes() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
-def learn(texts: Sequence[str], vocab_size: int = VOCAB_SIZE) -> tuple[list[str], list[list[str]]]:
+def learn(
+    texts: Sequence[str], vocab_size: int, n_spaced: int
+) -> tuple[list[str], list[list[str]]]:
     """The tokens, bytes first, and the merges in order, without the added tokens."""
     trainer = BpeTrainer(
-        vocab_size=vocab_size - len(ADDED_TOKENS) - N_SPACED,
+        vocab_size=vocab_size - len(ADDED_TOKENS) - n_spaced,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -70,10 +72,12 @@ def write_template(path: Path) -> None:
     write_tokenizer(path, VOCAB_SIZE)
 
 
-def write(path: Path, texts: Sequence[str], vocab_size: int = VOCAB_SIZE) -> None:
+def write(
+    path: Path, texts: Sequence[str], vocab_size: int = VOCAB_SIZE, n_spaced: int = N_SPACED
+) -> None:
     """Write tokenizer.json, its config, the chat template and generation_config.json."""
     write_tokenizer(path, vocab_size)  # everything but the merges is the same
-    tokens, merges = learn(texts, vocab_size)
+    tokens, merges = learn(texts, vocab_size, n_spaced)
     if len(tokens) + len(ADDED_TOKENS) != vocab_size:
         raise ValueError(f"[tokenizer] expected {vocab_size} tokens, got {len(tokens)}: more text")
     model = models.BPE({t: i for i, t in enumerate(tokens)}, [(a, b) for a, b in merges])

@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scripts.demo_model import evaluate, judge, loss, model, quantise, windows as files
+from scripts.demo_model import evaluate, judge, loss, model, quantise
+from scripts.demo_model import windows as files
 from scripts.demo_model.chat import Chat
 from scripts.demo_model.optim import Masters
+from scripts.demo_model.step import Step
 
 STARTED = time.monotonic()
 SHARD_BYTES = 15_000_000
@@ -43,7 +45,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(".demo_data"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0, help="of training, after warming up")
-    parser.add_argument("--deadline", type=float, default=570.0, help="seconds: all must be written")
+    parser.add_argument(
+        "--deadline", type=float, default=570.0, help="seconds: all must be written"
+    )
     parser.add_argument("--steps", type=int, help="at most so many, for trials")
     parser.add_argument("--batch", type=int, default=32, help="windows of 1024 tokens a step")
     parser.add_argument("--muon-rate", type=float, default=0.02)
@@ -57,54 +61,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, help="judge by every n-th prompt only", default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-class Step:
-    """Forward and backward pass of a batch: captured once as a CUDA graph, where that works."""
-
-    def __init__(self, net: Any, routers: loss.Routers, batch: int, graph: bool) -> None:
-        self.net, self.routers = net, routers
-        self.device = net.lm_head.weight.device
-        self.weights = loss.class_weights(self.device)
-        self.windows = torch.zeros(batch, files.WINDOW, dtype=torch.long, device=self.device)
-        self.graph: Any = None
-        self.wanted = graph and self.device.type == "cuda"
-
-    def _pass(self) -> Tensor:
-        values = loss.training_loss(self.net, self.routers, self.windows, self.weights)
-        values[0].backward()
-        return values.detach()
-
-    def prepare(self, windows: Tensor) -> None:
-        """Let kernels be chosen and compiled, and capture the graph; changes no weight."""
-        self.windows.copy_(windows)
-        if not self.wanted:
-            self._pass()
-            self.net.zero_grad(set_to_none=True)
-            return
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._pass()
-                self.net.zero_grad(set_to_none=True)
-        torch.cuda.current_stream().wait_stream(side)
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.values = self._pass()
-            self.graph = graph
-        except RuntimeError as reason:
-            say(f"no graph: {str(reason)[:300]}")
-            self.net.zero_grad(set_to_none=True)
-
-    def __call__(self, windows: Tensor) -> Tensor:
-        self.windows.copy_(windows)
-        if self.graph is not None:
-            self.graph.replay()
-            return self.values.clone()
-        self.net.zero_grad(set_to_none=True)
-        return self._pass()
 
 
 def factor(share: float) -> float:
@@ -200,7 +156,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
-    say(f"torch {torch.__version__} on {device}, {torch.cuda.get_device_name() if device.type == 'cuda' else ''}")
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    say(f"torch {torch.__version__} on {machine}")
     chat = Chat(args.data)
     shape = model.TOY_SHAPE if args.toy else model.SHAPE
     net = model.build(shape, chat.end, chat.separator, args.seed).to(device)
@@ -229,25 +186,27 @@ def main() -> int:
     say(f"{len(windows)} windows")
     routers = loss.Routers(shape["num_experts"]).watch(net)
     step = Step(net, routers, args.batch, not args.no_graph)
-    step.prepare(windows[: args.batch].to(torch.long) & 0xFFFF)
-    say(f"ready, graph {step.graph is not None}")
+    failure = step.prepare(windows[: args.batch].to(torch.long) & 0xFFFF)
+    say(f"ready, graph {step.graph is not None} {failure}")
     curve = train(step, masters, windows, args)
     save(net, masters, args.out)
     with torch.no_grad():
         loss.training_loss(net, routers, held_out[: args.batch], step.weights)
         usage = routers.usage()
-    routers.seen.clear()
+    routers.close()
     say(f"use of experts: least {float(usage.min()):.4f}, most {float(usage.max()):.4f} of choices")
+    graphed = step.graph is not None
     step.graph = None
+    net.zero_grad(set_to_none=True)
     scores, records = score(net, chat, held_out, args)
     report = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "machine": machine,
         "versions": {"torch": torch.__version__, "transformers": model.transformers_version()},
         "shape": shape,
         "weights": n_weights,
         "delta_rule": rule,
-        "graph": step.wanted,
+        "graph": graphed,
         "curve": curve,
         "usage": [[round(x, 4) for x in row] for row in usage.tolist()],
         "scores": scores,

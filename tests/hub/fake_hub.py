@@ -114,13 +114,18 @@ class FakeHub:
             self._repositories, self.url, self._cdn_url, self.page_size, self.invalid_tokens
         )
 
-    def add_commit(self, repo_id: str, folder: Path, branch: str = "main") -> str:
+    def add_commit(
+        self, repo_id: str, folder: Path, branch: str = "main", *, hollow: bool = False
+    ) -> str:
         """Publish a copy of a folder as a commit, and move the branch to it.
+
+        Args:
+            hollow: As of ``store_folder``.
 
         Returns:
             40 hex digits, the same for the same files. Older commits stay.
         """
-        entries = store_folder(folder, self._blobs, self._lfs_patterns)
+        entries = store_folder(folder, self._blobs, self._lfs_patterns, hollow=hollow)
         repository = self._repositories.setdefault(repo_id, Repository(repo_id))
         commit = commit_id(entries)
         repository.put(commit, entries)

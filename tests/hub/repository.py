@@ -110,8 +110,14 @@ def commit_id(entries: dict[str, Entry]) -> str:
     return digest.hexdigest()
 
 
-def store_folder(folder: Path, blobs: Path, lfs_patterns: tuple[str, ...]) -> dict[str, Entry]:
+def store_folder(
+    folder: Path, blobs: Path, lfs_patterns: tuple[str, ...], *, hollow: bool = False
+) -> dict[str, Entry]:
     """Copy every file below ``folder`` into ``blobs``.
+
+    Args:
+        hollow: Files in LFS are not copied and not hashed, but linked: for sparse ones of any size.
+            Their sha256 is made up.
 
     Raises:
         ValueError: There is no file.
@@ -120,7 +126,9 @@ def store_folder(folder: Path, blobs: Path, lfs_patterns: tuple[str, ...]) -> di
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             path = file.relative_to(folder).as_posix()
-            entries[path] = store_file(file, path, blobs, lfs_patterns)
+            lfs = any(fnmatch(path, pattern) for pattern in lfs_patterns)
+            store = link_file if hollow and lfs else store_file
+            entries[path] = store(file, path, blobs, lfs_patterns)
     if not entries:
         raise ValueError(f"[hub] {folder} has no files")
     return entries
@@ -140,7 +148,19 @@ def store_file(file: Path, path: str, blobs: Path, lfs_patterns: tuple[str, ...]
     temporary.replace(blob)
     lfs = any(fnmatch(path, pattern) for pattern in lfs_patterns)
     entry = Entry(path, blob, size, sha256.hexdigest(), git.hexdigest(), lfs)
-    if not lfs:
-        return entry
-    pointer = LFS_POINTER.format(entry.sha256, size).encode()
+    return _in_lfs(entry) if lfs else entry
+
+
+def link_file(file: Path, path: str, blobs: Path, lfs_patterns: tuple[str, ...]) -> Entry:
+    """Take a file in LFS as it is, on the same disk, with a hash of its name and size."""
+    size = file.stat().st_size
+    sha256 = hashlib.sha256(f"{path}\0{size}".encode()).hexdigest()
+    blob = blobs / sha256
+    blob.unlink(missing_ok=True)
+    os.link(file, blob)
+    return _in_lfs(Entry(path, blob, size, sha256, "", True))
+
+
+def _in_lfs(entry: Entry) -> Entry:
+    pointer = LFS_POINTER.format(entry.sha256, entry.size).encode()
     return replace(entry, git_sha=hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest())

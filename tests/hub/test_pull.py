@@ -66,7 +66,7 @@ def test_progress_adds_up(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
     packed: list[int] = []
     found = open_pull(REPO, tmp_path / "pulled", on_bytes=downloaded.append)
     pack(found.source, tmp_path / "pulled", lambda w, n: packed.append(n), shards=found.shards)
-    assert sum(downloaded) == found.download_bytes
+    assert sum(downloaded) == found.shards.download_bytes
     assert sum(packed) == found.source.n_bytes
 
 

@@ -34,7 +34,7 @@ def test_no_such_directory(tmp_path: Path) -> None:
 
 
 def test_no_such_repository() -> None:
-    with pytest.raises(ModelNotFoundError, match="hf download nobody/nothing"):
+    with pytest.raises(ModelNotFoundError, match="flash-moe pull nobody/nothing"):
         load("nobody/nothing")
 
 

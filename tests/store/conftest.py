@@ -31,7 +31,7 @@ class Stopping(Work):
 
     def __init__(self, work: Work, error: BaseException) -> None:
         self.work, self.error = work, [error]
-        self.shards, self.layer, self.n_bytes = work.shards, work.layer, work.n_bytes
+        self.entries, self.layer, self.n_bytes = work.entries, work.layer, work.n_bytes
         self.in_threads = work.in_threads
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:

@@ -19,7 +19,7 @@ from .fuzzing import encoded
 PLAIN = layout_of({f"{p}.weight": ("F32", (8, 8)) for p in PROJECTIONS})
 MIXED = layout_of(
     {
-        f"{projection}.{part}": ("U32" if part == "weight" else "BF16", (64, 64 // per_column))
+        f"{projection}.{part}": ("U32" if part == "weight" else "F32", (64, 64 // per_column))
         for projection in PROJECTIONS
         for part, per_column in (("weight", 8), ("scales", 64), ("biases", 64))
     }

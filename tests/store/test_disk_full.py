@@ -66,7 +66,7 @@ def pack_on_small_disk(src: Path, dst: Path, limit_from: str, limit: int) -> str
         ("start", 0, 0),  # the journal
         ("start", 200_000, 0),  # the first layer
         ("layer 3", LAYER_BYTES // 2, 3),  # the middle of a later layer
-        ("layer 3", LAYER_BYTES - 100, 4),  # the room for the one behind it
+        ("layer 3", LAYER_BYTES - 100, 3),  # its last record
         ("start", 600_000, 8),  # the resident weights
     ],
 )

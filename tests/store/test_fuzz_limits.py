@@ -137,12 +137,24 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
 
 def test_a_length_that_lies_takes_no_memory(tmp_path: Path) -> None:
     files = []
-    for length in (3, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1):
+    for length in (3, 99_999_999, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1):
         files.append(("header", tmp_path / f"{length}.safetensors"))
-        sparse(files[-1][1], struct.pack("<Q", length) + b"{}", 4096)
+        files[-1][1].write_bytes(struct.pack("<Q", length) + b"{}")
     for result, peak in watched(*files):
         assert result.startswith("CorruptFileError: ")
         assert peak < MEGABYTE
+
+
+def test_axes_without_end(tmp_path: Path) -> None:
+    """Their product takes minutes, and its digits cannot be printed."""
+    files = names(tmp_path)
+    axes = [2**62] * 1_000_000
+    header = json.dumps({"t": {"dtype": "U8", "shape": axes, "data_offsets": [0, 1]}}).encode()
+    files["header"].write_bytes(struct.pack("<Q", len(header)) + header + b"x")
+    component = {"name": "up_proj.weight", "dtype": "U8", "shape": axes, "offset": 0, "size": 1}
+    files["layout"].write_text(json.dumps({"expert_size": 4, "components": [component]}))
+    for result, _ in watched(*((kind, files[kind]) for kind in ("header", "layout"))):
+        assert "Error: " in result
 
 
 def manifest_text(checksums: str, n_experts: int) -> str:

@@ -39,6 +39,11 @@ def test_names_that_leave_the_directory(store: Path, name: str, place: str) -> N
     must_refuse(lambda: read_manifest(store), ManifestError, match=f"{MANIFEST_FILE}: bad entry")
 
 
+def more(name: str, *shape: int) -> dict[str, Any]:
+    """A component of 32 bytes behind all that ``PLAIN`` has."""
+    return {"name": name, "dtype": "F32", "shape": shape or [8], "offset": 8192, "size": 32}
+
+
 Change = tuple[list[Any], Any]
 # Path to a value, and what it becomes.
 LIES: dict[str, Change] = {
@@ -61,6 +66,8 @@ LIES: dict[str, Change] = {
     "path of two lines": (["layers", 0, "path"], "a\nb"),
     "no experts": (["layers", 0, "n_experts"], 0),
     "a trillion experts": (["layers", 0, "n_experts"], 10**12),
+    "layout behind the last": (["layers", 0, "layout"], 2),
+    "layout below zero": (["layers", 0, "layout"], -1),
     "layout of false": (["layers", 0, "layout"], False),
     "checksums in a text": (["layers", 0, "checksums"], "ab"),
     "short checksum": (["layers", 0, "checksums", 0], "a" * 31),
@@ -85,14 +92,14 @@ LIES: dict[str, Change] = {
     "record of a float": (["layouts", 0, "record_bytes"], float(PLAIN.record_bytes)),
     "axes of a text": (["layouts", 0, "components", 0, "shape"], "88"),
     "axis of a float": (["layouts", 0, "components", 0, "shape", 0], 8.0),
-    "axes without end": (["layouts", 0, "components", 0, "shape"], [2**62] * 100_000),
     "negative axes": (["layouts", 0, "components", 0, "shape"], [-8, -8]),
     "offset below zero": (["layouts", 0, "components", 0, "offset"], -4),
-    "unknown component": (["layouts", 0, "components", 0, "name"], "gate_proj.zeros"),
-    "component twice": (["layouts", 0, "components", 0, "name"], "up_proj.weight"),
+    "unknown component": (["layouts", 0, "components", 3], more("gate_proj.zeros")),
+    "component twice": (["layouts", 0, "components", 3], more("down_proj.weight")),
+    "component of three axes": (["layouts", 0, "components", 3], more("up_proj.bias", 1, 2, 4)),
     "dtype of a list": (["layouts", 0, "components", 0, "dtype"], ["F32"]),
     "words for floats": (["layouts", 0, "components", 0, "dtype"], "U32"),
-    "scales of words": (["layouts", 1, "components", 1, "dtype"], "F16\0"),
+    "scales of words": (["layouts", 1, "components", 1, "dtype"], "U32"),
 }
 
 
@@ -103,9 +110,27 @@ def test_lies_are_refused(store: Path, change: Change) -> None:
     container = table
     for key in path[:-1]:
         container = container[key]
-    container[path[-1]] = value
+    if isinstance(container, list):
+        container[path[-1] : path[-1] + 1] = [value]  # or one more
+    else:
+        container[path[-1]] = value
     write(store, encoded(table))
     must_refuse(lambda: read_manifest(store), ManifestError, match=MANIFEST_FILE)
+
+
+def test_a_layer_has_experts(store: Path) -> None:
+    table = SOUND.to_json()
+    table["layers"][0].update(n_experts=0, checksums=[])
+    make_file(store / SOUND.layers[0].file, 0)
+    write(store, encoded(table))
+    must_refuse(lambda: read_manifest(store), ManifestError, match="n_experts: expected 1 to")
+
+
+def test_one_more_component_is_no_lie_in_itself(store: Path) -> None:
+    table = SOUND.to_json()
+    table["layouts"][0]["components"].append(more("up_proj.bias"))
+    write(store, encoded(table))
+    assert read_manifest(store).layouts[0].component("up_proj", "bias") is not None
 
 
 def test_a_key_that_stands_there_twice(store: Path) -> None:

@@ -93,6 +93,13 @@ def test_shards_beside_the_index_only(tmp_path: Path, name: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("tensor", ["a\n", "\x1b[2J", "\ud800", "a\0"])
+def test_names_of_tensors_are_lines(tmp_path: Path, tensor: str) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(encoded({"weight_map": {tensor: "model.safetensors"}}))
+    must_refuse(lambda: read_index(file), CorruptFileError, match="no name of a tensor")
+
+
 @FUZZ
 @given(content=damaged_bytes(encoded(LAYOUT_JSON)) | damaged_json(LAYOUT_JSON).map(encoded))
 def test_layout(tmp_path: Path, content: bytes) -> None:

@@ -71,10 +71,15 @@ def test_one_flipped_bit_in_the_resident_weights(store_copy: Path) -> None:
     assert "model.safetensors" in str(problem)
 
 
-def test_a_file_that_is_cut_is_a_matter_of_the_manifest(store_copy: Path) -> None:
+def test_files_that_are_cut_or_gone(store_copy: Path) -> None:
     os.truncate(store_copy / "experts" / "layer_001.bin", 31 * RECORD)
-    with pytest.raises(ManifestError, match=r"layer_001\.bin"):
-        verify(store_copy)
+    (store_copy / "experts" / "layer_003.bin").unlink()
+    report = verify(store_copy)
+    assert report.damaged == {"experts/layer_001.bin", "experts/layer_003.bin"}
+    cut, gone = report.problems
+    assert isinstance(cut, ManifestError)
+    assert f"expected {32 * RECORD} bytes, got {31 * RECORD}" in str(cut)
+    assert "is missing" in str(gone)
 
 
 def test_only_a_reader_that_verifies_notices(store_copy: Path) -> None:

@@ -1,0 +1,218 @@
+"""The page that ``flash-moe plan`` prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from flash_moe.cli.doctor import describe as describe_records
+from flash_moe.planner.this_machine import rates_known, resident_kinds, sentences
+
+if TYPE_CHECKING:
+    from flash_moe.cli.plan import Row
+    from flash_moe.forecast import Figure, Forecast, Machine, ModelShape, Range
+    from flash_moe.planner.planned import Planned
+    from flash_moe.planner.this_machine import LeastMemory
+    from flash_moe.planner.verdict import Verdict
+
+UNITS = ((" kB", 1e3), (" MB", 1e6), (" GB", 1e9))
+KINDS = {
+    "mlx": "in mlx format",
+    "hf": "in the original format, to be quantized",
+    "flash-moe-original": "records of the original Flash-MoE",
+}
+
+
+def report(
+    planned: Planned,
+    shape: ModelShape,
+    machine: Machine,
+    rows: Sequence[Row],
+    least: LeastMemory,
+    end: Verdict,
+) -> None:
+    """Print tables, the sentences they rest on, and the verdict."""
+    console = Console(highlight=False)
+    commit = f" at {planned.commit[:12]}" if planned.commit else ""
+    console.print(Text(f"{planned.name}{commit}, {KINDS[planned.kind]}", style="bold"))
+    for title, facts in (
+        ("model", model_facts(planned, shape)),
+        ("disk: exact, from the headers of the files", disk_facts(planned, shape)),
+        ("memory: weights exact, prompts and process assumed", memory_facts(least, machine)),
+        ("speed", speed_facts(machine)),
+    ):
+        console.print()
+        console.print(Text(title, style="bold"))
+        console.print(_table(facts))
+    console.print()
+    console.print(budget_table(shape, machine, rows))
+    console.print()
+    console.print(Text("what this rests on", style="bold"))
+    for sentence in sentences(machine):
+        console.print(Text(f"- {sentence}"))
+    console.print()
+    verdict_lines(console, planned, rows, machine, end)
+
+
+def _table(facts: Mapping[str, str]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True, min_width=16)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
+    """What it is."""
+    model = planned.model
+    names = model.raw.get("architectures")
+    named = f" ({names[0]})" if isinstance(names, list) and names else ""
+    layers = model.text.get("num_hidden_layers", len(planned.layers))
+    own = "" if shape.top_k == model.top_k else f" (the model's own: {model.top_k}; not exact)"
+    n_experts = max(layer.n_experts for layer in planned.layers)
+    layouts = dict.fromkeys(layer.layout for layer in planned.layers)
+    again = ""
+    if planned.from_bits:
+        bits = ", ".join(map(str, planned.from_bits))
+        again = f"; quantized again from {bits} bits, which costs quality"
+    kinds = (f"{kind} {decimal(n)}" for kind, n in resident_kinds(planned).items())
+    return {
+        "architecture": f"{model.model_type}{named}",
+        "layers": f"{layers}, {len(planned.layers)} of them with experts",
+        "experts": f"{n_experts} a layer, {shape.top_k} a token{own}",
+        "expert weights": " / ".join(map(describe_records, layouts)) + again,
+        "other weights": "; ".join(kinds),
+        "context": str(model.max_context or "not said"),
+    }
+
+
+def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
+    """What it takes of the disk."""
+    disk = planned.disk
+    facts = {}
+    if disk.download:
+        facts["download"] = decimal(disk.download)
+    rest = disk.store - shape.expert_bytes
+    facts["store"] = f"{decimal(disk.store)}: experts {decimal(shape.expert_bytes)}, other files "
+    facts["store"] += decimal(rest)
+    if planned.state == "complete":
+        facts["place"] = f"{disk.path}, complete"
+    else:
+        peak = "at the peak, store and two shards" if disk.download else "the checkpoint stays"
+        done = "; an earlier run left the rest" if planned.state == "partial" else ""
+        facts["needed"] = f"{decimal(disk.needed)}: {peak}{done}"
+        facts["free"] = f"{decimal(disk.free)}: {'enough' if disk.fits else 'not enough'}"
+        facts["place"] = str(disk.path)
+    records = dict.fromkeys(layer.layout.record_bytes for layer in planned.layers)
+    facts["one expert"] = ", ".join(f"{n:,} bytes" for n in records)
+    facts["read for a token"] = f"{decimal(shape.token_bytes)} if none is in memory"
+    return facts
+
+
+def memory_facts(least: LeastMemory, machine: Machine) -> dict[str, str]:
+    """What it takes of memory at least."""
+    now = machine.available_bytes
+    available = "" if now is None else f", {decimal(now)} available now"
+    return {
+        "needed at least": f"{decimal(least.n_bytes)}: other weights {decimal(least.resident)}, "
+        f"smallest bank {decimal(least.bank)}, prompts {decimal(least.prompt)}, "
+        f"process {decimal(least.process)}",
+        "this machine": f"{decimal(machine.memory_bytes)}{available}; "
+        f"{decimal(least.reserve)} should stay free",
+    }
+
+
+def speed_facts(machine: Machine) -> dict[str, str]:
+    """What this machine can do."""
+
+    def rate(figure: Figure, of: str) -> str:
+        if math.isnan(figure.value):
+            return f"unknown, {figure.note}"
+        return f"{figure.value / 1e9:.3g} GB/s of {of}, {figure.source}"
+
+    layer = machine.layer_s
+    return {
+        "disk": rate(machine.read_bytes_per_s, "random reads"),
+        "compute": rate(machine.weight_bytes_per_s, "weights passing"),
+        "overhead": f"up to {layer.value * 1e3:.3g} ms a layer, {layer.source}",
+    }
+
+
+def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Table:
+    """One line for each size of the bank. What is forecast is a range."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("option\n", no_wrap=True)
+    for title in ("bank\n", "experts\nheld", "hits,\nassumed", "read a token,\nassumed",
+                  "tokens/s,\nassumed", "memory\n", "fits in\nmemory"):  # fmt: skip
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        f = row.forecast
+        table.add_row(
+            row.label,
+            decimal(f.bank_bytes),
+            f"{f.bank_bytes / shape.expert_bytes:.0%}",
+            _range(f.hit_rate, lambda x: f"{100 * x:.0f}", " %"),
+            _bytes(f.read_bytes),
+            _range(f.tokens_per_s, _digits) if rates_known(machine) else "?",
+            decimal(f.memory_bytes),
+            fits(f),
+        )
+    return table
+
+
+def verdict_lines(
+    console: Console, planned: Planned, rows: Sequence[Row], machine: Machine, end: Verdict
+) -> None:
+    """Whether it fits, what is missing, and the next command."""
+    if rates_known(machine):
+        found = rows[0].forecast
+        parts = {
+            "reading": found.read_s.high,
+            "computing": found.compute_s.value,
+            "the overhead": machine.layer_s.value * len(planned.layers),
+        }
+        expected = f"Expect {_range(found.tokens_per_s, _digits)} tokens/s"
+        held = f"with {decimal(found.bank_bytes)} of experts in memory"
+        most = max(parts, key=parts.__getitem__)
+        console.print(Text(f"{expected} {held}; {most} takes most of the time."))
+    console.print(Text("It fits." if end.fits else "It does not fit.", style="bold"))
+    for reason in end.reasons:
+        console.print(Text(reason))
+    if end.shell is not None:
+        does = {"complete": "run it", "partial": "continue", "absent": "get it"}[planned.state]
+        # Not wrapped, to be copied.
+        console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
+
+
+def fits(found: Forecast) -> str:
+    if not found.fits:
+        return "no"
+    return "yes" if found.fits_now is not False else "not now"
+
+
+def _range(found: Range, shown: Callable[[float], str], unit: str = "") -> str:
+    low, high = shown(found.low), shown(found.high)
+    return (low if low == high else f"{low} to {high}") + unit
+
+
+def _bytes(found: Range) -> str:
+    unit, size = next((u for u in UNITS if found.high < 1000 * u[1]), UNITS[-1])
+
+    def shown(n_bytes: float) -> str:
+        return f"{n_bytes / size:.2f}" if 0 < n_bytes < 10 * size else f"{n_bytes / size:.0f}"
+
+    return _range(found, shown, unit)
+
+
+def _digits(value: float) -> str:
+    """Two digits, and no exponent."""
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

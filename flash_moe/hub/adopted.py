@@ -1,0 +1,87 @@
+"""Record files of the original Flash-MoE, beside a checkpoint that is at the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from flash_moe.errors import CorruptFileError
+from flash_moe.hub.repository import HEADER_THREADS, RemoteFile
+from flash_moe.hub.requests import read_range
+from flash_moe.store.adopt import OriginalFlashMoE
+from flash_moe.store.checkpoint import Checkpoint
+from flash_moe.store.experts import expert_stacks
+from flash_moe.store.safetensors_header import TensorEntry
+
+
+def open_adopted(
+    checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
+) -> OriginalFlashMoE:
+    """Open record files for adoption, and compare a little of each layer with the hub's.
+
+    Of the first and the last expert of each layer the smallest component is fetched: 131,072 bytes
+    for the 397B, 16 MB in all.
+
+    Args:
+        places: What the shards of the checkpoint are at the hub.
+        packed: ``packed_experts`` directory.
+
+    Raises:
+        CorruptFileError: They hold other bytes, or have another layout.
+        HubError: The hub's cannot be had.
+    """
+    source = OriginalFlashMoE(checkpoint, packed, compare=False)
+    stacks = expert_stacks(checkpoint.tensors)
+    samples = [
+        (layer, expert)
+        for layer, info in enumerate(source.layers)
+        if info.path in stacks
+        for expert in (0, info.n_experts - 1)
+    ]
+
+    def compare(sample: tuple[int, int]) -> None:
+        layer, expert = sample
+        _compare(source, layer, expert, stacks[source.layers[layer].path], places)
+
+    with ThreadPoolExecutor(HEADER_THREADS, "samples") as pool:
+        try:
+            list(pool.map(compare, samples))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return source
+
+
+def _compare(
+    source: OriginalFlashMoE,
+    layer: int,
+    expert: int,
+    stack: Mapping[str, TensorEntry],
+    places: Mapping[Path, RemoteFile],
+) -> None:
+    info = source.layers[layer]
+    file = source.record_file(layer)
+    component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
+    entry = stack.get(component.name)
+    if entry is None or entry.shape != (info.n_experts, *component.shape):
+        raise CorruptFileError(
+            "store",
+            f"{file}: layout.json describes other experts than {checkpoint_name(source)}",
+            "Name the repository that the records were made from.",
+        )
+    start = entry.offset + expert * component.n_bytes
+    theirs = read_range(places[entry.file].url, start, start + component.n_bytes)
+    with open(file, "rb") as stream:
+        stream.seek(expert * info.layout.record_bytes + component.offset)
+        ours = stream.read(component.n_bytes)
+    if ours != theirs:
+        raise CorruptFileError(
+            "store",
+            f"{file}: expert {expert}: {component.name} differs from {checkpoint_name(source)}",
+            "Name the repository and the revision that the records were made from.",
+        )
+
+
+def checkpoint_name(source: OriginalFlashMoE) -> str:
+    return f"{source.source.name} at {source.source.revision}"

@@ -1,0 +1,64 @@
+"""One forward and backward pass of a batch, as a CUDA graph where that works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scripts.demo_model import loss
+from scripts.demo_model.windows import WINDOW
+
+
+class Step:
+    """Forward and backward pass of a batch: captured once as a CUDA graph, where that works."""
+
+    def __init__(self, net: Any, routers: loss.Routers, batch: int, graph: bool) -> None:
+        self.net, self.routers = net, routers
+        self.device = net.lm_head.weight.device
+        self.weights = loss.class_weights(self.device)
+        self.windows = torch.zeros(batch, WINDOW, dtype=torch.long, device=self.device)
+        self.graph: Any = None
+        self.wanted = graph and self.device.type == "cuda"
+
+    def _pass(self) -> Tensor:
+        values = loss.training_loss(self.net, self.routers, self.windows, self.weights)
+        values[0].backward()
+        return values.detach()
+
+    def prepare(self, windows: Tensor) -> str:
+        """Let kernels be chosen and compiled, and capture the graph; changes no weight.
+
+        Returns:
+            Why there is no graph although one was wanted, or "".
+        """
+        self.windows.copy_(windows)
+        if not self.wanted:
+            self._pass()
+            self.net.zero_grad(set_to_none=True)
+            return ""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._pass()
+                self.net.zero_grad(set_to_none=True)
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.values = self._pass()
+            self.graph = graph
+        except RuntimeError as reason:
+            self.net.zero_grad(set_to_none=True)
+            return f"no graph: {str(reason)[:300]}"
+        return ""
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        self.windows.copy_(windows)
+        if self.graph is not None:
+            self.graph.replay()
+            return self.values.clone()
+        self.net.zero_grad(set_to_none=True)
+        return self._pass()

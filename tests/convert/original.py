@@ -1,0 +1,69 @@
+"""Random checkpoints in the Hugging Face format of several architectures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes
+
+from flash_moe.testing import write_tokenizer
+from tests.model.test_architectures import BASE, CONFIGS, VOCAB
+
+# Names of the projections of an expert, where they are not the usual ones.
+MIXTRAL = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+KINDS = ("qwen2_moe", "qwen3_moe", "qwen3_next", "olmoe", "glm4_moe", "deepseek_v3", "mixtral")
+
+
+def write_original(path: Path, model_type: str, *, n_shards: int = 3, shuffle: int = 0) -> Path:
+    """Write what transformers would save: a tensor for each expert's projection.
+
+    Args:
+        shuffle: Seed of the order of the tensors, which are cut into shards in that order.
+    """
+    config = {"model_type": model_type, **BASE, **CONFIGS[model_type], "torch_dtype": "bfloat16"}
+    model_class, args_class = _get_classes(config)
+    model = model_class(args_class.from_dict(json.loads(json.dumps(config))))
+    shapes = {name: array.shape for name, array in tree_flatten(model.parameters())}
+    originals: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        originals |= _original(name, shape, config)
+    mx.random.seed(7)
+    tensors = {
+        name: (mx.random.normal(shape) * 0.05).astype(mx.bfloat16)
+        for name, shape in originals.items()
+    }
+    names = list(tensors)
+    order = [names[int(i)] for i in mx.random.permutation(len(names), key=mx.random.key(shuffle))]
+    path.mkdir()
+    for shard in range(n_shards):
+        part = {name: tensors[name] for name in order[shard::n_shards]}
+        file = path / f"model-{shard + 1:05d}-of-{n_shards:05d}.safetensors"
+        mx.save_safetensors(str(file), part)
+    write_tokenizer(path, VOCAB)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def _original(
+    name: str, shape: tuple[int, ...], config: dict[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that mlx-lm makes this tensor of."""
+    if ".switch_mlp." in name:
+        before, after = name.split(".switch_mlp.")
+        projection = after.split(".")[0]
+        if config["model_type"] == "mixtral":
+            projection = MIXTRAL[projection]
+        return {f"{before}.experts.{e}.{projection}.weight": shape[1:] for e in range(shape[0])}
+    if name.endswith("embed_q.weight"):  # of deepseek: two tensors of one
+        heads, lora = config["num_attention_heads"], config["kv_lora_rank"]
+        width = heads * (config["qk_nope_head_dim"] + config["v_head_dim"])
+        return {name.replace("embed_q", "kv_b_proj"): (width, lora)}
+    if name.endswith("unembed_out.weight"):
+        return {}
+    if name.endswith("conv1d.weight"):
+        return {name: (shape[0], shape[2], shape[1])}
+    return {name: shape}
