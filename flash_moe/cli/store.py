@@ -121,8 +121,22 @@ def describe(root: Path) -> dict[str, Any]:
             for e in manifest.layers
         ),
         "quantization": quantization,
+        "checks": checks(manifest),
         "quantization_error": errors(manifest),
     }
+
+
+def checks(manifest: Manifest) -> list[str]:
+    """What was compared when the store was made, and what can be now."""
+    source, n_shards = manifest.source, len(manifest.source.files)
+    if source.kind == "flash-moe-original":
+        made = "a sample of each layer's records compared with the checkpoint"
+    elif n_shards:
+        made = f"{n_shards} shards compared with the hub's hashes when they were downloaded"
+    else:
+        made = "packed from files on a disk, which were taken as they were"
+    n_records = sum(e.n_experts for e in manifest.layers)
+    return [made, f"{n_records} records have checksums: flash-moe verify compares them"]
 
 
 def errors(manifest: Manifest) -> list[dict[str, Any]]:
@@ -163,6 +177,7 @@ def run_info(args: argparse.Namespace) -> int:
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
         "all experts": decimal(facts["expert_bytes"]),
         "resident weights": decimal(facts["resident_bytes"]),
+        "checks": "; ".join(facts["checks"]),
         "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if none is in memory",
     }
     for name, value in rows.items():

@@ -108,6 +108,13 @@ class HuggingFaceCheckpoint(PackSource):
         n_experts = 0
         for name, recipe in recipes.items():
             array = self._sanitizer.outputs[f"{layer.path}.{name}"]
+            if not mx.issubdtype(array.dtype, mx.floating):
+                raise UnsupportedModelError(
+                    "pack",
+                    f"{layer.path}.{name}: expected floating weights to quantize, got "
+                    f"{array.dtype}; the original is quantized itself (mxfp4, nvfp4 or the like)",
+                    "Take a repository in mlx format.",
+                )
             n_experts, *rows, width = array.shape
             dtype = DTYPE_NAMES[recipe.output(array.dtype)]
             q = recipe.quantization
