@@ -108,9 +108,10 @@ def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.convert import open_source
     from flash_moe.loader import resolve
     from flash_moe.store.checkpoint import local_checkpoint
-    from flash_moe.store.shards import DeletedShards
+    from flash_moe.store.shards import KEPT, DeletedShards
 
-    checkpoint = local_checkpoint(resolve(args.src))
+    kept = args.dst / KEPT
+    checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
     source = open_source(
         checkpoint,
         bits=args.bits,
@@ -118,7 +119,7 @@ def run_pack(args: argparse.Namespace) -> int:
         expert_bits=args.expert_bits,
         adopt=args.adopt,
     )
-    shards = DeletedShards(checkpoint.shards) if args.delete_source else None
+    shards = DeletedShards(checkpoint.shards, kept) if args.delete_source else None
     return _pack(source, args.dst, shards, 0)
 
 

@@ -29,7 +29,7 @@ from flash_moe.store.journal import Journal
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.safetensors_writer import TensorSpec
-from flash_moe.store.shards import DeletedShards, Shards
+from flash_moe.store.shards import KEPT, DeletedShards, Shards
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
 
@@ -153,7 +153,7 @@ def plan_checkpoint(root: Path, dst: Path, *, quantize: Quantize = AS_IT_IS) -> 
     checkpoint = local_checkpoint(root)
     found = {file for pattern in SIDE_FILES for file in root.glob(pattern) if file.is_file()}
     small = sum(file.stat().st_size for file in found)
-    deleted = DeletedShards(checkpoint.shards)
+    deleted = DeletedShards(checkpoint.shards, dst / KEPT)
 
     def disk(source: PackSource) -> Disk:
         here = _disk(source, dst, Shards(), small)

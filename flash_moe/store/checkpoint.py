@@ -41,18 +41,22 @@ class Checkpoint:
         return tuple(sorted({entry.file for entry in self.tensors.values()}))
 
 
-def local_checkpoint(root: Path) -> Checkpoint:
+def local_checkpoint(root: Path, kept: Path | None = None) -> Checkpoint:
     """The checkpoint in a directory.
+
+    Args:
+        kept: Directory where :class:`flash_moe.store.shards.DeletedShards` of an earlier run kept
+            the headers of shards that are gone.
 
     Raises:
         ModelNotFoundError: Not a model directory, or a shard is missing.
         CorruptFileError: A shard is cut short, or its header lies.
     """
     config = read_config(root)
-    tensors = read_checkpoint_tensors(root)
+    tensors = read_checkpoint_tensors(root, kept)
     name, revision = origin(root)
     source = Source("", name, revision)
-    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors))
+    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, kept))
 
 
 def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
@@ -75,12 +79,13 @@ def resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:
     return [e for name, e in sorted(tensors.items()) if name not in dropped and not is_mtp(name)]
 
 
-def _fingerprint(source: Source, tensors: dict[str, TensorEntry]) -> str:
+def _fingerprint(source: Source, tensors: dict[str, TensorEntry], kept: Path | None) -> str:
     """A hash of origin, tensors, file sizes and times."""
     digest = xxhash.xxh3_128(repr((source.name, source.revision)).encode())
     for name, e in sorted(tensors.items()):
         digest.update(repr((name, e.file.name, e.dtype, e.shape, e.offset)).encode())
     for file in sorted({e.file for e in tensors.values()}):
-        stat = file.stat()
+        there = file if kept is None or file.exists() else kept / file.name
+        stat = there.stat()
         digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()

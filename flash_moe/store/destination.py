@@ -59,7 +59,9 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
             raise PackError(
                 "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
             )
-        if dst.is_dir() and any(file.name not in allowed for file in dst.iterdir()):
+        # A run may have been killed while it wrote its first journal.
+        ours = {*allowed, f"{PARTIAL_FILE}.tmp"}
+        if dst.is_dir() and any(file.name not in ours for file in dst.iterdir()):
             raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
     return journal
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
@@ -172,14 +172,21 @@ def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
     return ExpertLayer(layer_number(path), path, n_experts.pop(), layout)
 
 
-def read_checkpoint_tensors(root: Path) -> dict[str, TensorEntry]:
+def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, TensorEntry]:
     """The tensors of all ``model*.safetensors`` of a directory, headers checked.
+
+    Args:
+        kept: Directory with the headers of shards that are gone (``shards.py``).
 
     Raises:
         ModelNotFoundError: There are no weights, or a shard that the index names is missing.
         CorruptFileError: A shard is cut short, or lacks a tensor that the index promises.
     """
     names = {file.name for file in root.glob("model*.safetensors")}
+    gone: set[str] = set()
+    if kept is not None:
+        gone = {file.name for file in kept.glob("model*.safetensors")} - names
+        names |= gone
     index_file = root / INDEX_FILE
     promised: dict[str, str] = {}
     if index_file.is_file():
@@ -196,13 +203,14 @@ def read_checkpoint_tensors(root: Path) -> dict[str, TensorEntry]:
         raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(names):
-        for tensor, entry in read_header(root / name).items():
+        file = kept / name if kept is not None and name in gone else root / name
+        for tensor, entry in read_header(file).items():
             if tensor in tensors:
                 other = tensors[tensor].file.name
                 raise CorruptFileError(
                     "store", f"{root}: tensor {tensor} is in {other} and in {name}"
                 )
-            tensors[tensor] = entry
+            tensors[tensor] = replace(entry, file=root / name)
     for tensor, shard in promised.items():
         if tensor not in tensors or tensors[tensor].file.name != shard:
             raise CorruptFileError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from flash_moe.store.destination import (
 from flash_moe.store.journal import Journal, Unwritten
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, write_json
 from flash_moe.store.reader import FileSet, read_range
-from flash_moe.store.shards import Shards
+from flash_moe.store.shards import KEPT, Shards
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
 from flash_moe.store.work import COPY_BYTES, CopyExperts, Work, copy_records
@@ -88,6 +89,7 @@ def pack(
         manifest = manifest_of(source, files, journal)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
         supply.finish()
+        shutil.rmtree(dst / KEPT, ignore_errors=True)  # also of an earlier run's supply
         (dst / PARTIAL_FILE).unlink()
     except OSError as error:
         if run is not None:

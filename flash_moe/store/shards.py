@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from flash_moe.errors import ModelNotFoundError
+from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
+
+# Where a destination keeps headers of shards that are deleted.
+KEPT = "headers"
 
 
 class Shards:
@@ -47,14 +52,24 @@ class Shards:
 class DeletedShards(Shards):
     """Shards on this disk that are deleted one after the other, to make room for the store.
 
+    What a continued run must know of shards that are gone, it finds in ``kept``: files of their
+    names, sizes and times with nothing but their headers.
+
     Args:
         shards: All of the source, also those that nothing is needed of.
+        kept: A directory in the destination.
     """
 
-    def __init__(self, shards: Iterable[Path]) -> None:
+    def __init__(self, shards: Iterable[Path], kept: Path) -> None:
         self._shards = list(shards)
+        self._kept = kept
+        self.staged = frozenset({kept.name})
 
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
+        self._kept.mkdir(exist_ok=True)
+        for shard in self._shards:
+            if shard.exists():
+                keep_header(shard, self._kept / shard.name)
         for shard in wanted:
             yield [present(shard)]
 
@@ -92,3 +107,22 @@ def present(shard: Path) -> Path:
             "pack", f"{shard} is missing", "Download it again; what is packed is kept."
         )
     return shard
+
+
+def keep_header(shard: Path, kept: Path) -> None:
+    """Copy the header of a shard into a file that is otherwise a hole, of the same size and time.
+
+    Raises:
+        CorruptFileError: The header is none.
+        OSError: It cannot be copied.
+    """
+    offsets = [entry.offset for entry in read_header(shard).values()]
+    status = shard.stat()
+    temporary = kept.with_name(kept.name + ".tmp")
+    with open(shard, "rb") as source, open(temporary, "wb") as out:
+        out.write(source.read(min(offsets, default=status.st_size)))
+        out.truncate(status.st_size)
+        out.flush()
+        os.fsync(out.fileno())
+    os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    os.replace(temporary, kept)

@@ -13,7 +13,7 @@ from flash_moe.convert import HuggingFaceCheckpoint, QuantizeOptions
 from flash_moe.convert.works import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.packer import pack
-from flash_moe.store.shards import DeletedShards
+from flash_moe.store.shards import KEPT, DeletedShards
 from flash_moe.store.source import MlxCheckpoint
 
 from .original import KINDS, write_original
@@ -53,7 +53,7 @@ def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
     def on_progress(what: str, n_bytes: int) -> None:
         left.append(len(list(original.glob("model*.safetensors"))))
 
-    shards = DeletedShards(sorted(original.glob("model*.safetensors")))
+    shards = DeletedShards(sorted(original.glob("model*.safetensors")), tmp_path / "got" / KEPT)
     pack(source, tmp_path / "got", on_progress, shards=shards)
     assert sorted(set(left)) == [1, 2, 3, 4, 5]
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")

@@ -12,7 +12,7 @@ import pytest
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from flash_moe.testing import write_tokenizer
-from scripts.demo_model import judge, tokenizer, windows
+from scripts.demo_model import judge, packing, tokenizer, windows
 from scripts.demo_model.chat import CLASS_SHIFT, CONTEXT, IGNORED, WRITTEN, Chat
 from scripts.demo_model.dialogues import Dialogue, Dialogues
 from scripts.demo_model.results import invent
@@ -183,3 +183,16 @@ def test_windows_come_back_as_written_and_damage_is_seen(tmp_path: Path) -> None
     path.write_bytes(lzma.compress(b"something else"))
     with pytest.raises(ValueError, match="not a file of windows"):
         windows.load(path)
+
+
+def test_a_seed_makes_the_same_windows_and_another_seed_others(folder: Path) -> None:
+    chat = Chat(folder)
+    plain = np.concatenate([chat.encode_text("The lamp is old."), chat.encode_text("A red boat.")])
+    windows.save(folder / packing.PLAIN, plain[:, None])
+    entries = json.dumps([["lighthouse", "noun", "a tower with a light", ""]])
+    (folder / packing.DEFINITIONS).write_text(entries, "utf-8")
+    first = packing.shard(3, folder, 4)
+    assert first.shape == (4, windows.WINDOW)
+    assert np.array_equal(first, packing.shard(3, folder, 4))
+    assert not np.array_equal(first, packing.shard(4, folder, 4))
+    assert 0.1 < np.mean(first >> CLASS_SHIFT == WRITTEN) < 0.9

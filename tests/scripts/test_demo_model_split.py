@@ -8,6 +8,7 @@ import pytest
 
 from scripts.demo_model import foreign, held_out, json_tasks, judge, tasks, wordings
 from scripts.demo_model.dialogues import Dialogues
+from scripts.demo_model.invented import invent
 from scripts.demo_model.patterns import expand, matcher, slots
 from scripts.demo_model.words import Words, is_held_out
 
@@ -83,3 +84,18 @@ def test_called_values_of_training_are_not_held_out() -> None:
 
 def test_held_out_tools_never_occur_in_training() -> None:
     assert not {t.tool.name for t in foreign.TRAIN} & {t.tool.name for t in foreign.HELD_OUT}
+
+
+def test_invented_tools_are_never_those_held_out() -> None:
+    rng = random.Random(6)
+    made = [invent(rng) for _ in range(3000)]
+    assert not {t.tool.name for t in made} & {t.tool.name for t in foreign.HELD_OUT}
+    kept = {frozenset(t.makers) for t in foreign.HELD_OUT}
+    assert not {frozenset(t.makers) for t in made} & kept
+    assert len({t.tool.name for t in made}) > 2500
+    words = Words(rng, "train")
+    for tool in made[:300]:
+        values = {name: str(getattr(words, maker)()) for name, maker in tool.makers.items()}
+        for wording in tool.wordings:
+            text = expand(wording, rng, values)
+            assert all(value in text for value in values.values())

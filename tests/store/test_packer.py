@@ -225,3 +225,12 @@ def test_the_prediction_head_is_left_out(mlx_copy: Path, tiny_store: Path, tmp_p
 def test_a_moved_store_is_still_sound(store_copy: Path, tmp_path: Path) -> None:
     shutil.move(store_copy, tmp_path / "elsewhere")
     assert verify(tmp_path / "elsewhere").problems == ()
+
+
+def test_a_run_that_was_killed_in_its_first_journal(
+    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, contents: Read
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f"{PARTIAL_FILE}.tmp").write_text('{"journ')
+    pack(MlxCheckpoint(tiny_mlx), tmp_path / "store")
+    assert contents(tmp_path / "store") == contents(tiny_store)
