@@ -104,7 +104,9 @@ def gated_delta_rule(
     solved = solved.view(*heads, share, c, dv + dk)
 
     # What each chunk adds to the state, and what it takes from the state it finds.
-    written = (solved * to_end[..., None].to(narrow)).transpose(3, 4).reshape(-1, c, share * (dv + dk))
+    written = (
+        (solved * to_end[..., None].to(narrow)).transpose(3, 4).reshape(-1, c, share * (dv + dk))
+    )
     change = torch.bmm(k.to(narrow).mT, written).view(*heads, dk, share, dv + dk)
     change = change.permute(2, 0, 1, 4, 3, 5).reshape(n_chunks, batch * n_values, dk, dv + dk)
     change = change.to(wide)
@@ -113,9 +115,7 @@ def gated_delta_rule(
 
     states = states.view(n_chunks, batch, n_keys, share, dk, dv).permute(1, 2, 0, 3, 4, 5)
     states = states.to(narrow)
-    read = torch.bmm(
-        solved[..., dv:].reshape(-1, c, dk), states.reshape(-1, dk, dv)
-    )
+    read = torch.bmm(solved[..., dv:].reshape(-1, c, dk), states.reshape(-1, dk, dv))
     news = solved[..., :dv].reshape(-1, c, dv) - read
     beside = states.transpose(3, 4).reshape(-1, dk, share * dv)
     old = torch.bmm(q.to(narrow), beside).view(*heads, c, share, dv).transpose(3, 4)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.demo_model import foreign, json_tasks, results, tasks, wordings
+from scripts.demo_model.invented import invent
 from scripts.demo_model.patterns import expand
 from scripts.demo_model.requests import CORE_NAMES, ask
 from scripts.demo_model.tools import Schema, Tool, disguise, plain
@@ -65,7 +66,7 @@ class Dialogues:
             dialogue.messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
         for _ in range(rng.choices((1, 2, 3, 4), (45, 25, 15, 15))[0]):
             # Thoughts of earlier questions are dropped by the chat template.
-            if offered and rng.random() < 0.82:
+            if offered and rng.random() < 0.78:
                 self._tool_turn(dialogue, offered)
             else:
                 self._plain_turn(dialogue, offered)
@@ -80,7 +81,9 @@ class Dialogues:
             (disguise(core, rng) if hidden and rng.random() < 0.7 else plain(core), None)
             for core in cores
         ]
-        strangers = rng.sample(self.foreign, rng.choice((0, 0, 0, 1, 1, 2)))
+        strangers = rng.sample(self.foreign, rng.choice((0, 0, 1, 1, 2, 3)))
+        if self.split == "train":
+            strangers = [s if rng.random() < 0.35 else invent(rng) for s in strangers]
         offered += [(stranger.tool, stranger) for stranger in strangers]
         rng.shuffle(offered)
         names = [tool.name for tool, _ in offered]
@@ -175,13 +178,13 @@ class Dialogues:
     def _plain_turn(self, dialogue: Dialogue, offered: list[Any]) -> None:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.35:
+        if chance < 0.52:
             task = json_tasks.json_task(self.words)
             self._say(dialogue, task.text, task.answer, "The user wants JSON. No tool is needed.")
-        elif chance < 0.65 and self.definitions:
+        elif chance < 0.75 and self.definitions:
             question, answer = tasks.definition(self.words, self.definitions)
             self._say(dialogue, question, answer, "I can explain that word.")
-        elif chance < 0.78 and not any(tool.core == "calculate" for tool, _ in offered):
+        elif chance < 0.83 and not any(tool.core == "calculate" for tool, _ in offered):
             question, answer = tasks.small_sum(self.words)
             self._say(dialogue, question, answer, "This is a small sum. I can do it.")
         else:

@@ -7,28 +7,27 @@ that is quick enough for so small a model, and no cache can be wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scripts.demo_model import loss
 from scripts.demo_model.chat import CLASS_SHIFT, WRITTEN, Chat
+from scripts.demo_model.fast import Fast
 from scripts.demo_model.judge import Prompt
 
 MAX_TOKENS = 160
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, windows: Tensor, batch: int = 16) -> dict[str, float]:
+def held_out_loss(fast: Fast, windows: Tensor, batch: int = 16) -> dict[str, float]:
     """Mean loss in nats of the tokens to be written, and of all tokens."""
-    model.eval()
     sums = torch.zeros(2, 2, dtype=torch.float64)
     ones = torch.ones(4, device=windows.device)
     for start in range(0, len(windows), batch):
         part = windows[start : start + batch]
         inputs, targets, _ = loss.split(part, ones)
-        losses = loss.token_losses(model, inputs, targets).double()
+        losses = fast.losses(inputs, targets)[0].double()
         written = (part[:, 1:] >> CLASS_SHIFT) == WRITTEN
         sums[0] += torch.stack([losses[written].sum(), written.sum().double()]).cpu()
         sums[1] += torch.tensor([float(losses.sum()), losses.numel()], dtype=torch.float64)
@@ -37,11 +36,10 @@ def held_out_loss(model: Any, windows: Tensor, batch: int = 16) -> dict[str, flo
 
 @torch.no_grad()
 def greedy(
-    model: Any, prompts: Sequence[list[int]], stops: set[int], max_tokens: int = MAX_TOKENS
+    fast: Fast, prompts: Sequence[list[int]], stops: set[int], max_tokens: int = MAX_TOKENS
 ) -> list[list[int]]:
     """The continuation of each prompt up to its first stop token, which is kept."""
-    model.eval()
-    device = model.lm_head.weight.device
+    device = fast.net.lm_head.weight.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     width = -(-(int(lengths.max()) + max_tokens) // 64) * 64
     ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
@@ -52,10 +50,8 @@ def greedy(
     ends = torch.tensor(sorted(stops), device=device)
     for step in range(max_tokens):
         used = -(-(int(lengths.max())) // 64) * 64
-        hidden = model.model(input_ids=ids[:, :used], attention_mask=loss.NO_MASK, use_cache=False)[
-            0
-        ]
-        best = model.lm_head(hidden[rows, lengths - 1]).argmax(-1)
+        hidden = fast.hidden(ids[:, :used])
+        best = fast.net.lm_head(hidden[rows, lengths - 1]).argmax(-1)
         ids[rows, lengths] = torch.where(done, 0, best)
         lengths += (~done).long()
         done |= torch.isin(best, ends)
@@ -66,7 +62,7 @@ def greedy(
 
 
 def answers(
-    model: Any,
+    fast: Fast,
     chat: Chat,
     asked: Sequence[Prompt],
     thinking: bool = False,
@@ -85,6 +81,6 @@ def answers(
             return None
         part = order[start : start + batch]
         stops = {chat.end, chat.separator}
-        for i, tokens in zip(part, greedy(model, [encoded[i] for i in part], stops), strict=True):
+        for i, tokens in zip(part, greedy(fast, [encoded[i] for i in part], stops), strict=True):
             found[i] = chat.tokenizer.decode(tokens, skip_special_tokens=False)
     return found

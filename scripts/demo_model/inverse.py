@@ -1,9 +1,9 @@
 """Inverses of many small unit lower triangular matrices, as one operation of torch.
 
-Forward substitution, row by row, in float32: stable. (By squaring, ``(I - A)(I + A^2)(I + A^4)...``,
-it takes only matrix products, but its terms grow as binomial coefficients before they cancel: for
-keys that are alike float32 leaves two digits of 64 rows.) On a GPU it is a Triton kernel, one
-program for a matrix; elsewhere, or where that kernel fails, torch's triangular solver.
+Forward substitution, row by row, in float32: stable. Squaring, ``(I - A)(I + A^2)(I + A^4)...``,
+takes matrix products alone, but its terms grow as binomial coefficients before they cancel: where
+keys are alike, float32 leaves two digits of 64 rows. On a GPU it is a Triton kernel, one program
+for a matrix; elsewhere, or where that kernel fails, torch's triangular solver.
 """
 
 from __future__ import annotations

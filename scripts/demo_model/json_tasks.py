@@ -103,6 +103,10 @@ RECORDS: tuple[Record, ...] = (
     ),
 )
 
+# Facts under keys that may be any word: keys, too, must be copied from the question.
+LOOSE = ("The {k} is {v}.", "{k} is {v}.", "{k}: {v}.", "{k} = {v}.", "Its {k} is {v}.")
+LOOSE_SHARE = 0.35
+
 # {k} the keys, {t} the text.
 TRAIN = (
     "[Answer in|Give me|Reply in|Return|Write] JSON with the keys {k}[:|.] {t}",
@@ -113,6 +117,16 @@ TRAIN = (
     "{t}\\n\\nJSON, keys {k}[:|.|]",
     "Read this and fill a JSON object with {k}. {t}",
     "[Only|Just] JSON, please. Keys: {k}. {t}",
+    "[Look at|Take] this text: {t} [Build|Create|Compose] [an|a JSON] object with [exactly |]{k}.",
+    "[Fields|Keys wanted]: {k}. [Source|Text]: {t} [Format|Form]: JSON.",
+    "From [the sentences|what I say] below[,|] [get|pull out|collect] {k} [in|as|into] JSON. {t}",
+    "{t} [My program|A program] reads JSON. [It wants|Give it] {k}[.| only.]",
+    "[Can|Could] you [write|give] {k} [in|as] JSON for [this text|this]: {t}",
+    "[Represent|Encode] [the facts|this] as JSON ({k}): {t}",
+    "{t} [Which|What] JSON has {k}?",
+    "JSON [object|record] [of|with] {k} [from|out of] this: {t}",
+    "[I would like|I want] JSON with {k}. [The text|Text]: {t}",
+    "{k} [please|now], as JSON. {t}",
 )
 HELD_OUT = (
     "Here is a note. {t} Produce a JSON object whose keys are {k}.",
@@ -125,6 +139,9 @@ LISTS_TRAIN = (
     "[Turn|Make|Convert] this [into|to] a JSON [list|array]: {t}",
     "[Give|Write|Return] [as|it as] a JSON [list|array]: {t}",
     "{t} [As|Answer with] a JSON [list|array][| please].",
+    "JSON [list|array] of {t}",
+    "[Items|Things]: {t} [Make|Build] a JSON array [of|with] them.",
+    "[List|Array] in JSON[:| for] {t}",
 )
 LISTS_HELD_OUT = (
     "I want these as a JSON array: {t}",
@@ -161,6 +178,38 @@ def json_task(words: Words) -> JsonTask:
         text = f"{', '.join(items[:-1])} and {items[-1]}."
         pattern = rng.choice(LISTS_TRAIN if train else LISTS_HELD_OUT)
         return JsonTask(expand(pattern, rng, {"t": text}), items)
+    pattern = rng.choice(TRAIN if train else HELD_OUT)
+    sentences, pairs = _loose(words) if rng.random() < LOOSE_SHARE else _facts(words)
+    keys = named([key for key, _ in pairs], rng)
+    # A sentence that begins with a value keeps its case: it may have to be copied.
+    slots = {"k": keys, "t": " ".join(sentences)}
+    return JsonTask(expand(pattern.replace("\\n", "\n"), rng, slots), dict(pairs))
+
+
+Told = tuple[list[str], list[tuple[str, Any]]]
+
+
+def _loose(words: Words) -> Told:
+    """Sentences about any keys, and the pairs asked for."""
+    rng = words.rng
+    makers: tuple[Callable[[], Any], ...] = (
+        *(words.noun, words.name, words.city, words.code, words.clock, words.pseudo),
+        *(words.phrase, lambda: rng.randint(1, 9999), lambda: _money(words)),
+    )
+    keys: list[str] = []
+    for _ in range(rng.randint(1, 5)):
+        key = words.noun() if rng.random() < 0.7 else words.pseudo()
+        if key not in keys:
+            keys.append(key)
+    pattern = rng.choice(LOOSE)
+    told: list[tuple[str, Any]] = [(key, rng.choice(makers)()) for key in keys]
+    sentences = [pattern.format(k=key, v=value) for key, value in told]
+    return sentences, rng.sample(told, rng.randint(1, min(4, len(told))))
+
+
+def _facts(words: Words) -> Told:
+    """Sentences about a subject, and the pairs asked for."""
+    rng = words.rng
     record = rng.choice(RECORDS)
     subject = record.subject.make(words)
     told = rng.sample(list(record.fields), rng.randint(1, 4))
@@ -174,8 +223,4 @@ def json_task(words: Words) -> JsonTask:
     ]
     if rng.random() < 0.7:
         pairs.insert(0, (rng.choice(record.subject.keys), subject))
-    pattern = rng.choice(TRAIN if train else HELD_OUT)
-    keys = named([key for key, _ in pairs], rng)
-    text = " ".join(s[0].upper() + s[1:] for s in sentences)
-    slots = {"k": keys, "t": text}
-    return JsonTask(expand(pattern.replace("\\n", "\n"), rng, slots), dict(pairs))
+    return sentences, pairs

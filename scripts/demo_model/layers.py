@@ -73,7 +73,9 @@ def causal_conv(x: Tensor, weight: Tensor) -> Tensor:
 def delta_net(x: Tensor, w: Weights, shape: Shape) -> Tensor:
     """The gated delta net of a layer, ``[B, T, D]`` to the same."""
     batch, length, _ = x.shape
-    mixed = causal_conv(nnf.linear(x, w["linear_attn.in_proj_qkv.weight"]), w["linear_attn.conv1d.weight"])
+    mixed = causal_conv(
+        nnf.linear(x, w["linear_attn.in_proj_qkv.weight"]), w["linear_attn.conv1d.weight"]
+    )
     query, key, value = mixed.split(
         [shape.key_dim, shape.key_dim, mixed.shape[-1] - 2 * shape.key_dim], -1
     )

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from scripts.demo_model import quantise
+
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ADAM_PARTS = ("embed_tokens", "lm_head", "mlp.gate.", "shared_expert_gate", "conv1d", "in_proj_a")
 
@@ -37,6 +39,10 @@ class Masters:
         named: The model's parameters by name; their ``grad`` is read in ``step``.
         muon_rate, adam_rate: Learning rates at a schedule factor of 1.
         decay: Weight decay of the matrices, as a share of the learning rate.
+
+    Attributes:
+        quantised: Give the model its weights as 4 bits store them. The gradients found there move
+            the masters (a straight-through estimate).
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Masters:
     ) -> None:
         self.muon_rate, self.adam_rate, self.decay = muon_rate, adam_rate, decay
         self.count = 0
+        self.quantised = False
         self.named = named
         self.masters = {name: p.detach().float().clone() for name, p in named.items()}
         self.first = {name: torch.zeros_like(m) for name, m in self.masters.items()}
@@ -79,8 +86,17 @@ class Masters:
         for alike in self._alike(name for name in names if name in self.muon):
             self._muon(alike, [grads[name] for name in alike], factor)
         self._adam(adam, [grads[name] * scale for name in adam], factor)
-        torch._foreach_copy_([self.named[n] for n in names], [self.masters[n] for n in names])
+        self.publish()
         return norm
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the masters into the model: as they are, or as ``quantised`` says."""
+        values = dict(self.masters)
+        if self.quantised:
+            stored = ((n, m.to(self.named[n].dtype)) for n, m in self.masters.items())
+            values |= quantise.affine_all(stored)
+        torch._foreach_copy_(list(self.named.values()), [values[n] for n in self.named])
 
     def _alike(self, names: Iterable[str]) -> list[list[str]]:
         """Names in groups of one shape, which are orthogonalised together."""

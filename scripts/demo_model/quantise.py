@@ -1,45 +1,68 @@
-"""Affine quantisation as ``mx.quantize`` does it, in torch: to judge a model at few bits."""
+"""Affine quantisation as ``mx.quantize`` does it, in torch: to judge and to train at few bits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 GROUP = 64
+BITS = 4
 GATE_BITS = 8
 
 
 def affine(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
-    """The weight as quantised and dequantised, min-max by groups of the last axis."""
+    """The weight as quantised and dequantised, min-max by groups of the last axis.
+
+    As in MLX, codes follow from scale and bias in float32, and both are then stored in the type of
+    the weight.
+    """
     x = weight.float().reshape(-1, group)
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     steps = 2**bits - 1
+    below = low.abs() > high.abs()
     scale = ((high - low) / steps).clamp(min=1e-7)
-    scale = torch.where(low.abs() > high.abs(), scale, -scale)
-    edge = torch.where(low.abs() > high.abs(), low, high)
+    scale = torch.where(below, scale, -scale)
+    edge = torch.where(below, low, high)
     zero = (edge / scale).round()
     scale = torch.where(zero != 0, edge / zero.where(zero != 0, torch.ones_like(zero)), scale)
     bias = torch.where(zero == 0, torch.zeros_like(edge), edge)
-    levels = ((x - bias) / scale).round().clamp(0, steps)
-    return (levels * scale + bias).reshape(weight.shape).to(weight.dtype)
+    levels = ((x - bias) / scale).round_().clamp_(0, steps)
+    stored = [part.to(weight.dtype).float() for part in (scale, bias)]
+    return (levels * stored[0] + stored[1]).reshape(weight.shape).to(weight.dtype)
+
+
+def bits_of(name: str, weight: Tensor, bits: int = BITS) -> int:
+    """Bits that a weight gets: 0 for norms and the convolution, 8 for gates."""
+    if weight.dim() < 2 or "conv1d" in name:
+        return 0
+    return GATE_BITS if "mlp.gate." in name or "shared_expert_gate" in name else bits
+
+
+def affine_all(named: Iterable[tuple[str, Tensor]], bits: int = BITS) -> dict[str, Tensor]:
+    """All weights that have bits, quantised and dequantised; few large operations."""
+    kinds: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, weight in named:
+        kinds.setdefault(bits_of(name, weight, bits), []).append((name, weight))
+    kinds.pop(0, None)
+    made: dict[str, Tensor] = {}
+    for n_bits, members in kinds.items():
+        flat = affine(torch.cat([w.reshape(-1, GROUP) for _, w in members]), n_bits)
+        parts = flat.split([w.numel() // GROUP for _, w in members])
+        made |= {name: part.view(w.shape) for (name, w), part in zip(members, parts, strict=True)}
+    return made
 
 
 @torch.no_grad()
 def quantise(model: Any, bits: int) -> dict[str, Tensor]:
-    """Quantise the model in place as mlx-lm would; returns the weights it had, by name.
-
-    Gates of routers and of the shared expert keep 8 bits. Norms and the convolution are not
-    quantised.
-    """
+    """Quantise the model in place as mlx-lm would; returns the weights it had, by name."""
     before = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or "conv1d" in name:
-            continue
-        gate = "mlp.gate." in name or "shared_expert_gate" in name
-        before[name] = parameter.detach().clone()
-        parameter.copy_(affine(parameter, GATE_BITS if gate else bits))
+    named = dict(model.named_parameters())
+    for name, value in affine_all(named.items(), bits).items():
+        before[name] = named[name].detach().clone()
+        named[name].copy_(value)
     return before
 
 

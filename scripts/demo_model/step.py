@@ -8,23 +8,30 @@ import torch
 from torch import Tensor
 
 from scripts.demo_model import loss
+from scripts.demo_model.fast import Fast
 from scripts.demo_model.windows import WINDOW
 
 
 class Step:
-    """Forward and backward pass of a batch: captured once as a CUDA graph, where that works."""
+    """Forward and backward pass of a batch: captured once as a CUDA graph, where that works.
 
-    def __init__(self, net: Any, routers: loss.Routers, batch: int, graph: bool) -> None:
-        self.net, self.routers = net, routers
-        self.device = net.lm_head.weight.device
+    Attributes:
+        usage: Share of each expert in the choices of the last pass, ``[layers, experts]``.
+    """
+
+    def __init__(self, fast: Fast, batch: int, graph: bool) -> None:
+        self.fast, self.net = fast, fast.net
+        self.device = self.net.lm_head.weight.device
         self.weights = loss.class_weights(self.device)
         self.windows = torch.zeros(batch, WINDOW, dtype=torch.long, device=self.device)
         self.graph: Any = None
         self.wanted = graph and self.device.type == "cuda"
+        self.usage: Tensor = torch.empty(0)
 
     def _pass(self) -> Tensor:
-        values = loss.training_loss(self.net, self.routers, self.windows, self.weights)
+        values, usage = loss.training_loss(self.fast, self.windows, self.weights)
         values[0].backward()
+        self.usage = usage.detach()
         return values.detach()
 
     def prepare(self, windows: Tensor) -> str:
@@ -38,6 +45,7 @@ class Step:
             self._pass()
             self.net.zero_grad(set_to_none=True)
             return ""
+        torch.cuda.empty_cache()  # the graph has memory of its own
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -56,9 +64,15 @@ class Step:
         return ""
 
     def __call__(self, windows: Tensor) -> Tensor:
+        """Loss values ``[4]`` of a batch; gradients are in the parameters."""
         self.windows.copy_(windows)
         if self.graph is not None:
             self.graph.replay()
             return self.values.clone()
         self.net.zero_grad(set_to_none=True)
         return self._pass()
+
+    def close(self) -> None:
+        """Let go of the graph and its memory."""
+        self.graph = None
+        self.net.zero_grad(set_to_none=True)

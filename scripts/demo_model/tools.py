@@ -1,8 +1,8 @@
 """The tools of the dialogues: schemas, other names for them, and invented results.
 
-``CORE`` are the tools that the demo model is made for. ``foreign_tools`` makes tools that nobody
-has heard of, so that a model must read the list in its system prompt instead of remembering it;
-``disguise`` gives a core tool another name and other parameter names for the same reason.
+``CORE`` are the tools that the demo model is made for. ``disguise`` gives a core tool another name
+and other parameter names, so that a model must read the list in its system prompt (as do the tools
+of ``invented.py``).
 """
 
 from __future__ import annotations
