@@ -60,17 +60,17 @@ else:
 # So as much as the page cache will want is taken and freed just before, in a third process.
 _RUN = """
 import json, os, shutil, subprocess, sys, time; from pathlib import Path
-import flash_moe.store.packer as packer
 from flash_moe.convert import open_source; from flash_moe.memory import peak_memory
+from flash_moe.store import packing; from flash_moe.store.packer import pack
 what, src, dst, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-packer.THREADS = options.pop("threads", packer.THREADS)
+packing.THREADS = options.pop("threads", packing.THREADS)
 imported = peak_memory()
 shards = sorted(src.glob("model*.safetensors"))
 n_bytes = 2 * sum(shard.stat().st_size for shard in shards)
 subprocess.run([sys.executable, "-c", f"b'1' * {n_bytes}"], check=True)
 started = time.perf_counter()
 if what == "pack":
-    packer.pack(open_source(src, **options), dst)
+    pack(open_source(src, **options), dst)
 else:
     dst.mkdir()
     for shard in shards:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from flash_moe.cli.progress import LayerCount, progress
+from flash_moe.errors import ConfigError
 
 if TYPE_CHECKING:
     from flash_moe.store.packer import PackResult
@@ -108,8 +109,15 @@ def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.convert import open_source
     from flash_moe.loader import resolve
     from flash_moe.store.checkpoint import local_checkpoint
-    from flash_moe.store.shards import KEPT, DeletedShards
+    from flash_moe.store.shards import KEPT, DeletedShards, check_beside
 
+    if args.delete_source and args.adopt is not None:
+        raise ConfigError(
+            "pack",
+            "--adopt links the record files of the original: --delete-source would not know what "
+            "of it may go",
+            "Drop --delete-source, and delete the shards when the store is verified.",
+        )
     kept = args.dst / KEPT
     checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
     source = open_source(
@@ -119,7 +127,10 @@ def run_pack(args: argparse.Namespace) -> int:
         expert_bits=args.expert_bits,
         adopt=args.adopt,
     )
-    shards = DeletedShards(checkpoint.shards, kept) if args.delete_source else None
+    shards = None
+    if args.delete_source:
+        check_beside(checkpoint.shards, args.dst)
+        shards = DeletedShards(checkpoint.shards, kept)
     return _pack(source, args.dst, shards, 0)
 
 

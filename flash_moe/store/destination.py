@@ -23,7 +23,7 @@ from flash_moe.store.manifest import (
     write_json,
 )
 from flash_moe.store.resident import describe_resident
-from flash_moe.store.shards import Shards
+from flash_moe.store.shards import KEPT, Shards
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles, temporary
 
@@ -42,7 +42,7 @@ _NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PAR
 
 
 def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
-    """Look at ``dst`` without changing it: nothing there, or the journal of a partial store.
+    """Look at ``dst`` without changing a store: nothing there, or the journal of a partial one.
 
     Args:
         allowed: Names that may be there without a journal.
@@ -56,6 +56,7 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
     if journal is None:
         if (dst / MANIFEST_FILE).exists():
             read_manifest(dst)
+            shutil.rmtree(dst / KEPT, ignore_errors=True)  # of a run killed at its very end
             raise PackError(
                 "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
             )

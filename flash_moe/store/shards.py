@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from flash_moe.errors import ModelNotFoundError
+from flash_moe.errors import ConfigError, ModelNotFoundError
 from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.source import PackSource
-from flash_moe.store.target import StoreFiles
+from flash_moe.store.target import StoreFiles, sync_directory
 
 # Where a destination keeps headers of shards that are deleted.
 KEPT = "headers"
@@ -70,6 +70,7 @@ class DeletedShards(Shards):
         for shard in self._shards:
             if shard.exists():
                 keep_header(shard, self._kept / shard.name)
+        sync_directory(self._kept)
         for shard in wanted:
             yield [present(shard)]
 
@@ -81,19 +82,51 @@ class DeletedShards(Shards):
         for shard in wanted:
             begun |= {work.layer for work in source.works if shard in work.shards}
             peak = max(peak, sum(map(files.bytes_of, begun)) - freed)
-            freed += shard.stat().st_size if shard.exists() else 0
+            freed += _frees(shard, files.dst)
         return min(0, peak - sum(map(files.bytes_of, [None, *range(len(source.layers))])))
 
     def release(self, shard: Path) -> None:
-        target = shard.resolve()
-        shard.unlink(missing_ok=True)
-        # The hub's cache keeps a file as a blob and links to it; without the blob no disk is freed.
-        if target.parent.name == "blobs":
-            target.unlink(missing_ok=True)
+        # The blob first: what is left of a run that is killed in between is a link.
+        for file in (_blob(shard), shard):
+            if file is not None:
+                file.unlink(missing_ok=True)
 
     def finish(self) -> None:
         for shard in self._shards:
             self.release(shard)
+
+
+def check_beside(shards: Iterable[Path], dst: Path) -> None:
+    """See that a destination is not among the shards that are to be deleted.
+
+    Raises:
+        ConfigError: It is their directory, or lies in it.
+    """
+    for source in {shard.parent.resolve() for shard in shards}:
+        if dst.resolve().is_relative_to(source):
+            raise ConfigError(
+                "pack",
+                f"{dst} lies in {source}, whose shards are to be deleted",
+                "Choose a destination beside it, or drop --delete-source.",
+            )
+
+
+def _blob(shard: Path) -> Path | None:
+    """Where the hub's cache keeps a file that it has a link to: without that no disk is freed."""
+    target = shard.resolve()
+    return target if target != shard and target.parent.name == "blobs" else None
+
+
+def _frees(shard: Path, dst: Path) -> int:
+    """Bytes that there are more on the disk of ``dst`` when a shard is deleted."""
+    try:
+        status = (_blob(shard) or shard).lstat()
+    except FileNotFoundError:
+        return 0
+    there = next(path for path in (dst, *dst.absolute().parents) if path.exists())
+    if status.st_nlink > 1 or status.st_dev != there.stat().st_dev:
+        return 0
+    return status.st_blocks * 512
 
 
 def present(shard: Path) -> Path:
@@ -123,6 +156,6 @@ def keep_header(shard: Path, kept: Path) -> None:
         out.write(source.read(min(offsets, default=status.st_size)))
         out.truncate(status.st_size)
         out.flush()
+        os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
         os.fsync(out.fileno())
-    os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
     os.replace(temporary, kept)
