@@ -213,6 +213,9 @@ def explained(error: Exception) -> HubError:
     status = _status(error)
     if status in (401, 403):
         return HubError("hub", f"the hub refuses: {status} ({said})", log_in)
-    where = "the hub" if constants.ENDPOINT == "https://huggingface.co" else constants.ENDPOINT
-    problem = f"{where} answers {status}" if status else f"{where} cannot be reached"
-    return HubError("hub", f"{problem} ({said})", "Run the same command again later to continue.")
+    problem = f"answers {status}" if status else "cannot be reached"
+    return HubError(
+        "hub",
+        f"{constants.ENDPOINT} {problem} ({said})",
+        "Run the same command again later to continue.",
+    )
