@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.demo_model import foreign, json_tasks, results, tasks, wordings
+from scripts.demo_model import foreign, json_tasks, results, tasks
 from scripts.demo_model.invented import invent
 from scripts.demo_model.patterns import expand
+from scripts.demo_model.phrasing import utter
 from scripts.demo_model.requests import CORE_NAMES, ask
 from scripts.demo_model.tools import Schema, Tool, disguise, plain
 from scripts.demo_model.words import Split, Words
@@ -54,6 +55,9 @@ class Dialogues:
         self.words = Words(self.rng, split)
         self.split = split
         self.definitions = definitions
+        self.remarks = [
+            e.example[0].upper() + e.example[1:] + "." for e in definitions if e.example
+        ]
         self.foreign = foreign.TRAIN if split == "train" else foreign.HELD_OUT
 
     def draw(self) -> Dialogue:
@@ -83,7 +87,7 @@ class Dialogues:
         ]
         strangers = rng.sample(self.foreign, rng.choice((0, 0, 1, 1, 2, 3)))
         if self.split == "train":
-            strangers = [s if rng.random() < 0.35 else invent(rng) for s in strangers]
+            strangers = [s if rng.random() < 0.5 else invent(rng) for s in strangers]
         offered += [(stranger.tool, stranger) for stranger in strangers]
         rng.shuffle(offered)
         names = [tool.name for tool, _ in offered]
@@ -101,11 +105,11 @@ class Dialogues:
         missing = [core for core in CORE_NAMES if core not in here]
         if missing and rng.random() < 0.06:
             core = rng.choice(missing)
-            request = ask(core, self.words)
+            request = ask(core, self.words, self.remarks)
             thought = f"The user wants me to use {core}. None of my tools can do that."
             self._say(dialogue, request.text, results.refusal(core, rng), thought)
             return
-        request = ask(tool.core, self.words)
+        request = ask(tool.core, self.words, self.remarks)
         arguments = {tool.names[p]: value for p, value in request.arguments.items()}
         result, sentence = results.invent(tool.core, request.arguments, self.words)
         text, final = request.text, sentence
@@ -118,11 +122,11 @@ class Dialogues:
 
     def _foreign_turn(self, dialogue: Dialogue, tool: Tool, stranger: foreign.Foreign) -> None:
         rng = self.rng
-        arguments = {}
-        for name, maker in stranger.makers.items():
-            make = self._language if maker == "language" else getattr(self.words, maker)
-            arguments[name] = make()
-        text = expand(rng.choice(stranger.wordings), rng, arguments)
+        arguments = {name: self.words.make(maker) for name, maker in stranger.makers.items()}
+        if self.split == "train":
+            text = utter(stranger.ways, rng, arguments, self.remarks)
+        else:
+            text = expand(rng.choice(stranger.ways.direct), rng, arguments)
         if rng.random() < 0.7:
             result: Schema = {"status": rng.choice(("ok", "done"))}
             final = rng.choice(("Done.", "It is done.", "That worked."))
@@ -131,9 +135,6 @@ class Dialogues:
             result = {"result": value}
             final = rng.choice((f"The answer is {value}.", f"I got this: {value}."))
         self._call(dialogue, text, tool, arguments, json.dumps(result), final)
-
-    def _language(self) -> str:
-        return self.rng.choice(wordings.LANGUAGES)
 
     def _call(
         self,

@@ -1,7 +1,7 @@
 """Wordings kept for judging: none of them, nor anything like them, is drawn in training.
 
 ``tests/scripts/test_demo_model_split.py`` shows that no text of these patterns matches a pattern
-of ``wordings.py``, ``foreign.py`` or ``tasks.py``.
+that training draws from; ``split.py`` makes sure that no text of training holds one.
 """
 
 from __future__ import annotations
@@ -100,4 +100,16 @@ WRITE_FILE = (
     'Make a new file at {path} and write "{text}" there.',
     'Please keep "{text}" for me in {path}.',
     'Put the following line into {path}: "{text}"',
+)
+# {k} the keys, {t} the text.
+JSON = (
+    "Here is a note. {t} Produce a JSON object whose keys are {k}.",
+    "I need {k} as a JSON object, taken from the following: {t}",
+    "Please summarise as JSON using the keys {k}. {t}",
+    "{t} Now put {k} in a JSON object for me.",
+    "Output a JSON object having the keys {k} for this: {t}",
+)
+JSON_LISTS = (
+    "I want these as a JSON array: {t}",
+    "Please form a JSON list from {t}",
 )

@@ -11,17 +11,24 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from scripts.demo_model.foreign import HELD_OUT, Foreign
+from scripts.demo_model.corpus.lexicon import VERBS_MORE
+
+from scripts.demo_model.foreign import HELD_OUT
+from scripts.demo_model.foreign_tool import Foreign
 from scripts.demo_model.tools import function, number, text
+from scripts.demo_model.ways import Ways
 from scripts.demo_model.words import NOUNS
 
-VERBS = """
+VERBS = [
+    *"""
 open close start stop delete copy print share book cancel check find buy sell rent order mute update
 install remove pause resume scan measure clean water feed charge park paint fix record register
 report approve reject sort count pay invite remind email archive download upload reset test schedule
 move send show hide add edit merge split save load create build label track rate review assign
 collect deliver describe enable disable export import inspect join leave mark monitor open pack
-""".split()
+""".split(),
+    *VERBS_MORE,
+]
 OBJECTS = (
     """
 account address alarm album article bill blog booking calendar channel chart chat comment course
@@ -120,7 +127,7 @@ def invent(rng: random.Random) -> Foreign:
     wordings = tuple(
         _begin(q.replace("{v}", verb).replace("{o}", thing).replace("{x}", said)) for q in QUESTIONS
     )
-    return Foreign(schema, makers, wordings)
+    return Foreign(schema, makers, Ways(direct=wordings, do=(f"{verb} [the|my|a] {thing}{said}",)))
 
 
 def _begin(pattern: str) -> str:

@@ -1,19 +1,18 @@
-"""The held-out prompts, and the judgement of what a model answers to them.
+"""The held-out prompts; the judgement of answers to them is ``flash_moe.quality.judge``.
 
 Three kinds: ``tool`` (the call that must be made), ``json`` (the object that must be given) and
 ``answer`` (a tool has answered; the sentence must tell its values). Knows no model: it writes
-prompts as messages and tools, and judges the text that comes back.
+prompts as messages and tools.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flash_moe.quality.judge import Prompt, call_of, parsed, right, scores, visible
 from scripts.demo_model import foreign, json_tasks, results
 from scripts.demo_model.dialogues import SYSTEMS
 from scripts.demo_model.patterns import expand
@@ -21,11 +20,19 @@ from scripts.demo_model.requests import CORE_NAMES, ask
 from scripts.demo_model.tools import CORE, Schema, plain
 from scripts.demo_model.words import Words
 
-Prompt = dict[str, Any]
+__all__ = [
+    "Prompt",
+    "call_of",
+    "parsed",
+    "prompts",
+    "right",
+    "scores",
+    "told",
+    "visible",
+    "write",
+]
 
-N_TOOL, N_JSON, N_ANSWER, N_FOREIGN = 320, 160, 80, 40
-_CALL = re.compile(r"<tool_call>\s*<function=([^\s<>]+)>(.*?)</function>\s*</tool_call>", re.S)
-_PARAMETER = re.compile(r"<parameter=([^\s<>]+)>\n(.*?)\n</parameter>", re.S)
+N_TOOL, N_JSON, N_ANSWER, N_FOREIGN = 320, 160, 80, 80
 
 
 def prompts(seed: int) -> list[Prompt]:
@@ -78,8 +85,8 @@ def _tool_prompt(core: str, words: Words) -> Prompt:
 
 def _foreign_prompt(stranger: foreign.Foreign, words: Words) -> Prompt:
     rng = words.rng
-    arguments = {name: getattr(words, maker)() for name, maker in stranger.makers.items()}
-    text = expand(rng.choice(stranger.wordings), rng, arguments)
+    arguments = {name: words.make(maker) for name, maker in stranger.makers.items()}
+    text = expand(rng.choice(stranger.ways.direct), rng, arguments)
     tools = [*_tools(rng, rng.choice(CORE_NAMES))[:3], stranger.schema]
     rng.shuffle(tools)
     expected = {"name": stranger.tool.name, "arguments": arguments}
@@ -112,59 +119,3 @@ def told(core: str, result: dict[str, Any]) -> list[str]:
         return [*map(str, result["files"])] or ["empty"]
     key = {"get_time": "time", "calculate": "result", "convert_units": "result"}.get(core)
     return [str(result[key])] if key else ([str(result["text"])] if core == "read_file" else [])
-
-
-def call_of(answer: str) -> tuple[str, dict[str, str]] | None:
-    """Name and arguments of the tool call in an answer, values as text."""
-    found = _CALL.search(answer)
-    return None if found is None else (found.group(1), dict(_PARAMETER.findall(found.group(2))))
-
-
-def right(prompt: Prompt, answer: str) -> bool:
-    """Whether an answer is what the prompt asks for."""
-    expected, text = prompt["expected"], visible(answer)
-    if prompt["kind"] in ("tool", "foreign"):
-        call = call_of(answer)
-        return (
-            call is not None
-            and call[0] == expected["name"]
-            and _same(expected["arguments"], call[1])
-        )
-    if prompt["kind"] == "json":
-        return parsed(text) == (True, expected)
-    return all(value in text for value in expected)
-
-
-def _same(expected: dict[str, str], got: dict[str, str]) -> bool:
-    return expected.keys() == got.keys() and all(
-        "".join(value.split()) == "".join(got[name].split()) for name, value in expected.items()
-    )
-
-
-def parsed(text: str) -> tuple[bool, Any]:
-    """Whether a text is valid JSON, and its value."""
-    try:
-        return True, json.loads(text)
-    except ValueError:
-        return False, None
-
-
-def visible(answer: str) -> str:
-    """An answer without its thoughts and end token."""
-    return answer.split("</think>")[-1].split("<|im_end|>")[0].strip()
-
-
-def scores(asked: Sequence[Prompt], answers: Sequence[str]) -> dict[str, float]:
-    """Share of right answers of each kind, and of valid JSON."""
-    share: dict[str, list[bool]] = {}
-    for prompt, answer in zip(asked, answers, strict=True):
-        kind = prompt["kind"]
-        share.setdefault(kind, []).append(right(prompt, answer))
-        if kind == "json":
-            share.setdefault("json_valid", []).append(parsed(visible(answer))[0])
-        if kind == "tool":
-            share.setdefault("tool_name", []).append(
-                (call_of(answer) or ("",))[0] == prompt["expected"]["name"]
-            )
-            share.setdefault(f"tool_{prompt['expected']['name']}", []).append(share["tool"][-1])
-    return {name: sum(hits) / len(hits) for name, hits in share.items()}

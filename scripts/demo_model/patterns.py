@@ -25,10 +25,20 @@ _SHAPES = {
 
 def expand(pattern: str, rng: random.Random, values: Mapping[str, str]) -> str:
     """Choose at every choice, then fill the slots."""
+    return fill(choose(pattern, rng), values)
+
+
+def choose(pattern: str, rng: random.Random) -> str:
+    """A pattern without choices: one taken of each."""
     while match := _INNERMOST.search(pattern):
         choice = rng.choice(match.group(1).split("|"))
         pattern = pattern[: match.start()] + choice + pattern[match.end() :]
-    return _SLOT.sub(lambda slot: values[slot.group(1)], pattern)
+    return pattern
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """A text with its slots filled."""
+    return _SLOT.sub(lambda slot: values[slot.group(1)], text)
 
 
 def slots(pattern: str) -> list[str]:

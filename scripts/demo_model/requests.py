@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scripts.demo_model import held_out, wordings
-from scripts.demo_model.patterns import expand
-from scripts.demo_model.words import Split, Words, is_held_out
+from scripts.demo_model import held_out, intents
+from scripts.demo_model.corpus.core import UNITS
+from scripts.demo_model.patterns import expand, fill
+from scripts.demo_model.phrasing import utter
+from scripts.demo_model.ways import Ways
+from scripts.demo_model.words import Words, is_held_out
 
 CORE_NAMES = (
     *("get_weather", "get_time", "calculate", "convert_units"),
@@ -30,94 +33,95 @@ class Request:
     arguments: dict[str, str]
 
 
-def ask(core: str, words: Words) -> Request:
-    """A question for this tool, in the wordings and with the values of the split of ``words``."""
-    source = wordings if words.split == "train" else held_out
-    pattern, slots, arguments = _DRAW[core](words, source)
-    text = expand(pattern, words.rng, slots)
+def ask(core: str, words: Words, remarks: Sequence[str] = ()) -> Request:
+    """A question for this tool, in the wordings and with the values of the split of ``words``.
+
+    Args:
+        remarks: Sentences that may stand beside the question, in training.
+    """
+    draft = _DRAW[core](words)
     if words.split == "train":
-        text = _vary(text, words.rng, any(text.startswith(v) for v in slots.values()))
-    return Request(core, text, arguments)
+        text = utter(draft.ways, words.rng, draft.slots, remarks)
+    else:
+        text = expand(words.rng.choice(draft.kept), words.rng, draft.slots)
+    return Request(core, text, draft.arguments)
 
 
-def _vary(text: str, rng: random.Random, begins_with_value: bool) -> str:
-    """Polite words around it, a small first letter, a missing mark: training only."""
-    chance = rng.random()
-    if chance < 0.08:
-        text = rng.choice(wordings.LEADS) + text
-    elif chance < 0.15 and text[-1] in ".?":
-        text += rng.choice(wordings.TAILS)
-    elif chance < 0.22 and text[-1] in ".?":
-        text = text[:-1]
-    if rng.random() < 0.08 and text[1:2].islower() and not begins_with_value:
-        text = text[0].lower() + text[1:]
-    return text
+@dataclass(frozen=True)
+class _Draft:
+    """Wordings of both splits, what fills them, what is meant."""
+
+    ways: Ways
+    kept: tuple[str, ...]
+    slots: dict[str, str]
+    arguments: dict[str, str]
 
 
-Drawn = tuple[str, dict[str, str], dict[str, str]]
-
-
-def _weather(words: Words, source: object) -> Drawn:
+def _weather(words: Words) -> _Draft:
     rng, city = words.rng, words.city()
     if rng.random() < 0.2:
         unit = rng.choice(("celsius", "fahrenheit"))
         slots = {"city": city, "unit": rng.choice((unit, unit.capitalize()))}
-        return rng.choice(source.WEATHER_UNIT), slots, {"city": city, "unit": unit}  # type: ignore[attr-defined]
-    return rng.choice(source.WEATHER), {"city": city}, {"city": city}  # type: ignore[attr-defined]
+        return _Draft(
+            intents.WEATHER_UNIT, held_out.WEATHER_UNIT, slots, {"city": city, "unit": unit}
+        )
+    return _Draft(intents.WEATHER, held_out.WEATHER, {"city": city}, {"city": city})
 
 
-def _time(words: Words, source: object) -> Drawn:
+def _time(words: Words) -> _Draft:
     if words.rng.random() < 0.25:
-        return words.rng.choice(source.TIME_HERE), {}, {}  # type: ignore[attr-defined]
+        return _Draft(intents.TIME_HERE, held_out.TIME_HERE, {}, {})
     slots = {"city": words.city()}
-    return words.rng.choice(source.TIME_CITY), slots, slots  # type: ignore[attr-defined]
+    return _Draft(intents.TIME_CITY, held_out.TIME_CITY, slots, slots)
 
 
-def _calculate(words: Words, source: object) -> Drawn:
+def _calculate(words: Words) -> _Draft:
     rng = words.rng
-    pattern, meaning = rng.choice(source.CALCULATE)  # type: ignore[attr-defined]
+    if words.split == "train":
+        meaning = rng.choices(*intents.MEANINGS)[0]
+        ways, kept = intents.CALCULATE[meaning], ()
+    else:
+        wording, meaning = rng.choice(held_out.CALCULATE)
+        ways, kept = Ways(), (wording,)
     while True:
         whole = rng.random() < 0.8
         slots = {name: words.integer() if whole else words.number() for name in "abc"}
         slots["s"] = str(rng.randint(2, 9))
-        expression = expand(meaning, rng, slots)
+        expression = fill(meaning, slots)
         if is_held_out(expression) == (words.split == "held_out"):
-            return pattern, slots, {"expression": expression}
+            return _Draft(ways, kept, slots, {"expression": expression})
 
 
-def _convert(words: Words, source: object) -> Drawn:
+def _convert(words: Words) -> _Draft:
     rng = words.rng
-    start, end = rng.sample(rng.choice(wordings.UNITS), 2)
+    start, end = rng.sample(rng.choice(UNITS), 2)
     while True:
         value = words.number()
         if is_held_out(f"{value} {start} {end}") == (words.split == "held_out"):
             break
     slots = {"value": value, "from": start, "to": end}
-    return (
-        rng.choice(source.CONVERT),  # type: ignore[attr-defined]
-        slots,
-        {"value": value, "from_unit": start, "to_unit": end},
-    )
+    arguments = {"value": value, "from_unit": start, "to_unit": end}
+    return _Draft(intents.CONVERT, held_out.CONVERT, slots, arguments)
 
 
-def _search(words: Words, source: object) -> Drawn:
+def _search(words: Words) -> _Draft:
     slots = {"query": words.phrase()}
-    return words.rng.choice(source.SEARCH), slots, slots  # type: ignore[attr-defined]
+    return _Draft(intents.SEARCH, held_out.SEARCH, slots, slots)
 
 
-def _read(words: Words, source: object) -> Drawn:
+def _read(words: Words) -> _Draft:
     slots = {"path": words.path()}
-    return words.rng.choice(source.READ_FILE), slots, slots  # type: ignore[attr-defined]
+    return _Draft(intents.READ_FILE, held_out.READ_FILE, slots, slots)
 
 
-def _list(words: Words, source: object) -> Drawn:
+def _list(words: Words) -> _Draft:
     slots = {"path": words.folder()}
-    return words.rng.choice(source.LIST_FILES), slots, slots  # type: ignore[attr-defined]
+    return _Draft(intents.LIST_FILES, held_out.LIST_FILES, slots, slots)
 
 
-def _write(words: Words, source: object) -> Drawn:
+def _write(words: Words) -> _Draft:
     slots = {"path": words.path(), "text": words.sentence()}
-    return words.rng.choice(source.WRITE_FILE), slots, slots  # type: ignore[attr-defined]
+    return _Draft(intents.WRITE_FILE, held_out.WRITE_FILE, slots, slots)
 
 
 _DRAW = {
@@ -130,5 +134,3 @@ _DRAW = {
     "list_files": _list,
     "write_file": _write,
 }
-
-__all__ = ["CORE_NAMES", "Request", "Split", "ask"]

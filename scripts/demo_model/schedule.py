@@ -29,7 +29,7 @@ class Clock:
         share = spent / self.seconds if self.seconds > 0 else 1.0
         return min(max(share, step / self.steps if self.steps else 0.0), 1.0)
 
-    def share(self, spent: float, step: int) -> float:
-        """Share of the whole training."""
+    def share(self, done: float) -> float:
+        """Share of the whole training, where this share of the run is done."""
         first, last = self.span
-        return first + (last - first) * self.done(spent, step)
+        return first + (last - first) * done

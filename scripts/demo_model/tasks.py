@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scripts.demo_model.corpus.chat_wordings import CHAT_MORE
 from scripts.demo_model.patterns import expand
+from scripts.demo_model.split import kept_for_judging
 from scripts.demo_model.words import Words, plural
 
 SELF = (
@@ -16,6 +18,7 @@ SELF = (
 )
 # Questions and answers; both are patterns.
 CHAT: tuple[tuple[str, str], ...] = (
+    *CHAT_MORE,
     (
         "[Hi|Hello|Hey|Good morning|Good evening|Hello there][.|!|]",
         "Hello! [How can I help you?|What can I do for you?]",
@@ -120,7 +123,8 @@ def chat(words: Words) -> tuple[str, str]:
         "n2": str(first + 2),
         "n3": str(first + 3),
     }
-    return expand(question, rng, slots), expand(answer, rng, slots)
+    asked = expand(question, rng, slots)
+    return chat(words) if kept_for_judging(asked) else (asked, expand(answer, rng, slots))
 
 
 def small_sum(words: Words) -> tuple[str, str]:

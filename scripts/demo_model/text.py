@@ -53,6 +53,7 @@ def download(folder: Path) -> dict[str, str]:
             found = sorted(folder.glob(f"{package}_*.deb"))
         target = folder / "x" / package
         if not target.exists():
+            target.parent.mkdir(exist_ok=True)
             subprocess.run(["dpkg-deb", "-x", str(found[0]), str(target)], check=True)
         versions[package] = found[0].name.split("_")[1].replace("%3a", ":")
     return versions

@@ -1,6 +1,6 @@
-"""Train the demo model for a given time on one GPU, judge it, and write weights and report.
+"""Train the demo model for a given time on one GPU or several, judge it, write what comes out.
 
-    python -m scripts.demo_model.train --data .demo_data --out OUT --until 500
+    torchrun --nproc-per-node GPUS -m scripts.demo_model.train --data .demo_data --out OUT
 
 The learning rate follows the clock (``schedule.py``), so a run always ends well, however fast the
 machine. ``--span`` makes a run a part of a longer training: ``0 0.5``, then ``0.5 1 --init OUT``
@@ -27,13 +27,16 @@ from scripts.demo_model import evaluate, judge, loss, model, profile, quantise, 
 from scripts.demo_model import fast as fasts
 from scripts.demo_model import windows as files
 from scripts.demo_model.chat import Chat
+from scripts.demo_model.group import Group
 from scripts.demo_model.optim import Masters
 from scripts.demo_model.step import Step
 from scripts.demo_model.stream import Stream
 
 STARTED = time.monotonic()
+GROUP = Group()
 SHARD_BYTES = 15_000_000
 LOG_EVERY = 100
+SAME_EVERY = 500  # steps; the processes of a group take the weights of the first one
 JUDGED = (
     *(("4 bits", 4, False), ("bfloat16", 0, False)),
     *(("4 bits, thinking", 4, True), ("3 bits", 3, False)),
@@ -45,7 +48,8 @@ def now() -> float:
 
 
 def say(text: str) -> None:
-    print(f"[{now():6.1f} s] {text}", flush=True)
+    if GROUP.rank == 0:
+        print(f"[{now():6.1f} s] {text}", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -80,20 +84,25 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(step: Step, masters: Masters, stream: Stream, args: Any) -> list[dict[str, float]]:
+def train(
+    step: Step, masters: Masters, stream: Stream, group: Group, args: Any
+) -> list[dict[str, float]]:
     """Train until the time is over; returns the loss curve."""
     clock = schedule.Clock(tuple(args.span), args.until - now(), args.steps)
     curve: list[dict[str, float]] = []
     sums = torch.zeros(5, device=step.device)
     began, done, summed, last = time.monotonic(), 0, 0, (0, 0.0)
-    while clock.done(time.monotonic() - began, done) < 1.0:
-        share = clock.share(time.monotonic() - began, done)
+    while (through := group.agree(clock.done(time.monotonic() - began, done))) < 1.0:
+        share = clock.share(through)
         if share >= args.quantize_from and not masters.quantised:
             masters.quantised = True
             masters.publish()
             say(f"step {done}: from here on with 4-bit weights")
         values = step(stream.take(args.batch))
+        group.average([p.grad for p in masters.named.values() if p.grad is not None])
         norm = masters.step(schedule.factor(share, done))
+        if done % SAME_EVERY == 0:
+            group.copy_first(masters.masters.values())
         sums += torch.cat([values, norm[None]])
         done, summed = done + 1, summed + 1
         if done % LOG_EVERY == 0 or done in (10, 30):
@@ -101,7 +110,8 @@ def train(step: Step, masters: Masters, stream: Stream, args: Any) -> list[dict[
             summed = 0
             sums.zero_()
             spent = time.monotonic() - began
-            rate = (done - last[0]) * args.batch * (files.WINDOW - 1) / (spent - last[1])
+            new = (done - last[0]) * args.batch * (files.WINDOW - 1) * group.size
+            rate = new / (spent - last[1])
             last = (done, spent)
             curve.append({"step": done, "seconds": round(spent, 1), "tokens_per_s": round(rate)})
             curve[-1] |= {"share": round(share, 4), "repeated": stream.repeated}
@@ -109,7 +119,7 @@ def train(step: Step, masters: Masters, stream: Stream, args: Any) -> list[dict[
             curve[-1] |= {k: round(v, 4) for k, v in zip(names, mean, strict=True)}
             if done % (5 * LOG_EVERY) == 0 or done <= LOG_EVERY:
                 say(" ".join(f"{k} {v}" for k, v in curve[-1].items()))
-    tokens = stream.used * (files.WINDOW - 1)
+    tokens = stream.used * (files.WINDOW - 1) * group.size
     say(f"{done} steps, {tokens:,} tokens, {stream.repeated} of {stream.used} windows repeated")
     return curve
 
@@ -167,11 +177,13 @@ def score(
 def main() -> int:
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    stream = Stream(args.data, args.seed, args.makers)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    group = GROUP
+    stream = Stream(args.data, args.seed * group.size + group.rank, args.makers)
+    group.join()
+    device = group.device
     torch.backends.cuda.matmul.allow_tf32 = True
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    say(f"torch {torch.__version__} on {machine}")
+    say(f"torch {torch.__version__} on {group.size} x {machine}")
     chat = Chat(args.data)
     shape = model.TOY_SHAPE if args.toy else model.SHAPE
     net = model.build(shape, chat.end, chat.separator, args.seed).to(device)
@@ -200,9 +212,12 @@ def main() -> int:
     say(f"ready: {way}, graph {graphed} {failure}; {stream.made} windows made")
     if args.profile:
         say(profile.one_step(step, masters, batch))
-    curve = train(step, masters, stream, args)
-    save(masters, args.out)
+    curve = train(step, masters, stream, group, args)
     stream.close()
+    group.leave()
+    if group.rank:
+        return 0
+    save(masters, args.out)
     usage = step.usage.clone()
     say(f"use of experts: least {float(usage.min()):.4f}, most {float(usage.max()):.4f} of choices")
     step.close()
@@ -213,7 +228,7 @@ def main() -> int:
     scores, records = score(fast, chat, held_out, args)
     report = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "machine": machine,
+        "machine": f"{group.size} x {machine}",
         "versions": {"torch": torch.__version__, "transformers": model.transformers_version()},
         "shape": shape,
         "weights": n_weights,

@@ -13,6 +13,14 @@ import zlib
 from collections.abc import Callable
 from typing import Literal
 
+from scripts.demo_model.corpus.lexicon import (
+    ADJECTIVES_MORE,
+    FIRST_NAMES_MORE,
+    NOUNS_MORE,
+    TOPICS,
+    VERBS_MORE,
+)
+
 Split = Literal["train", "held_out"]
 
 HELD_OUT_SHARE = 8  # one value in eight is held out
@@ -37,15 +45,19 @@ Buenos Aires|Montevideo|Rio de Janeiro|Sao Paulo|Brasilia|Salvador|Recife|Nuuk|T
     .split("|")
 )
 
-FIRST_NAMES = """
+FIRST_NAMES = [
+    *"""
 Anna Ben Carla David Elena Frank Grace Henry Ines Jack Kara Leo Maria Noah Olga Paul Rosa Sam Tara
 Victor Wanda Yusuf Zoe Amir Bella Chen Dina Emil Fatima George Hana Ivan Julia Karim Lina Marco Nina
 Omar Petra Quinn Rita Stefan Tomas Uma Vera Walter Xenia Yara Aldo Birgit Cora Dario Erik Freya
 Gustav Hilda Igor Jana Klaus Lucia Mats Nora Oscar Priya Ravi Sofia Theo Ursula Vikram Wei Yuki
 Alice Bruno Clara Diego Emma Felix Gina Hugo Ida Jonas Kate Luis Mia Nils Olive Peter Ruth Simon
-""".split()
+""".split(),
+    *FIRST_NAMES_MORE,
+]
 
-NOUNS = """
+NOUNS = [
+    *"""
 apple bridge candle desk engine forest garden hammer island jacket kettle lamp mirror needle orange
 paper quilt river saddle table umbrella violin window yacht zebra anchor basket castle drum eagle
 feather guitar hotel insect jungle kitchen ladder mountain notebook ocean pencil queen rocket school
@@ -56,18 +68,31 @@ autumn battery cloud diamond earth fire gold honey ink jar knife leaf moon night
 salt tea tiger towel tree water wolf wood yarn bicycle coffee bread cheese music song story poem
 history science weather computer keyboard phone battery solar panel budget report meeting invoice
 holiday recipe photo video letter backup draft summary schedule contract agenda
-""".split()
+""".split(),
+    *NOUNS_MORE,
+]
 
-ADJECTIVES = """
+ADJECTIVES = [
+    *"""
 old new red green blue small large quiet bright dark cold warm quick slow heavy light round sharp
 soft sweet bitter early late simple strange modern ancient wooden broken hidden famous local cheap
 wild gentle brave clever honest narrow wide empty full rusty golden silver northern southern
-""".split()
+""".split(),
+    *ADJECTIVES_MORE,
+]
 
-VERBS = """
+VERBS = [
+    *"""
 build paint clean repair grow cook sharpen store fold choose plant bake brew carve wash train write
 draw measure tune ride sail climb fix open close protect feed knit polish pack print sell teach
-""".split()
+""".split(),
+    *VERBS_MORE,
+]
+
+LANGUAGES = (
+    "French German Spanish Italian Norwegian Swedish Danish Finnish Polish Czech Greek Turkish "
+    "Japanese Korean Chinese Hindi Arabic Russian Dutch Portuguese Latin Irish Welsh"
+).split()
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kl pr st tr sh th sk".split()
 _NUCLEI = "a e i o u a e i o ai ea ou oo ia".split()
@@ -110,6 +135,13 @@ class Words:
             value = make()
             if is_held_out(value) == (self.split == "held_out"):
                 return value
+
+    def make(self, maker: str) -> str:
+        """A value by the name of its maker: a method of this class."""
+        return str(getattr(self, maker)())
+
+    def language(self) -> str:
+        return self.rng.choice(LANGUAGES)
 
     def pseudo(self, syllables: int | None = None) -> str:
         """A word that does not exist, lower case: what forces copying over remembering."""
@@ -168,6 +200,10 @@ class Words:
                 f"{self._name()} {noun()}",
                 f"{rng.choice(VERBS)} {adjective} {plural(noun())}",
                 f"{odd} {rng.randint(1, 2999)}",
+                *(rng.choice(TOPICS), rng.choice(TOPICS), f"{adjective} {rng.choice(TOPICS)}"),
+                f"the {noun()} of {odd.capitalize()} {self.pseudo().capitalize()}",
+                f"why a {noun()} is {adjective}",
+                f"{noun()} {rng.choice(VERBS)} {noun()} {noun()}",
             )
         )
 

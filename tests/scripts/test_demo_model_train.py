@@ -5,6 +5,9 @@ Needs torch and transformers with Qwen3.5-MoE, which only the recipe does: skipp
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -141,8 +144,9 @@ def test_a_training_in_two_runs_has_one_schedule() -> None:
     first, second = schedule.Clock((0.0, 0.5), 50.0), schedule.Clock((0.5, 1.0), 50.0)
     warm = schedule.WARM_STEPS
     for spent in (0.0, 10.0, 49.0):
-        assert first.share(spent, warm) == pytest.approx(whole.share(spent, warm))
-        assert second.share(spent, warm) == pytest.approx(whole.share(50 + spent, warm))
+        done = first.done(spent, warm)
+        assert first.share(done) == pytest.approx(whole.share(whole.done(spent, warm)))
+        assert second.share(done) == pytest.approx(whole.share(whole.done(50 + spent, warm)))
     assert schedule.factor(0.1, warm) == 1.0
     assert schedule.factor(schedule.FLAT, warm) == 1.0
     assert 0.0 < schedule.factor(0.9, warm) < schedule.factor(0.6, warm) < 1.0
@@ -156,3 +160,36 @@ def test_failures_of_makers_are_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="maker failed"):
         stream.wait(1)
     stream.close()
+
+
+PAIR = """
+import torch
+from scripts.demo_model.group import Group
+group = Group()
+group.join()
+values = [torch.full((2, 3), float(group.rank + 1)), torch.tensor([group.rank * 4.0])]
+group.average(values)
+assert values[0].unique().tolist() == [1.5] and values[1].tolist() == [2.0], values
+same = [torch.tensor([float(group.rank)])]
+group.copy_first(same)
+assert same[0].item() == 0.0
+assert group.agree(float(group.rank) + 0.25) == 0.25
+group.leave()
+print(f"process {group.rank} of {group.size} is done")
+"""
+
+
+def test_processes_of_a_group_take_the_same_step(tmp_path: Path) -> None:
+    script = tmp_path / "pair.py"
+    script.write_text(PAIR)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {f"process {i} of 2 is done" for i in (0, 1)} <= set(done.stdout.splitlines())

@@ -1,0 +1,360 @@
+"""Foreign tools of media, people, games and the town."""
+
+from __future__ import annotations
+
+from scripts.demo_model.foreign_tool import Foreign, tool
+
+TOOLS: tuple[Foreign, ...] = (
+    tool(
+        "find_movie",
+        "Facts about a film.",
+        {"movie_title": ("phrase", "Title of the film")},
+        do=(
+            'look up the [film|movie] "{movie_title}"',
+            "find out who directed the film {movie_title}",
+            'tell me something about the movie "{movie_title}"',
+            'get the cast of "{movie_title}"',
+        ),
+        direct=(
+            'Who plays in "{movie_title}"?',
+            'Is the film "{movie_title}" any good?',
+            "Movie: {movie_title}",
+            "My friends rave about the film {movie_title}. What is it about?",
+        ),
+    ),
+    tool(
+        "tv_switch_channel",
+        "Change the channel of the television.",
+        {"channel": ("integer", "Number of the channel")},
+        do=(
+            "switch the TV to channel {channel}",
+            "put {channel} on the telly",
+            "change the channel to {channel}",
+            "zap to programme {channel}",
+        ),
+        direct=(
+            "The match is on channel {channel}.",
+            "TV, {channel}!",
+            "What's on {channel}? Show me on the television.",
+            "This is boring. Channel {channel} instead.",
+        ),
+    ),
+    tool(
+        "record_show",
+        "Record a programme from the television.",
+        {
+            "show": ("phrase", "The programme"),
+            "channel_name": ("pseudo", "The channel"),
+            "start": ("clock", "When it begins"),
+        },
+        do=(
+            'record "{show}" on {channel_name} at {start}',
+            'tape the {start} show on channel {channel_name}, "{show}"',
+            "set the recorder to channel {channel_name} at {start} for {show}",
+            'capture "{show}" which {channel_name} sends at {start}',
+        ),
+        direct=(
+            'I\'m out when "{show}" is on. Record {channel_name} at {start}.',
+            'At {start} there is "{show}" on {channel_name}, I want to see it later.',
+            "Recording: {channel_name}, {start}, {show}",
+            '"{show}", {start}, channel {channel_name}. Please keep it for me.',
+        ),
+    ),
+    tool(
+        "download_podcast_episode",
+        "Download an episode of a podcast.",
+        {"podcast": ("phrase", "The podcast"), "episode": ("integer", "Number of the episode")},
+        do=(
+            'download episode {episode} of the podcast "{podcast}"',
+            'get me number {episode} of "{podcast}" for offline listening',
+            'fetch the podcast "{podcast}", episode {episode}',
+            'save episode {episode} of "{podcast}" to my phone',
+        ),
+        direct=(
+            'I have a long drive, so I want episode {episode} of "{podcast}" with me.',
+            "Podcast {podcast}, episode {episode}.",
+            "Ep. {episode} please, the show is {podcast}",
+            'Which episode of "{podcast}" comes next? {episode}, I think. Download it.',
+        ),
+    ),
+    tool(
+        "borrow_book",
+        "Lend a book of the library to a member.",
+        {"book_title": ("phrase", "The book"), "member_id": ("code", "Number of the member")},
+        do=(
+            'lend "{book_title}" to member {member_id}',
+            'borrow the book "{book_title}" on library card {member_id}',
+            'check out "{book_title}" for the member {member_id}',
+            "let {member_id} take the book {book_title}",
+        ),
+        direct=(
+            'I\'d like to read "{book_title}". My library card is {member_id}.',
+            "Card {member_id}, book: {book_title}",
+            'Is "{book_title}" in? If so I borrow it, member number {member_id}.',
+            'Member {member_id} wants to take "{book_title}" home.',
+        ),
+    ),
+    tool(
+        "library_renew_loan",
+        "Keep a borrowed book for longer.",
+        {"loan_id": ("code", "The loan"), "weeks": ("integer", "How many weeks more")},
+        do=(
+            "renew the loan {loan_id} for {weeks} weeks",
+            "extend {loan_id} by {weeks} weeks",
+            "let me keep the book of loan {loan_id} another {weeks} weeks",
+            "add {weeks} weeks to library loan {loan_id}",
+        ),
+        direct=(
+            "I haven't finished the book yet. Loan {loan_id}, {weeks} more weeks please.",
+            "Could I have {weeks} weeks more with {loan_id}?",
+            "Loan {loan_id}: + {weeks} weeks",
+            "{weeks} weeks longer for {loan_id}, or I pay a fine!",
+        ),
+    ),
+    tool(
+        "books_by_author",
+        "List the books of an author.",
+        {"author": ("name", "Who wrote them")},
+        do=(
+            "list the books [by|of] {author}",
+            "find out which novels {author} wrote",
+            "show the works of the author {author}",
+            "look up what {author} has published",
+        ),
+        direct=(
+            "What has {author} written?",
+            "I read everything by {author}. Or is there more?",
+            "Books by {author}?",
+            "Which novels are from {author}'s pen?",
+        ),
+    ),
+    tool(
+        "post_status",
+        "Publish a short post for all followers.",
+        {"content": ("sentence", "The post")},
+        do=(
+            'post "{content}" on my profile',
+            'publish the status "{content}"',
+            'let all my followers read "{content}"',
+            'share this with the world: "{content}"',
+        ),
+        direct=(
+            "New post: {content}",
+            'My followers should know: "{content}"',
+            '"{content}" - post that.',
+            'Status update "{content}", go.',
+        ),
+    ),
+    tool(
+        "follow_account",
+        "Follow somebody on the network.",
+        {"handle": ("pseudo", "Name of the account")},
+        do=(
+            "follow {handle}",
+            "subscribe to the posts of {handle}",
+            "make me a follower of {handle}",
+            "add {handle} to the accounts I follow",
+        ),
+        direct=(
+            "I want to see what {handle} posts.",
+            "The account {handle} is funny. Follow!",
+            "{handle} posts great photos, follow",
+            "Am I following {handle}? If not, do it.",
+        ),
+    ),
+    tool(
+        "start_video_call",
+        "Call a person with picture.",
+        {"contact": ("name", "Whom to call")},
+        do=(
+            "start a video call with {contact}",
+            "[video call|facetime] {contact}",
+            "get {contact} on the screen",
+            "connect me to {contact} with camera on",
+        ),
+        direct=(
+            "I want to see {contact}'s face. Camera on!",
+            "Video with {contact}, now.",
+            "Is {contact} there for a video chat?",
+            "Let {contact} and me talk by video.",
+        ),
+    ),
+    tool(
+        "add_contact",
+        "Save a phone number of a person.",
+        {"contact_name": ("name", "The person"), "phone_number": ("integer", "The number")},
+        do=(
+            "save {phone_number} as the number of {contact_name}",
+            "add {contact_name} to my contacts, phone {phone_number}",
+            "put the number {phone_number} in the address book under {contact_name}",
+            "create a contact {contact_name} that has the number {phone_number}",
+        ),
+        direct=(
+            "{contact_name} gave me a phone number: {phone_number}.",
+            "New contact: {contact_name}, {phone_number}",
+            "{phone_number} is {contact_name}'s number. Keep it.",
+            "I met {contact_name} last night! Save the number, it is {phone_number}.",
+        ),
+    ),
+    tool(
+        "get_birthday",
+        "Birthday of a person in the address book.",
+        {"person": ("name", "The person")},
+        do=(
+            "look up the birthday of {person}",
+            "check when {person} was born",
+            "find {person}'s birthday in the address book",
+            "see how long it is until {person} has a birthday",
+        ),
+        direct=(
+            "When is {person}'s birthday?",
+            "I need to buy a gift for {person}. When's the birthday?",
+            "Did I miss the birthday of {person}?",
+            "Birthday {person}?",
+        ),
+    ),
+    tool(
+        "create_group_chat",
+        "Open a chat for two people and me.",
+        {
+            "group_name": ("noun", "What to call it"),
+            "first_member": ("name", "One person"),
+            "second_member": ("name", "The other person"),
+        },
+        do=(
+            "open a group chat {group_name} with {first_member} and {second_member}",
+            "create the group {group_name}, members {first_member} and {second_member}",
+            "put {first_member} and {second_member} into a new chat called {group_name}",
+            "make a chat for {first_member}, {second_member} and me named {group_name}",
+        ),
+        direct=(
+            "I want to chat with {first_member} and {second_member}. Group name {group_name}.",
+            "Group {group_name}: {first_member}, {second_member}",
+            "{first_member} and {second_member} should be in one chat, call it {group_name}.",
+            "We are three, {first_member}, {second_member} and I. Our chat is named {group_name}.",
+        ),
+    ),
+    tool(
+        "flip_coin",
+        "Heads or tails.",
+        {},
+        do=(
+            "[flip|toss|throw] a coin",
+            "decide between heads and tails",
+            "let a coin decide",
+            "give me heads or tails",
+        ),
+        direct=(
+            "Heads or tails?",
+            "We can't decide who [starts|washes up]. Coin toss!",
+            "Coin.",
+            "I call heads. [Flip it|Let's see].",
+        ),
+    ),
+    tool(
+        "draw_cards",
+        "Draw cards from a shuffled deck.",
+        {"number_of_cards": ("integer", "How many cards")},
+        do=(
+            "draw {number_of_cards} cards",
+            "deal me {number_of_cards} cards from the deck",
+            "shuffle and hand out {number_of_cards} cards",
+            "pick {number_of_cards} random playing cards",
+        ),
+        direct=(
+            "{number_of_cards} cards for me, dealer.",
+            "My hand has {number_of_cards} cards. Deal!",
+            "Let's play cards. I start with {number_of_cards}.",
+            "Take {number_of_cards} cards off the top.",
+        ),
+    ),
+    tool(
+        "chess_make_move",
+        "Make a move in a game of chess.",
+        {
+            "game_id": ("code", "The game"),
+            "piece": ("noun", "Which piece"),
+            "square": ("code", "To"),
+        },
+        do=(
+            "move my {piece} to {square} in game {game_id}",
+            "play {piece} to {square}, it's the game {game_id}",
+            "put the {piece} on {square} in the chess game {game_id}",
+            "make a move in {game_id}: {piece} to {square}",
+        ),
+        direct=(
+            "Game {game_id}, {piece} to {square}.",
+            "My turn in {game_id}. The {piece} goes to {square}.",
+            "{piece} to {square}! That is for game {game_id}.",
+            "In chess game {game_id} I want the {piece} on square {square}.",
+        ),
+    ),
+    tool(
+        "tell_joke",
+        "Tell a joke about something.",
+        {"topic": ("noun", "What it is about")},
+        do=(
+            "tell a joke about the {topic}",
+            "make me laugh with something on the topic {topic}",
+            "find a [silly|good|clean] joke on {topic}",
+            "crack a joke that has to do with {topic}",
+        ),
+        direct=(
+            "Do you know a [good one|joke] about the {topic}?",
+            "I'm sad. A joke please, topic {topic}.",
+            "Joke: {topic}",
+            "What's so funny about the {topic}? Tell a joke.",
+        ),
+    ),
+    tool(
+        "start_quiz",
+        "Start a quiz on a topic.",
+        {"subject": ("noun", "Topic"), "question_count": ("integer", "How many questions")},
+        do=(
+            "start a quiz about {subject} with {question_count} questions",
+            "quiz me on the {subject}, {question_count} questions",
+            "ask me {question_count} quiz questions on {subject}",
+            "set up {question_count} questions for a quiz, topic {subject}",
+        ),
+        direct=(
+            "I know everything about the {subject}! Test me with {question_count} questions.",
+            "Quiz: {subject}, {question_count} questions",
+            "{question_count} questions on {subject}, let's go.",
+            "We're bored. A quiz, topic {subject}, {question_count} questions long.",
+        ),
+    ),
+    tool(
+        "add_flashcard",
+        "Add a card for learning words.",
+        {"front": ("noun", "The word"), "back": ("pseudo", "Its translation")},
+        do=(
+            "add a flashcard with {front} on the front and {back} on the back",
+            "make a card that asks for {front} and answers {back}",
+            "put {back} on the back of a new card whose front is {front}",
+            'create a flashcard, front "{front}", back "{back}"',
+        ),
+        direct=(
+            "Flashcard: front {front}, back {back}",
+            "I keep forgetting that {front} translates to {back}. Card, please!",
+            'New card. On the front "{front}", on the back "{back}".',
+            "The back says {back} and the front says {front}. Add that card.",
+        ),
+    ),
+    tool(
+        "report_pothole",
+        "Report damage of a street to the city.",
+        {"street_name": ("pseudo", "The street"), "house_number": ("integer", "Near which house")},
+        do=(
+            "report a pothole in {street_name} street at number {house_number}",
+            "tell the city about the hole in front of {house_number} {street_name} street",
+            "file road damage, {street_name} street, house {house_number}",
+            "let them fix the road by house number {house_number} in {street_name} street",
+        ),
+        direct=(
+            "There is a huge hole in {street_name} street near number {house_number}!",
+            "Pothole: {street_name} street {house_number}",
+            "By house {house_number} on {street_name} street the road is broken.",
+            "I nearly fell off my bike at {house_number} {street_name} street. Report the pothole.",
+        ),
+    ),
+)

@@ -1,0 +1,377 @@
+"""Foreign tools of the office: calendar, mail, money, staff."""
+
+from __future__ import annotations
+
+from scripts.demo_model.foreign_tool import Foreign, tool
+
+TOOLS: tuple[Foreign, ...] = (
+    tool(
+        "calendar_create_event",
+        "Put an appointment in the calendar.",
+        {
+            "title": ("phrase", "What it is"),
+            "start_time": ("clock", "When it begins"),
+            "end_time": ("clock", "When it is over"),
+        },
+        do=(
+            'put "{title}" in my calendar from {start_time} to {end_time}',
+            "block {start_time} until {end_time} for {title}",
+            'create an event that ends at {end_time}, starts at {start_time}, titled "{title}"',
+            'enter an appointment: {start_time} till {end_time}, "{title}"',
+        ),
+        direct=(
+            'Calendar: "{title}", {start_time} to {end_time}.',
+            'From {start_time} to {end_time} I have "{title}". Write it in my calendar.',
+            "I'm busy between {start_time} and {end_time} with {title}.",
+            '"{title}" starts {start_time} and is over by {end_time}. Add it to my agenda.',
+        ),
+    ),
+    tool(
+        "cancel_meeting",
+        "Call off a meeting and tell everybody.",
+        {"meeting_id": ("code", "Id of the meeting")},
+        do=(
+            "cancel the meeting {meeting_id}",
+            "call off {meeting_id} and let everybody know",
+            "take meeting {meeting_id} off the calendar",
+            "inform all that {meeting_id} won't take place",
+        ),
+        direct=(
+            "I'm ill, so no meeting {meeting_id} today.",
+            "Meeting {meeting_id}: [cancelled|not happening].",
+            "{meeting_id} is a waste of time. Cancel it.",
+            "There is no need to meet any more, please scrap {meeting_id}.",
+        ),
+    ),
+    tool(
+        "reschedule_meeting",
+        "Move a meeting to another time.",
+        {"meeting_id": ("code", "The meeting"), "new_time": ("clock", "New beginning")},
+        do=(
+            "move meeting {meeting_id} to {new_time}",
+            "reschedule {meeting_id} for {new_time}",
+            "shift the start of {meeting_id}, it should be {new_time}",
+            "postpone {meeting_id} until {new_time}",
+        ),
+        direct=(
+            "I can't make {meeting_id}. Would {new_time} work?",
+            "{new_time} is better for {meeting_id}.",
+            "Meeting {meeting_id}, new time {new_time}.",
+            "The client comes late, so {meeting_id} begins at {new_time} instead.",
+        ),
+    ),
+    tool(
+        "invite_attendee",
+        "Invite a person to an event.",
+        {"attendee": ("name", "Whom to invite"), "event_title": ("phrase", "To what")},
+        do=(
+            'invite {attendee} to "{event_title}"',
+            'add {attendee} to the guests of "{event_title}"',
+            'send an invitation for "{event_title}" to {attendee}',
+            "ask {attendee} to come to the event {event_title}",
+        ),
+        direct=(
+            '{attendee} should be at "{event_title}" too.',
+            "We forgot {attendee}! Send an invite to {event_title}.",
+            "Guest for {event_title}: {attendee}",
+            'For "{event_title}", also invite {attendee}.',
+        ),
+    ),
+    tool(
+        "send_email",
+        "Send an email.",
+        {
+            "recipient": ("name", "To whom"),
+            "subject": ("phrase", "Subject line"),
+            "body": ("sentence", "Text of the mail"),
+        },
+        do=(
+            'email {recipient} with the subject "{subject}" and the text "{body}"',
+            'send a mail titled "{subject}" to {recipient} that says "{body}"',
+            'write "{body}" in an email to {recipient}, subject "{subject}"',
+            'mail this to {recipient}: "{body}", under the subject "{subject}"',
+        ),
+        direct=(
+            'Mail to {recipient}. Subject: "{subject}". Text: "{body}"',
+            '{recipient} waits for my email. Subject is "{subject}", body is "{body}".',
+            'Subject "{subject}", to {recipient}, message "{body}". Send it off.',
+            'New email - {recipient} - "{subject}" - "{body}"',
+        ),
+    ),
+    tool(
+        "reply_to_email",
+        "Answer an email.",
+        {"message_id": ("code", "The email"), "reply": ("sentence", "The answer")},
+        do=(
+            'reply "{reply}" to the email {message_id}',
+            'answer mail {message_id} with "{reply}"',
+            'respond to message {message_id}: "{reply}"',
+            'write back "{reply}", it is about mail {message_id}',
+        ),
+        direct=(
+            "My answer to {message_id}: {reply}",
+            'Mail {message_id} needs an answer. Say "{reply}".',
+            '"{reply}" - send that as reply to {message_id}.',
+            "Re {message_id}: {reply}",
+        ),
+    ),
+    tool(
+        "forward_email",
+        "Pass an email on to a person.",
+        {"message_id": ("code", "The email"), "forward_to": ("name", "Who gets it")},
+        do=(
+            "forward {message_id} to {forward_to}",
+            "pass the mail {message_id} on to {forward_to}",
+            "let {forward_to} have a copy of email {message_id}",
+            "share message {message_id} with {forward_to}",
+        ),
+        direct=(
+            "{forward_to} should see mail {message_id}.",
+            "{message_id} is not for me, it's for {forward_to}. Forward!",
+            "Fwd {message_id} to {forward_to}",
+            "Did {forward_to} get {message_id}? If not, send it on.",
+        ),
+    ),
+    tool(
+        "count_unread_mail",
+        "Number of unread emails.",
+        {},
+        do=(
+            "count my unread [emails|mails|messages]",
+            "check how many mails I have not read",
+            "see whether there is new mail",
+            "look in my inbox for unread messages",
+        ),
+        direct=(
+            "[Any|Do I have any] new mail?",
+            "How full is my inbox?",
+            "I was away for a week. How many emails wait for me?",
+            "Unread mails?",
+        ),
+    ),
+    tool(
+        "create_invoice",
+        "Write an invoice for a customer.",
+        {"customer": ("name", "Who pays"), "amount": ("number", "How much, in euros")},
+        do=(
+            "bill {customer} for {amount} euros",
+            "create an invoice of {amount} euros for {customer}",
+            "charge {amount} to the customer {customer}",
+            "make out a bill to {customer}, total {amount} euros",
+        ),
+        direct=(
+            "{customer} owes us {amount} euros. Invoice, please.",
+            "Invoice for {customer}: {amount}",
+            "The work is done, that's {amount} euros for {customer} to pay.",
+            "New bill, amount {amount}, customer {customer}.",
+        ),
+    ),
+    tool(
+        "approve_expense",
+        "Approve an expense claim.",
+        {"expense_id": ("code", "Number of the claim")},
+        do=(
+            "approve [expense|claim] {expense_id}",
+            "accept the expenses in {expense_id}",
+            "sign off {expense_id} so that it gets paid",
+            "give my okay to expense claim {expense_id}",
+        ),
+        direct=(
+            "{expense_id} looks fine to me, pay it back.",
+            "Expense {expense_id}: approved.",
+            "Yes to {expense_id}, [the receipts are there|all in order].",
+            "I checked the claim {expense_id}. It's ok.",
+        ),
+    ),
+    tool(
+        "timesheet_log_hours",
+        "Book working hours on a project.",
+        {"project": ("noun", "The project"), "hours": ("number", "How many hours")},
+        do=(
+            "log {hours} hours on project {project}",
+            "book {hours} hours of work for {project}",
+            "record in my timesheet that {project} took {hours} hours",
+            "write down {hours} hours for the {project} project",
+        ),
+        direct=(
+            "I worked {hours} hours on {project}.",
+            "Timesheet: {project}, {hours} h",
+            "{hours} hours went into project {project} today.",
+            "Project {project} ate {hours} hours of my week. Log that.",
+        ),
+    ),
+    tool(
+        "assign_ticket",
+        "Give a support ticket to a colleague.",
+        {"ticket_id": ("code", "The ticket"), "agent": ("name", "The colleague")},
+        do=(
+            "assign ticket {ticket_id} to {agent}",
+            "hand {ticket_id} over to {agent}",
+            "make {agent} the owner of ticket {ticket_id}",
+            "let {agent} deal with {ticket_id}",
+        ),
+        direct=(
+            "{ticket_id} is one for {agent}.",
+            "I have no time for ticket {ticket_id}, {agent} takes it.",
+            "Ticket {ticket_id} -> {agent}",
+            "Who could solve {ticket_id}? {agent}! Give it over.",
+        ),
+    ),
+    tool(
+        "create_task",
+        "Add a task with a deadline to the task list.",
+        {"task": ("sentence", "What to do"), "due_in_days": ("integer", "Days until due")},
+        do=(
+            'add the task "{task}", due in {due_in_days} days',
+            'create a to-do "{task}" with a deadline {due_in_days} days from now',
+            'give me {due_in_days} days for a new task: "{task}"',
+            'put "{task}" on my list and make it due in {due_in_days} days',
+        ),
+        direct=(
+            'Task: "{task}". Deadline: {due_in_days} days.',
+            'I have {due_in_days} days to do this: "{task}". Put it with my tasks.',
+            'To-do "{task}", {due_in_days} days left',
+            "Within {due_in_days} days I need to finish a task, namely: {task}",
+        ),
+    ),
+    tool(
+        "completeTask",
+        "Mark a task as done.",
+        {"taskId": ("code", "Id of the task")},
+        do=(
+            "mark task {taskId} as [done|finished|complete]",
+            "tick off {taskId}",
+            "check the box of task {taskId}",
+            "strike {taskId} from my open tasks, it is done",
+        ),
+        direct=(
+            "{taskId} is done!",
+            "I just finished task {taskId}.",
+            "Task {taskId}: complete",
+            "Phew, {taskId} is behind me. Tick.",
+        ),
+    ),
+    tool(
+        "print_document",
+        "Print a file on paper.",
+        {"file_path": ("path", "The file"), "copies": ("integer", "How many copies")},
+        do=(
+            "print {copies} copies of {file_path}",
+            "send {file_path} to the printer, {copies} times",
+            "get {file_path} on paper in {copies} copies",
+            "run off {copies} prints of the file {file_path}",
+        ),
+        direct=(
+            "I need {file_path} on paper, {copies} [copies|times].",
+            "Print {file_path} x {copies}",
+            "For the meeting everyone gets {file_path} printed. That makes {copies} copies.",
+            "{copies} printouts of {file_path}, please.",
+        ),
+    ),
+    tool(
+        "share_folder",
+        "Give a person access to a folder.",
+        {"folder": ("folder", "The folder"), "share_with": ("name", "The person")},
+        do=(
+            "share the folder {folder} with {share_with}",
+            "give {share_with} access to {folder}",
+            "let {share_with} into the directory {folder}",
+            "open {folder} for {share_with}",
+        ),
+        direct=(
+            "{share_with} can't see {folder}. Share it!",
+            "Access for {share_with} to the folder {folder}, please.",
+            "I work with {share_with} on what is in {folder}, so we should both have it.",
+            "Folder {folder}: add {share_with}",
+        ),
+    ),
+    tool(
+        "book_meeting_room",
+        "Reserve a meeting room.",
+        {
+            "room_name": ("noun", "Name of the room"),
+            "start_time": ("clock", "From when"),
+            "duration_minutes": ("integer", "For how long"),
+        },
+        do=(
+            "book the room {room_name} at {start_time} for {duration_minutes} minutes",
+            "reserve {room_name}, beginning {start_time}, {duration_minutes} minutes",
+            "get us {duration_minutes} minutes in room {room_name} from {start_time} on",
+            "hold the {room_name} room for {duration_minutes} minutes at {start_time}",
+        ),
+        direct=(
+            "At {start_time} we meet in {room_name} for {duration_minutes} minutes. Book it.",
+            "Is the {room_name} room free at {start_time}? I'd take it {duration_minutes} minutes.",
+            "Room {room_name}, {start_time}, {duration_minutes} minutes.",
+            "{duration_minutes} minutes, room {room_name}, starting at {start_time}.",
+        ),
+    ),
+    tool(
+        "request_leave",
+        "Ask for days off work.",
+        {"days": ("integer", "How many days"), "reason": ("phrase", "Why")},
+        do=(
+            'request {days} days off because of "{reason}"',
+            'apply for a leave of {days} days, reason "{reason}"',
+            'hand in a holiday request: {days} days, for "{reason}"',
+            'ask HR for {days} free days and state "{reason}"',
+        ),
+        direct=(
+            'I want {days} days of leave. The reason is "{reason}".',
+            "Leave, {days} days, {reason}",
+            'Due to "{reason}" I need to stay away from work for {days} days.',
+            'Vacation request: reason "{reason}", length {days} days.',
+        ),
+    ),
+    tool(
+        "slack_post_message",
+        "Post in a channel of the team chat.",
+        {"channel": ("pseudo", "The channel"), "message": ("sentence", "What to post")},
+        do=(
+            'post "{message}" in the channel {channel}',
+            'announce "{message}" to everyone in {channel}',
+            'write to the {channel} channel: "{message}"',
+            'drop a line in {channel} saying "{message}"',
+        ),
+        direct=(
+            "The team in {channel} should read this: {message}",
+            'Channel {channel}: "{message}"',
+            '"{message}" goes into the chat channel {channel}.',
+            'In {channel}, say "{message}".',
+        ),
+    ),
+    tool(
+        "find_free_slot",
+        "When a colleague has time for a meeting.",
+        {"colleague": ("name", "Who"), "minutes": ("integer", "How much time is needed")},
+        do=(
+            "find {minutes} minutes when {colleague} is free",
+            "look for a gap of {minutes} minutes in the calendar of {colleague}",
+            "see when {colleague} has {minutes} minutes for me",
+            "find out at what time I can meet {colleague} for {minutes} minutes",
+        ),
+        direct=(
+            "When does {colleague} have {minutes} minutes?",
+            "I need to talk to {colleague}, {minutes} minutes will do. When is a free slot?",
+            "Free slot with {colleague}, {minutes} min?",
+            "Has {colleague} got {minutes} minutes today?",
+        ),
+    ),
+    tool(
+        "inventory_check_stock",
+        "How many of a product a warehouse has.",
+        {"sku": ("code", "The product"), "warehouse": ("city", "City of the warehouse")},
+        do=(
+            "check the stock of {sku} in the {warehouse} warehouse",
+            "count how many {sku} are left in {warehouse}",
+            "see if the warehouse of {warehouse} still has {sku}",
+            "find out whether {sku} has sold out in {warehouse}",
+        ),
+        direct=(
+            "How many pieces of {sku} are there in {warehouse}?",
+            "A customer wants {sku}. Does {warehouse} have any?",
+            "Stock of {sku}, warehouse {warehouse}?",
+            "In {warehouse}, are we running low on {sku}?",
+        ),
+    ),
+)
