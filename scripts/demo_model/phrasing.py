@@ -40,8 +40,9 @@ def utter(
         remarks: More sentences that may come before or after, beside those of ``remarks.py``.
     """
     while True:
-        text = fill(_around(_slip(_wording(ways, rng), rng), rng, remarks), values)
-        if not kept_for_judging(text):
+        wording = _wording(ways, rng)
+        text = fill(_around(_slip(wording, rng), rng, remarks), values)
+        if not kept_for_judging(fill(wording, values)) and not kept_for_judging(text):
             return text
 
 

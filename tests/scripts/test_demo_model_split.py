@@ -49,7 +49,7 @@ def test_a_kept_wording_among_those_of_training_is_never_drawn() -> None:
     texts = [utter(ways, rng, {"query": "red lamp"}) for _ in range(200)]
     assert all("red lamp" in text for text in texts)
     assert not any(kept_for_judging(text) for text in texts)
-    assert not any("internet" in text.lower() for text in texts)
+    assert not any("internet and tell" in text.lower() for text in texts)
 
 
 @pytest.mark.parametrize("pattern", held_out_patterns())
