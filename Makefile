@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint setup clean
 
 demo: $(STAMP)
-	$(BIN)/flash-moe demo --dir .demo
+	$(BIN)/flash-moe demo
 
 test: lint
 	sh scripts/emulator_tools.sh
@@ -26,4 +26,4 @@ $(STAMP): pyproject.toml scripts/setup.sh
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

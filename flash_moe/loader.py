@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from flash_moe import demo_model
 from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config, runtime_config
 from flash_moe.env import read_environment
 from flash_moe.errors import (
@@ -32,6 +33,7 @@ from flash_moe.store.manifest import Manifest, is_store, read_manifest
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.stores import find_store
 from flash_moe.stream.stats import StreamStats
+from flash_moe.top_k_notice import warn_of_top_k
 
 T = TypeVar("T")
 
@@ -118,7 +120,7 @@ def load(
 
     Args:
         path_or_repo: Directory, or the name of a repository that was pulled, or that is in the
-            hub's local cache. Nothing is downloaded.
+            hub's local cache, or ``"demo"``. Nothing is downloaded.
         cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
             beside the resident weights, at most all experts and what is available now.
         memory_gb: Most memory of the whole process in GB, in the place of ``cache_gb``: what it
@@ -216,7 +218,9 @@ def _load_tokenizer(path: Path, options: dict[str, Any], eos_token_id: Any) -> A
 
 
 def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The local directory of a model: a path, the store of a repository, or one of the hub's cache.
+    """The local directory of a model: a path, a repository's store, its files in the hub's cache.
+
+    ``"demo"`` is the small model in the package.
 
     Never downloads.
 
@@ -227,6 +231,8 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     path = Path(path_or_repo).expanduser()
     if path.exists():
         return path
+    if str(path_or_repo) == demo_model.NAME:
+        return demo_model.STORE
     store = find_store(str(path_or_repo), revision)
     if store is not None:
         return store
@@ -259,7 +265,7 @@ def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
 def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
     """Find the experts of a model directory and check the options against the model."""
     config = model_config(read_config(path))
-    runtime.checked_for(config)
+    warn_of_top_k(config, runtime.checked_for(config).top_k)
     experts, resident = _open_experts(path, config)
     return Streaming(experts, config, runtime, resident_bytes(resident))
 

@@ -27,3 +27,10 @@ def flash_moe(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[st
         check=False,
         **options,
     )
+
+
+def one_line(text: str) -> str:
+    """The only line of a text, as an error has to be."""
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    return lines[0]

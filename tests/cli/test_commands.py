@@ -12,13 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .run import COMMAND, environment, flash_moe
-
-
-def one_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    assert len(lines) == 1, text
-    return lines[0]
+from .run import COMMAND, environment, flash_moe, one_line
 
 
 def test_help_and_version_are_quick_to_import() -> None:
@@ -29,19 +23,6 @@ def test_help_and_version_are_quick_to_import() -> None:
         assert flash_moe(command, "--help").returncode == 0
     assert flash_moe("--version").stdout.startswith("flash-moe 0.")
     assert flash_moe().returncode == 2
-
-
-def test_demo(tmp_path: Path) -> None:
-    first = flash_moe("demo", "--dir", tmp_path, "-n", 8)
-    assert first.returncode == 0, first.stderr
-    for word in ("answer:", "tokens/s", "bytes read", "hit rate", "expert budget", "peak memory"):
-        assert word in first.stdout
-    written = (tmp_path / "tiny-store" / "flash_moe.json").stat().st_mtime_ns
-    again = json.loads(flash_moe("demo", "--dir", tmp_path, "-n", 8, "--json").stdout)
-    assert (tmp_path / "tiny-store" / "flash_moe.json").stat().st_mtime_ns == written
-    assert again["expert_budget_bytes"] < again["expert_bytes"]
-    assert again["bytes_read"] > 0
-    assert 0 < len(again["token_ids"]) <= 8
 
 
 def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
@@ -150,7 +131,6 @@ def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
         (("generate", tiny_store, "--messages", tmp_path / "m.json"), "expected JSON"),
         (("info", tmp_path), "no flash_moe.json"),
         (("verify", tmp_path / "none"), "no flash_moe.json"),
-        (("demo", "--dir", tmp_path, "--share", "2"), "--share"),
     ]
     for arguments, expected in cases:
         out = flash_moe(*arguments)

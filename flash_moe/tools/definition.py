@@ -1,0 +1,195 @@
+"""``@tool``: a typed Python function as a tool of a conversation."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from flash_moe.tools.docstring import read_docstring
+from flash_moe.tools.errors import ToolArgumentError, ToolDefinitionError
+from flash_moe.tools.hints import (
+    Entry,
+    convert_entries,
+    entries_schema,
+    entry_of,
+    hints_of,
+)
+from flash_moe.tools.result_text import as_text, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_RESULT = 20_000  # characters of a result that a model is shown
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+class Tool(Generic[P, R]):
+    """A function that a model may call. Called directly, it is the plain function.
+
+    Attributes:
+        name: What the model calls it.
+        description: What it is for, in the schema.
+        parameters: JSON schema of its arguments.
+        max_result: Most characters of a result; of a longer one head and tail are kept.
+
+    Raises:
+        ToolDefinitionError: The function has ``*args``, ``**kwargs`` or parameters that take no
+            name, lacks a type hint, has a type without a JSON form, or is asynchronous.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        max_result: int = MAX_RESULT,
+    ) -> None:
+        if not (inspect.isfunction(function) or inspect.ismethod(function)):
+            raise ToolDefinitionError("tools", f"expected a function, got {function!r:.80}")
+        self.name = function.__name__ if name is None else name
+        if not _NAME.fullmatch(self.name):
+            raise ToolDefinitionError(
+                "tools",
+                f"name of a tool: expected letters, digits, _ and -, 64 at most, got {self.name!r}",
+                "Give one: @tool(name=...).",
+            )
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise ToolDefinitionError(
+                "tools", f"{self.name}: expected a plain function, got an async one or a generator"
+            )
+        if max_result < 1:
+            raise ToolDefinitionError(
+                "tools", f"{self.name}: max_result: expected at least 1, got {max_result}"
+            )
+        first, texts = read_docstring(function)
+        self.description = first if description is None else description
+        self.max_result = max_result
+        self._function: Callable[P, R] = function
+        self._entries = _parameters(function, self.name, texts)
+        self.__doc__ = function.__doc__
+        self.__name__ = self.name
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name}({', '.join(self._entries)}))"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return copy.deepcopy(entries_schema(self._entries))
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool in OpenAI's form, which chat templates take."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.parameters,
+            },
+        }
+
+    def bind(self, arguments: Mapping[str, Any]) -> Callable[[], str]:
+        """Check and convert arguments as a model wrote them, and call later.
+
+        Returns:
+            A function that calls the tool's and gives the result as text; what that raises goes
+            through.
+
+        Raises:
+            ToolArgumentError: An argument is unknown, missing or wrong. It says which, and how.
+        """
+        if not isinstance(arguments, Mapping):
+            raise ToolArgumentError(
+                "tools", f"arguments: expected an object with names, got {shown(arguments)}"
+            )
+        values = convert_entries(self._entries, arguments, "arguments", True)
+        function: Callable[..., Any] = self._function
+        return lambda: as_text(function(**values), self.max_result)
+
+    def run(self, arguments: Mapping[str, Any]) -> str:
+        """Call it with arguments as a model wrote them. Text stays, other results become JSON.
+
+        Raises:
+            ToolArgumentError: As ``bind``. What the function raises goes through.
+        """
+        return self.bind(arguments)()
+
+
+def _parameters(
+    function: Callable[..., Any], name: str, texts: Mapping[str, str]
+) -> dict[str, Entry]:
+    hints = hints_of(function, name)
+    entries = {}
+    for parameter in inspect.signature(function).parameters.values():
+        where = f"{name}: {parameter.name}"
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ToolDefinitionError(
+                "tools",
+                f"{where}: expected parameters with names, got *args or **kwargs",
+                "Name each parameter, or take a list[...] or dict[str, ...].",
+            )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ToolDefinitionError("tools", f"{where}: expected a parameter that takes its name")
+        if parameter.name not in hints:
+            raise ToolDefinitionError(
+                "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."
+            )
+        entries[parameter.name] = entry_of(
+            hints[parameter.name],
+            where,
+            required=parameter.default is parameter.empty,
+            description=texts.get(parameter.name, ""),
+        )
+    return entries
+
+
+@overload
+def tool(function: Callable[P, R], /) -> Tool[P, R]: ...
+
+
+@overload
+def tool(
+    *, name: str | None = None, description: str | None = None, max_result: int = MAX_RESULT
+) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+
+
+def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a tool of a typed function: ``@tool``, or ``@tool(name=...)``.
+
+    The description is the first paragraph of the docstring; those of parameters come from its
+    ``Args:`` section, or from ``Annotated[type, "text"]``. Parameters with defaults are not
+    required.
+
+    Args:
+        name: In the place of the function's.
+        description: In the place of the docstring's.
+        max_result: Most characters of a result.
+
+    Raises:
+        ToolDefinitionError: See :class:`Tool`.
+    """
+    if function is not None:
+        return Tool(function)
+    return lambda f: Tool(f, **options)
+
+
+def as_tools(values: Iterable[Tool[..., Any] | Callable[..., Any]]) -> dict[str, Tool[..., Any]]:
+    """Tools and plain functions by name.
+
+    Raises:
+        ToolDefinitionError: Two have one name, or a function cannot be a tool.
+    """
+    found: dict[str, Tool[..., Any]] = {}
+    for value in values:
+        made = value if isinstance(value, Tool) else Tool(value)
+        if made.name in found:
+            raise ToolDefinitionError("tools", f"two tools are named {made.name}")
+        found[made.name] = made
+    return found

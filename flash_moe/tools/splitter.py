@@ -1,0 +1,222 @@
+"""Splits an answer into thoughts, text and calls, also while it is being written.
+
+The markers are those that mlx-lm knows of the model's tokenizer, and the rules are those of its
+server: a call may begin inside a thought and ends it. The text of its state machine is not used,
+since mlx-lm 0.31 has none; a test holds the two equal where it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from flash_moe.tools.calls import ToolCall, broken_call, read_calls, with_unique_ids
+from flash_moe.tools.events import TextPiece, ThinkingPiece
+
+Piece: TypeAlias = "ThinkingPiece | TextPiece | ToolCall"
+NORMAL, THINKING, TOOL = "normal", "reasoning", "tool"  # mlx-lm's names of the states
+
+
+def transitions(tokenizer: Any, calls: bool = True) -> dict[str, list[tuple[str, str]]]:
+    """State to the markers that end it, each with the state that it begins.
+
+    Args:
+        calls: Whether calls are looked for; else their text is text.
+    """
+    table: dict[str, list[tuple[str, str]]] = {NORMAL: [], THINKING: [], TOOL: []}
+    formats = getattr(tokenizer, "response_transitions", {})
+    if tokenizer.has_thinking:
+        table[NORMAL].append((tokenizer.think_start, THINKING))
+        # After a call inside a thought some models still close the thought: not a text to show.
+        table[NORMAL].append((tokenizer.think_end, NORMAL))
+        table[THINKING].append((tokenizer.think_end, NORMAL))
+    if tokenizer.has_tool_calling and calls:
+        if not any(state == TOOL for edges in formats.values() for _, state in edges):
+            table[NORMAL].append((tokenizer.tool_call_start, TOOL))
+        if tokenizer.has_thinking:
+            table[THINKING].append((tokenizer.tool_call_start, TOOL))
+        if tokenizer.tool_call_end:
+            table[TOOL].append((tokenizer.tool_call_end, NORMAL))
+    table[NORMAL] += [(marker, NORMAL) for marker in getattr(tokenizer, "structural_markers", ())]
+    for state, edges in formats.items():
+        table.setdefault(state, []).extend(e for e in edges if calls or e[1] != TOOL)
+    return table
+
+
+class MarkedText:
+    """Cuts text at markers, whatever pieces it comes in.
+
+    The marker that ends first counts; of those that end together, the longest.
+    """
+
+    def __init__(self, table: dict[str, list[tuple[str, str]]], state: str) -> None:
+        self.table = table
+        self.state = state
+        self._held = ""
+
+    def feed(self, piece: str) -> Iterator[tuple[str, str, bool]]:
+        """Yield state, text, and whether a marker ended the state there.
+
+        Text that may be the beginning of a marker is held back.
+        """
+        text = self._held + piece
+        while True:
+            edges = self.table.get(self.state, [])
+            found = [
+                (at + len(marker), -len(marker), state)
+                for marker, state in edges
+                if marker and (at := text.find(marker)) >= 0
+            ]
+            if not found:
+                break
+            end, minus_length, state = min(found)
+            yield self.state, text[: end + minus_length], True
+            self.state, text = state, text[end:]
+        keep = max((_overlap(text, marker) for marker, _ in edges), default=0)
+        self._held = text[len(text) - keep :]
+        yield self.state, text[: len(text) - keep], False
+
+    def finish(self) -> tuple[str, str]:
+        """The last state and what is held back."""
+        held, self._held = self._held, ""
+        return self.state, held
+
+
+def _overlap(text: str, marker: str) -> int:
+    """Length of the longest end of ``text`` that begins ``marker`` and is not all of it."""
+    for n in range(min(len(text), len(marker) - 1), 0, -1):
+        if marker.startswith(text[-n:]):
+            return n
+    return 0
+
+
+class _Stripped:
+    """Gives pieces that make ``text.strip()`` when joined."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._space = ""
+
+    def feed(self, piece: str) -> str:
+        text = self._space + piece
+        if not self._begun:
+            text = text.lstrip()
+        end = len(text.rstrip())
+        self._space = text[end:]
+        self._begun = self._begun or end > 0
+        return text[:end]
+
+
+class ReplySplitter:
+    """Takes an answer piece by piece and gives thoughts, text and whole calls.
+
+    However a text is cut, the pieces joined and the calls are the same. No part of a marker is
+    ever given. Space around thoughts and around the text is dropped.
+
+    Args:
+        tokenizer: mlx-lm's, which knows the model's markers and calls.
+        schemas: The tools in OpenAI's form.
+        thinking: Whether the prompt left a thought open.
+        calls: Whether to look for calls.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        schemas: Sequence[dict[str, Any]] | None = None,
+        *,
+        thinking: bool = False,
+        calls: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._schemas = schemas
+        first = getattr(tokenizer, "response_initial_state", None)
+        first = first or (THINKING if thinking else NORMAL)
+        self._marked = MarkedText(transitions(tokenizer, calls), first)
+        self._call: list[str] = []
+        self._ids: set[str] = set()
+        self._thinking, self._text = _Stripped(), _Stripped()
+
+    def feed(self, piece: str) -> list[Piece]:
+        """Take a piece; what of the answer is certain now."""
+        found: list[Piece] = []
+        for state, text, ended in self._marked.feed(piece):
+            found += self._take(state, text)
+            if ended and state == TOOL:
+                found += self._end_of_call()
+        return found
+
+    def finish(self) -> list[Piece]:
+        """What is left when no more pieces come. A call without its end is one with an error.
+
+        Formats without an end marker end here.
+        """
+        state, text = self._marked.finish()
+        found = self._take(state, text)
+        if state == TOOL:
+            if self._tokenizer.tool_call_end:
+                half = "".join(self._call)
+                self._call = []
+                found.append(broken_call(half, "the answer ended before its end"))
+            else:
+                found += self._end_of_call()
+        return found
+
+    def _take(self, state: str, text: str) -> list[Piece]:
+        if state == TOOL:
+            self._call.append(text)
+        elif state == THINKING:
+            if shown := self._thinking.feed(text):
+                return [ThinkingPiece(shown)]
+        elif state == NORMAL and (shown := self._text.feed(text)):
+            return [TextPiece(shown)]
+        return []  # other states are headers of a format
+
+    def _end_of_call(self) -> list[ToolCall]:
+        text, self._call = "".join(self._call), []
+        return with_unique_ids(read_calls(self._tokenizer, text, self._schemas), self._ids)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer in parts."""
+
+    thinking: str
+    text: str
+    calls: tuple[ToolCall, ...]
+
+
+def joined(pieces: Sequence[Piece]) -> Reply:
+    return Reply(
+        "".join(piece.text for piece in pieces if isinstance(piece, ThinkingPiece)),
+        "".join(piece.text for piece in pieces if isinstance(piece, TextPiece)),
+        tuple(piece for piece in pieces if isinstance(piece, ToolCall)),
+    )
+
+
+def split_reply(
+    tokenizer: Any,
+    text: str,
+    schemas: Sequence[dict[str, Any]] | None = None,
+    *,
+    thinking: bool = False,
+) -> Reply:
+    """Split a whole answer. Arguments as for :class:`ReplySplitter`."""
+    splitter = ReplySplitter(tokenizer, schemas, thinking=thinking)
+    return joined([*splitter.feed(text), *splitter.finish()])
+
+
+def parse_calls(
+    tokenizer: Any, text: str, schemas: Sequence[dict[str, Any]] | None = None
+) -> tuple[str, list[ToolCall]]:
+    """The visible text of an answer, and its calls. Thoughts are dropped."""
+    reply = split_reply(tokenizer, text, schemas)
+    return reply.text, list(reply.calls)
+
+
+def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether a prompt ends inside a thought: with its marker, and at most space after it."""
+    if not tokenizer.has_thinking or not ids:
+        return False
+    return bool(tokenizer.decode(list(ids[-32:])).rstrip().endswith(tokenizer.think_start))

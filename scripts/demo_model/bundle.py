@@ -1,0 +1,58 @@
+"""Put a trained model into the package: a store at 4 bits, and prompts to judge it by.
+
+    python -m scripts.demo_model.bundle CHECKPOINT
+
+CHECKPOINT is what ``export.py`` wrote. Replaces ``store`` and ``prompts.json`` of the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from flash_moe.convert import open_source
+from flash_moe.demo_model import PROMPTS, STORE
+from flash_moe.store.packer import pack
+from scripts.demo_model import judge
+
+MOST_BYTES = 16_000_000
+# One of so many prompts of each kind: all of them take minutes on a small machine.
+SHARE = 4
+
+
+def some_prompts(seed: int) -> list[judge.Prompt]:
+    """A share of the held-out prompts, alike for each tool and kind."""
+    chosen: list[judge.Prompt] = []
+    seen: dict[str, int] = {}
+    for prompt in judge.prompts(seed):
+        kind = prompt["kind"]
+        group = f"{kind} {prompt['expected']['name']}" if kind == "tool" else kind
+        seen[group] = seen.get(group, -1) + 1
+        if seen[group] % SHARE == 0:
+            chosen.append(prompt)
+    return chosen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    args = parser.parse_args()
+    shutil.rmtree(STORE, ignore_errors=True)
+    pack(open_source(args.checkpoint, bits=4), STORE)
+    prompts = some_prompts(seed=1)
+    lines = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
+    PROMPTS.write_text(f"[\n{lines}\n]\n", "utf-8")
+    files = [f for f in (*STORE.rglob("*"), PROMPTS) if f.is_file()]
+    n_bytes = sum(f.stat().st_size for f in files)
+    print(f"{n_bytes:,} bytes in {len(files)} files, {len(prompts)} prompts")
+    if n_bytes > MOST_BYTES:
+        raise SystemExit(f"expected at most {MOST_BYTES:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""Stores of one checkpoint with experts of 8, 6, 4, 3 and 2 bits, and of 2 bits by min-max.
+
+    python -m scripts.demo_model.quality_stores CHECKPOINT OUT
+    flash-moe eval OUT/8 OUT/6 OUT/4 OUT/3 OUT/2 OUT/2-min-max --reference CHECKPOINT
+
+Everything beside the experts has 4 bits in each (routers 8). Scales of experts are searched
+(``--expert-bits``), those of ``2-min-max`` are the plain ones of ``mx.quantize``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlx_lm import convert
+
+from flash_moe.convert import open_source
+from flash_moe.store.packer import pack
+
+BITS = (8, 6, 4, 3, 2)
+EXPERTS = "switch_mlp"
+
+
+def min_max(checkpoint: Path, out: Path) -> None:
+    """The checkpoint as mlx-lm quantizes it, experts to 2 bits."""
+
+    def predicate(path: str, module: Any) -> bool | dict[str, int]:
+        if not hasattr(module, "to_quantized"):
+            return False
+        if path.endswith(("mlp.gate", "shared_expert_gate")):
+            return {"group_size": 64, "bits": 8}
+        return {"group_size": 64, "bits": 2 if EXPERTS in path else 4}
+
+    convert(str(checkpoint), mlx_path=str(out), quantize=True, quant_predicate=predicate)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for bits in BITS:
+        pack(open_source(args.checkpoint, bits=4, expert_bits=bits), args.out / str(bits))
+    plain = args.out / "2-min-max.mlx"
+    min_max(args.checkpoint, plain)
+    pack(open_source(plain), args.out / "2-min-max")
+    shutil.rmtree(plain)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
