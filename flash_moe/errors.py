@@ -2,7 +2,8 @@
 
     FlashMoEError
     ├── ConfigError                 a bad option, environment variable or argument
-    │   └── BudgetError             the expert budget cannot hold one layer's experts of one token
+    │   ├── BudgetError             the expert budget cannot hold one layer's experts of one token
+    │   └── ToolDefinitionError     a function that cannot be a tool, or two tools of one name
     ├── ModelError                  the model directory cannot be used
     │   ├── ModelNotFoundError      no such directory or cached repository
     │   ├── NotMoEError             a model without experts: mlx-lm runs it as it is
@@ -18,6 +19,9 @@
     ├── KernelError                 kernels that are required, or the only right way, do not work
     ├── TraceError                  a routing trace cannot be written, or is not one
     ├── PromptError                 an empty prompt, or one beyond the context length
+    ├── ToolError                   a tool could not do what it was asked; the model hears why
+    │   └── ToolArgumentError       the arguments of a call do not fit the tool
+    ├── GrammarError                what an answer was to be held to cannot be held
     ├── ClosedError                 the model was closed
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
 
@@ -66,6 +70,10 @@ class ConfigError(FlashMoEError, ValueError):
 
 class BudgetError(ConfigError):
     """The expert budget is below the minimum, which the message names."""
+
+
+class ToolDefinitionError(ConfigError):
+    """A function that cannot be a tool, or two tools of one name."""
 
 
 class ModelError(FlashMoEError):
@@ -138,6 +146,21 @@ class TraceError(FlashMoEError):
 
 class PromptError(FlashMoEError, ValueError):
     """An empty prompt, or one that does not fit the context."""
+
+
+class ToolError(FlashMoEError):
+    """A tool could not do what it was asked.
+
+    A model hears ``problem`` and ``hint``; write them so that it can act on them.
+    """
+
+
+class ToolArgumentError(ToolError, ValueError):
+    """The arguments of a call do not fit the parameters of the tool."""
+
+
+class GrammarError(FlashMoEError, ValueError):
+    """A schema, a grammar, tools or a tokenizer that answers cannot be held to."""
 
 
 class ClosedError(FlashMoEError, RuntimeError):

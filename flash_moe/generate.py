@@ -26,8 +26,12 @@ from flash_moe.mlx_lm_api import (
 from flash_moe.model import StreamedModel
 from flash_moe.prefill import chunks_of
 from flash_moe.prompt import Prompt, check_length, encode_prompt
+from flash_moe.reply_form import AnyTool, reply_form
 from flash_moe.result import Chunk, Generation, GenerationStats
 from flash_moe.stop import StopText
+
+# What of the options makes the form of a reply, and its defaults.
+_FORM: dict[str, Any] = {"tools": (), "tool_choice": "auto", "strict": False}
 
 
 class _Random:
@@ -137,6 +141,10 @@ def stream(
     prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
     template_args: Mapping[str, Any] | None = None,
+    tools: Sequence[AnyTool] = (),
+    tool_choice: str = "auto",
+    strict: bool = False,
+    response_format: Mapping[str, Any] | None = None,
 ) -> Iterator[Chunk]:
     """Generate, piece by piece. The arguments are checked at the call, not at the first piece.
 
@@ -154,10 +162,19 @@ def stream(
             allows, 64 to 8192, or 2048 where all experts fit in the bank.
         on_prefill: Called with prompt tokens done and in all.
         template_args: Passed to the chat template.
+        tools: Functions with type hints, :class:`flash_moe.tools.Tool`, or schemas in OpenAI's
+            form, which the chat template shows the model. Nothing is run: ``Generation.calls``
+            has what it asks for; :class:`flash_moe.tools.Conversation` runs calls.
+        tool_choice: ``"auto"``, ``"none"``, ``"required"`` (the answer is calls), or the name of
+            the tool that must be called.
+        strict: Hold calls to the schemas of the tools (``docs/constrained.md``).
+        response_format: Hold the answer to JSON, in OpenAI's form: ``{"type": "json_object"}`` or
+            ``{"type": "json_schema", "json_schema": {"schema": ...}}``.
 
     Raises:
         PromptError: The prompt is empty or too long.
         ConfigError: A bad option.
+        GrammarError: A schema, or a model, that the answer cannot be held to.
         ReadError, ChecksumError: While iterating; the model stays usable.
     """
     if max_tokens < 1:
@@ -166,6 +183,11 @@ def stream(
         raise ConfigError("generate", f"temperature: expected 0 or more, got {temperature}")
     if prefill_step is not None and prefill_step < 1:
         raise ConfigError("generate", f"prefill_step: expected at least 1, got {prefill_step}")
+    form = reply_form(tools, tool_choice, strict, response_format)
+    if form.schemas:
+        if isinstance(prompt, str):
+            raise ConfigError("generate", "tools: expected messages as the prompt, got text")
+        template_args = {**(template_args or {}), "tools": list(form.schemas)}
     ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
     cache = make_prompt_cache(model) if prompt_cache is None else prompt_cache
     room = check_length(model.config.max_context, len(ids), cache, max_tokens)
@@ -176,6 +198,9 @@ def stream(
         repetition_context_size=repetition_context,
     )
     processors += list(logits_processors or ())
+    constraint = form.constraint(tokenizer, ids)
+    if constraint is not None:
+        processors.append(constraint.processor())
     tokens = token_ids(
         model,
         ids,
@@ -233,4 +258,7 @@ def generate(model: StreamedModel, tokenizer: Any, prompt: Prompt, **options: An
         ids.append(chunk.token)
     assert chunk.finish_reason is not None
     assert chunk.stats is not None
-    return Generation("".join(text), tuple(ids), chunk.finish_reason, chunk.stats)
+    whole = "".join(text)
+    form = reply_form(*(options.get(k, v) for k, v in _FORM.items()))
+    calls = form.calls(tokenizer, whole)
+    return Generation(whole, tuple(ids), chunk.finish_reason, chunk.stats, calls)

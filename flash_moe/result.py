@@ -80,12 +80,15 @@ class Generation:
         text: The answer, without the end-of-sequence token or the stop text.
         token_ids: All tokens made, with the end-of-sequence token if there was one.
         finish_reason: ``"stop"`` or ``"length"``.
+        calls: What of the tools the model asks for, each a ``flash_moe.tools.ToolCall``; the text
+            has them, too, as the model wrote them.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
     stats: GenerationStats
+    calls: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         return self.text

@@ -14,14 +14,27 @@ import flash_moe
 
 ROOT = Path(flash_moe.__file__).parent
 ORDER = (
-    *("errors", "env", "config", "memory", "pressure", "routing_model", "store", "scratch"),
+    *("errors", "env", "config", "top_k_notice", "memory", "pressure", "routing_model", "store"),
+    "scratch",
     *("memory_plan", "mlx_lm_api", "mlx_threads", "stream", "forecast", "machine_speed", "ops"),
     *("padding", "shared_expert", "next_router", "moe", "moe_block", "model", "stop", "prompt"),
-    *("prefill", "result", "generate", "scale_search", "convert", "hub", "stores", "pull"),
-    *("repair", "planner", "loader", "testing", "cli"),
+    *(
+        "prefill",
+        "result",
+        "tools",
+        "grammar",
+        "reply_form",
+        "generate",
+        "scale_search",
+        "convert",
+        "hub",
+    ),
+    *("stores", "pull", "repair", "planner", "demo_model", "loader", "quality", "chat", "server"),
+    *("testing", "cli"),
 )
 MAX_LINES = 400
-FILES = sorted(ROOT.rglob("*.py"))
+# The model file of the store in the package is data, as in every store.
+FILES = sorted(f for f in ROOT.rglob("*.py") if ROOT / "demo_model" / "store" not in f.parents)
 # What the package itself offers, and where it comes from.
 FRONT = {"load": "loader", "FlashMoE": "loader", "Chunk": "result", "Generation": "result"}
 FRONT |= {"FlashMoEError": "errors"}

@@ -3,11 +3,11 @@
 from flash_moe.tools import Conversation, tool
 """
 
+from flash_moe.errors import ToolArgumentError, ToolDefinitionError, ToolError
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.conversation import Conversation
 from flash_moe.tools.converse import converse
 from flash_moe.tools.definition import Tool, as_tools, tool
-from flash_moe.tools.errors import ToolArgumentError, ToolDefinitionError, ToolError
 from flash_moe.tools.events import (
     Answer,
     CallFinished,

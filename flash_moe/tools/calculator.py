@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
+from flash_moe.errors import ToolError
 from flash_moe.tools.definition import Tool
-from flash_moe.tools.errors import ToolError
 
 MAX_LENGTH = 500  # characters of an expression
 MAX_BITS = 4096  # of a whole number: above 10^1232

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
+from flash_moe.errors import ToolError
 from flash_moe.tools.definition import Tool
-from flash_moe.tools.errors import ToolError
 
 # Zones elsewhere in the database are rules and old names of countries, not places.
 _REGIONS = (

@@ -6,12 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from flash_moe.errors import ConfigError, PromptError
+from flash_moe.errors import ConfigError, PromptError, ToolArgumentError
 from flash_moe.prompt import encode_prompt
 from flash_moe.result import GenerationStats
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.definition import Tool, as_tools
-from flash_moe.tools.errors import ToolArgumentError
 from flash_moe.tools.events import (
     Answer,
     CallFinished,

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from flash_moe.errors import ToolArgumentError, ToolDefinitionError
 from flash_moe.tools.docstring import read_docstring
-from flash_moe.tools.errors import ToolArgumentError, ToolDefinitionError
 from flash_moe.tools.hints import (
     Entry,
     convert_entries,

@@ -8,9 +8,8 @@ import stat
 from pathlib import Path
 from typing import Annotated, Any
 
-from flash_moe.errors import ConfigError
+from flash_moe.errors import ConfigError, ToolError
 from flash_moe.tools.definition import Tool
-from flash_moe.tools.errors import ToolError
 
 MAX_BYTES = 20_000  # of a file that is shown
 MAX_ENTRIES = 500  # of a folder

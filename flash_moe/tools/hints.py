@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
-from flash_moe.tools.errors import ToolArgumentError, ToolDefinitionError
+from flash_moe.errors import ToolArgumentError, ToolDefinitionError
 from flash_moe.tools.shapes import (
     SCALARS,
     Schema,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from flash_moe.tools.errors import ToolArgumentError, ToolDefinitionError
+from flash_moe.errors import ToolArgumentError, ToolDefinitionError
 from flash_moe.tools.result_text import shown
 
 Schema = dict[str, Any]

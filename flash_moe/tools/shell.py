@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from flash_moe.errors import ConfigError
+from flash_moe.errors import ConfigError, ToolError
 from flash_moe.tools.definition import Tool
-from flash_moe.tools.errors import ToolError
 from flash_moe.tools.files import existing_directory
 
 _PIECE = 1 << 16  # bytes read at once

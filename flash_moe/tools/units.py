@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
+from flash_moe.errors import ToolError
 from flash_moe.tools.definition import Tool
-from flash_moe.tools.errors import ToolError
 
 _INCH, _POUND, _GALLON = 0.0254, 0.45359237, 3.785411784
 
