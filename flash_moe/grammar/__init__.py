@@ -1,0 +1,30 @@
+"""Constrained answers: JSON by a schema, tool calls with right arguments, patterns, grammars.
+
+Owns which tokens may come next; llguidance does the parsing. Callers give a constraint's
+``processor()`` to the generation loop as a logits processor. Refuses what it cannot hold.
+"""
+
+from flash_moe.errors import GrammarError
+from flash_moe.grammar.constraint import Constraint
+from flash_moe.grammar.json_text import (
+    from_response_format,
+    json_object,
+    json_schema,
+    lark,
+    regex,
+)
+from flash_moe.grammar.processor import Processor
+from flash_moe.grammar.tool_calls import parser_tools, tool_calls
+
+__all__ = [
+    "Constraint",
+    "GrammarError",
+    "Processor",
+    "from_response_format",
+    "json_object",
+    "json_schema",
+    "lark",
+    "parser_tools",
+    "regex",
+    "tool_calls",
+]

@@ -1,0 +1,83 @@
+"""What an answer must be. Threads share it; each answer gets a processor from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llguidance import LLMatcher
+
+from flash_moe.errors import GrammarError
+from flash_moe.grammar.plan import Calls, Plan, Thinking, Thoughts
+from flash_moe.grammar.processor import Processor
+from flash_moe.grammar.vocabulary import Vocabulary, vocabulary_of
+
+
+class Constraint:
+    """What an answer must be; made by :func:`json_schema`, :func:`tool_calls` and their like.
+
+    Args:
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        grammar: In llguidance's form.
+        what: Names the grammar in errors.
+        after: Text of the token that ends the thoughts, like ``"</think>"``; the grammar holds
+            what comes after it, and up to two newlines between. ``None``: there are no thoughts.
+        thinking: With ``after``: "begun" if the prompt ends inside the thoughts, or they always
+            come first; "may" if the answer begins with the token that opens them or without.
+        calls: If the grammar holds tool calls, and not the whole answer.
+
+    Raises:
+        GrammarError: The grammar or the tokenizer cannot be used.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        grammar: str,
+        what: str,
+        *,
+        after: str | None = None,
+        thinking: Thinking = "begun",
+        calls: Calls | None = None,
+    ) -> None:
+        vocabulary = vocabulary_of(tokenizer)
+        thoughts = None if after is None else _thoughts(vocabulary, tokenizer, after, thinking)
+        self._plan = Plan(vocabulary, thoughts, calls)
+        self._matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
+        if self._matcher.is_error():
+            raise GrammarError("grammar", f"{what}: {reason(self._matcher.get_error())}")
+        begun = self._matcher.deep_copy()
+        begun.compute_bitmask()
+        if begun.is_stopped() and not begun.is_accepting():
+            raise GrammarError("grammar", f"{what}: expected something to fit, but nothing can")
+
+    def processor(self) -> Processor:
+        """A logits processor for one answer: ``(tokens [n], logits [1, V]) -> logits``."""
+        return Processor(self._plan, self._matcher)
+
+
+def reason(error: str) -> str:
+    """An error of llguidance in one line, without its own prefix and what it says of itself."""
+    text = " ".join(error.removeprefix("ERROR: ").split("<state>")[0].split())
+    return text[:300].rstrip(" .")
+
+
+def _thoughts(vocabulary: Vocabulary, tokenizer: Any, after: str, thinking: Thinking) -> Thoughts:
+    if thinking not in ("begun", "may"):
+        raise GrammarError("grammar", f'thinking: expected "begun" or "may", got {thinking!r}')
+    end = vocabulary.added_ids.get(after)
+    if end is None:
+        raise GrammarError(
+            "grammar",
+            f"after: expected the text of one of the tokenizer's added tokens, got {after!r}",
+            "Give tokenizer.think_end, or None if this model does not think.",
+        )
+    begin = None
+    if thinking == "may":
+        begin = vocabulary.added_ids.get(getattr(tokenizer, "think_start", None) or "")
+        if begin is None:
+            raise GrammarError(
+                "grammar",
+                'thinking="may": expected a tokenizer with one token that begins thoughts',
+                'Use thinking="begun" where they always come first.',
+            )
+    return Thoughts(end, after.encode(), begin)

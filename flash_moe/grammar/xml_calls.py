@@ -1,0 +1,149 @@
+"""Tool calls as Qwen3-Coder and Qwen3.5 write them: a function, and a block for each parameter.
+
+    <tool_call>
+    <function=NAME>
+    <parameter=P>
+    VALUE
+    </parameter>
+    </function>
+    </tool_call>
+
+A value stands as it is if it is a string, else as JSON. What mlx-lm's parser makes of a value
+depends on the type that the tool's schema gives (``mlx_lm/tool_parsers/qwen3_coder.py``):
+"string" leaves it alone, "integer", "number" and "boolean" read it, "object" reads JSON; but
+types like ["string", "null"] or an anyOf make it guess. :func:`parser_tools` gives schemas by
+which it reads exactly what was held to. Whatever the type, it takes the text "null" for None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from reprlib import repr as brief
+from typing import Any
+
+from flash_moe.errors import GrammarError
+from flash_moe.grammar.json_text import json_source
+from flash_moe.grammar.raw_strings import NOTHING, terminal, without
+from flash_moe.grammar.schema_facts import DEFINITIONS, types_of
+
+# The parser takes integers through a float (mlx-lm 0.32), which is exact up to here.
+EXACT = 2**53
+# Enough for every double; an exponent of three digits could be infinite.
+NUMBER = r"/-?(0|[1-9][0-9]{0,16})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/"
+_NULL = "/[nN][uU][lL][lL]/"
+_END = '"\\n</parameter>\\n"'
+
+
+def call_grammar(tools: Mapping[str, Mapping[str, Any]], end: int) -> str:
+    """What follows the token ``<tool_call>``, in Lark's syntax, with its end token.
+
+    Args:
+        tools: Name to JSON schema of the parameters.
+        end: Id of ``</tool_call>``.
+
+    Raises:
+        GrammarError: A name, or a schema, that cannot be written this way.
+    """
+    rules = [f'start: "\\n" call "\\n" <[{end}]>']
+    rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(tools))))
+    for n, (name, parameters) in enumerate(tools.items()):
+        _check_name("tool", name)
+        required = parameters.get("required") or ()
+        blocks = []
+        for m, (key, schema) in enumerate(properties_of(name, parameters).items()):
+            _check_name("parameter", key)
+            blocks.append(f"p_{n}_{m}" + ("" if key in required else "?"))
+            rules += _value_rules(f"{n}_{m}", f"{name}.{key}", key, schema, parameters)
+        body = " ".join(blocks)
+        rules.append(f'call_{n}: "<function={name}>\\n" {body} "</function>"')
+    return "\n".join(rules) + "\n"
+
+
+def properties_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a tool, in their order; those required but not described come last.
+
+    Raises:
+        GrammarError: Something that cannot be said block by block.
+    """
+    known = (*DEFINITIONS, "type", "properties", "required", "additionalProperties", "strict")
+    silent = ("title", "description", "$schema", "$id", "$comment", "default", "examples")
+    for key in parameters:
+        if key not in (*known, *silent):
+            raise GrammarError(
+                "grammar",
+                f"tool {name}: expected parameters with properties, got {key!r} beside them",
+                "Describe each parameter by itself.",
+            )
+    described = parameters.get("properties") or {}
+    if not isinstance(described, Mapping) or parameters.get("type", "object") != "object":
+        raise GrammarError(
+            "grammar", f"tool {name}: expected parameters of type object with properties"
+        )
+    found = dict(described)
+    more = parameters.get("additionalProperties", True)
+    for key in parameters.get("required") or ():
+        found.setdefault(key, more)
+    return found
+
+
+def is_raw(schema: Any, root: Mapping[str, Any]) -> bool:
+    """Whether values are strings and stand as they are; they may also be null."""
+    return types_of(schema, root) in (frozenset({"string"}), frozenset({"string", "null"}))
+
+
+def parser_schema(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
+    """The type by which mlx-lm's parser reads values that were held to a schema."""
+    if is_raw(schema, root):
+        return {"type": "string"}
+    kinds = types_of(schema, root) - {"null"}
+    for name in ("integer", "boolean"):
+        if kinds == {name}:
+            return {"type": name}
+    if kinds and kinds <= {"integer", "number"}:
+        return {"type": "number"}
+    return {"type": "object"}
+
+
+def _value_rules(at: str, where: str, key: str, schema: Any, root: Mapping[str, Any]) -> list[str]:
+    begin = f'p_{at}: "<parameter={key}>\\n"'
+    kinds = types_of(schema, root)
+    if not kinds:
+        raise GrammarError("grammar", f"{where}: expected a schema that some value fits")
+    if is_raw(schema, root):
+        value = terminal(schema, root)
+        if value == NOTHING:
+            raise GrammarError("grammar", f"{where}: expected a schema that some string fits")
+        value = f"{without(value, '</parameter>')} & ~{_NULL}"
+        if "null" in kinds:
+            value = f'({value}) | "null"'
+        return [f"{begin} V_{at}", f"V_{at}: ({value}) {_END}"]
+    if kinds <= {"number", "integer", "null"} and _is_plain(schema):
+        null = ' | "null"' if "null" in kinds else ""
+        return [f"{begin} V_{at}", f"V_{at}: ({NUMBER}{null}) {_END}"]
+    held = dict(schema) if isinstance(schema, Mapping) else {}
+    if kinds <= {"number", "integer", "null"} and not {"enum", "const"} & held.keys():
+        held = _exact(held)
+    held |= {name: root[name] for name in DEFINITIONS if name in root}
+    return [f"{begin} j_{at} {_END}", f"j_{at}: %json {json_source(held, where)}"]
+
+
+def _is_plain(schema: Any) -> bool:
+    """Whether a number's schema says nothing but that it is one."""
+    said = {"type", "title", "description", "default", "examples"}
+    kinds = schema.get("type") if isinstance(schema, Mapping) else None
+    return kinds in ("number", ["number", "null"], ["null", "number"]) and schema.keys() <= said
+
+
+def _exact(schema: dict[str, Any]) -> dict[str, Any]:
+    """With bounds within which the parser's way through a float is exact."""
+    low = max(schema.get("minimum", -EXACT), -EXACT)
+    high = min(schema.get("maximum", EXACT), EXACT)
+    return {**schema, "minimum": low, "maximum": high}
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r'[^\s<>"\\]+', name):
+        raise GrammarError(
+            "grammar", f"{what}: expected a name without spaces, quotes and <>, got {brief(name)}"
+        )

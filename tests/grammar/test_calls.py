@@ -1,0 +1,144 @@
+"""Tool calls of random tokens: mlx-lm's parser reads each to arguments that fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from flash_moe.grammar import parser_tools, tool_calls
+
+from .sampling import PROMPT, allowed, draw, follow, token_bytes
+from .schemas import MIXED_TOOLS, PLAIN_TOOLS
+
+N = 25
+CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+PING = "<tool_call>\n<function=ping>\n</function>\n</tool_call>"
+NAMED = {"type": "function", "function": {"name": "move"}}
+
+
+def check_calls(answer: str, tokenizer: Any, tools: list[Any], read_by: list[Any]) -> list[str]:
+    """Names of the calls of an answer, after mlx-lm's parser read them and their schemas fitted."""
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    names = []
+    for text in CALL.findall(answer):
+        call = tokenizer.tool_parser(text, read_by)
+        jsonschema.Draft202012Validator(
+            schemas[call["name"]], format_checker=jsonschema.FormatChecker()
+        ).validate(call["arguments"])
+        names.append(call["name"])
+    assert "<tool_call" not in CALL.sub("", answer)
+    return names
+
+
+@pytest.mark.parametrize("form", ["xml", "json"])
+@pytest.mark.parametrize("kind", ["plain", "plain, as they are", "mixed"])
+def test_random_calls_are_read_to_arguments_that_fit(
+    form: str, kind: str, tokenizer: Any, json_tokenizer: Any
+) -> None:
+    of = tokenizer if form == "xml" else json_tokenizer
+    tools = MIXED_TOOLS if kind == "mixed" else PLAIN_TOOLS
+    read_by = tools if kind == "plain, as they are" else parser_tools(of, tools)
+    constraint = tool_calls(of, tools, "required")
+    names = []
+    for seed in range(N):
+        answer = draw(constraint, of, seed, likely=1.0)
+        assert answer is not None
+        calls = check_calls(answer, of, tools, read_by)
+        assert calls
+        assert CALL.sub("", answer).strip() == ""
+        names += calls
+    assert set(names) == {tool["function"]["name"] for tool in tools}
+
+
+@pytest.mark.parametrize("form", ["xml", "json"])
+def test_free_text_with_calls(form: str, tokenizer: Any, json_tokenizer: Any) -> None:
+    of = tokenizer if form == "xml" else json_tokenizer
+    constraint = tool_calls(of, PLAIN_TOOLS)
+    answers = [draw(constraint, of, seed, likely=1.0) for seed in range(N)]
+    ended = [answer for answer in answers if answer is not None]
+    counts = [len(check_calls(a, of, PLAIN_TOOLS, PLAIN_TOOLS)) for a in ended]
+    assert len(ended) >= N // 2
+    assert sum(counts) > 5
+    assert 0 in counts
+
+
+def test_what_a_string_may_hold(tokenizer: Any) -> None:
+    constraint = tool_calls(tokenizer, PLAIN_TOOLS, "required")
+
+    def call(value: str) -> str:
+        return (
+            f"<tool_call>\n<function=note>\n<parameter=text>\n{value}\n</parameter>\n"
+            "</function>\n</tool_call>"
+        )
+
+    for value in ("a\n", "\nb", "", "</function>", "<parameter=x>\n", '"quoted"', "nullx", "日本"):
+        assert follow(constraint, tokenizer, call(value)), value
+        read = tokenizer.tool_parser(CALL.findall(call(value))[0], PLAIN_TOOLS)
+        assert read == {"name": "note", "arguments": {"text": value}}
+    # What the parser would cut off, or take for None.
+    for value in ("a</parameter>", "\n</parameter>\nx", "null", "NULL", "x" * 31):
+        assert not follow(constraint, tokenizer, call(value)), value
+
+
+def test_calls_must_be_complete_in_order_and_known(tokenizer: Any) -> None:
+    constraint = tool_calls(tokenizer, PLAIN_TOOLS, "required")
+
+    def call(name: str, **arguments: str) -> str:
+        blocks = (f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+        return f"<tool_call>\n<function={name}>\n{''.join(blocks)}</function>\n</tool_call>"
+
+    assert follow(constraint, tokenizer, call("get_weather", city="Ulm"))
+    assert follow(constraint, tokenizer, call("get_weather", city="Ulm", days="3"))
+    for wrong in (
+        call("get_weather"),
+        call("get_weather", days="3", city="Ulm"),
+        call("get_weather", city="Ulm", days="15"),
+        call("get_weather", city="Ulm", days="three"),
+        call("get_weather", city="Ulm", colour="red"),
+        call("get_time"),
+        call("ping") + "text",
+        "text" + call("ping"),
+        "",
+    ):
+        assert not follow(constraint, tokenizer, wrong), wrong
+
+
+def test_modes(tokenizer: Any) -> None:
+    text = "Let me see.\n\n"
+    auto = tool_calls(tokenizer, PLAIN_TOOLS)
+    assert follow(auto, tokenizer, text)
+    assert follow(auto, tokenizer, text + PING)
+    assert follow(auto, tokenizer, f"{text}{PING}\n{PING} more")
+    assert not follow(auto, tokenizer, text + PING.replace("ping", "pong"))
+    assert not follow(auto, tokenizer, text + PING[:-30])
+    required = tool_calls(tokenizer, PLAIN_TOOLS, "required")
+    assert follow(required, tokenizer, f"{PING}\n{PING}")
+    named = tool_calls(tokenizer, PLAIN_TOOLS, NAMED)
+    assert not follow(named, tokenizer, PING)
+    assert follow(tool_calls(tokenizer, PLAIN_TOOLS, "ping"), tokenizer, PING)
+    for mode in ("auto", "required"):
+        one = tool_calls(tokenizer, PLAIN_TOOLS, mode, parallel=False)
+        assert follow(one, tokenizer, PING)
+        assert not follow(one, tokenizer, f"{PING}\n{PING}")
+
+
+def test_markers_cannot_be_spelled(tokenizer: Any) -> None:
+    """Parsers look for the token or for its text; so only the token can make the text."""
+    begin, end = tokenizer.convert_tokens_to_ids(["<tool", "_call>"])
+    processor = tool_calls(tokenizer, PLAIN_TOOLS).processor()
+    assert {begin, end} <= allowed(processor, PROMPT)
+    ids = [*PROMPT, begin]
+    assert end not in allowed(processor, ids)
+    for letter in "_call":
+        ids += tokenizer.encode(letter, add_special_tokens=False)
+        after = allowed(processor, ids)
+    pieces = token_bytes(tokenizer)
+    assert not any(pieces[i].startswith(b">") for i in after)
+    assert any(pieces[i] == b"<" for i in after)
+
+
+def test_parser_tools_leave_json_calls_alone(json_tokenizer: Any) -> None:
+    assert parser_tools(json_tokenizer, MIXED_TOOLS) == MIXED_TOOLS
