@@ -1,0 +1,132 @@
+"""``flash-moe eval``: what fewer experts or fewer bits cost in quality, measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flash_moe.cli.generate import add_streaming_options, streaming_options
+from flash_moe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flash_moe.quality.evaluation import Plan, Run
+    from flash_moe.quality.judge import Prompt
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "eval",
+        parents=[common],
+        conflict_handler="resolve",  # --top-k-experts takes a list here
+        help="measure perplexity, distance from a reference, JSON and tool calls",
+    )
+    parser.add_argument("store", nargs="+", help="store, or mlx checkpoint")
+    add_streaming_options(parser)
+    parser.add_argument(
+        "--top-k-experts",
+        type=_numbers,
+        default=(),
+        metavar="K,K,...",
+        help="experts a token: each store is run at each of them (default: the model's own)",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="MODEL",
+        help="what runs are compared with: a store, or a directory that mlx-lm loads as a whole "
+        "(default: the first store at its own number of experts a token)",
+    )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 (default: a bundled one)")
+    parser.add_argument(
+        "--tokens", type=int, default=1024, metavar="N", help="of the text, at most (1024)"
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="prompts as JSON (default: the bundled ones), or none to leave them out",
+    )
+    parser.add_argument(
+        "--max-tokens", "-n", type=int, default=256, help="of an answer, at most (256)"
+    )
+    parser.add_argument(
+        "--thinking", action="store_true", help="let models think before they answer"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw quality against bytes a token: .png"
+    )
+    parser.set_defaults(run=run)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The numbers of ``10,8,6``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers with commas between them, got {text!r}"
+        ) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    from flash_moe.cli.eval_text import Progress, report
+    from flash_moe.quality.evaluation import evaluate
+    from flash_moe.quality.plot import check_plot, save_plot
+    from flash_moe.quality.report import to_json
+
+    if args.plot is not None:
+        check_plot(args.plot)
+    plan = _plan(args)
+    done: list[Run] = []
+    try:
+        with Progress(plan) as progress:
+            for one in evaluate(plan, progress.step):
+                done.append(one)
+                progress.finished(one)
+    finally:
+        # After Ctrl-C or an error, what is done so far: it may have taken hours.
+        if args.json and done:
+            print(json.dumps(to_json(plan, done), indent=2, allow_nan=False))
+        elif done:
+            report(plan, done)
+    if args.plot is not None:
+        save_plot(done, args.plot)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Read all that was given, and check it before a model is loaded."""
+    from flash_moe.quality.evaluation import make_plan
+    from flash_moe.quality.windows import read_text
+
+    options = streaming_options(args)
+    options.pop("top_k")
+    text, prompts = read_text(args.text), _prompts(args.prompts)
+    plan = make_plan(
+        args.store,
+        text,
+        top_ks=args.top_k_experts,
+        reference_name=args.reference,
+        n_tokens=args.tokens,
+        prompts=prompts,
+        options=options,
+        thinking=args.thinking,
+        max_tokens=args.max_tokens,
+    )
+    n_streamed = sum(not candidate.resident for candidate in plan.candidates)
+    if (args.trace or args.trace_events) and n_streamed > 1:
+        raise ConfigError(
+            "eval",
+            f"--trace writes one file a run: expected one streamed run, got {n_streamed}",
+            "Give one store and no list of --top-k-experts.",
+        )
+    return plan
+
+
+def _prompts(option: str | None) -> list[Prompt]:
+    from flash_moe.quality.prompts import read_prompts
+
+    if option == "none":
+        return []
+    return read_prompts(None if option is None else Path(option))
