@@ -12,7 +12,6 @@ import random
 from dataclasses import dataclass
 
 from scripts.demo_model.corpus.lexicon import VERBS_MORE
-
 from scripts.demo_model.foreign import HELD_OUT
 from scripts.demo_model.foreign_tool import Foreign
 from scripts.demo_model.tools import function, number, text

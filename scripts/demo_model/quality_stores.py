@@ -1,10 +1,11 @@
 """Stores of one checkpoint with experts of 8, 6, 4, 3 and 2 bits, and of 2 bits by min-max.
 
     python -m scripts.demo_model.quality_stores CHECKPOINT OUT
-    flash-moe eval OUT/8 OUT/6 OUT/4 OUT/3 OUT/2 OUT/2-min-max --reference CHECKPOINT
+    cd OUT; flash-moe eval 8 6 4 3 2 2-min-max --reference CHECKPOINT --text dialogues.txt
 
 Everything beside the experts has 4 bits in each (routers 8). Scales of experts are searched
-(``--expert-bits``), those of ``2-min-max`` are the plain ones of ``mx.quantize``.
+(``--expert-bits``), those of ``2-min-max`` are the plain ones of ``mx.quantize``. The dialogues are
+held out: they are what the model is made for, which the text that ``eval`` comes with is not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import Any
 from mlx_lm import convert
 
 from flash_moe.convert import open_source
+from flash_moe.demo_model import STORE
 from flash_moe.store.packer import pack
+from scripts.demo_model.chat import Chat
+from scripts.demo_model.dialogues import Dialogues
 
 BITS = (8, 6, 4, 3, 2)
 EXPERTS = "switch_mlp"
@@ -36,6 +40,15 @@ def min_max(checkpoint: Path, out: Path) -> None:
     convert(str(checkpoint), mlx_path=str(out), quantize=True, quant_predicate=predicate)
 
 
+def dialogues(n_characters: int = 20_000) -> str:
+    """Held-out dialogues as the chat template writes them."""
+    chat, source, texts = Chat(STORE), Dialogues(1, "held_out"), [""]
+    while sum(map(len, texts)) < n_characters:
+        drawn = source.draw()
+        texts.append(chat.render(drawn.messages, drawn.tools))
+    return "".join(texts)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -46,6 +59,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     for bits in BITS:
         pack(open_source(args.checkpoint, bits=4, expert_bits=bits), args.out / str(bits))
+    (args.out / "dialogues.txt").write_text(dialogues(), "utf-8")
     plain = args.out / "2-min-max.mlx"
     min_max(args.checkpoint, plain)
     pack(open_source(plain), args.out / "2-min-max")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.demo_model.corpus.lexicon import JOBS_MORE
-
 from scripts.demo_model.results import MONTHS, WEEKDAYS
 from scripts.demo_model.words import Words
 
