@@ -106,7 +106,7 @@ def test_architecture_names_every_module() -> None:
     for file in (ROOT / "flash_moe").rglob("*.py"):
         name = file.relative_to(ROOT / "flash_moe").as_posix()
         room = name.split("/")[0]
-        if file.name != "__init__.py" and room not in ("testing", "cli"):
+        if file.name != "__init__.py" and room not in ("testing", "cli", "demo_model"):
             assert f"`{name}`" in text, name
 
 
