@@ -19,7 +19,7 @@ from flash_moe.tools.events import (
     Event,
     ThinkingPiece,
 )
-from flash_moe.tools.result_text import clean, error_text
+from flash_moe.tools.result_text import clean, error_text, markers_of, without_markers
 from flash_moe.tools.splitter import Piece, ReplySplitter, opens_thinking
 from flash_moe.tools.turn_cache import TurnCache, common_length, network_of
 
@@ -195,12 +195,13 @@ class _Turn:
     def _results(self, calls: Sequence[ToolCall], limit: int | None) -> Events:
         """Run calls in their order; each gets a result in the messages, whatever happens."""
         waiting = list(calls)
+        markers = markers_of(self.model.tokenizer)
         try:
             for call in calls:
                 yield CallRequested(call)
                 event = self._run(call, limit)
                 text = event.reason if isinstance(event, CallRefused) else event.result
-                self.messages.append(_result(call, text))
+                self.messages.append(_result(call, without_markers(text, markers)))
                 waiting.remove(call)
                 yield event
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -11,11 +12,35 @@ from flash_moe.errors import FlashMoEError
 
 MAX_ERROR = 2000  # characters
 MAX_SHOWN = 80  # characters of a value inside an error
+_BROKEN = "\u200b"  # a space of no width
 
 
 def clean(text: str) -> str:
     """Without lone surrogates, which no tokenizer takes; they become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def markers_of(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that a tokenizer reads as marks of the chat format: turns, calls, results, thoughts."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    found = {
+        str(token.content)
+        for token in added.values()
+        if token.special or any(word in token.content for word in ("tool", "think"))
+    }
+    for name in ("tool_call_start", "tool_call_end", "think_start", "think_end"):
+        found.add(getattr(tokenizer, name, None) or "")
+    return tuple(sorted(marker for marker in found if len(marker) > 1))
+
+
+def without_markers(text: str, markers: Sequence[str]) -> str:
+    """A text in which no marker of the chat format is left: each is broken after its first letter.
+
+    Otherwise a file that a tool reads could end the result and go on as the user.
+    """
+    for marker in markers:
+        text = text.replace(marker, f"{marker[0]}{_BROKEN}{marker[1:]}")
+    return text
 
 
 def bounded(text: str, limit: int) -> str:
