@@ -16,7 +16,9 @@ edit a kernel. Nothing else in the package reads ``os.environ``.
 | ``FLASH_MOE_CACHE_POLICY`` | which experts leave a full bank: ``lru`` or ``lrfu`` | ``lru`` |
 | ``FLASH_MOE_LOOKAHEAD`` | 1: read ahead what the next layer's router names | 0 |
 | ``FLASH_MOE_KERNELS`` | our GPU kernels: ``auto``, ``off`` or ``require`` | ``auto`` |
+| ``FLASH_MOE_API_KEY`` | what clients of ``flash-moe serve`` must show | none |
 | ``FLASH_MOE_STORES`` | directory of pulled stores | in the user's cache directory |
+| ``FLASH_MOE_SESSIONS`` | directory of the chat's sessions | in the user's state directory |
 | ``FLASH_MOE_KERNEL_DIR`` | directory with all kernel files, used for the shipped | the shipped |
 """
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +55,8 @@ class Environment:
     memory_gb: float | None = None
     lookahead: bool | None = None
     stores: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    sessions: Path | None = None
 
 
 def _parse(
@@ -100,6 +104,10 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         stores=_parse(
             source, "FLASH_MOE_STORES", lambda text: Path(text).expanduser(), "a directory"
         ),
+        sessions=_parse(
+            source, "FLASH_MOE_SESSIONS", lambda text: Path(text).expanduser(), "a directory"
+        ),
+        api_key=_parse(source, "FLASH_MOE_API_KEY", str, "a text"),
         kernel_dir=_parse(source, "FLASH_MOE_KERNEL_DIR", Path, "a directory"),
         lookahead=_parse(source, "FLASH_MOE_LOOKAHEAD", lambda text: flags[text.lower()], "0 or 1"),
         cache_policy=_parse(

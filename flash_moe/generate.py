@@ -34,7 +34,7 @@ from flash_moe.stop import StopText
 _FORM: dict[str, Any] = {"tools": (), "tool_choice": "auto", "strict": False}
 
 
-class _Random:
+class RandomState:
     """A random state of its own for a seeded generation; that of the thread stays as it was.
 
     MLX's state is one key of two words, and ``mx.random.seed(n)`` sets it to the words of n. So a
@@ -80,7 +80,7 @@ def token_ids(
         prefill_step: Tokens of a chunk. Chosen from the prompt and from memory, if not given
             (``prefill.py``): each chunk reads nearly all experts that the bank cannot hold.
     """
-    random = None if seed is None else _Random(seed)
+    random = None if seed is None else RandomState(seed)
     seen: list[int] = []
     report = on_prefill or (lambda done, total: None)
 

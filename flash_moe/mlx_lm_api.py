@@ -39,6 +39,56 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
 )
 
+# What only the server needs, and what is therefore looked up when it starts.
+SERVER: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("mlx_lm.server", "ModelProvider", ("cli_args",)),
+    ("mlx_lm.server", "ModelProvider._load", ("model_path", "adapter_path", "draft_model_path")),
+    ("mlx_lm.server", "ModelProvider.load_default", ()),
+    ("mlx_lm.server", "ResponseGenerator", ("model_provider", "prompt_cache")),
+    ("mlx_lm.server", "ResponseGenerator._generate", ()),
+    ("mlx_lm.server", "ResponseGenerator._next_request", ("timeout",)),
+    ("mlx_lm.server", "ResponseGenerator._serve_single", ()),
+    ("mlx_lm.server", "ResponseGenerator._tokenize", ("tokenizer", "request", "args")),
+    (
+        "mlx_lm.server",
+        "CompletionRequest",
+        ("request_type", "prompt", "messages", "tools", "role_mapping"),
+    ),
+    (
+        "mlx_lm.server",
+        "GenerationArguments",
+        (
+            *("model", "sampling", "logits", "stop_words", "max_tokens", "num_draft_tokens"),
+            *("logprobs", "top_logprobs", "seed", "chat_template_kwargs"),
+        ),
+    ),
+    ("mlx_lm.server", "ModelDescription", ("model", "draft", "adapter")),
+    (
+        "mlx_lm.server",
+        "SamplingArguments",
+        ("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold"),
+    ),
+    (
+        "mlx_lm.server",
+        "LogitsProcessorArguments",
+        (
+            *("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty"),
+            *("presence_context_size", "frequency_penalty", "frequency_context_size"),
+        ),
+    ),
+    ("mlx_lm.server", "GenerationContext", ("prompt", "prompt_cache_count")),
+    ("mlx_lm.server", "GenerationContext.stop", ()),
+    (
+        "mlx_lm.server",
+        "Response",
+        ("text", "token", "logprob", "finish_reason", "top_tokens"),
+    ),
+    ("mlx_lm.server", "_make_sampler", ("args", "tokenizer")),
+    ("mlx_lm.server", "_make_logits_processors", ("args",)),
+    ("mlx_lm.server", "LRUPromptCache", ("max_size", "max_bytes")),
+    ("mlx_lm.server", "LRUPromptCache.fetch_nearest_cache", ("model", "tokens")),
+)
+
 
 def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
     def incompatible(problem: str) -> IncompatibleMlxLmError:
@@ -55,7 +105,9 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
         )
 
     try:
-        value = getattr(importlib.import_module(module), name)
+        value: Any = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
     except ImportError as error:
         raise incompatible(f"expected to import {module}, got: {error}") from error
     except AttributeError:
@@ -76,6 +128,17 @@ def check() -> None:
     """
     for module, name, parameters in RELIED_ON:
         _lookup(module, name, parameters)
+
+
+def server_module() -> Any:
+    """``mlx_lm.server``, with all that is relied on in it.
+
+    Raises:
+        IncompatibleMlxLmError: Something is missing; names it and the versions.
+    """
+    for module, name, parameters in SERVER:
+        _lookup(module, name, parameters)
+    return importlib.import_module("mlx_lm.server")
 
 
 def _optional(module: str, name: str) -> Any:

@@ -1,0 +1,109 @@
+"""Errors of requests, in the forms of the two APIs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from flash_moe.errors import ClosedError, FlashMoEError, GrammarError, PromptError
+
+Api: TypeAlias = Literal["openai", "anthropic"]
+
+# HTTP status to the types of an error: OpenAI's, Anthropic's.
+_TYPES = {
+    400: ("invalid_request_error", "invalid_request_error"),
+    401: ("authentication_error", "authentication_error"),
+    403: ("permission_error", "permission_error"),
+    404: ("not_found_error", "not_found_error"),
+    405: ("invalid_request_error", "invalid_request_error"),
+    408: ("timeout_error", "timeout_error"),
+    411: ("invalid_request_error", "invalid_request_error"),
+    413: ("invalid_request_error", "request_too_large"),
+    429: ("rate_limit_error", "rate_limit_error"),
+    500: ("server_error", "api_error"),
+    503: ("server_error", "overloaded_error"),
+    504: ("timeout_error", "timeout_error"),
+}
+_MAX_MESSAGE = 1000  # characters; messages may quote what the client sent
+
+
+class ApiError(Exception):
+    """What a client is told in the place of an answer.
+
+    Attributes:
+        status: Of HTTP.
+        param: The field of the request that is wrong.
+        code: A word for programs, OpenAI's where they have one.
+        retry_after: Seconds, if trying again later may help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message[:_MAX_MESSAGE].encode("utf-8", "replace").decode()
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+    def body(self, api: Api) -> dict[str, Any]:
+        """The error object of an API."""
+        unknown = _TYPES[400] if 400 <= self.status < 500 else _TYPES[500]
+        openai, anthropic = _TYPES.get(self.status, unknown)
+        if api == "anthropic":
+            about = f"{self.param}: " if self.param else ""
+            error = {"type": anthropic, "message": f"{about}{self.message}"}
+            return {"type": "error", "error": error}
+        return {
+            "error": {
+                "message": self.message,
+                "type": openai,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        found = {}
+        if self.retry_after is not None:
+            found["Retry-After"] = str(self.retry_after)
+        elif self.status >= 500 or self.status == 408:
+            # The official clients try again after these, and would begin a long answer anew.
+            found["x-should-retry"] = "false"
+        if self.status == 401:
+            found["WWW-Authenticate"] = "Bearer"
+        return found
+
+
+def bad(param: str | None, message: str, code: str | None = None) -> ApiError:
+    """A request that cannot be understood, or not be granted."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(message: str) -> ApiError:
+    return ApiError(503, message, code="unavailable", retry_after=5)
+
+
+def timed_out(seconds: float) -> ApiError:
+    return ApiError(
+        504, f"the answer was not complete after {seconds:g} seconds and was ended", code="timeout"
+    )
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any error, as a client is told of it. Our own say what is wrong; others only that it is."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, PromptError | GrammarError):
+        return bad(None, f"{error.problem}. {error.hint}".strip())
+    if isinstance(error, ClosedError):
+        return unavailable("the server is stopping")
+    if isinstance(error, FlashMoEError):
+        return ApiError(500, str(error), code="internal_error")
+    return ApiError(500, "internal error; the server's log has more", code="internal_error")

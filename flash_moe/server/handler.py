@@ -1,0 +1,275 @@
+"""HTTP: who may ask, for what, how much at most; and how an answer or an error is sent."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from flash_moe.server.api_errors import Api, ApiError, as_api_error, bad
+from flash_moe.server.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
+from flash_moe.server.fields import parse_body
+from flash_moe.server.service import Service
+
+_log = logging.getLogger("flash_moe.server")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, with one request.
+
+    Connections are closed after it: an answer may take minutes, and a thread that waits for a
+    client to think of something more is of no use.
+    """
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "flash-moe", ""
+
+    def __init__(self, service: Service, *arguments: Any) -> None:
+        self._service = service
+        self._options = service.options
+        self._arrived = time.monotonic()
+        self._unread = False
+        self._status = 0
+        self._streaming = False
+        # An error may have to be sent before there is a request.
+        self.path = self.requestline = ""
+        self.command, self.request_version = "-", "HTTP/1.1"
+        super().__init__(*arguments)
+
+    def setup(self) -> None:
+        super().setup()
+        reader = DeadlineReader(self.connection, self._options.client_timeout_s)
+        self.rfile = io.BufferedReader(reader)
+
+    def handle(self) -> None:
+        try:
+            self.handle_one_request()
+        except SlowClient:
+            self._unread = True
+            self._send_error(ApiError(408, "the request did not arrive in time", code="timeout"))
+        except (ClientGone, OSError):
+            self._status = self._status or 499  # nginx's number for it
+        finally:
+            self.close_connection = True
+            if self._status:
+                self._service.metrics.requests.labels(self._endpoint, str(self._status)).inc()
+                _log.info(
+                    "%s %r %d %.3f s",
+                    self.command,
+                    self.path[:200],
+                    self._status,
+                    time.monotonic() - self._arrived,
+                )
+            if self._unread:
+                drain(self.connection)
+
+    # What BaseHTTPRequestHandler calls by the name of the method.
+
+    def do_GET(self) -> None:
+        self._answer("GET")
+
+    def do_POST(self) -> None:
+        self._unread = True
+        self._answer("POST")
+
+    def do_OPTIONS(self) -> None:
+        """What a browser asks before a page of another origin may call."""
+        try:
+            self._check_origin()
+        except ApiError as error:
+            self._send_error(error)
+            return
+        self._status = 204
+        self.send_response(204)
+        self._send_common_headers()
+        if self.headers.get("Origin"):
+            self.send_header("Access-Control-Allow-Methods", "GET, POST")
+            asked = self.headers.get("Access-Control-Request-Headers", "")
+            if asked.isprintable():
+                self.send_header("Access-Control-Allow-Headers", asked)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _answer(self, method: str) -> None:
+        try:
+            self._check_origin()
+            reply = self._service.route(method, self._endpoint, self._place)
+            if reply.protected:
+                self._check_key()
+            body = self._body() if method == "POST" else {}
+            reply.run(self, body)
+        except (ClientGone, SlowClient, OSError):
+            raise
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                _log.exception("%s failed", self._endpoint)
+            self._send_error(as_api_error(error))
+
+    def handle_expect_100(self) -> bool:
+        """A client that asks first is refused before it sends."""
+        try:
+            self._check_key()
+            self._content_length()
+        except ApiError as error:
+            self._send_error(error)
+            return False
+        return super().handle_expect_100()
+
+    # Who may ask.
+
+    def _check_origin(self) -> None:
+        """Web pages may not call unless they are named, whatever the way they found.
+
+        Browsers send some requests of any page without asking; and a page can give its own name
+        the address of this machine.
+        """
+        origin, allowed = self.headers.get("Origin"), self._options.origins
+        if origin is not None and "*" not in allowed and origin not in allowed:
+            raise ApiError(403, "requests of this origin are not allowed", code="origin")
+        host = self.headers.get("Host", "localhost")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self._options.local and name.lower() not in (*_LOCAL_NAMES, self._options.host):
+            raise ApiError(403, "requests for this host are not answered", code="host")
+
+    def _check_key(self) -> None:
+        expected = self._options.api_key
+        if expected is None:
+            return
+        given = self.headers.get("x-api-key") or ""
+        scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
+        if scheme.lower() == "bearer":
+            given = token.strip()
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+            raise ApiError(401, "missing or wrong API key", code="invalid_api_key")
+
+    # What is asked.
+
+    @property
+    def _place(self) -> str:
+        """The path, without what follows a question mark."""
+        try:
+            return unquote(urlsplit(self.path).path).rstrip("/") or "/"
+        except ValueError:
+            return "/"
+
+    @property
+    def _endpoint(self) -> str:
+        """The path, as far as it is one of ours: a bounded set, for metrics."""
+        return self._service.endpoint(self._place)
+
+    @property
+    def _api(self) -> Api:
+        anthropic = self._place.startswith("/v1/messages")
+        headers = getattr(self, "headers", None)
+        if not anthropic and headers is not None:
+            anthropic = headers.get("anthropic-version") is not None
+        return "anthropic" if anthropic else "openai"
+
+    def _content_length(self) -> int:
+        if self.headers.get("Transfer-Encoding"):
+            raise ApiError(411, "expected a Content-Length, and no transfer encoding")
+        lengths = self.headers.get_all("Content-Length") or []
+        if not lengths:
+            raise ApiError(411, "expected a Content-Length")
+        length = lengths[0].strip()
+        if len(set(lengths)) > 1 or not (length.isascii() and length.isdigit()):
+            raise bad(None, "expected a whole number as Content-Length")
+        if len(length) > 18 or int(length) > self._options.max_request_bytes:
+            raise ApiError(
+                413,
+                f"expected a body of at most {self._options.max_request_bytes} bytes",
+                code="request_too_large",
+            )
+        return int(length)
+
+    def _body(self) -> dict[str, Any]:
+        length = self._content_length()
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            raise ClientGone
+        self._unread = False
+        return parse_body(raw)
+
+    # What is sent.
+
+    def check(self) -> None:
+        """Raises when there is no point in going on: nobody waits, or it took too long."""
+        if is_gone(self.connection):
+            raise ClientGone
+        self._service.check_time(self._arrived)
+
+    @property
+    def arrived(self) -> float:
+        """``time.monotonic()`` when the connection was taken."""
+        return self._arrived
+
+    def send_json(self, value: dict[str, Any], status: int = 200) -> None:
+        self.send_bytes(json.dumps(value, ensure_ascii=False).encode(), "application/json", status)
+
+    def send_bytes(
+        self, body: bytes, kind: str, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        self.connection.settimeout(self._options.client_timeout_s)
+        self._status = status
+        self.send_response(status)
+        self._send_common_headers()
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def begin_events(self) -> Callable[[bytes], None]:
+        """Send the head of a stream of events; returns what sends more of it."""
+        self.connection.settimeout(self._options.client_timeout_s)
+        self._status = 200
+        self._streaming = True
+        self.send_response(200)
+        self._send_common_headers()
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("X-Accel-Buffering", "no")
+        self.end_headers()
+        return self.wfile.write  # type: ignore[return-value]
+
+    def _send_common_headers(self) -> None:
+        self.send_header("Connection", "close")
+        origin = self.headers.get("Origin") if getattr(self, "headers", None) else None
+        if origin is not None:  # it is an allowed one, or the answer is an error
+            anyone = "*" in self._options.origins
+            if anyone or origin in self._options.origins:
+                self.send_header("Access-Control-Allow-Origin", "*" if anyone else origin)
+            self.send_header("Vary", "Origin")
+
+    def _send_error(self, error: ApiError) -> None:
+        with suppress(OSError):
+            if self._streaming:
+                self._send_error_event(error)
+                return
+            body = json.dumps(error.body(self._api)).encode()
+            self.send_bytes(body, "application/json", error.status, error.headers())
+
+    def _send_error_event(self, error: ApiError) -> None:
+        self._status = error.status
+        data = json.dumps(error.body(self._api))
+        name = "event: error\n" if self._api == "anthropic" else ""
+        self.wfile.write(f"{name}data: {data}\n\n".encode())
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """For what BaseHTTPRequestHandler finds wrong by itself: heads that are none."""
+        self._unread = True
+        self.request_version = "HTTP/1.1"  # 0.9 would have no head
+        code = 405 if code == 501 else code
+        self._send_error(ApiError(int(code), (message or "bad request")[:200]))
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """``handle`` says one line about each request."""

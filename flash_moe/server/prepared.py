@@ -1,0 +1,232 @@
+"""From what is asked to what is generated: token ids, a constraint, mlx-lm's arguments.
+
+All of it is done in the thread of the request, before it waits for its turn, so that what cannot
+be answered is refused at once and the thread of generation loses no time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flash_moe.errors import GrammarError
+from flash_moe.grammar import Constraint, from_response_format, parser_tools, tool_calls
+from flash_moe.mlx_lm_api import server_module
+from flash_moe.server.api_errors import bad
+from flash_moe.server.arguments import Arguments
+from flash_moe.server.asked import Asked
+from flash_moe.server.generator import Generator
+from flash_moe.tools.splitter import ReplySplitter, opens_thinking
+
+_mlx = server_module()
+# Agents send the same tools with each request; a grammar of 20 tools takes some ms to build.
+_KEPT_CONSTRAINTS = 32
+
+
+@dataclass
+class Prepared:
+    """A request, ready for the thread of generation.
+
+    Attributes:
+        ids: The prompt.
+        splitter: Takes the answer apart; ``None`` where it stays as it is.
+    """
+
+    asked: Asked
+    request: Any
+    arguments: Arguments
+    ids: list[int]
+    splitter: ReplySplitter | None
+    tokenizer: Any
+
+
+class Preparer:
+    """Prepares requests for one model; for any thread."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._tokenizing = threading.Lock()
+        self._constraints: OrderedDict[str, Constraint] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._generator.provider.tokenizer
+
+    def prepare(self, asked: Asked) -> Prepared:
+        """
+        Raises:
+            ApiError: The chat template refuses the messages, the prompt does not fit the context,
+                or the answer cannot be held to what is asked.
+        """
+        tokenizer = self._tokenizer
+        request, arguments = self._for_mlx_lm(asked)
+        arguments.tokenized = self._tokenized(asked, request, arguments)
+        ids = list(arguments.tokenized[0])
+        self._fit(arguments, ids)
+        if asked.prompt is not None:
+            return Prepared(asked, request, arguments, ids, None, tokenizer)
+        thinking = opens_thinking(tokenizer, ids)
+        tools = asked.tools.shown
+        try:
+            arguments.constraint = self._constraint(asked, ids, thinking)
+            if arguments.constraint is not None and tools:
+                tools = parser_tools(tokenizer, tools)
+        except GrammarError as error:
+            param = "response_format" if asked.response_format else "tools"
+            raise bad(param, error.problem, "invalid_schema") from error
+        splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
+        return Prepared(asked, request, arguments, ids, splitter, tokenizer)
+
+    def count(self, asked: Asked) -> int:
+        """Tokens of a prompt."""
+        request, arguments = self._for_mlx_lm(asked)
+        return len(self._tokenized(asked, request, arguments)[0])
+
+    def _for_mlx_lm(self, asked: Asked) -> tuple[Any, Arguments]:
+        request = _mlx.CompletionRequest(
+            request_type="chat" if asked.prompt is None else "text",
+            prompt="" if asked.prompt is None else asked.prompt,
+            messages=asked.messages,
+            tools=asked.tools.shown or None,
+            role_mapping=None,
+        )
+        s = asked.sampling
+        arguments = Arguments(
+            model=_mlx.ModelDescription("default_model", "default_model", None),
+            sampling=_mlx.SamplingArguments(
+                temperature=s.temperature,
+                top_p=s.top_p,
+                top_k=s.top_k,
+                min_p=s.min_p,
+                xtc_probability=s.xtc_probability,
+                xtc_threshold=s.xtc_threshold,
+            ),
+            logits=_mlx.LogitsProcessorArguments(
+                logit_bias=s.logit_bias,
+                repetition_penalty=s.repetition_penalty,
+                repetition_context_size=s.repetition_context_size,
+                presence_penalty=s.presence_penalty,
+                presence_context_size=s.presence_context_size,
+                frequency_penalty=s.frequency_penalty,
+                frequency_context_size=s.frequency_context_size,
+            ),
+            stop_words=[],  # found in the text; mlx-lm looks for their tokens
+            max_tokens=asked.max_tokens,
+            num_draft_tokens=0,
+            logprobs=asked.logprobs,
+            top_logprobs=asked.top_logprobs,
+            seed=None,
+            chat_template_kwargs=_checked(asked.template_args),
+            random=s.seed,
+        )
+        return request, arguments
+
+    def _tokenized(self, asked: Asked, request: Any, arguments: Arguments) -> Any:
+        tokenizer = self._tokenizer
+        if asked.prompt is None and not tokenizer.has_chat_template:
+            raise bad("messages", "this model has no chat template; use /v1/completions")
+        try:
+            with self._tokenizing:
+                return self._generator.tokenized(request, arguments)
+        except Exception as error:  # a template raises what it likes
+            raise bad(
+                "messages" if asked.prompt is None else "prompt",
+                f"the chat template refuses this: {error}"
+                if asked.prompt is None
+                else f"the tokenizer refuses this: {error}",
+            ) from error
+
+    def _fit(self, arguments: Arguments, ids: Sequence[int]) -> None:
+        """Cut ``max_tokens`` to what the context leaves."""
+        if not ids:
+            raise bad("prompt", "the prompt is empty")
+        model = self._generator.provider.model
+        if model.config.vocab_size is not None and max(ids) >= model.config.vocab_size:
+            raise bad("prompt", "the prompt has tokens that the model does not know")
+        limit = model.config.max_context
+        if limit is None:
+            return
+        if len(ids) >= limit:
+            raise bad(
+                None,
+                f"the prompt has {len(ids)} tokens; this model's context is {limit}, and an answer "
+                "needs one at least",
+                "context_length_exceeded",
+            )
+        arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
+
+    def _constraint(self, asked: Asked, ids: Sequence[int], begun: bool) -> Constraint | None:
+        tokenizer, tools = self._tokenizer, asked.tools
+        after, thinking = None, "begun"
+        if tokenizer.has_thinking and (begun or not _thought_over(tokenizer, ids)):
+            after, thinking = tokenizer.think_end, "begun" if begun else "may"
+        held = tools.choice in ("required", "named") or (tools.strict and tools.choice == "auto")
+        if held and tools.given:
+            if asked.response_format not in (None, {"type": "text"}):
+                raise bad("response_format", "this cannot be combined with tools that are held to")
+            mode: Any = tools.choice
+            if tools.choice == "named":
+                mode = {"type": "function", "function": {"name": tools.named}}
+            key = _key(tools.given, mode, tools.parallel, after, thinking)
+            return self._kept(
+                key,
+                lambda: tool_calls(
+                    tokenizer,
+                    tools.given,
+                    mode,
+                    parallel=tools.parallel,
+                    after=after,
+                    thinking=thinking,  # type: ignore[arg-type]
+                ),
+            )
+        if asked.response_format is None:
+            return None
+        return self._kept(
+            _key(asked.response_format, after, thinking),
+            lambda: from_response_format(
+                tokenizer,
+                asked.response_format,
+                after=after,
+                thinking=thinking,  # type: ignore[arg-type]
+            ),
+        )
+
+    def _kept(self, key: str, make: Any) -> Constraint | None:
+        with self._lock:
+            if key in self._constraints:
+                self._constraints.move_to_end(key)
+                return self._constraints[key]
+        made: Constraint | None = make()
+        if made is not None:
+            with self._lock:
+                self._constraints[key] = made
+                while len(self._constraints) > _KEPT_CONSTRAINTS:
+                    self._constraints.popitem(last=False)
+        return made
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps(parts)
+
+
+def _thought_over(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether a prompt ends with thoughts that are over: ``<think>\n\n</think>``."""
+    tail = tokenizer.decode(list(ids[-32:])).rstrip()
+    return bool(tail.endswith(tokenizer.think_end))
+
+
+def _checked(template_args: dict[str, Any]) -> dict[str, Any] | None:
+    """Arguments for the template itself, and none for what renders it."""
+    from transformers import PreTrainedTokenizerBase
+
+    taken = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+    for name in template_args:
+        if name in taken or not name.isidentifier():
+            raise bad(f"chat_template_kwargs.{name[:80]}", "this cannot be set by a request")
+    return template_args or None

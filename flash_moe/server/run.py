@@ -1,0 +1,118 @@
+"""Brings a server up and down: the one way in."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flash_moe.errors import ClosedError, ConfigError
+from flash_moe.server.connection import HttpServer
+from flash_moe.server.generator import Generator
+from flash_moe.server.handler import Handler
+from flash_moe.server.options import ServeOptions
+from flash_moe.server.provider import Provider
+from flash_moe.server.service import Service
+
+# Beside requests that wait or are answered: pages of metrics, health checks, refusals.
+_MORE_CONNECTIONS = 64
+# The main thread never sleeps longer: Python runs signal handlers in it, when it wakes.
+POLL_S = 0.2
+_log = logging.getLogger("flash_moe.server")
+
+
+def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> None:
+    """Load a model and answer requests until SIGTERM or Ctrl-C; from the main thread.
+
+    The first signal lets answers end for a while, then ends them; a second ends the process.
+
+    Args:
+        on_ready: Called with the address and the provider when requests are answered.
+
+    Raises:
+        ConfigError: The address is taken, or is none.
+        FlashMoEError: The model cannot be loaded; or the thread of generation has ended.
+    """
+    stop = _Signals()
+    provider = Provider(options)
+    service: list[Service] = []
+    http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
+    try:
+        generator = Generator(provider)
+        try:
+            while not provider.loaded.wait(POLL_S):
+                pass
+            if provider.error is not None:
+                raise provider.error
+            service.append(Service(options, generator))
+            _answer(http, service[0], stop, on_ready, provider)
+            if not stop.asked.is_set():
+                raise ClosedError("serve", "the thread of generation has ended")
+        finally:
+            generator.stop()
+    finally:
+        http.server_close()
+
+
+def _answer(
+    http: HttpServer,
+    service: Service,
+    stop: _Signals,
+    on_ready: Callable[[str, Provider], None],
+    provider: Provider,
+) -> None:
+    accepting = threading.Thread(
+        target=functools.partial(http.serve_forever, poll_interval=0.1), name="accept"
+    )
+    accepting.start()
+    try:
+        stop.loading = False
+        on_ready(http.url, provider)
+        while not stop.asked.wait(POLL_S) and service.generator.alive:
+            pass
+    finally:
+        _log.info("stopping: answers have %g s to end", service.options.grace_s)
+        service.admission.close()
+        http.shutdown()
+        accepting.join()
+        http.server_close()
+        until = time.monotonic() + service.options.grace_s
+        while time.monotonic() < until and not service.admission.wait_until_idle(POLL_S):
+            pass
+        service.cancel()
+        http.wait_until_closed(2.0)
+
+
+def _listen(options: ServeOptions, handler: Callable[..., Any]) -> HttpServer:
+    most = options.concurrency + options.max_queue + _MORE_CONNECTIONS
+    try:
+        return HttpServer(options.host, options.port, handler, most)
+    except OSError as error:
+        raise ConfigError(
+            "serve",
+            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
+            "Choose another with --host and --port.",
+        ) from error
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT asks to stop; a second, or one while loading, ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.loading = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: Any) -> None:
+        if self.loading or self.asked.is_set():
+            code = 0 if self.loading else 128 + number
+            sys.stderr.flush()
+            os._exit(code)
+        self.asked.set()

@@ -1,0 +1,253 @@
+"""What is behind each path."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flash_moe.errors import ClosedError
+from flash_moe.memory import release_free_memory
+from flash_moe.server import anthropic_replies, openai_replies
+from flash_moe.server.admission import Admission
+from flash_moe.server.answer import Answer
+from flash_moe.server.api_errors import ApiError, as_api_error, timed_out, unavailable
+from flash_moe.server.asked import Asked
+from flash_moe.server.chat_request import read_chat
+from flash_moe.server.connection import ClientGone
+from flash_moe.server.fields import Fields
+from flash_moe.server.generator import Generator
+from flash_moe.server.messages_request import read_messages
+from flash_moe.server.metrics import CONTENT_TYPE, Metrics, seen_tokens
+from flash_moe.server.options import ServeOptions
+from flash_moe.server.prepared import Preparer
+from flash_moe.server.text_request import read_completion
+
+_log = logging.getLogger("flash_moe.server")
+MODELS = "/v1/models"
+
+
+class Channel(Protocol):
+    """The way back to the client; ``handler.py`` has it."""
+
+    @property
+    def arrived(self) -> float: ...
+    def check(self) -> None: ...
+    def send_json(self, value: dict[str, Any], status: int = 200) -> None: ...
+    def send_bytes(self, body: bytes, kind: str) -> None: ...
+    def begin_events(self) -> Callable[[bytes], Any]: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a path is answered.
+
+    Attributes:
+        run: Takes the way back, and the body.
+        protected: Whether the API key is needed.
+    """
+
+    run: Callable[[Any, dict[str, Any]], None]
+    protected: bool = True
+
+
+class Service:
+    """Answers requests for one model."""
+
+    def __init__(self, options: ServeOptions, generator: Generator) -> None:
+        self.options = options
+        self.generator = generator
+        self.admission = Admission(options.concurrency, options.max_queue)
+        self.metrics = Metrics(generator, self.admission)
+        self._preparer = Preparer(generator)
+        self._created = int(time.time())
+        self._cancelled = False
+        self._fingerprint = f"flash-moe-{_versions()}"
+        self._routes = {
+            "/v1/chat/completions": ("POST", Reply(self._chat)),
+            "/chat/completions": ("POST", Reply(self._chat)),
+            "/v1/completions": ("POST", Reply(self._completion)),
+            "/v1/messages": ("POST", Reply(self._messages)),
+            "/v1/messages/count_tokens": ("POST", Reply(self._count)),
+            MODELS: ("GET", Reply(self._models)),
+            "/metrics": ("GET", Reply(self._metrics)),
+            "/health": ("GET", Reply(self._health, protected=False)),
+        }
+
+    def endpoint(self, place: str) -> str:
+        """A path as metrics name it."""
+        if place in self._routes:
+            return place
+        return MODELS if place.startswith(MODELS + "/") else "other"
+
+    def route(self, method: str, endpoint: str, place: str) -> Reply:
+        """
+        Raises:
+            ApiError: There is nothing, or not for this method.
+        """
+        if endpoint not in self._routes:
+            raise ApiError(404, "there is nothing here", code="not_found")
+        expected, reply = self._routes[endpoint]
+        if method != expected:
+            raise ApiError(405, f"expected {expected} here", code="method_not_allowed")
+        if place != endpoint:
+            name = place.removeprefix(MODELS + "/")
+            return Reply(lambda channel, body: channel.send_json(self._model(name)))
+        return reply
+
+    def check_time(self, arrived: float) -> None:
+        """Raises when a request that arrived then is to end now."""
+        if self._cancelled:
+            raise unavailable("the server is stopping")
+        if time.monotonic() - arrived > self.options.timeout_s:
+            raise timed_out(self.options.timeout_s)
+
+    def cancel(self) -> None:
+        """End all answers, with an error."""
+        self._cancelled = True
+
+    def _fields(self, body: dict[str, Any]) -> Fields:
+        return Fields(body, lenient=self.options.ignore_unknown)
+
+    def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
+        fields = self._fields(body)
+        asked = read_chat(fields, self.options, self._vocab_size)
+        self._generate(channel, fields, asked, openai_replies.Replies)
+
+    def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
+        fields = self._fields(body)
+        asked = read_completion(fields, self.options, self._vocab_size)
+        self._generate(channel, fields, asked, openai_replies.Replies)
+
+    def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
+        fields = self._fields(body)
+        asked = read_messages(fields, self.options)
+        self._generate(channel, fields, asked, anthropic_replies.Replies)
+
+    def _count(self, channel: Channel, body: dict[str, Any]) -> None:
+        fields = self._fields(body)
+        asked = read_messages(fields, self.options, counting=True)
+        self._accept(fields, asked)
+        channel.send_json({"input_tokens": self._preparer.count(asked)})
+
+    @property
+    def _vocab_size(self) -> int | None:
+        flash = self.generator.provider.flash
+        if flash is None:
+            raise unavailable("the model is not there")
+        return flash.model.config.vocab_size
+
+    def _accept(self, fields: Fields, asked: Asked) -> None:
+        """Refuse what nobody has read, and other models."""
+        fields.finish()
+        self._known_model(asked.model)
+
+    def _known_model(self, name: str) -> None:
+        provider = self.generator.provider
+        if not provider.serves(name):
+            raise ApiError(
+                404,
+                f"this server has the model {provider.name}, not {name!r:.200}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
+        self._accept(fields, asked)
+        prepared = self._preparer.prepare(asked)
+        reason = "error"
+        with self.admission.turn(channel.check):
+            answer = Answer(self.generator, prepared, channel.check)
+            try:
+                answer.begin()
+                replies = form(answer, self._fingerprint)
+                if asked.stream:
+                    send = channel.begin_events()
+                    for data in replies.events():
+                        send(data)
+                else:
+                    channel.send_json(replies.whole())
+                reason = answer.finish_reason
+            except (ClientGone, OSError):
+                reason = "client_gone"
+                raise
+            except Exception as error:
+                reason = self._reason(error)
+                raise
+            finally:
+                answer.close()
+                self._record(answer, channel.arrived, reason)
+                release_free_memory()
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        status = as_api_error(error).status
+        if isinstance(error, ClosedError) or status == 503:
+            return "stopping"
+        return "timeout" if status == 504 else "error"
+
+    def _record(self, answer: Answer, arrived: float, reason: str) -> None:
+        self.metrics.ended.labels(reason).inc()
+        seen_tokens(
+            self.metrics,
+            prompt=answer.n_prompt,
+            cached=answer.n_cached,
+            generated=answer.n_tokens,
+        )
+        first = answer.first_token_at
+        if first is None:
+            return
+        self.metrics.first_token.observe(first - arrived)
+        seconds = time.monotonic() - first
+        if answer.n_tokens > 1 and seconds > 0:
+            self.metrics.rate.observe((answer.n_tokens - 1) / seconds)
+        _log.info(
+            "%d prompt tokens, %d of them cached; %d tokens, the first after %.2f s; %s",
+            answer.n_prompt,
+            answer.n_cached,
+            answer.n_tokens,
+            first - arrived,
+            reason,
+        )
+
+    def _models(self, channel: Channel, body: dict[str, Any]) -> None:
+        name = self.generator.provider.name
+        names = list(dict.fromkeys([name, *self.options.aliases]))
+        channel.send_json(
+            {
+                "object": "list",
+                "data": [self._model(each) for each in names],
+                "has_more": False,
+                "first_id": names[0],
+                "last_id": names[-1],
+            }
+        )
+
+    def _model(self, name: str) -> dict[str, Any]:
+        """One model, in a form that clients of both APIs understand."""
+        self._known_model(name)
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "flash-moe",
+            "type": "model",
+            "display_name": name,
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._created)),
+        }
+
+    def _metrics(self, channel: Channel, body: dict[str, Any]) -> None:
+        channel.send_bytes(self.metrics.text(), CONTENT_TYPE)
+
+    def _health(self, channel: Channel, body: dict[str, Any]) -> None:
+        alive = self.generator.alive and not self._cancelled
+        status = {"status": "ok" if alive else "unavailable"}
+        channel.send_json(status, 200 if alive else 503)
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    return f"{version('mlx-lm')}-{version('mlx')}"

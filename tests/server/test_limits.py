@@ -1,0 +1,235 @@
+"""Keys, queues, time limits, clients that go away or dawdle, and the end of a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from ..cli.run import flash_moe
+from .live import PATIENCE, Live, parsed, post_bytes, read_all
+
+HELLO = [{"role": "user", "content": "Hello"}]
+KEY = "secret-key"
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One answer at a time, one that waits, little time, and a key."""
+    limits = ["--decode-concurrency", "1", "--max-queue", "1", "--timeout", "3"]
+    limits += ["--client-timeout", "1", "--max-request-mb", "0.02", "--ignore-unknown-fields"]
+    limits += ["--allow-origin", "https://page.example", "--prompt-cache-gb", "0.002"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    server = Live(log, *limits, FLASH_MOE_API_KEY=KEY)
+    server.key = KEY
+    yield server
+    try:
+        assert server.stop() == 0, server.said()
+        assert KEY not in server.said()
+        assert "Traceback" not in server.said()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def impatient(strict: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{strict.url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE
+    ) as made:
+        yield made
+
+
+def ask(client: openai.OpenAI, endless: dict[str, float], **options: Any) -> Any:
+    body = {"max_tokens": 100_000, "logit_bias": endless, **options}
+    return client.chat.completions.create(model="demo", messages=HELLO, **body)
+
+
+def test_keys(strict: Live) -> None:
+    body = {"model": "demo", "messages": HELLO, "max_tokens": 1}
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {KEY}"}):
+        status, answer = strict.post("/v1/chat/completions", body, **headers)
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert strict.get("/metrics", **headers)[0] == 401
+    status, answer = strict.post("/v1/messages", body, x_api_key="schl\u00fcssel".encode().hex())
+    assert (status, answer["error"]["type"]) == (401, "authentication_error")
+    assert strict.post("/v1/messages", body, x_api_key=KEY)[0] == 200
+    assert strict.post("/v1/messages", body, Authorization=f"Bearer {KEY}")[0] == 200
+    assert strict.get("/health")[0] == 200
+    with (
+        anthropic.Anthropic(base_url=strict.url, api_key="wrong", max_retries=0) as wrong,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        wrong.messages.create(model="demo", max_tokens=1, messages=HELLO)
+
+
+def test_an_allowed_origin_is_told_so(strict: Live) -> None:
+    ask_first = (
+        b"OPTIONS /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: https://page.example\r\n"
+    )
+    ask_first += b"Access-Control-Request-Headers: authorization\r\n\r\n"
+    answer = strict.raw(ask_first)
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert b"Access-Control-Allow-Origin: https://page.example\r\n" in answer
+    assert b"Access-Control-Allow-Headers: authorization\r\n" in answer
+
+
+def test_unknown_fields_can_be_ignored(strict: Live) -> None:
+    body = {"messages": HELLO, "max_tokens": 1, "colour": "red"}
+    assert strict.post("/v1/chat/completions", body, x_api_key=KEY)[0] == 200
+
+
+def test_the_time_limit_ends_an_answer(
+    strict: Live, impatient: openai.OpenAI, endless: dict[str, float]
+) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(impatient, endless)
+    assert (caught.value.status_code, caught.value.code) == (504, "timeout")
+    pieces: list[Any] = []
+    stream = ask(impatient, endless, stream=True)
+    with pytest.raises(openai.APIError) as failed:
+        pieces.extend(stream)
+    assert "3 seconds" in failed.value.message
+    assert len(pieces) > 10
+    strict.wait_for_metric("requests_running", 0)
+    assert strict.metric("ended_answers_total", reason="timeout") == 2
+
+
+def test_a_client_that_goes_away_stops_its_answer(
+    strict: Live, impatient: openai.OpenAI, endless: dict[str, float]
+) -> None:
+    gone = strict.metric("ended_answers_total", reason="client_gone")
+    stream = ask(impatient, endless, stream=True)
+    for _, _ in zip(range(5), stream, strict=False):
+        pass
+    stream.close()
+    strict.wait_for_metric("ended_answers_total", gone + 1, reason="client_gone")
+    with pytest.raises(openai.APITimeoutError):
+        ask(impatient, endless, timeout=0.5)
+    strict.wait_for_metric("ended_answers_total", gone + 2, reason="client_gone")
+    strict.wait_for_metric("requests_running", 0)
+    experts = strict.metric("expert_hits_total")
+    time.sleep(1.5)  # longer than mlx-lm goes on before it looks
+    settled = strict.metric("expert_hits_total")
+    time.sleep(0.5)
+    assert strict.metric("expert_hits_total") == settled
+    assert settled >= experts
+
+
+def test_a_full_queue_refuses(
+    strict: Live, impatient: openai.OpenAI, endless: dict[str, float]
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        first = ask(impatient, endless, stream=True)
+        next(iter(first))
+        waiting = threads.submit(ask, impatient, endless, max_tokens=2)
+        strict.wait_for_metric("requests_waiting", 1)
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(impatient, endless, max_tokens=2)
+        assert caught.value.code == "queue_full"
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        first.close()
+        assert waiting.result().usage.completion_tokens == 2
+
+
+def test_one_that_waits_may_leave(
+    strict: Live, impatient: openai.OpenAI, endless: dict[str, float]
+) -> None:
+    first = ask(impatient, endless, stream=True)
+    next(iter(first))
+    with pytest.raises(openai.APITimeoutError):
+        ask(impatient, endless, timeout=0.3)
+    strict.wait_for_metric("requests_waiting", 0)
+    first.close()
+    strict.wait_for_metric("requests_running", 0)
+
+
+@pytest.mark.parametrize("sent", [b"POST /v1/mess", post_bytes("/v1/messages", b"{" * 999)[:-990]])
+def test_slow_clients(strict: Live, sent: bytes) -> None:
+    """Bytes that trickle in do not keep a connection open."""
+    sent = sent.replace(b"Host:", f"x-api-key: {KEY}\r\nHost:".encode())
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=PATIENCE) as connection:
+        connection.sendall(sent)
+        connection.settimeout(0.2)
+        received = b""
+        for _ in range(100):
+            try:
+                connection.sendall(b" ")
+                received += connection.recv(65536)
+                break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        else:
+            pytest.fail("the connection stayed open")
+        connection.settimeout(PATIENCE)
+        received += read_all(connection)
+    status, answer = parsed(received)
+    assert status == 408
+    assert answer["error"]["type"] == "timeout_error"
+
+
+def test_a_large_body_is_refused_before_it_is_read(strict: Live) -> None:
+    request = post_bytes("/v1/chat/completions", b"x" * 30_000, f"Authorization: Bearer {KEY}")
+    assert parsed(strict.raw(request))[0] == 413
+
+
+def test_prompt_caches_keep_within_their_bytes(strict: Live) -> None:
+    for n in range(4):
+        body = {"messages": [{"role": "user", "content": f"Topic {n}."}], "max_tokens": 2}
+        assert strict.post("/v1/chat/completions", body, x_api_key=KEY)[0] == 200
+    assert strict.metric("prompt_cache_bytes") <= 2_000_000
+
+
+class TestTheEnd:
+    """A server that is told to stop."""
+
+    @pytest.fixture(params=[1])
+    def server(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Live]:
+        made = Live(tmp_path / "log", "--grace", str(request.param))
+        yield made
+        made.close()
+
+    def test_answers_end_and_then_are_ended(self, server: Live, endless: dict[str, float]) -> None:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
+            stream = ask(client, endless, stream=True)
+            next(iter(stream))
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(openai.APIError, match="stopping"):
+                list(stream)
+        assert server.process.wait(timeout=PATIENCE) == 0
+        assert "Traceback" not in server.said()
+
+    @pytest.mark.parametrize("server", [600], indirect=True)
+    def test_a_second_signal_ends_it_at_once(self, server: Live, endless: dict[str, float]) -> None:
+        body = {"messages": HELLO, "max_tokens": 100_000, "logit_bias": endless, "stream": True}
+        request = post_bytes("/v1/chat/completions", json.dumps(body).encode())
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(request)
+            connection.recv(100)
+            server.process.send_signal(signal.SIGINT)
+            server.wait_for(lambda: "stopping" in server.said())
+            assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_what_cannot_start_is_one_line(tmp_path: Path, strict: Live) -> None:
+    missing = flash_moe("serve", tmp_path / "none", "--port", "0")
+    taken = flash_moe("serve", "demo", "--port", strict.port)
+    small = flash_moe("serve", "demo", "--port", "0", "--cache-gb", "0.00001")
+    for done, said in (
+        (missing, "no such directory"),
+        (taken, "cannot listen"),
+        (small, "budget"),
+    ):
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert said in line

@@ -1,0 +1,211 @@
+"""The parts that need no server: fields of requests, turns, options."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flash_moe import mlx_lm_api
+from flash_moe.errors import ConfigError, IncompatibleMlxLmError
+from flash_moe.server.admission import Admission
+from flash_moe.server.api_errors import ApiError
+from flash_moe.server.chat_request import read_chat
+from flash_moe.server.fields import Fields, parse_body
+from flash_moe.server.messages_request import read_messages
+from flash_moe.server.options import ServeOptions
+from flash_moe.server.text_request import read_completion
+
+OPTIONS = ServeOptions("demo")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+NAMES = [
+    *(
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "stop",
+        "stop_sequences",
+        "tools",
+    ),
+    *("tool_choice", "response_format", "logit_bias", "seed", "stream", "stream_options", "system"),
+    *("thinking", "output_config", "logprobs", "n", "chat_template_kwargs"),
+]
+GOOD = {"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+
+
+def refusal(read: Callable[[], Any]) -> ApiError | None:
+    try:
+        read()
+    except ApiError as error:
+        return error
+    return None
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.booleans())
+def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None:
+    """Whatever JSON comes, it is a request or an ``ApiError`` of status 400."""
+    body = {**GOOD, **body} if filled else body
+    for read in (
+        lambda fields: read_chat(fields, OPTIONS, 100),
+        lambda fields: read_completion(fields, OPTIONS, 100),
+        lambda fields: read_messages(fields, OPTIONS),
+    ):
+        refused = refusal(lambda read=read: read(Fields(body)))
+        if refused is not None:
+            assert refused.status == 400
+            json.dumps(refused.body("openai"))
+
+
+@given(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_an_object_or_refused(raw: bytes) -> None:
+    refused = refusal(lambda: parse_body(raw))
+    assert refused is None or refused.status == 400
+
+
+def test_anthropic_messages_become_those_of_the_template() -> None:
+    body = {
+        **GOOD,
+        "system": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "t", "signature": ""},
+                    {"type": "text", "text": "let me see"},
+                    {"type": "tool_use", "id": "1", "name": "f", "input": {"x": 1}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "1", "is_error": True, "content": "no"},
+                    {"type": "text", "text": "go on"},
+                ],
+            },
+        ],
+    }
+    fields = Fields(body)
+    asked = read_messages(fields, OPTIONS)
+    fields.finish()
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    assert asked.messages == [
+        {"role": "system", "content": "a\n\nb"},
+        {"role": "user", "content": "q"},
+        {
+            "role": "assistant",
+            "content": "let me see",
+            "reasoning_content": "t",
+            "tool_calls": [call],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "Error: no"},
+        {"role": "user", "content": "go on"},
+    ]
+
+
+def test_unknown_fields_are_refused_unless_told() -> None:
+    body = {"known": 1, "inside": {"also": 2}}
+    fields = Fields(body)
+    fields.get("known")
+    fields.get("inside")
+    fields.finish()
+    with pytest.raises(ApiError, match="unknown") as caught:
+        fields.inner("inside").finish()
+    assert caught.value.param == "inside.also"
+    Fields(body, lenient=True).inner("inside").finish()
+
+
+def test_turns_come_in_the_order_of_arrival() -> None:
+    admission, order = Admission(1, 3), []
+    go, threads = threading.Event(), []
+
+    def run(n: int) -> None:
+        with admission.turn(lambda: None):
+            order.append(n)
+            go.wait(60)
+
+    for n in range(4):
+        thread = threading.Thread(target=run, args=(n,))
+        thread.start()
+        threads.append(thread)
+        while admission.running + admission.waiting <= n:
+            pass
+    with pytest.raises(ApiError) as caught, admission.turn(lambda: None):
+        pass
+    assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == [0, 1, 2, 3]
+    assert admission.wait_until_idle(0)
+
+
+def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
+    admission, gone = Admission(1, 3), threading.Event()
+
+    def leave() -> None:
+        if gone.is_set():
+            raise KeyError("gone")
+
+    def wait() -> None:
+        with pytest.raises(KeyError), admission.turn(leave):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    with admission.turn(lambda: None):
+        waiting.start()
+        while not admission.waiting:
+            pass
+        gone.set()
+        waiting.join(60)
+        assert admission.waiting == 0
+    with admission.turn(lambda: None):
+        assert admission.running == 1
+    admission.close()
+    with pytest.raises(ApiError, match="stopping"), admission.turn(lambda: None):
+        pass
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 70000},
+        {"timeout_s": 0},
+        {"top_p": 2},
+        {"max_queue": -1},
+        {"concurrency": 0},
+        {"api_key": "a\nb"},
+    ],
+)
+def test_options_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ServeOptions("demo", **wrong)
+
+
+def test_what_mlx_lms_server_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ("mlx_lm.server", "ResponseGenerator.no_such", ())
+    monkeypatch.setattr(mlx_lm_api, "SERVER", (*mlx_lm_api.SERVER, row))
+    with pytest.raises(IncompatibleMlxLmError, match=r"ResponseGenerator\.no_such"):
+        mlx_lm_api.server_module()
+
+
+def test_which_hosts_are_local() -> None:
+    hosts = {"127.0.0.1": True, "::1": True, "localhost": True, "0.0.0.0": False, "box": False}
+    assert {host: ServeOptions("demo", host=host).local for host in hosts} == hosts
+
+
+def test_the_key_is_shown_nowhere() -> None:
+    assert "secret" not in repr(ServeOptions("demo", api_key="secret"))
