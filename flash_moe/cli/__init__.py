@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from flash_moe import __version__
-from flash_moe.cli import demo, doctor, generate, plan, pull, store, stores
+from flash_moe.cli import chat, demo, doctor, eval, generate, plan, pull, serve, store, stores
 from flash_moe.errors import FlashMoEError
 
 
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, pull, store, stores, generate, doctor):
+    for module in (demo, plan, pull, store, stores, generate, chat, serve, eval, doctor):
         module.add_commands(commands, common)
     return parser
 
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = build_parser().parse_args(arguments)
+    warnings.showwarning = _warn
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -47,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), args.debug)
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error} (--debug shows the trace)", args.debug)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+    """A warning is one line, like an error: where in the code it came from helps no user."""
+    print("flash-moe: " + str(message).removeprefix("flash_moe: "), file=sys.stderr)
 
 
 def _fail(message: str, debug: bool, code: int = 1) -> int:

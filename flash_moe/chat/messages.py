@@ -1,0 +1,103 @@
+"""Messages in files: written whole or not at all, and checked when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flash_moe.errors import PromptError
+from flash_moe.store.files import shown
+
+MAX_BYTES = 64_000_000
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Put JSON in the place of a file, for its owner alone. Raises OSError."""
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, ensure_ascii=False, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(new, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def read_json(file: Path) -> Any:
+    """JSON of a file.
+
+    Raises:
+        PromptError: It cannot be read, is too large, or is no JSON.
+    """
+    if not file.is_file():
+        raise PromptError("chat", f"no such file: {file}")
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise OSError(None, f"expected at most {MAX_BYTES} bytes")
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise PromptError("chat", f"{file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError("chat", f"{file}: expected JSON: {error}") from error
+
+
+def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
+    """Messages as a chat template takes them. Arguments of calls that are JSON texts are parsed.
+
+    Raises:
+        PromptError: They are something else; names the message.
+    """
+    if not isinstance(value, list):
+        raise PromptError("chat", f"{where}: expected a list of messages, got {shown(value)}")
+    return [_checked(message, f"{where}: message {n}") for n, message in enumerate(value, 1)]
+
+
+def _checked(message: Any, where: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise PromptError("chat", f"{where}: expected an object, got {shown(message)}")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise PromptError(
+            "chat", f"{where}: expected a role of {', '.join(ROLES)}, got {shown(role)}"
+        )
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise PromptError("chat", f"{where}: tool_calls: expected a list, got {shown(calls)}")
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise PromptError("chat", f"{where}: content: expected text, got {shown(content)}")
+    found = {**message, "content": _text(content)}
+    if calls:
+        found["tool_calls"] = [_call(call, where) for call in calls]
+    return found
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str):
+        raise PromptError("chat", f"{where}: expected calls with a function and its name")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+    if not isinstance(arguments, dict):
+        raise PromptError("chat", f"{where}: arguments of {shown(name)}: expected an object")
+    return {**call, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _text(text: str) -> str:
+    """Without halves of surrogate pairs, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()

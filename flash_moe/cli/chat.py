@@ -1,0 +1,261 @@
+"""``flash-moe chat``: a conversation on the terminal, or one question through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flash_moe.cli.generate import add_streaming_options, streaming_options
+from flash_moe.errors import ConfigError, PromptError
+
+if TYPE_CHECKING:
+    from flash_moe.chat.keeping import Keeper
+    from flash_moe.chat.sessions import Session
+    from flash_moe.chat.talk import Talk
+    from flash_moe.chat.toolbox import AnyTool
+    from flash_moe.chat.view import View
+
+_LAST = "last"
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("chat", parents=[common], help="talk to a model, with tools")
+    parser.add_argument("model", nargs="?", metavar="STORE", help="store or mlx checkpoint")
+    parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument("--hide-thinking", action="store_true", help="show no thoughts")
+    parser.add_argument("--max-tokens", "-n", type=int, default=4096, help="most of an answer")
+    _add_sampling(parser)
+    _add_tools(parser)
+    _add_sessions(parser)
+    add_streaming_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
+    group.add_argument("--top-p", type=float, default=0.0)
+    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
+    group.add_argument("--min-p", type=float, default=0.0)
+    group.add_argument("--repetition-penalty", type=float)
+    group.add_argument("--seed", type=int)
+    group.add_argument("--stop", action="append", default=[], help="text that ends an answer")
+    group.add_argument("--prefill-step", type=int, help="prompt tokens at once")
+
+
+def _add_tools(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tools")
+    group.add_argument(
+        "--tools",
+        metavar="NAMES",
+        help="with commas between them, or none (default: calculate,get_time,convert_units,"
+        "read_file,list_files); shell runs commands",
+    )
+    group.add_argument(
+        "--dir", type=Path, default=Path(), help="what file tools and the shell see (default: here)"
+    )
+    group.add_argument(
+        "--tool-file",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="run this Python file and add the tools that it defines with @tool",
+    )
+    group.add_argument(
+        "--yes-to",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run calls of this tool without a question, in this chat",
+    )
+
+
+def _add_sessions(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sessions")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const=_LAST,
+        metavar="NAME",
+        help="go on with a kept conversation (default: the last)",
+    )
+    group.add_argument("--sessions", action="store_true", help="list the kept conversations")
+    group.add_argument(
+        "--session-disk-gb",
+        type=float,
+        default=2.0,
+        help="most that the prompt caches of all sessions may take (default 2)",
+    )
+    group.add_argument("--private", action="store_true", help="keep nothing of this chat")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.sessions:
+        return _list_sessions(args.session_disk_gb)
+    if not args.session_disk_gb >= 0:
+        raise ConfigError("chat", "--session-disk-gb: expected 0 or more")
+    if args.private and args.resume:
+        raise ConfigError("chat", "--private keeps nothing, --resume goes on with what is kept")
+    session, model = _session(args)
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    question = None if on_terminal else _piped_question()
+    tools = _tools(args)  # before the model, which takes longer
+    from flash_moe.loader import load, resolve
+
+    path = resolve(model)
+    with load(path, **streaming_options(args)) as flash:
+        if tools and not flash.tokenizer.has_tool_calling:
+            if args.tools or args.tool_file:
+                raise ConfigError("chat", "the chat template of this model knows no tools")
+            tools = []
+        keep = not args.private and (on_terminal or session is not None)
+        view = _view(on_terminal)
+        keeper = _keeper(args, path, flash, session, view) if keep else None
+        talk = _talk(args, flash, path, view, tools, keeper)
+        if question is not None:
+            answered = talk.say(question)
+            stopped = talk.figures is not None and talk.figures.stopped
+            return 130 if stopped else 0 if answered else 1
+        return _on_terminal(talk, args.private)
+
+
+def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
+    """The session to go on with, and the model: the one named, or that of the session."""
+    if args.resume is None:
+        if args.model is None:
+            raise ConfigError("chat", "expected a store", "flash-moe chat demo talks to the demo.")
+        return None, args.model
+    from flash_moe.chat.sessions import Session, find_session
+
+    session = Session(find_session(args.resume))
+    return session, args.model or session.load()[1]
+
+
+def _piped_question() -> str:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            "chat", f"standard input is not UTF-8: {error}", "Convert it first."
+        ) from None
+    if not text.strip():
+        raise PromptError("chat", "standard input holds no question", "Say something.")
+    return text.strip()
+
+
+def _tools(args: argparse.Namespace) -> list[AnyTool]:
+    from flash_moe.chat.toolbox import DEFAULT, Permissions, built_in, tools_of_file
+
+    names = DEFAULT if args.tools is None else [n.strip() for n in args.tools.split(",")]
+    found = built_in(names, args.dir)
+    for file in args.tool_file:
+        found += tools_of_file(file)
+    Permissions(found, args.yes_to)  # says what is wrong before the model is loaded
+    return found
+
+
+def _view(on_terminal: bool) -> View:
+    from flash_moe.chat.plain import Plain
+
+    if not on_terminal:
+        return Plain(sys.stderr)
+    from flash_moe.chat.screen import Screen
+
+    screen = Screen()
+    return Plain() if screen.console.is_dumb_terminal else screen
+
+
+def _keeper(
+    args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
+) -> Keeper:
+    from flash_moe.chat.keeping import Keeper
+    from flash_moe.chat.kept_cache import fingerprint
+
+    of = fingerprint(path, flash.model.top_k)
+    return Keeper(path, of, int(args.session_disk_gb * 1e9), view.note, session)
+
+
+def _talk(
+    args: argparse.Namespace,
+    flash: Any,
+    path: Path,
+    view: View,
+    tools: list[AnyTool],
+    keeper: Keeper | None,
+) -> Talk:
+    from flash_moe.chat.talk import Settings, Talk
+
+    names = [
+        *("max_tokens", "temperature", "top_p", "top_k", "min_p"),
+        *("repetition_penalty", "seed", "stop", "prefill_step"),
+    ]
+    talk = Talk(
+        flash,
+        path,
+        view,
+        tools,
+        always=args.yes_to,
+        system=args.system,
+        settings=Settings("hide" if args.hide_thinking else "on"),
+        keeper=keeper,
+        options={name: getattr(args, name) for name in names},
+        debug=args.debug,
+    )
+    if keeper is not None and keeper.session is not None:
+        keeper.resume(talk.conversation)
+        if args.system is not None:
+            talk.set_system(args.system)
+    return talk
+
+
+def _on_terminal(talk: Talk, private: bool) -> int:
+    from flash_moe.chat.commands import COMMANDS
+    from flash_moe.chat.figures import footer
+    from flash_moe.chat.interrupt import ignored
+    from flash_moe.chat.keyboard import Keyboard
+    from flash_moe.chat.loop import asker, chat, show_last
+    from flash_moe.chat.sessions import sessions_dir
+
+    keyboard = Keyboard(
+        None if private else sessions_dir() / "history",
+        {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
+        lambda columns: footer(talk.figures, columns),
+    )
+    talk.ask_with(asker(keyboard.confirm))
+    if talk.keeper is not None and talk.keeper.session is not None:
+        talk.view.note(
+            f"going on with session {talk.keeper.session.name}: "
+            f"{len(talk.conversation.messages)} messages, {talk.keeper.kept_tokens} tokens in its "
+            "prompt cache"
+        )
+        show_last(talk)
+    with ignored():
+        chat(talk, keyboard)
+    if talk.keeper is not None and talk.keeper.session is not None:
+        talk.view.note(f"flash-moe chat --resume {talk.keeper.session.name} goes on with it")
+    return 0
+
+
+def _list_sessions(limit_gb: float) -> int:
+    from flash_moe.chat.figures import size
+    from flash_moe.chat.sessions import list_sessions, sessions_dir
+    from flash_moe.chat.visible import one_line
+
+    found = list_sessions()
+    for info in found:
+        date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
+        taken = size(info.message_bytes + info.cache_bytes)
+        print(
+            f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"
+        )
+    caches = sum(info.cache_bytes for info in found)
+    print(
+        f"{len(found)} sessions in {one_line(str(sessions_dir()))}; prompt caches take "
+        f"{size(caches)} of {size(limit_gb * 1e9)}",
+        file=sys.stderr,
+    )
+    return 0
