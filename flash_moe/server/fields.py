@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flash_moe.server.api_errors import bad
+from flash_moe.tools.calls import depth_of
 
 MAX_DEPTH = 64  # objects and lists inside one another; templates and schemas recurse into them
 
@@ -27,7 +28,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         body = json.loads(text, parse_constant=_no_constant)
         if not isinstance(body, dict):
             raise bad(None, f"expected a JSON object, got {kind_of(body)}", "invalid_json")
-        if _depth(body) > MAX_DEPTH:
+        if depth_of(body, MAX_DEPTH) > MAX_DEPTH:
             raise bad(None, f"the body nests deeper than {MAX_DEPTH} levels", "invalid_json")
         if "\\u" in text:
             json.dumps(body, ensure_ascii=False).encode("utf-8")
@@ -40,20 +41,6 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        level = inner
-    return depth - 1
 
 
 def kind_of(value: Any) -> str:

@@ -109,7 +109,7 @@ def _call(found: Any, plain: Any, text: str) -> ToolCall:
         exact = json.loads(as_json)
     except (TypeError, ValueError, RecursionError) as error:
         return broken_call(text, f"its arguments are no JSON values ({error})")
-    if _depth(exact) > MAX_DEPTH:
+    if depth_of(exact, MAX_DEPTH) >= MAX_DEPTH:
         return broken_call(text, f"its arguments nest deeper than {MAX_DEPTH} levels")
     given = found.get("id")
     known = isinstance(given, str) and 0 < len(given) <= 200 and given.isprintable()
@@ -139,9 +139,10 @@ def _exact(value: Any, written: Any) -> Any:
     return value
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any, most: int) -> int:
+    """How deep a JSON value is nested: 0 for a number; at most ``most`` + 1 is found out."""
     level, depth = [value], 0
-    while level:
+    while level and depth <= most + 1:
         depth += 1
         inner: list[Any] = []
         for item in level:
@@ -150,4 +151,4 @@ def _depth(value: Any) -> int:
             elif isinstance(item, list):
                 inner.extend(item)
         level = inner
-    return depth
+    return depth - 1
