@@ -6,6 +6,7 @@ anew. A top-level block is finished when the next one begins; so is an item of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,8 @@ _PARSER = (
     .enable(["strikethrough", "table"])
     .disable(["image", "reference"])
 )
+# Beginnings of a line that show what it is, however it goes on; "#" may still become "#tag".
+_CLEAR = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)]|>|#{1,6}) +)?[*_\"'(\[]{0,2}[^\W\d_]")
 
 
 class Document(Markdown):
@@ -66,16 +69,20 @@ class Blocks:
 
     def __init__(self) -> None:
         self.rest = Unit("")
+        self._decided = False  # whether the last line was looked at
 
     def feed(self, piece: str) -> list[Unit]:
         """Take a piece. Returns what is finished by it."""
         text, gap, number = self.rest.text + piece, self.rest.gap, self.rest.number
         found: list[Unit] = []
-        if "\n" in piece:
-            # The last line, if it goes on, says nothing yet: "#" may become "#tag".
-            *whole, last = text.split("\n")
+        *whole, last = text.split("\n")
+        new_line = "\n" in piece
+        clear = _CLEAR.match(last) is not None
+        if new_line or (clear and not self._decided):
+            self._decided = clear
             lines = [f"{line}\n" for line in whole] + [last]
-            starts = list(_starts(_PARSER.parse("".join(lines[:-1])), number))
+            known = lines if clear else lines[:-1]
+            starts = list(_starts(_PARSER.parse("".join(known)), number))
             for begin, end in pairwise(starts):
                 found.append(Unit("".join(lines[begin.line : end.line]), gap, number))
                 gap, number = not end.goes_on, end.number

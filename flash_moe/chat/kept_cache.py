@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 import xxhash
+from mlx.utils import tree_flatten
 
 from flash_moe import mlx_lm_api
 from flash_moe.chat.messages import read_json, write_json
@@ -92,7 +93,9 @@ def worth_keeping(
 
 
 def cache_bytes(held: Held) -> int:
-    return sum(int(c.nbytes) for c in held.cache)
+    """Bytes of the arrays that a file would hold."""
+    state: Any = tree_flatten([c.state for c in held.cache])
+    return sum(int(a.nbytes) for _, a in state if isinstance(a, mx.array))
 
 
 def write_cache(folder: Path, place: Place, of: Mapping[str, Any]) -> None:
