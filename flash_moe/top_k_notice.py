@@ -18,13 +18,13 @@ KNOWN: dict[tuple[int, int], dict[int, str]] = {
     # Qwen3.5-397B-A17B
     (512, 10): {
         4: "for this many the authors of Flash-MoE saw no loss, by eye; nobody published a figure",
-        3: "public: perplexity 6.54 on WikiText-2 where all give 3.64 (Anemll's fork); answers that "
-        "end at once (Flash-MoE)",
+        3: "public: perplexity 6.54 on WikiText-2 where all give 3.64 (Anemll's fork); answers end "
+        "at once (Flash-MoE)",
         2: "public: answers that end at once (Flash-MoE)",
     },
     # The model in the package: docs/quality.md
     (40, 10): {
-        k: _DEMO.format(kl) for k, kl in {8: 0.027, 6: 0.032, 4: 0.053, 3: 0.104, 2: 0.334}.items()
+        k: _DEMO.format(kl) for k, kl in {8: 0.027, 6: 0.032, 4: 0.052, 3: 0.104, 2: 0.334}.items()
     },
     # Qwen3.5-35B-A3B and its like
     (256, 8): {4: "public: 2.3 points less of GSM8K on a 35B of this family (clausius, p = 0.004)"},

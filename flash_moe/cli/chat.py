@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.generate import add_streaming_options, streaming_options
+from flash_moe.cli.generate import add_streaming_options, standard_input, streaming_options
 from flash_moe.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -136,12 +136,7 @@ def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
 
 
 def _piped_question() -> str:
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            "chat", f"standard input is not UTF-8: {error}", "Convert it first."
-        ) from None
+    text = standard_input()
     if not text.strip():
         raise PromptError("chat", "standard input holds no question", "Say something.")
     return text.strip()

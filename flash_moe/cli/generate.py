@@ -125,15 +125,24 @@ def read_prompt(args: argparse.Namespace) -> Prompt:
         return list(messages)
     text = args.prompt
     if text == "-":
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise PromptError(
-                "prompt", f"standard input is not UTF-8: {error}", "Convert it first."
-            ) from None
+        text = standard_input()
     if not text.strip():
         raise PromptError("prompt", "the prompt is empty", "Say something.")
     return str(text)
+
+
+def standard_input() -> str:
+    """All of standard input.
+
+    Raises:
+        PromptError: It is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            "prompt", f"standard input is not UTF-8: {error}", "Convert it first."
+        ) from None
 
 
 def run(args: argparse.Namespace) -> int:
