@@ -26,6 +26,8 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.generate", "wired_limit", ()),
     ("mlx_lm.generate", "generation_stream", ()),
     ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
+    ("mlx_lm.models.cache", "save_prompt_cache", ()),
+    ("mlx_lm.models.cache", "load_prompt_cache", ()),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
     ("mlx_lm.models.switch_layers", "SwiGLU", ()),
     ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
@@ -160,6 +162,8 @@ save_config: Callable[..., None] = _names["save_config"]
 wired_limit: Callable[..., Any] = _names["wired_limit"]
 generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
+save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]
+load_prompt_cache: Callable[..., list[Any]] = _names["load_prompt_cache"]
 SwitchGLU: Any = _names["SwitchGLU"]
 SwiGLU: Any = _names["SwiGLU"]
 Qwen2MoeSparseMoeBlock: Any = _names["Qwen2MoeSparseMoeBlock"]

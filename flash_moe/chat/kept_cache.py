@@ -19,9 +19,9 @@ import mlx.core as mx
 import xxhash
 from mlx.utils import tree_flatten
 
-from flash_moe import mlx_lm_api
 from flash_moe.chat.messages import read_json, write_json
 from flash_moe.errors import FlashMoEError
+from flash_moe.mlx_lm_api import load_prompt_cache, save_prompt_cache
 from flash_moe.prompt import encode_prompt, held_positions
 from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.tools import TurnCache
@@ -29,7 +29,6 @@ from flash_moe.tools.turn_cache import Held, common_length
 
 INDEX = "cache.json"
 _PIECE = 1 << 22  # bytes hashed at once
-_CACHE = "mlx_lm.models.cache"
 
 
 class MisfitError(FlashMoEError):
@@ -104,10 +103,9 @@ def write_cache(folder: Path, place: Place, of: Mapping[str, Any]) -> None:
     Raises:
         OSError, RuntimeError: It cannot be written.
     """
-    save = mlx_lm_api._lookup(_CACHE, "save_prompt_cache", ())
     new = folder / f"new-{os.getpid()}.safetensors"
     try:
-        save(str(new), place.held.cache)
+        save_prompt_cache(str(new), place.held.cache)
         with open(new, "rb+") as stream:
             os.fchmod(stream.fileno(), 0o600)
             os.fsync(stream.fileno())
@@ -160,7 +158,7 @@ def read_cache(folder: Path, of: Mapping[str, Any]) -> Place | None:
             raise MisfitError("chat", "its file is gone")
         if _checksum(file) != index["xxh3"]:
             raise MisfitError("chat", "its file is damaged")
-        cache = mlx_lm_api._lookup(_CACHE, "load_prompt_cache", ())(str(file))
+        cache = load_prompt_cache(str(file))
         mx.eval([c.state for c in cache])  # now: the file may be deleted later
     except MisfitError:
         raise
