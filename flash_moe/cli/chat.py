@@ -8,7 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.generate import add_streaming_options, standard_input, streaming_options
+from flash_moe.cli.generate import (
+    add_sampling_options,
+    add_streaming_options,
+    standard_input,
+    streaming_options,
+)
 from flash_moe.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -27,23 +32,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system message")
     parser.add_argument("--hide-thinking", action="store_true", help="show no thoughts")
     parser.add_argument("--max-tokens", "-n", type=int, default=4096, help="most of an answer")
-    _add_sampling(parser)
+    add_sampling_options(parser)
     _add_tools(parser)
     _add_sessions(parser)
     add_streaming_options(parser)
     parser.set_defaults(run=run)
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
-    group.add_argument("--top-p", type=float, default=0.0)
-    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
-    group.add_argument("--min-p", type=float, default=0.0)
-    group.add_argument("--repetition-penalty", type=float)
-    group.add_argument("--seed", type=int)
-    group.add_argument("--stop", action="append", default=[], help="text that ends an answer")
-    group.add_argument("--prefill-step", type=int, help="prompt tokens at once")
 
 
 def _add_tools(parser: argparse.ArgumentParser) -> None:

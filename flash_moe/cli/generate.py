@@ -25,20 +25,26 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="--prompt without the chat template")
     parser.add_argument("--no-thinking", action="store_true", help="ask for no thinking")
     parser.add_argument("--max-tokens", "-n", type=int, default=256)
-    parser.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
-    parser.add_argument("--top-p", type=float, default=0.0)
-    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
-    parser.add_argument("--min-p", type=float, default=0.0)
-    parser.add_argument("--repetition-penalty", type=float)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--stop", action="append", default=[], help="text that ends the answer")
-    parser.add_argument(
-        "--prefill-step", type=int, help="prompt tokens at once (default: from memory)"
-    )
+    add_sampling_options(parser)
     add_streaming_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
     parser.add_argument("--timing", action="store_true", help="per layer: read, wait, compute")
     parser.set_defaults(run=run)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen, and where an answer ends."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
+    group.add_argument("--top-p", type=float, default=0.0)
+    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
+    group.add_argument("--min-p", type=float, default=0.0)
+    group.add_argument("--repetition-penalty", type=float)
+    group.add_argument("--seed", type=int)
+    group.add_argument("--stop", action="append", default=[], help="text that ends the answer")
+    group.add_argument(
+        "--prefill-step", type=int, help="prompt tokens at once (default: from memory)"
+    )
 
 
 def add_streaming_options(parser: argparse.ArgumentParser) -> None:
