@@ -17,6 +17,7 @@ from typing import Any
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import Constraint, from_response_format, parser_tools, tool_calls
 from flash_moe.mlx_lm_api import server_module
+from flash_moe.reply_form import thoughts_before
 from flash_moe.server.api_errors import bad
 from flash_moe.server.arguments import Arguments
 from flash_moe.server.asked import Asked
@@ -74,7 +75,7 @@ class Preparer:
         thinking = opens_thinking(tokenizer, ids)
         tools = asked.tools.shown
         try:
-            arguments.constraint = self._constraint(asked, ids, thinking)
+            arguments.constraint = self._constraint(asked, ids)
             if arguments.constraint is not None and tools:
                 tools = parser_tools(tokenizer, tools)
         except GrammarError as error:
@@ -161,11 +162,9 @@ class Preparer:
             )
         arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
 
-    def _constraint(self, asked: Asked, ids: Sequence[int], begun: bool) -> Constraint | None:
+    def _constraint(self, asked: Asked, ids: Sequence[int]) -> Constraint | None:
         tokenizer, tools = self._tokenizer, asked.tools
-        after, thinking = None, "begun"
-        if tokenizer.has_thinking and (begun or not _thought_over(tokenizer, ids)):
-            after, thinking = tokenizer.think_end, "begun" if begun else "may"
+        after, thinking = thoughts_before(tokenizer, ids)
         held = tools.choice in ("required", "named") or (tools.strict and tools.choice == "auto")
         if held and tools.given:
             if asked.response_format not in (None, {"type": "text"}):
@@ -213,12 +212,6 @@ class Preparer:
 
 def _key(*parts: Any) -> str:
     return json.dumps(parts)
-
-
-def _thought_over(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Whether a prompt ends with thoughts that are over: ``<think>\n\n</think>``."""
-    tail = tokenizer.decode(list(ids[-32:])).rstrip()
-    return bool(tail.endswith(tokenizer.think_end))
 
 
 def _checked(template_args: dict[str, Any]) -> dict[str, Any] | None:
