@@ -9,18 +9,18 @@ A code block that outgrows the screen is printed line by line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderHook, RenderResult
 from rich.control import Control
-from rich.live import Live
 from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
 from flash_moe.chat.blocks import Blocks, Document, Unit
+from flash_moe.chat.region import OneWriter, Region
 from flash_moe.chat.visible import one_line, replaced, visible
 
-REFRESH = 12  # times a second
 _MARGIN = 3  # lines of the screen that the region leaves free: the status, and where it begins
 THOUGHT = "dim italic"
 
@@ -48,9 +48,9 @@ class _SafeHook(RenderHook):
         return [r if isinstance(r, Control) else Safe(r) for r in renderables]
 
 
-def safe_console() -> Console:
-    """A console on standard output whose every text is made safe."""
-    console = Console(highlight=False, markup=False, emoji=False)
+def safe_console(**options: Any) -> OneWriter:
+    """A console on standard output whose every text is made safe; options as rich's."""
+    console = OneWriter(highlight=False, markup=False, emoji=False, **options)
     console.push_render_hook(_SafeHook())
     return console
 
@@ -107,9 +107,9 @@ class Screen:
     meanwhile, also by others, appears above.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: OneWriter | None = None) -> None:
         self.console = console or safe_console()
-        self._live: Live | None = None
+        self._region: Region | None = None
         self._status = ""
         self._blocks = Blocks()
         self._shown = 0  # lines of the block being written that are printed for good
@@ -118,19 +118,15 @@ class Screen:
     def begin(self, status: str) -> None:
         """Take the lower end of the screen."""
         self._status = status
-        self._live = Live(
-            Text(""), console=self.console, refresh_per_second=REFRESH, transient=True
-        )
+        self._region = Region(self.console)
         self._draw()
-        self._live.start()
 
     def end(self) -> None:
         """Print what is left, and give the screen back."""
         self._finish()
-        if self._live is not None:
-            self._live.update(Text(""))
-            self._live.stop()
-            self._live = None
+        if self._region is not None:
+            self._region.end()
+            self._region = None
 
     def status(self, text: str) -> None:
         """What goes on, in the last line; empty for nothing."""
@@ -172,22 +168,24 @@ class Screen:
 
     def _print(self, renderables: Iterable[ConsoleRenderable]) -> None:
         made = list(renderables)
-        if made:
-            self.console.print(*made, sep="\n", end="\n") if self._live is None else (
-                self._live.console.print(Group(*made))
-            )
+        if not made:
+            return
+        if self._region is None:
+            self.console.print(Group(*made))
+        else:
+            self._region.print(Group(*made), self._below())
 
     def _print_unit(self, unit: Unit) -> None:
-        self._print([Lines(document(unit), self._shown)])
-        self._shown = 0
+        first, self._shown = self._shown, 0
+        self._print([Lines(document(unit), first)])
 
     def _print_code(self, unit: Unit) -> None:
         inside = document(unit)
         n_lines = len(rendered(self.console, inside))
         if n_lines - self._shown > self._room():
             end = n_lines - 1  # the line that is being written
-            self._print([Lines(inside, self._shown, end)])
-            self._shown = end
+            first, self._shown = self._shown, end
+            self._print([Lines(inside, first, end)])
 
     def _finish_thought(self) -> None:
         thought, self._thought = self._thought, ""
@@ -196,9 +194,10 @@ class Screen:
 
     def _finish_text(self) -> None:
         rest = self._blocks.finish()
+        self._blocks = Blocks()
         if rest is not None:
             self._print_unit(rest)
-        self._blocks, self._shown = Blocks(), 0
+        self._shown = 0
 
     def _finish(self) -> None:
         self._finish_thought()
@@ -209,8 +208,11 @@ class Screen:
         return max(1, self.console.size.height - _MARGIN)
 
     def _draw(self) -> None:
-        if self._live is None:
-            return
+        if self._region is not None:
+            self._region.show(self._below())
+
+    def _below(self) -> ConsoleRenderable:
+        """What is not printed for good yet."""
         rest = self._blocks.rest
         parts: list[ConsoleRenderable] = []
         if self._thought:
@@ -220,7 +222,7 @@ class Screen:
             parts.append(Lines(inside, self._shown, last=self._room()))
         if self._status:
             parts.append(_status(self._status, self.console.size.width))
-        self._live.update(Safe(Group(*parts)) if parts else Text(""))
+        return Safe(Group(*parts)) if parts else Text("")
 
 
 def _status(text: str, width: int) -> ConsoleRenderable:

@@ -3,15 +3,19 @@
     python spelled.py ANSWERS.json arguments of flash-moe ...
 
 The model, its passes, its prompt cache and all of the chat are the real ones; only the choice of
-the next token is forced. ANSWERS.json: {"answers": [text, ...], "delay_s": seconds a token}. When
-they are used up the model chooses by itself.
+the next token is forced. ANSWERS.json is a list of texts. When they are used up the model chooses
+by itself. At a ``PAUSE`` in a text the model stands still: ``ANSWERS.held-N`` appears beside the
+list (N counts the pauses from 1), and it goes on when ``ANSWERS.go-N`` is there, or after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +24,68 @@ import mlx.core as mx
 from flash_moe import loader
 from flash_moe.cli import main
 
+PAUSE = "\0"
+
+
+def pauses(script: Path) -> Callable[[], None]:
+    """A function that stands still until it may go on, or Ctrl-C."""
+    numbers = count(1)
+
+    def stand_still() -> None:
+        number = next(numbers)
+        going = script.with_suffix(f".go-{number}").exists
+        interrupted = False
+
+        def interrupt(number: int, frame: Any) -> None:
+            nonlocal interrupted
+            interrupted = True
+            if callable(before):
+                before(number, frame)
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            script.with_suffix(f".held-{number}").touch()
+            while not (going() or interrupted):
+                time.sleep(0.01)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    return stand_still
+
 
 class Spell:
     """A logits processor that forces the tokens of a text, then the end of the answer."""
 
-    def __init__(self, tokenizer: Any, text: str, delay_s: float) -> None:
+    def __init__(self, tokenizer: Any, text: str, stand_still: Callable[[], None]) -> None:
+        parts = [tokenizer.encode(part, add_special_tokens=False) for part in text.split(PAUSE)]
+        last = parts.pop()
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.tokens = [*tokenizer.encode(text, add_special_tokens=False), end]
-        self.delay_s = delay_s
+        self.tokens = [t for part in parts for t in (*part, None)] + [*last, end]
+        self.stand_still = stand_still
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        time.sleep(self.delay_s)
+        while (token := self.tokens.pop(0)) is None:
+            self.stand_still()
         forced = mx.full(logits.shape, -1e9)
-        forced[:, self.tokens.pop(0)] = 0.0
+        forced[:, token] = 0.0
         return forced
 
 
-def spell(script: dict[str, Any]) -> None:
-    answers, delay_s = list(script["answers"]), float(script.get("delay_s", 0))
+def spell(script: Path) -> None:
+    answers = list(json.loads(script.read_text(encoding="utf-8")))
+    stand_still = pauses(script)
     plain = loader.FlashMoE.stream
 
     def stream(self: Any, prompt: Any, **options: Any) -> Any:
         # A prompt that is only processed has no sampling options.
         if "temperature" in options and answers:
-            options["logits_processors"] = [Spell(self.tokenizer, answers.pop(0), delay_s)]
+            spelled = Spell(self.tokenizer, answers.pop(0), stand_still)
+            options["logits_processors"] = [spelled]
         return plain(self, prompt, **options)
 
     loader.FlashMoE.stream = stream  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    spell(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    spell(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))

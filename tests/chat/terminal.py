@@ -39,8 +39,8 @@ class Terminal:
     """``flash-moe chat`` as somebody at a keyboard has it.
 
     Args:
-        answers: What the model writes; without, it is the model's own choice.
-        delay_s: Seconds that each prepared token takes.
+        answers: What the model writes; without, it is the model's own choice. At a ``PAUSE`` it
+            stands still: see ``held``.
 
     Attributes:
         raw: All bytes that the terminal got.
@@ -51,7 +51,6 @@ class Terminal:
         *arguments: Any,
         sessions: Path,
         answers: Sequence[str] = (),
-        delay_s: float = 0.0,
         rows: int = 24,
         columns: int = 80,
         **environ: str,
@@ -59,11 +58,12 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
+        self._script = sessions.parent / f"answers-{time.monotonic_ns()}.json"
+        self._pauses = 0
         command = [*COMMAND]
         if answers:
-            script = sessions.parent / f"answers-{time.monotonic_ns()}.json"
-            script.write_text(json.dumps({"answers": list(answers), "delay_s": delay_s}))
-            command = [sys.executable, str(SPELLED), str(script)]
+            self._script.write_text(json.dumps(list(answers)))
+            command = [sys.executable, str(SPELLED), str(self._script)]
         named = {"FLASH_MOE_SESSIONS": str(sessions), "TERM": "xterm-256color", **environ}
         env = environment(**named)
         # The terminal has a size of its own.
@@ -137,6 +137,15 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         self.wait(lambda: text in self.text())
+
+    def held(self) -> None:
+        """Wait until the model stands still at its next ``PAUSE``."""
+        self._pauses += 1
+        self.wait(self._script.with_suffix(f".held-{self._pauses}").exists)
+
+    def go_on(self) -> None:
+        """Let it write further. Ctrl-C does so too."""
+        self._script.with_suffix(f".go-{self._pauses}").touch()
 
     def end(self) -> int:
         """Ctrl-D, and the exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .spelled import PAUSE
 from .terminal import CTRL_C, ENTER, Terminal, call_text, messages, said
 
 ASK = "Run it? y(es), n(o), a(lways):"
@@ -52,18 +53,19 @@ def test_yes_no_a_reason_and_always(sessions: Path, folder: Path) -> None:
 def test_no_command_runs_without_a_yes(sessions: Path, folder: Path) -> None:
     """Neither by Enter, nor by what was typed before the question, nor after Ctrl-C at it."""
     call = call_text("run_command", command="touch ran; echo done")
-    answers = [call, said("A."), call, said("B."), call, call, said("D.")]
+    held = call.replace("touch", f"touch{PAUSE}")
+    answers = [call, said("A."), held, said("B."), call, call, said("D.")]
     arguments = ("demo", "--tools", "shell", "--dir", folder)
-    terminal = Terminal(*arguments, sessions=sessions, answers=answers, delay_s=0.02)
-    with terminal.start():
+    with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"One{ENTER}")
         answer(terminal, "", 1)
         terminal.wait(lambda: "A." in terminal.text() and terminal.ready())
         assert not (folder / "ran").exists()
 
         terminal.type(f"Two{ENTER}")
-        terminal.wait_for("5 tokens")
+        terminal.held()
         terminal.type(f"y{ENTER}a{ENTER}")  # while the call is being written
+        terminal.go_on()
         terminal.wait(lambda: terminal.text().count(ASK) == 2)
         terminal.read(1.0)
         assert terminal.text().count("B.") == 0

@@ -12,6 +12,7 @@ import pytest
 from flash_moe.demo_model import STORE
 
 from ..cli.run import flash_moe
+from .spelled import PAUSE
 from .terminal import ENTER, Terminal, kill, messages, said
 
 PROMPT_TOKENS = re.compile(r"prompt (\d+)")
@@ -173,11 +174,12 @@ def test_bad_standard_input(sessions: Path, content: bytes, text: str) -> None:
 
 def test_enter_is_not_an_answer_typed_ahead(sessions: Path) -> None:
     """What is typed while the chat answers is the next question."""
-    answers = [said("One two three four five."), said("Next.")]
+    answers = [said(f"One two {PAUSE}three four five."), said("Next.")]
     quick = ("demo", "--tools", "none")
-    with Terminal(*quick, sessions=sessions, answers=answers, delay_s=0.1).start() as terminal:
+    with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"First{ENTER}")
-        terminal.wait_for("One")
+        terminal.held()
         terminal.type(f"Second{ENTER}")
+        terminal.go_on()
         terminal.wait(lambda: "Next." in terminal.text() and terminal.ready())
     assert [m["content"] for m in messages(sessions)][2:] == ["Second", "Next."]

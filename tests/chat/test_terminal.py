@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from .spelled import PAUSE
 from .terminal import (
     ALT_ENTER,
     CTRL_C,
@@ -71,16 +72,17 @@ def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(sessions: Path) -> None:
-    long = said(" ".join(f"n{n}" for n in range(400)))
-    answers = [long, said("Short.")]
-    with Terminal(*QUICK, sessions=sessions, answers=answers, delay_s=0.02).start() as terminal:
+    numbers = " ".join(f"n{n}" for n in range(40))
+    answers = [said(f"{numbers} {PAUSE}{numbers} end"), said("Short.")]
+    with Terminal(*QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
+        terminal.held()
         terminal.wait_for("n10 ")
         terminal.type(CTRL_C)
         terminal.wait_for("(stopped)")
         terminal.wait(terminal.ready)
         assert terminal.footer().startswith("stopped · ")
-        assert "n399" not in terminal.text()
+        assert "end" not in terminal.text()
         # The prompt cache was kept: what follows is all that is processed.
         terminal.ask("And now?")
         assert "Short." in terminal.text()
@@ -93,12 +95,13 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(sessions: Path) ->
 
 
 def test_ctrl_c_while_a_call_is_written_drops_the_call(sessions: Path, folder: Path) -> None:
-    half = "<tool_call>\n<function=read_file>\n<parameter=path>\n" + "very/" * 200
+    half = "<tool_call>\n<function=read_file>\n<parameter=path>\n" + f"very/{PAUSE}" * 2
     answers = [half, said("Good.")]
     arguments = ("demo", "--tools", "read_file", "--dir", folder)
-    with Terminal(*arguments, sessions=sessions, answers=answers, delay_s=0.02).start() as terminal:
+    with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Read it{ENTER}")
-        terminal.wait_for("20 tokens")
+        terminal.held()
+        terminal.wait(lambda: re.search(r"\d+ tokens", terminal.footer()) is not None)
         terminal.type(CTRL_C)
         terminal.wait_for("(stopped; the question is taken back)")
         terminal.wait(terminal.ready)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flash_moe.chat.blocks import Blocks, Document, Unit
 from flash_moe.chat.figures import Figures, fitting, footer, size
-from flash_moe.chat.screen import Safe, Screen, document, plain_lines, rendered
+from flash_moe.chat.screen import Safe, Screen, document, plain_lines, rendered, safe_console
 from flash_moe.chat.view import call_text, result_text
 from flash_moe.chat.visible import as_value, one_line, replaced, visible
 from flash_moe.tools import ToolCall
@@ -124,7 +124,7 @@ def test_results_are_shown_in_part() -> None:
 
 def test_a_screen_without_a_terminal_shows_all() -> None:
     out = io.StringIO()
-    screen = Screen(Console(file=out, width=30))
+    screen = Screen(safe_console(file=out, width=30))
     screen.begin("reading")
     screen.thinking("a thought\nof two lines")
     screen.text("# Title\n\n- one\n- t")
