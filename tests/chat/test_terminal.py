@@ -54,13 +54,13 @@ def test_markdown_is_rendered_and_thoughts_can_be_hidden(sessions: Path) -> None
 
 def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
     """Blocks far longer than the screen: code, a list, a paragraph, a table."""
-    code = "\n".join(f"line_{n} = {n}" for n in range(40))
-    items = "\n".join(f"- item{n} text" for n in range(30))
-    words = " ".join(f"word{n}" for n in range(120))
-    rows = "\n".join(f"| row{n} | {n} |" for n in range(20))
+    code = "\n".join(f"line_{n} = {n}" for n in range(24))
+    items = "\n".join(f"- item{n} text" for n in range(16))
+    words = " ".join(f"word{n}" for n in range(70))
+    rows = "\n".join(f"| row{n} | {n} |" for n in range(12))
     answer = f"```python\n{code}\n```\n\n{items}\n\n{words}\n\n| a | b |\n|---|---|\n{rows}\n\nEnd."
     terminal = Terminal(
-        *QUICK, "-n", 3000, sessions=sessions, answers=[said(answer)], rows=12, columns=50
+        *QUICK, "-n", 3000, sessions=sessions, answers=[said(answer)], rows=8, columns=50
     )
     with terminal.start():
         terminal.ask("Go")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from flash_moe.cli import main
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "import sys; from flash_moe.cli import main; sys.exit(main())"]
@@ -27,6 +32,18 @@ def flash_moe(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[st
         check=False,
         **options,
     )
+
+
+def in_process(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for what fails early: importing all takes a process a second."""
+    words = list(map(str, arguments))
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
+        try:
+            code: Any = main(words)
+        except SystemExit as end:  # of argparse
+            code = end.code
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .run import COMMAND, environment, flash_moe
+from .run import COMMAND, environment, flash_moe, in_process
 
 SAID = [{"role": "user", "content": "hi"}]
 PROMPTS = [
@@ -37,8 +37,8 @@ def figures(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(out.stdout))
 
 
-def error_of(*arguments: Any, **options: Any) -> str:
-    out = flash_moe("eval", *arguments, **options)
+def error_of(*arguments: Any) -> str:
+    out = in_process("eval", *arguments)
     assert out.returncode == 1, out.stderr
     assert out.stdout == ""
     lines = out.stderr.strip().splitlines()
@@ -141,7 +141,7 @@ def test_errors_come_before_the_work(tiny_store: Path, tmp_path: Path) -> None:
         tiny_store, "--top-k-experts", "4,2", "--trace", tmp_path / "trace", *SMALL
     )
     assert "ends in .png" in error_of(tiny_store, *SMALL, "--plot", tmp_path / "a.gif")
-    wrong = flash_moe("eval", tiny_store, "--top-k-experts", "4,x")
+    wrong = in_process("eval", tiny_store, "--top-k-experts", "4,x")
     assert wrong.returncode == 2
     assert "expected whole numbers with commas between them, got '4,x'" in wrong.stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mlx_lm.sample_utils import make_sampler
 
 from flash_moe import FlashMoE, load
 from flash_moe.errors import ConfigError, PromptError
-from flash_moe.testing import PRESETS, added_token_ids
+from flash_moe.testing import PRESETS, added_token_ids, write_mlx_checkpoint
 
 from .resident import budget_gb, prompt_ids
 
@@ -174,9 +175,11 @@ def test_token_ids_out_of_range(flash: FlashMoE, ids: list[int]) -> None:
         flash.generate(ids)
 
 
-def test_context_length(flash: FlashMoE) -> None:
-    limit = flash.model.config.max_context
-    assert limit == PRESETS["tiny"].max_positions
+def test_context_length(tmp_path: Path) -> None:
+    limit = 64
+    write_mlx_checkpoint(tmp_path, replace(PRESETS["tiny"], max_positions=limit))
+    flash = load(tmp_path, cache_gb=0.01)
+    assert flash.model.config.max_context == limit
     with pytest.raises(PromptError, match=f"{limit} tokens: expected at most {limit - 1}"):
         flash.generate([65] * limit)
     cache = make_prompt_cache(flash.model)
@@ -186,6 +189,7 @@ def test_context_length(flash: FlashMoE) -> None:
     assert len(answer.token_ids) <= 3
     with pytest.raises(PromptError, match="in the cache"):
         flash.generate(prompt_ids(7), prompt_cache=cache)
+    flash.close()
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,22 @@ PATIENCE = 20  # seconds until a test that hangs is given up
 
 
 class Gate:
-    """Lets reads of an expert through when it is opened, and knows which have begun."""
+    """Lets reads of an expert through when it is opened, and knows which have begun and wait."""
 
     def __init__(self) -> None:
         self.begun: set[int] = set()
+        self.waiting: set[int] = set()
         self._open: set[int] = set()
         self._changed = threading.Condition()
 
     def pass_through(self, expert: int) -> None:
         with self._changed:
             self.begun.add(expert)
+            self.waiting.add(expert)
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: expert in self._open, PATIENCE)
+            passed = self._changed.wait_for(lambda: expert in self._open, PATIENCE)
+            self.waiting.discard(expert)
+            assert passed
 
     def open(self, *experts: int) -> None:
         with self._changed:
