@@ -29,6 +29,7 @@ from flash_moe.prompt import Prompt, check_length, encode_prompt
 from flash_moe.reply_form import AnyTool, reply_form
 from flash_moe.result import Chunk, Generation, GenerationStats
 from flash_moe.stop import StopText
+from flash_moe.thinking_limit import thinking_limit
 
 # What of the options makes the form of a reply, and its defaults.
 _FORM: dict[str, Any] = {"tools": (), "tool_choice": "auto", "strict": False}
@@ -127,6 +128,7 @@ def stream(
     prompt: Prompt,
     *,
     max_tokens: int = 256,
+    max_thinking_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 0.0,
     top_k: int = 0,
@@ -151,6 +153,8 @@ def stream(
     Args:
         prompt: Text (used as it is), chat messages, or token ids.
         max_tokens: Most tokens to make; fewer if the context ends.
+        max_thinking_tokens: Most of them that the model may think; then its thought is closed,
+            and it answers. No limit of its own by default.
         temperature: 0 takes the likeliest token, as in mlx-lm.
         top_k: Sample from the likeliest tokens only; not the experts of a token.
         logits_processors: More of mlx-lm's ``(tokens, logits) -> logits``.
@@ -198,6 +202,9 @@ def stream(
         repetition_context_size=repetition_context,
     )
     processors += list(logits_processors or ())
+    limit = thinking_limit(tokenizer, ids, max_thinking_tokens)
+    if limit is not None:
+        processors.append(limit)
     constraint = form.constraint(tokenizer, ids)
     if constraint is not None:
         processors.append(constraint.processor())

@@ -21,7 +21,9 @@ ORDER = (
     *(
         "prefill",
         "result",
+        "new_tokens",
         "tools",
+        "thinking_limit",
         "grammar",
         "reply_form",
         "generate",

@@ -178,7 +178,7 @@ def _talk(
     from flash_moe.chat.talk import Settings, Talk
 
     names = [
-        *("max_tokens", "temperature", "top_p", "top_k", "min_p"),
+        *("max_tokens", "max_thinking_tokens", "temperature", "top_p", "top_k", "min_p"),
         *("repetition_penalty", "seed", "stop", "prefill_step"),
     ]
     talk = Talk(

@@ -41,6 +41,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-p", type=float, default=0.0)
     group.add_argument("--repetition-penalty", type=float)
     group.add_argument("--seed", type=int)
+    group.add_argument(
+        "--max-thinking-tokens", type=int, metavar="N", help="then a thought is closed"
+    )
     group.add_argument("--stop", action="append", default=[], help="text that ends the answer")
     group.add_argument(
         "--prefill-step", type=int, help="prompt tokens at once (default: from memory)"
@@ -162,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
         for chunk in flash.stream(
             prompt,
             max_tokens=args.max_tokens,
+            max_thinking_tokens=args.max_thinking_tokens,
             temperature=args.temperature,
             top_p=args.top_p,
             top_k=args.top_k,

@@ -77,6 +77,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def _add_defaults(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where a request does not say")
     group.add_argument("--max-tokens", "-n", type=int, default=4096, help="of an answer (4096)")
+    group.add_argument(
+        "--max-thinking-tokens", type=int, metavar="N", help="then a thought is closed"
+    )
     group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
     group.add_argument("--top-p", type=float, default=1.0)
     group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         client_timeout_s=args.client_timeout,
         grace_s=args.grace,
         max_tokens=args.max_tokens,
+        max_thinking_tokens=args.max_thinking_tokens,
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,

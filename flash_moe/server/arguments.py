@@ -8,7 +8,7 @@ mlx-lm's as before.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from flash_moe.errors import GrammarError
 from flash_moe.generate import RandomState
 from flash_moe.grammar import Constraint, Processor
 from flash_moe.mlx_lm_api import make_sampler, server_module
+from flash_moe.thinking_limit import ThinkingLimit
 
 _mlx = server_module()
 Sampler: TypeAlias = "Callable[[mx.array], mx.array]"
@@ -30,6 +31,7 @@ class Arguments(_mlx.GenerationArguments):  # type: ignore[misc, name-defined]
 
     Attributes:
         constraint: What the answer is held to.
+        limit: Of its thoughts.
         random: State of its own for a request with a seed. mlx-lm would seed the state that all
             requests share, and answer such a request alone.
         tokenized: What ``_tokenize`` gave, so that the thread of generation has it at once.
@@ -37,6 +39,7 @@ class Arguments(_mlx.GenerationArguments):  # type: ignore[misc, name-defined]
     """
 
     constraint: Constraint | None = None
+    limit: ThinkingLimit | None = None
     random: int | None = None
     tokenized: Any = None
     failed: Callable[[Exception], None] | None = None
@@ -59,9 +62,18 @@ class Arguments(_mlx.GenerationArguments):  # type: ignore[misc, name-defined]
 
     def processor(self) -> LogitsProcessor:
         """Always one: mlx-lm 0.31 mixes up the processors of a batch where some have none."""
-        if self.constraint is None:
-            return lambda tokens, logits: logits
-        return _Contained(self.constraint.processor(), self.failed)
+        made: list[LogitsProcessor] = [] if self.limit is None else [self.limit]
+        if self.constraint is not None:
+            made.append(_Contained(self.constraint.processor(), self.failed))
+        return functools.partial(_one_after_the_other, made)
+
+
+def _one_after_the_other(
+    processors: Sequence[LogitsProcessor], tokens: mx.array, logits: mx.array
+) -> mx.array:
+    for processor in processors:
+        logits = processor(tokens, logits)
+    return logits
 
 
 class _Contained:

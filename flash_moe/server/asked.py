@@ -64,7 +64,8 @@ class Asked:
         prompt: Text or token ids; ``None`` for a chat.
         messages: In OpenAI's form, with texts for contents.
         response_format: In OpenAI's form.
-        max_tokens: Most tokens of the answer.
+        max_tokens: Most tokens of the answer, and
+        max_thinking_tokens: of its thoughts; ``None``: as many.
         stops: Texts that end the answer and are not part of it.
         logprobs: Whether each token comes with its logarithm of probability, and
         top_logprobs: with those of how many of the likeliest.
@@ -83,6 +84,7 @@ class Asked:
     usage: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    max_thinking_tokens: int | None = None
     template_args: dict[str, Any] = field(default_factory=dict)
 
 

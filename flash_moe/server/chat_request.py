@@ -64,8 +64,16 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> As
         usage=read_stream_options(body),
         logprobs=logprobs,
         top_logprobs=top,
+        max_thinking_tokens=_budget(body, options),
         template_args=template_args,
     )
+
+
+def _budget(body: Fields, options: ServeOptions) -> int | None:
+    """``thinking_budget``, which OpenAI's API lacks, as servers of Qwen's models name it."""
+    if body.get("thinking_budget") is None:
+        return options.max_thinking_tokens
+    return body.integer("thinking_budget", 0, 0)
 
 
 def read_stream_options(body: Fields) -> bool:

@@ -45,6 +45,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         raise bad("messages", "the last message must be the user's: answers cannot be begun here")
     if system := "\n\n".join(_texts(body, "system")):
         messages.insert(0, {"role": "system", "content": system})
+    thinks, budget = _thinking(body, options)
     return Asked(
         model=body.required_text("model"),
         max_tokens=body.integer("max_tokens", options.max_tokens, 1),
@@ -59,21 +60,24 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         response_format=_format(body),
         stops=body.texts("stop_sequences", most=16),
         stream=body.flag("stream"),
-        template_args={"enable_thinking": _thinks(body)},
+        max_thinking_tokens=budget,
+        template_args={"enable_thinking": thinks},
     )
 
 
-def _thinks(body: Fields) -> bool:
-    """As in the API, a model thinks only where it is told to. Its budget cannot be held to."""
+def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
+    """Whether to think, which as in the API is so only where it is asked for, and how long."""
+    budget = options.max_thinking_tokens
     if body.mapping("thinking") is None:
-        return False
+        return False, budget
     thinking = body.inner("thinking")
     thinking.required("type")
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive", "between_tools"))
-    thinking.integer("budget_tokens", 1024, 1)
+    if thinking.get("budget_tokens") is not None:
+        budget = thinking.integer("budget_tokens", 0, 1)
     thinking.ignore(("display",))
     thinking.finish()
-    return kind != "disabled"
+    return kind != "disabled", budget
 
 
 def _format(body: Fields) -> dict[str, Any] | None:

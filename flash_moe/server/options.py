@@ -32,6 +32,7 @@ class ServeOptions:
             it was sent.
         grace_s: Seconds that answers have to end when the server is told to.
         max_tokens: Of answers to requests that do not say; the context ends all others.
+        max_thinking_tokens: The same of their thoughts; ``None``: no limit.
         concurrency: Answers generated at once.
         prompt_cache_bytes: For prompts that may go on; ``None``: from memory.
         prompt_cache_entries: The same, counted.
@@ -53,6 +54,7 @@ class ServeOptions:
     client_timeout_s: float = 30.0
     grace_s: float = 10.0
     max_tokens: int = 4096
+    max_thinking_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -77,6 +79,8 @@ class ServeOptions:
             expect(getattr(self, name) > 0, name, "more than 0")
         for name in ("max_queue", "grace_s", "temperature", "top_k"):
             expect(getattr(self, name) >= 0, name, "0 or more")
+        limit = self.max_thinking_tokens
+        expect(limit is None or limit >= 0, "max_thinking_tokens", "0 or more")
         for name in ("top_p", "min_p"):
             expect(0 <= getattr(self, name) <= 1, name, "0 to 1")
         if self.prompt_cache_bytes is not None:

@@ -22,6 +22,7 @@ from flash_moe.server.api_errors import bad
 from flash_moe.server.arguments import Arguments
 from flash_moe.server.asked import Asked
 from flash_moe.server.generator import Generator
+from flash_moe.thinking_limit import thinking_limit
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
 _mlx = server_module()
@@ -72,6 +73,7 @@ class Preparer:
         self._fit(arguments, ids)
         if asked.prompt is not None:
             return Prepared(asked, request, arguments, ids, None, tokenizer)
+        arguments.limit = thinking_limit(tokenizer, ids, asked.max_thinking_tokens)
         thinking = opens_thinking(tokenizer, ids)
         tools = asked.tools.shown
         try:

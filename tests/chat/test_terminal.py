@@ -52,6 +52,15 @@ def test_markdown_is_rendered_and_thoughts_can_be_hidden(sessions: Path) -> None
         assert terminal.text().count("Some bold text.") == 2
 
 
+def test_a_limit_of_thoughts(sessions: Path) -> None:
+    answer = "one two three</think>\n\nNever."  # of which the first token is taken
+    limited = (*QUICK, "--max-thinking-tokens", 1, "-n", 30)
+    with Terminal(*limited, sessions=sessions, answers=[answer]).start() as terminal:
+        terminal.ask("Go")
+    (_, answered) = messages(sessions)
+    assert answered["reasoning_content"] == "one"
+
+
 def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
     """Blocks far longer than the screen: code, a list, a paragraph, a table."""
     code = "\n".join(f"line_{n} = {n}" for n in range(24))

@@ -121,6 +121,19 @@ def test_kernels_option(tiny_store: Path) -> None:
     assert "invalid choice: 'on'" in wrong.stderr
 
 
+def test_a_limit_of_thoughts() -> None:
+    """The prompt is of messages, so the template opens a thought."""
+    out = flash_moe(
+        "generate", "demo", "-p", "Hello", "-n", 40, "--max-thinking-tokens", 1, "--json"
+    )
+    answer = json.loads(out.stdout)
+    thought, _, text = answer["text"].partition("</think>")
+    assert len(thought.split()) == 1
+    assert text.strip()
+    wrong = in_process("generate", "demo", "-p", "Hello", "--max-thinking-tokens", -1)
+    assert "max_thinking_tokens: expected 0 or more, got -1" in one_line(wrong.stderr)
+
+
 def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
     cases = [
         (("generate", tmp_path / "none", "-p", "x"), "no such directory"),

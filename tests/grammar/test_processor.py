@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from flash_moe.errors import GrammarError
+from flash_moe.errors import ConfigError, GrammarError
 from flash_moe.grammar import Constraint, json_schema, regex, tool_calls
 from flash_moe.testing import added_token_ids
 
@@ -104,7 +104,7 @@ def test_a_token_that_was_not_allowed(digits: Constraint, tokenizer: Any) -> Non
 def test_a_processor_used_again(digits: Constraint) -> None:
     processor = digits.processor()
     allowed(processor, list(range(9)))
-    with pytest.raises(GrammarError, match="a processor of its own"):
+    with pytest.raises(ConfigError, match="a processor of its own"):
         allowed(processor, [1, 2])
 
 

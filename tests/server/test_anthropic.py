@@ -92,6 +92,16 @@ def test_thoughts_are_blocks_of_their_own(claude: anthropic.Anthropic, alone: Fl
     ]
 
 
+def test_a_budget_closes_the_thought(claude: anthropic.Anthropic, alone: FlashMoE) -> None:
+    expected = alone.generate(HELLO, max_tokens=128, max_thinking_tokens=2).text
+    thought, _, text = expected.partition("</think>")
+    answer = ask(claude, thinking={"type": "enabled", "budget_tokens": 2}, max_tokens=128)
+    assert [block.type for block in answer.content] == ["thinking", "text"]
+    assert answer.content[0].thinking == thought.strip()
+    assert answer.content[1].text == text.strip()
+    assert len(alone.tokenizer.encode(thought, add_special_tokens=False)) == 2
+
+
 @pytest.mark.parametrize("thinks", [False, True])
 def test_tools_round_trip(claude: anthropic.Anthropic, tool: dict[str, Any], thinks: bool) -> None:
     options: dict[str, Any] = {"tools": [tool], "max_tokens": 128}

@@ -62,6 +62,7 @@ FIELDS: list[dict[str, Any]] = [
     {"stream_options": {"include_usage": "x"}},
     {"stream_options": {"colour": 1}},
     {"chat_template_kwargs": {"tokenize": False}},
+    {"thinking_budget": -1},
     {"messages": [{"role": "assistant", "content": "no question"}]},
     {"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"function": {}}]}]},
     {

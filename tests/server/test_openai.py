@@ -55,6 +55,25 @@ def test_an_answer_equals_that_of_the_model_alone(client: openai.OpenAI, alone: 
     assert answer.model == "demo"
 
 
+def test_thoughts_beside_others_end_at_their_budgets(
+    client: openai.OpenAI, alone: FlashMoE
+) -> None:
+    """Several at once, each with its own."""
+
+    def thought(budget: int) -> str:
+        message = ask(client, extra_body={"thinking_budget": budget}).choices[0].message
+        return str(message.model_extra.get("reasoning", ""))
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(thought, (0, 1, 3)))
+    expected = [
+        alone.generate(HELLO, max_tokens=64, max_thinking_tokens=n).text.partition("</think>")[0]
+        for n in (0, 1, 3)
+    ]
+    assert found == [text.strip() for text in expected]
+    assert found[0] == ""
+
+
 def test_streaming_gives_the_same(client: openai.OpenAI) -> None:
     whole = ask(client)
     chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
