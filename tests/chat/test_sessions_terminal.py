@@ -11,7 +11,7 @@ import pytest
 
 from flash_moe.demo_model import STORE
 
-from ..cli.run import flash_moe
+from ..cli.run import flash_moe, in_process
 from .spelled import PAUSE
 from .terminal import ENTER, Terminal, kill, messages, said
 
@@ -128,7 +128,7 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
     ],
 )
 def test_wrong_options_are_one_line(sessions: Path, arguments: list[str], text: str) -> None:
-    out = flash_moe("chat", *arguments, input="Hello")
+    out = in_process("chat", *arguments, input="Hello")
     assert out.returncode == 1
     assert text in out.stderr
     assert out.stderr.count("\n") == 1

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from flash_moe.cli import main
 
@@ -34,11 +36,17 @@ def flash_moe(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[st
     )
 
 
-def in_process(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def in_process(*arguments: Any, input: str = "") -> subprocess.CompletedProcess[str]:
     """The same in this process, for what fails early: importing all takes a process a second."""
     words = list(map(str, arguments))
     out, errors = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(errors))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode()))
+        )
         try:
             code: Any = main(words)
         except SystemExit as end:  # of argparse

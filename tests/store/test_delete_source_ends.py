@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,16 @@ from flash_moe.store.target import StoreFiles
 from tests.cli.run import flash_moe
 from tests.hub.pulling import differences
 
-# Packs as the command does, and kills itself before the n-th step that a crash could come between.
-CHILD = """
-import os, signal, sys; from pathlib import Path
+# For each line of "source, store, n": packs as the command does, in a process of its own that kills
+# itself before the n-th step that a crash could come between. Imports are made once.
+PACKER = """
+import os, signal, sys, traceback; from pathlib import Path
 from flash_moe.store.checkpoint import local_checkpoint
 from flash_moe.store.packer import pack
 from flash_moe.store.shards import KEPT, DeletedShards
 from flash_moe.store.source import MlxCheckpoint
-src, dst, left = Path(sys.argv[1]), Path(sys.argv[2]), [int(sys.argv[3])]
 
-def counted(function):
+def counted(function, left):
     def call(*arguments, **options):
         left[0] -= 1
         if left[0] == 0:
@@ -38,33 +39,66 @@ def counted(function):
         return function(*arguments, **options)
     return call
 
-for name in ("fsync", "replace", "unlink", "rmdir"):
-    setattr(os, name, counted(getattr(os, name)))
-kept = dst / KEPT
-checkpoint = local_checkpoint(src, kept if kept.is_dir() else None)
-pack(MlxCheckpoint(checkpoint), dst, shards=DeletedShards(checkpoint.shards, kept))
+def run(src, dst, steps):
+    left = [steps]
+    for name in ("fsync", "replace", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name), left))
+    kept = dst / KEPT
+    checkpoint = local_checkpoint(src, kept if kept.is_dir() else None)
+    pack(MlxCheckpoint(checkpoint), dst, shards=DeletedShards(checkpoint.shards, kept))
+
+for line in sys.stdin:
+    src, dst, steps = line.rstrip().split("\\t")
+    child = os.fork()
+    if child == 0:
+        try:
+            run(Path(src), Path(dst), int(steps))
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 FINISHED, NEVER = 0, 10**9
+Run = Callable[[Path, Path, int], int]
 
 
 def shards(root: Path) -> list[Path]:
     return sorted(root.glob("model*.safetensors"))
 
 
-def run(src: Path, dst: Path, steps: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(src), str(dst), str(steps)],
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Packs a source into a store, killed before a step. Returns the exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PACKER],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode in (FINISHED, -signal.SIGKILL), done.stderr
-    return done.returncode
+    into, out = process.stdin, process.stdout
+    assert into is not None
+    assert out is not None
+
+    def packed(src: Path, dst: Path, steps: int) -> int:
+        into.write(f"{src}\t{dst}\t{steps}\n")
+        into.flush()
+        code = int(out.readline())
+        assert code in (FINISHED, -signal.SIGKILL)  # the trace is on standard error
+        return code
+
+    yield packed
+    into.close()
+    assert process.wait() == 0
+    out.close()
 
 
 @pytest.mark.parametrize("first", range(1, 5))
-def test_killed_at_every_step(tiny_mlx: Path, tiny_store: Path, tmp_path: Path, first: int) -> None:
+def test_killed_at_every_step(
+    run: Run, tiny_mlx: Path, tiny_store: Path, tmp_path: Path, first: int
+) -> None:
     """A quarter of the steps each: every fourth, each in a run of its own."""
     for steps in range(first, 1000, 4):
         source, dst = tmp_path / f"source-{steps}", tmp_path / f"made-{steps}"
@@ -88,7 +122,7 @@ def differences_but_kept(one: Path, other: Path) -> list[str]:
 
 
 def test_killed_again_and_again_and_what_is_left_of_headers(
-    mlx_copy: Path, tiny_store: Path, tmp_path: Path
+    run: Run, mlx_copy: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
     dst, draw = tmp_path / "made", random.Random(7)
     runs = 1
@@ -118,7 +152,7 @@ def test_room_is_counted_only_where_it_is_made(mlx_copy: Path, tmp_path: Path) -
     assert deleted.extra_disk(source, files) == alone
 
 
-def test_a_link_to_elsewhere_goes_alone(tiny_mlx: Path, tmp_path: Path) -> None:
+def test_a_link_to_elsewhere_goes_alone(run: Run, tiny_mlx: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_mlx, tmp_path / "data")
     (tmp_path / "source").mkdir()
     for file in (tmp_path / "data").iterdir():
@@ -129,7 +163,7 @@ def test_a_link_to_elsewhere_goes_alone(tiny_mlx: Path, tmp_path: Path) -> None:
     assert shards(tmp_path / "data") == before
 
 
-def test_a_killed_run_leaves_no_blob_behind(tiny_mlx: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_blob_behind(run: Run, tiny_mlx: Path, tmp_path: Path) -> None:
     """The blob goes before the link, so that a link is all that can be left."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     blobs.mkdir()
