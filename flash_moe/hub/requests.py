@@ -8,8 +8,10 @@ download goes on where it was, and a dropped connection, 429 or 503 costs a wait
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +26,10 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
 MAX_WAIT = 300.0  # of what the hub may ask for with Retry-After
 TIMEOUT = 30.0  # without any byte
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
+# A wait of so many seconds is told, once for all threads that fail together.
+_TOLD_WAIT = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -60,8 +66,24 @@ class Patience:
             raise explained(error) from error
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
+        _tell(error, wait)
         if self._stop.wait(wait):
             raise Stopped
+
+
+_told = threading.Lock()
+_told_until = 0.0
+
+
+def _tell(error: Exception, wait: float) -> None:
+    """Without a handler of the program's own, logging prints this on standard error."""
+    global _told_until
+    with _told:
+        now = time.monotonic()
+        if wait < _TOLD_WAIT or now < _told_until:
+            return
+        _told_until = now + wait
+    _log.warning("flash_moe: %s; trying again in %.0f s", explained(error).problem, wait)
 
 
 def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:

@@ -59,9 +59,10 @@ def test_a_cut_download_goes_on_where_it_was(hub: FakeHub, dst: Path) -> None:
 
 
 def test_it_waits_as_long_as_the_hub_says(
-    hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(requests, "WAITS", (0.5,) * 5)
+    monkeypatch.setattr(requests, "_told_until", 0.0)
     waits: list[float] = []
 
     def wait(self: object, seconds: float | None = None) -> bool:
@@ -80,6 +81,9 @@ def test_it_waits_as_long_as_the_hub_says(
         assert waits[-1] == expected
     with pytest.raises(HubError, match="answers 503"):
         patience.failed(error_of(hub))
+    (said,) = caplog.messages  # once, not for each thread
+    assert "answers 503" in said
+    assert said.endswith("; trying again in 7 s")
 
 
 def error_of(hub: FakeHub) -> Exception:
