@@ -50,12 +50,16 @@ def asked(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-@pytest.mark.parametrize("shown", [get_weather, tool(get_weather), tool(get_weather).schema])
+@pytest.mark.parametrize("shown", [tool(get_weather), tool(get_weather).schema])
+def test_a_tool_can_be_given_in_three_forms(shown: Any) -> None:
+    assert reply_form([shown]) == reply_form([get_weather])
+
+
 @pytest.mark.parametrize("thinking", [False, True])
-def test_the_model_asks_for_a_tool(demo: FlashMoE, shown: Any, thinking: bool) -> None:
+def test_the_model_asks_for_a_tool(demo: FlashMoE, thinking: bool) -> None:
     answer = demo.generate(
         asked("Is it warm in Oslo?"),
-        tools=[shown],
+        tools=[get_weather],
         template_args={"enable_thinking": thinking},
         max_tokens=100,
     )
