@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe import load
+from flash_moe import load, top_k_notice
 from flash_moe.config import model_config, read_config
 from flash_moe.demo_model import STORE
 from flash_moe.top_k_notice import KNOWN, TopKWarning, describe, warn_of_top_k
@@ -22,7 +22,10 @@ def test_it_says_the_price_where_it_is_known_and_how_to_measure_it() -> None:
     assert "was not measured" in describe(DEMO, 5)
 
 
-def test_load_warns_once_and_never_at_the_models_own(tiny_store: Path) -> None:
+def test_load_warns_once_and_never_at_the_models_own(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_k_notice, "_said", set())  # whatever other tests have loaded
     with pytest.warns(TopKWarning, match="own 4 experts"):
         load(tiny_store, top_k=3).close()
     with warnings.catch_warnings():
