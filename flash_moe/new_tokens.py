@@ -56,7 +56,9 @@ class NewTokens:
             new = New([int(tokens[-1].item())])  # type: ignore[arg-type]
         else:
             new = self._compared([int(i) for i in tokens[self._n_before :].tolist()])  # type: ignore[union-attr, arg-type]
-        self._ids = [*([] if new.again else self._ids), *new.tokens]
+        if new.again:
+            self._ids.clear()
+        self._ids += new.tokens
         return new
 
     def _compared(self, ids: list[int]) -> New:

@@ -55,7 +55,9 @@ class ThinkingLimit:
         forced = self._forced()
         if forced is None:
             return logits
-        return mx.where(mx.arange(logits.shape[-1]) == forced, logits, -mx.inf)
+        # Not its own logit, which may be minus infinity by then.
+        only = mx.arange(logits.shape[-1]) == forced
+        return mx.where(only, mx.zeros_like(logits), -mx.inf)
 
     def _take(self, token: int) -> None:
         self._tail.append(token)

@@ -77,6 +77,13 @@ def test_none_at_all_and_a_rejected_draft() -> None:
     assert forced(limit, [5, 2, 7]) is None
 
 
+def test_it_is_forced_also_where_others_forbid_it() -> None:
+    logits = mx.full((1, VOCAB), -mx.inf, mx.float16)
+    found = ThinkingLimit(tokenizer(), 0, begun=True)(mx.array(PROMPT), logits)
+    assert found.dtype == mx.float16
+    assert mx.argmax(found).item() == 2
+
+
 @pytest.fixture(scope="module")
 def flash() -> Iterator[FlashMoE]:
     with load(STORE) as loaded:
