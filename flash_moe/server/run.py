@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> N
         ConfigError: The address is taken, or is none.
         FlashMoEError: The model cannot be loaded; or the thread of generation has ended.
     """
-    stop = _Signals()
+    stop = Signals()
     provider = Provider(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
@@ -52,7 +51,7 @@ def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> N
                 raise provider.error
             service.append(Service(options, generator))
             _answer(http, service[0], stop, on_ready, provider)
-            if not stop.asked.is_set():
+            if not stop.asked:
                 raise ClosedError("serve", "the thread of generation has ended")
         finally:
             generator.stop()
@@ -63,7 +62,7 @@ def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> N
 def _answer(
     http: HttpServer,
     service: Service,
-    stop: _Signals,
+    stop: Signals,
     on_ready: Callable[[str, Provider], None],
     provider: Provider,
 ) -> None:
@@ -74,8 +73,7 @@ def _answer(
     try:
         stop.loading = False
         on_ready(http.url, provider)
-        while not stop.asked.wait(POLL_S) and service.generator.alive:
-            pass
+        stop.wait(lambda: service.generator.alive)
     finally:
         _log.info("stopping: answers have %g s to end", service.options.grace_s)
         service.admission.close()
@@ -101,18 +99,29 @@ def _listen(options: ServeOptions, handler: Callable[..., Any]) -> HttpServer:
         ) from error
 
 
-class _Signals:
-    """The first SIGTERM or SIGINT asks to stop; a second, or one while loading, ends at once."""
+class Signals:
+    """The first SIGTERM or SIGINT asks to stop; a second, or one while loading, ends at once.
+
+    The handler runs in the main thread, between any two of its steps. So it takes no lock: not even
+    that of a ``threading.Event``, which the main thread holds for a moment of each wait.
+
+    Attributes:
+        asked: Whether the server should stop.
+        loading: Whether nothing is answered yet.
+    """
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked = False
         self.loading = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take)
 
+    def wait(self, alive: Callable[[], bool]) -> None:
+        """Return when it is asked to stop, or ``alive`` no more."""
+        while not self.asked and alive():
+            time.sleep(POLL_S)
+
     def _take(self, number: int, frame: Any) -> None:
-        if self.loading or self.asked.is_set():
-            code = 0 if self.loading else 128 + number
-            sys.stderr.flush()
-            os._exit(code)
-        self.asked.set()
+        if self.loading or self.asked:
+            os._exit(0 if self.loading else 128 + number)
+        self.asked = True

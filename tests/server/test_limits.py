@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ import anthropic
 import openai
 import pytest
 
-from ..cli.run import flash_moe
+from ..cli.run import environment, flash_moe
 from .live import PATIENCE, Live, parsed, post_bytes, read_all
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -221,6 +223,39 @@ class TestTheEnd:
             server.process.send_signal(signal.SIGINT)
             server.wait_for(lambda: "stopping" in server.said())
             assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
+
+
+# Sends itself SIGTERM at the n-th line that the wait for it runs, for each n.
+AT_ANY_LINE = """
+import faulthandler, signal, sys
+from flash_moe.server import run
+faulthandler.dump_traceback_later(120, exit=True)
+run.POLL_S = 0.001
+for n in range(1, 80):
+    left = n
+    def trace(frame, event, argument):
+        global left
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+    stop = run.Signals()
+    stop.loading = False
+    sys.settrace(trace)
+    stop.wait(lambda: True)
+    sys.settrace(None)
+"""
+
+
+def test_a_signal_is_taken_whenever_it_comes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ANY_LINE],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_cannot_start_is_one_line(tmp_path: Path, strict: Live) -> None:
