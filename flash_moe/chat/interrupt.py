@@ -66,7 +66,11 @@ def ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_terminal() -> Iterator[None]:
-    """What is typed while the chat answers is not shown, and is there at the next prompt."""
+    """What is typed while no prompt is there is not shown, and is there at the next one.
+
+    For the length of a chat, not of an answer: in a line mode between two prompts the terminal
+    would take Ctrl-D for itself, and the next prompt would read a NUL in its place.
+    """
     try:
         fd = sys.stdin.fileno()
         before = termios.tcgetattr(fd)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.chat.figures import Figures
-from flash_moe.chat.interrupt import Interrupts, quiet_terminal
+from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keeping import Keeper
 from flash_moe.chat.toolbox import AnyTool, Permissions
 from flash_moe.chat.view import View, call_text, result_text
@@ -102,7 +102,7 @@ class Talk:
         self._model.begin()
         self._calling = False
         problem = ""
-        with quiet_terminal(), interrupts.watched():
+        with interrupts.watched():
             self.view.begin(READING)
             try:
                 self._run(question, interrupts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,10 +98,12 @@ def run(args: argparse.Namespace) -> int:
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model, which takes longer
+    from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.loader import load, resolve
 
     path = resolve(model)
-    with load(path, **streaming_options(args)) as flash:
+    quiet = quiet_terminal() if on_terminal else nullcontext()
+    with quiet, load(path, **streaming_options(args)) as flash:
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
                 raise ConfigError("chat", "the chat template of this model knows no tools")

@@ -6,6 +6,8 @@ The model, its passes, its prompt cache and all of the chat are the real ones; o
 the next token is forced. ANSWERS.json is a list of texts. When they are used up the model chooses
 by itself. At a ``PAUSE`` in a text the model stands still: ``ANSWERS.held-N`` appears beside the
 list (N counts the pauses from 1), and it goes on when ``ANSWERS.go-N`` is there, or after Ctrl-C.
+A text that ends with ``PAUSE_KEEPING`` has the chat stand still when the answer is whole, before it
+is kept.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe import loader
+from flash_moe.chat.keeping import Keeper
 from flash_moe.cli import main
 
-PAUSE = "\0"
+PAUSE, PAUSE_KEEPING = "\0", "\1"
 
 
 def pauses(script: Path) -> Callable[[], None]:
@@ -74,16 +77,25 @@ class Spell:
 def spell(script: Path) -> None:
     answers = list(json.loads(script.read_text(encoding="utf-8")))
     stand_still = pauses(script)
-    plain = loader.FlashMoE.stream
+    plain, keep = loader.FlashMoE.stream, Keeper.after_turn
+    keeping = [False]  # whether to stand still after this answer
+
+    def after_turn(self: Any, conversation: Any) -> None:
+        if keeping[0]:
+            stand_still()
+        keep(self, conversation)
 
     def stream(self: Any, prompt: Any, **options: Any) -> Any:
         # A prompt that is only processed has no sampling options.
         if "temperature" in options and answers:
-            spelled = Spell(self.tokenizer, answers.pop(0), stand_still)
+            text = answers.pop(0)
+            keeping[0] = text.endswith(PAUSE_KEEPING)
+            spelled = Spell(self.tokenizer, text.removesuffix(PAUSE_KEEPING), stand_still)
             options["logits_processors"] = [spelled]
         return plain(self, prompt, **options)
 
     loader.FlashMoE.stream = stream  # type: ignore[method-assign]
+    Keeper.after_turn = after_turn  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pyte
 from ..cli.run import COMMAND, environment
 
 SPELLED = Path(__file__).with_name("spelled.py")
-TIME_LIMIT_S = 300  # a stuck test ends, also on a machine that does much else
+TIME_LIMIT_S = 30  # a stuck test ends, also on a machine that does much else
 PROMPT = re.compile(r"^>(?: |$)", re.MULTILINE)
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -153,8 +153,11 @@ class Terminal:
         return self.ended()
 
     def ended(self) -> int:
+        """Wait until it has ended by itself. Returns the exit code."""
+        limit = time.monotonic() + TIME_LIMIT_S
         while self.read():
-            pass
+            if time.monotonic() > limit:
+                raise AssertionError(f"it does not end:\n{self.text()}")
         self.process.close()
         return int(self.process.exitstatus if self.process.exitstatus is not None else -1)
 

@@ -12,8 +12,8 @@ import pytest
 from flash_moe.demo_model import STORE
 
 from ..cli.run import flash_moe, in_process
-from .spelled import PAUSE
-from .terminal import ENTER, Terminal, kill, messages, said
+from .spelled import PAUSE, PAUSE_KEEPING
+from .terminal import CTRL_D, ENTER, Terminal, kill, messages, said
 
 PROMPT_TOKENS = re.compile(r"prompt (\d+)")
 TOOLS = ("demo", "--tools", "calculate")
@@ -183,3 +183,15 @@ def test_enter_is_not_an_answer_typed_ahead(sessions: Path) -> None:
         terminal.go_on()
         terminal.wait(lambda: "Next." in terminal.text() and terminal.ready())
     assert [m["content"] for m in messages(sessions)][2:] == ["Second", "Next."]
+
+
+@pytest.mark.parametrize("pause", [PAUSE, PAUSE_KEEPING])
+def test_ctrl_d_before_the_prompt_is_there_ends_the_chat_at_it(sessions: Path, pause: str) -> None:
+    answers, quick = [said(f"One two.{pause}")], ("demo", "--tools", "none")
+    with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
+        terminal.type(f"First{ENTER}")
+        terminal.held()
+        terminal.type(CTRL_D)
+        terminal.go_on()
+        assert terminal.ended() == 0
+    assert [m["content"] for m in messages(sessions)] == ["First", "One two."]
