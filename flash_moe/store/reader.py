@@ -58,9 +58,8 @@ class FileSet:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            for fd in self._fds.values():
-                os.close(fd)
-            self._fds.clear()
+            while self._fds:  # after an interrupt a second call closes the rest, and none twice
+                os.close(self._fds.popitem()[1])
 
 
 def open_for(file: Path, io: str) -> int:

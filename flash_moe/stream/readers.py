@@ -24,6 +24,10 @@ from flash_moe.store.layout import align
 from flash_moe.store.reader import DIRECT_ALIGNMENT, RecordReader
 
 
+# Seconds between looks at the threads, of somebody who waits: nothing that a read is slowed by.
+LOOK_AFTER_S = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Read:
     """One record to read.
@@ -64,6 +68,7 @@ class ReadBatch:
     Args:
         reads: What to read. Their records must not overlap.
         split: Parts that a record is read in.
+        look_after: Is called each second of a wait, to see that threads still serve the batch.
 
     Attributes:
         n_parts: How many threads the batch can use.
@@ -72,7 +77,12 @@ class ReadBatch:
         ended: When the last read so far ended, as of ``time.perf_counter``.
     """
 
-    def __init__(self, reads: Sequence[Read], split: int = 1) -> None:
+    def __init__(
+        self,
+        reads: Sequence[Read],
+        split: int = 1,
+        look_after: Callable[[ReadBatch], None] = lambda batch: None,
+    ) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
         self.ended = 0.0
@@ -85,11 +95,13 @@ class ReadBatch:
             for start, stop in ranges
         )
         self.n_parts = len(self._todo)
-        self._running: set[int] = set()  # idents of the threads that are reading
+        self._running: dict[threading.Thread, _Part] = {}  # by the thread that reads it
         self._arrived: list[Read] = []
         self._told = 0  # how many of them arrivals() has returned
         self._wanted = math.inf  # how many have to be there for the caller to go on
         self._error: BaseException | None = None
+        self._lost = False
+        self._look_after = look_after
         self._changed = threading.Condition()
 
     def wait(self) -> None:
@@ -98,8 +110,11 @@ class ReadBatch:
         Raises:
             StoreError: The first read that failed. No other read of the batch is running then.
             KeyboardInterrupt: The user's; the same holds.
+            ValueError: Some of them were dropped.
         """
         self._wait(lambda: False)
+        if not self.complete:
+            raise ValueError("reads of the batch were dropped")
 
     def arrivals(self, least: int = 1) -> Sequence[Read]:
         """The reads that ended since the last call, in order of arrival.
@@ -108,7 +123,7 @@ class ReadBatch:
 
         Raises:
             StoreError, KeyboardInterrupt: As of ``wait``.
-            ValueError: The rest was dropped.
+            ValueError: Some of them were dropped.
         """
         self._wanted = self._told + least
         try:
@@ -118,7 +133,7 @@ class ReadBatch:
         new = self._arrived[self._told :]
         self._told += len(new)
         if not new and not self.complete:
-            raise ValueError("the rest of the batch was dropped")
+            raise ValueError("reads of the batch were dropped")
         return new
 
     @property
@@ -132,17 +147,28 @@ class ReadBatch:
         """Whether every record is there."""
         return len(self._arrived) == len(self._reads)
 
+    @property
+    def lost(self) -> bool:
+        """Whether something was dropped, so that it will never be complete."""
+        return self._lost
+
     def drop(self) -> None:
         """Drop the reads that have not begun; does not wait for those that have."""
         with self._changed:
-            self._todo.clear()
+            self._drop()
+
+    def _drop(self) -> None:
+        self._lost = self._lost or bool(self._todo)
+        self._todo.clear()
+        if not self._running:
+            self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait until ``ready``, or until nothing is left to wait for."""
         try:
             with self._changed:
                 while self._error is None and (self._todo or self._running) and not ready():
-                    self._changed.wait()
+                    self._pause()
             if self._error is not None:
                 self.drain()
         except BaseException:
@@ -161,23 +187,38 @@ class ReadBatch:
         while True:
             try:
                 with self._changed:
-                    self._todo.clear()
+                    self._drop()
                     while self._running:
-                        self._changed.wait()
+                        self._pause()
                 break
             except KeyboardInterrupt as again:
                 interrupt = again
         if interrupt is not None:
             raise interrupt
 
-    def run_one(self, reader: RecordReader) -> None:
-        """Read one part, in a reader thread. Does nothing if none is left."""
-        me = threading.get_ident()
+    def _pause(self) -> None:
+        if not self._changed.wait(LOOK_AFTER_S):
+            self._look_after(self)
+
+    def take_back(self) -> bool:
+        """Take back what threads were reading that have ended.
+
+        Returns:
+            Whether a part waits for a thread.
+        """
+        with self._changed:
+            for thread in [t for t in self._running if not t.is_alive()]:
+                self._todo.append(self._running.pop(thread))
+            return bool(self._todo)
+
+    def run_one(self, reader: RecordReader) -> bool:
+        """Read one part, in a reader thread. False if none is left."""
+        me = threading.current_thread()
         with self._changed:
             if not self._todo:
-                return
+                return False
             part = self._todo.popleft()
-            self._running.add(me)
+            self._running[me] = part
         n_bytes, error, whole = 0, None, False
         started = time.perf_counter()
         try:
@@ -190,6 +231,7 @@ class ReadBatch:
             if whole:
                 self._arrived.append(self._reads[part.index])
             self._leave(me, error)
+        return True
 
     def _do(self, part: _Part, reader: RecordReader) -> tuple[int, bool]:
         """Read a part. Returns the bytes read, and whether the record is complete with it."""
@@ -207,14 +249,14 @@ class ReadBatch:
     def give_up(self, error: BaseException) -> None:
         """The calling reader thread met an error that ``run_one`` did not foresee."""
         with self._changed:
-            self._leave(threading.get_ident(), error)
+            self._leave(threading.current_thread(), error)
 
-    def _leave(self, thread: int, error: BaseException | None) -> None:
-        self._running.discard(thread)
+    def _leave(self, thread: threading.Thread, error: BaseException | None) -> None:
+        self._running.pop(thread, None)
         self.ended = time.perf_counter()
         if error is not None:
             self._error = self._error or error
-            self._todo.clear()  # the caller drops the whole batch
+            self._drop()  # the caller drops the whole batch
         if not self._running or len(self._arrived) >= self._wanted:
             self._changed.notify_all()
 
@@ -237,23 +279,23 @@ class ReaderPool:
         self._reader = reader
         self._n_threads = n_threads
         self._split = split
-        self._closed = False
+        self._closed = self._ended = False
         self._start()
 
     def _start(self) -> None:
         self._process = os.getpid()
         self._queue: SimpleQueue[ReadBatch | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(
-                target=_serve,
-                args=(self._queue, self._reader),
-                name=f"flash-moe-reader-{number}",
-                daemon=True,
-            )
-            for number in range(self._n_threads)
-        ]
+        self._threads = [self._thread(number) for number in range(self._n_threads)]
         for thread in self._threads:
             thread.start()
+
+    def _thread(self, number: int) -> threading.Thread:
+        return threading.Thread(
+            target=_serve,
+            args=(self._queue, self._reader),
+            name=f"flash-moe-reader-{number}",
+            daemon=True,
+        )
 
     def batch(self, reads: Sequence[Read], *, spread: bool = True) -> ReadBatch:
         """A batch of these reads, split as the pool splits. Nothing begins before ``submit``.
@@ -267,7 +309,7 @@ class ReaderPool:
             if reads and spread:
                 largest = max(len(read.record) for read in reads)
                 split = max(min(self._n_threads // len(reads), largest // MIN_PART), 1)
-        return ReadBatch(reads, split)
+        return ReadBatch(reads, split, self._look_after)
 
     def submit(self, batch: ReadBatch) -> None:
         """Queue the reads of a batch, behind those of earlier ones.
@@ -284,26 +326,53 @@ class ReaderPool:
         for _ in range(batch.n_parts):
             self._queue.put(batch)
 
-    def close(self) -> None:
-        """End the threads after the reads that are queued, then close the files."""
+    def _look_after(self, batch: ReadBatch) -> None:
+        """Somebody waits for a batch: see that its reads do not wait for a thread that is gone.
+
+        Whatever a thread died of, and in a forked process all have, others take its place.
+        """
         if self._closed:
+            return
+        if os.getpid() != self._process:
+            self._start()
+        dead = [n for n, thread in enumerate(self._threads) if not thread.is_alive()]
+        for n in dead:
+            self._threads[n] = self._thread(n)
+            self._threads[n].start()
+        if batch.take_back():
+            self._queue.put(batch)  # a dead one may have been woken for it
+
+    def close(self) -> None:
+        """End the threads after the reads that are queued, then close the files.
+
+        May be called again, also after an interrupt.
+        """
+        if self._ended:
             return
         self._closed = True
         if os.getpid() == self._process:
             for _ in self._threads:
                 self._queue.put(None)
             for thread in self._threads:
-                if thread is not threading.current_thread():
-                    thread.join()
+                while thread.is_alive() and thread is not threading.current_thread():
+                    thread.join(LOOK_AFTER_S)
+                    self._queue.put(None)  # one more: a wake can be lost, as in _look_after
         self._reader.close()
+        self._ended = True
 
 
 def _serve(queue: SimpleQueue[ReadBatch | None], reader: RecordReader) -> None:
-    while (batch := queue.get()) is not None:
+    while True:
+        batch = None
         try:
-            batch.run_one(reader)
+            batch = queue.get()
+            if batch is None:
+                return
+            while batch.run_one(reader):
+                pass
         except BaseException as error:
             # Nothing that strikes outside of the read itself may end the thread: the caller would
-            # wait for ever. An error of this kind is told like that of a read.
-            batch.give_up(error)
+            # wait for another one. An error of this kind is told like that of a read.
+            if batch is not None:
+                batch.give_up(error)
         del batch  # it holds slots, and the next one may be long in coming

@@ -147,11 +147,11 @@ def test_an_error_of_a_thread_outside_of_its_read(
     """Nobody waits for ever, and the thread goes on."""
     whole, once = ReadBatch.run_one, threading.Event()
 
-    def run_one(self: ReadBatch, *args: Any) -> None:
+    def run_one(self: ReadBatch, *args: Any) -> bool:
         if not once.is_set():
             once.set()
             raise SystemExit("the thread ends")
-        whole(self, *args)
+        return whole(self, *args)
 
     n_threads = threading.active_count()
     monkeypatch.setattr(ReadBatch, "run_one", run_one)

@@ -34,9 +34,12 @@ def test_drain_waits_for_running_reads_and_drops_the_rest(make: Make) -> None:
 
 
 def test_a_batch_that_was_not_submitted_can_be_drained() -> None:
+    """Then it is empty, and nobody who waits for it takes it for complete."""
     batch, _ = batch_of(3)
     batch.drain()
-    batch.wait()
+    assert batch.lost
+    with pytest.raises(ValueError, match="dropped"):
+        batch.wait()
     assert batch.n_bytes == 0
 
 
