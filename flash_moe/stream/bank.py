@@ -168,7 +168,7 @@ class ExpertBank:
         mx.eval(*arrays, *outputs)
         ended = time.perf_counter()
         if layer is not None:
-            self._counters.add(layer, calls=1, compute_s=ended - started)
+            self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
             self._tell("compute", layer, started, ended)
             self._events.flush()
@@ -233,7 +233,7 @@ class ExpertBank:
         if self._trace is not None:
             self._trace.call(layer, experts)
         record_bytes = self.layers[layer].layout.record_bytes
-        self._counters.add(layer, bytes_asked=len(experts) * record_bytes)
+        self._counters.add(layer, calls=1, bytes_asked=len(experts) * record_bytes)
         try:
             coming = self._lookahead.settle(layer, experts, arena.table)
             if coming:
@@ -247,8 +247,12 @@ class ExpertBank:
                 yield from self._in_turns(layer, arena, groups)
             else:  # a bank of one slot
                 for group in groups:
-                    self.fence()
+                    self.fence(layer)
                     yield self._finish(self._begin(layer, arena, group))
+        except GeneratorExit:
+            # The consumer stopped. Its traceback may keep this generator until another pass runs,
+            # in any thread; whoever runs the consumer's own pass recovers, under its lock.
+            raise
         except BaseException:
             self.recover()
             raise
@@ -300,7 +304,7 @@ class ExpertBank:
         for following in groups[1:]:
             wave = self._finish(reading)
             # The slots that are written next were read by the wave before this one.
-            self.fence()
+            self.fence(layer)
             reading = self._begin(layer, arena, following)
             yield wave
         yield self._finish(reading)

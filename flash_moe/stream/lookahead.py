@@ -62,7 +62,8 @@ class Lookahead:
 
         Returns:
             The guesses that were right and are still on their way. The caller waits for each and
-            then calls ``arrived``.
+            then calls ``arrived``. Not one that was dropped in part before, when it was wrong: the
+            layer reads that expert itself.
         """
         predicted = self._predicted.pop(layer, None)
         if predicted is not None:
@@ -81,7 +82,7 @@ class Lookahead:
             if guess.batch.done:
                 self._end(guess, table, right)
             else:
-                (coming if right else running).append(guess)
+                (coming if right and not guess.batch.lost else running).append(guess)
         if len(wanted) + len(running) > table.n_slots:  # asked for more than was foreseen
             self._wait([*coming, *running], table, wanted)
             coming = running = []
@@ -89,9 +90,10 @@ class Lookahead:
         return coming
 
     def arrived(self, guess: Guess, table: SlotTable) -> None:
-        """A right guess has been waited for."""
+        """A right guess has been waited for. It was in no slot when it was asked for: a miss."""
         self._guesses[guess.layer].remove(guess)
         self._end(guess, table, True)
+        self._counters.add(guess.layer, misses=1)
 
     def drain(self, table_of: Callable[[int], SlotTable]) -> None:
         """Let no guess run, as after an error or before slabs change."""
@@ -108,8 +110,8 @@ class Lookahead:
             self._end(guess, table, guess.expert in wanted)
 
     def _end(self, guess: Guess, table: SlotTable, right: bool) -> None:
-        # A guess that failed is forgotten: if its expert is needed, it is read again, and a second
-        # failure is the caller's.
+        # A guess that failed is forgotten: if its expert is asked for later, it is read again, and
+        # a second failure is the caller's. (A caller that waits for it gets the first.)
         batch = guess.batch
         if batch.complete:
             table.commit(guess.assignment)

@@ -13,13 +13,14 @@ class LayerStats:
     Attributes:
         calls: Times the layer ran (one a token in decode, one a chunk in prefill).
         hits: Distinct experts that were already in a slot.
-        misses: Distinct experts that had to be read.
-        bytes_read: Bytes asked from the store for the misses.
+        misses: Distinct experts that were in none: read for the call, or still on their way as
+            guesses of a lookahead.
+        bytes_read: Bytes asked from the store.
         read_s: Seconds inside reads, summed over the reader threads.
         wait_s: Seconds the layer waited for its reads.
         overlap_s: Seconds in which its reads ran and it did not wait for them.
         compute_s: Seconds of MLX work up to this layer's router: the experts of the layer before,
-            and this layer's attention and router.
+            and this layer's attention and router; in prompts also of experts between its waves.
         predicted: Distinct experts asked for in calls that a lookahead had tried to foresee.
         foreseen: Those of them that it did.
         wasted_bytes: Bytes read on guesses that the next call did not ask for.

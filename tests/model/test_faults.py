@@ -17,6 +17,7 @@ import pytest
 
 from flash_moe import FlashMoE, load
 from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
+from flash_moe.ops.expert_mlp import ExpertMLP
 from flash_moe.store import reader as reader_module
 from flash_moe.stream.readers import ReadBatch
 
@@ -158,6 +159,40 @@ def test_an_error_of_a_thread_outside_of_its_read(
     with pytest.raises(SystemExit):
         flash.generate(prompt_ids(37), max_tokens=1)
     assert threading.active_count() == n_threads
+    assert tokens(flash) == expected
+
+
+@linux
+@pytest.mark.parametrize("at", [3, 10])
+def test_a_pass_that_ended_between_two_waves_and_is_kept_by_its_traceback(
+    flash: FlashMoE, expected: list[int], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """What it left behind is freed in the middle of the next pass, by a reader thread."""
+    whole, left = ExpertMLP.__call__, [at]
+
+    def interrupted(self: ExpertMLP, *args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(ExpertMLP, "__call__", interrupted)
+    kept: list[BaseException] = []
+    try:
+        flash.generate(prompt_ids(190), max_tokens=1)
+    except KeyboardInterrupt as error:
+        kept.append(error)
+    assert kept
+    disk, reads = FaultyDisk(monkeypatch), []
+
+    def free(file: Path, offset: int, buffer: memoryview) -> None:
+        reads.append(offset)
+        if len(reads) == 5:
+            kept.clear()
+
+    disk.fault = free
+    assert tokens(flash) == expected
+    assert not kept
     assert tokens(flash) == expected
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.bank import ExpertBank, Wave
 
 RECORD, PAYLOAD, TOP_K = 16384, 15360, 4
 TOKEN = 8 * TOP_K * RECORD  # bytes of one token's experts: four slots a layer
@@ -17,16 +17,20 @@ def ask(bank: ExpertBank, tensors: Tensors, layer: int, experts: Sequence[int]) 
     """Bring experts into slots and compare each of their bytes; return the number of waves."""
     seen: list[int] = []
     n_waves = 0
-    path = bank.layers[layer].path
     for wave in bank.waves(layer, experts):
         n_waves += 1
         seen.extend(wave.experts)
-        assert len(set(wave.slots)) == len(wave.experts)
-        for name, view in wave.views.items():
-            got = np.array(view)[list(wave.slots)]
-            assert got.tobytes() == tensors[f"{path}.{name}"][list(wave.experts)].tobytes()
+        check(bank, wave, tensors, layer)
     assert sorted(seen) == sorted(experts)
     return n_waves
+
+
+def check(bank: ExpertBank, wave: Wave, tensors: Tensors, layer: int) -> None:
+    assert len(set(wave.slots)) == len(wave.experts)
+    for name, view in wave.views.items():
+        got = np.array(view)[list(wave.slots)]
+        whole = tensors[f"{bank.layers[layer].path}.{name}"]
+        assert got.tobytes() == whole[list(wave.experts)].tobytes()
 
 
 def counts(bank: ExpertBank, layer: int) -> tuple[int, int, int]:
