@@ -24,7 +24,6 @@ from flash_moe.mlx_lm_api import (
     wired_limit,
 )
 from flash_moe.model import StreamedModel
-from flash_moe.prefill import chunks_of
 from flash_moe.prompt import Prompt, check_length, encode_prompt
 from flash_moe.reply_form import AnyTool, reply_form
 from flash_moe.result import Chunk, Generation, GenerationStats
@@ -98,7 +97,7 @@ def token_ids(
     done, last = 0, len(prompt) - 1
     report(done, len(prompt))
     if prefill_step is None:
-        sizes = chunks_of(model, last, prompt_cache)
+        sizes = model.chunks_of(last, prompt_cache)
     else:
         sizes = [prefill_step] * -(-last // prefill_step)
     for size in sizes:

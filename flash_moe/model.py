@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import logging
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,9 +22,21 @@ import mlx.nn as nn
 
 from flash_moe.config import ModelConfig, RuntimeConfig
 from flash_moe.errors import BudgetError, ClosedError, UnsupportedModelError
-from flash_moe.memory import available_memory, resident_memory, usable_memory
-from flash_moe.memory_plan import MemoryPlan, default_bank, plan_for_limit
-from flash_moe.mlx_lm_api import SwiGLU, SwitchGLU
+from flash_moe.expert_modules import match, replace_module, switch_modules
+from flash_moe.memory import (
+    available_memory,
+    release_free_memory,
+    resident_memory,
+    usable_memory,
+)
+from flash_moe.memory_plan import (
+    MIN_CHUNK,
+    MemoryPlan,
+    default_bank,
+    plan_for_limit,
+    prompt_allowance,
+)
+from flash_moe.mlx_lm_api import SwiGLU
 from flash_moe.mlx_threads import clear_streams_at_thread_end
 from flash_moe.moe import StreamedSwitchGLU
 from flash_moe.moe_block import fuse
@@ -30,7 +44,9 @@ from flash_moe.next_router import next_router
 from flash_moe.ops.choice import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.padding import Padding, remember_lengths
+from flash_moe.prefill import chunk_tokens, chunks
 from flash_moe.pressure import PressureWatch
+from flash_moe.prompt import held_positions
 from flash_moe.scratch import Scratch, scratch_of
 from flash_moe.shared_expert import Begun, begin_early
 from flash_moe.store.experts import ExpertFiles
@@ -41,6 +57,8 @@ from flash_moe.stream.events import EventLog
 from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.stats import StreamStats
 from flash_moe.stream.trace import TraceHeader, TraceWriter
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,6 +196,59 @@ class StreamedModel(nn.Module):
         """What the pass over a chunk of a prompt takes."""
         return self._scratch
 
+    def chunks_of(self, n_tokens: int, cache: Sequence[Any], n_rows: int = 1) -> list[int]:
+        """Lengths of the chunks of a prompt, from what memory the model has left for them.
+
+        Args:
+            n_rows: Prompts that are processed at once.
+        """
+        allowance = prompt_allowance(
+            self._memory_plan,
+            bank=self._bank.n_bytes,
+            unfilled=self.unfilled_bytes,
+            machine=usable_memory(),
+            available=available_memory(),
+        )
+        most = chunk_tokens(
+            self._scratch,
+            allowance,
+            held_positions(cache) + n_tokens,
+            all_held=self._bank.holds_all,
+        )
+        return chunks(n_tokens, max(most // n_rows, 1))
+
+    def _parts(self, passed: Mapping[str, Any], tokens_name: str) -> list[mx.array]:
+        """The tokens of a pass, cut if ``memory_gb`` does not hold it in one; empty if it is not.
+
+        mlx-lm's own functions cut prompts without knowing of it. Only a pass that fills a cache and
+        has no other arguments can be cut: none of its outputs depends on later ones.
+        """
+        tokens, cache = passed.get(tokens_name), passed.get("cache")
+        others = {name for name, value in passed.items() if value is not None}
+        if (
+            self._memory_plan.prompt_bytes is None
+            or others != {tokens_name, "cache"}
+            or not isinstance(tokens, mx.array)
+            or tokens.ndim != 2
+            or not isinstance(cache, list | tuple)
+            or tokens.shape[1] <= MIN_CHUNK
+        ):
+            return []
+        n_rows, n_tokens = tokens.shape
+        ends = list(itertools.accumulate(self.chunks_of(n_tokens, cache, n_rows)))
+        return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def _relieve(self) -> None:
+        """Make the bank smaller where memory is short. What fails there costs no output."""
+        missing = self._watch.short(self._bank.n_bytes)
+        if not missing:
+            return
+        try:
+            self._bank.shrink(missing)
+        except Exception as error:  # of MLX, when there is no memory for a smaller slab
+            self._bank.recover()
+            _log.warning("memory is short, and the bank could not be made smaller: %s", error)
+
     def close(self) -> None:
         """End the reader threads, close the files, free the bank. A second call does nothing."""
         with self._lock:
@@ -206,8 +277,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._top_k = streaming.top_k
             self._lock = threading.RLock()
             self._closed = False
-            modules = _switch_modules(self)
-            paths = _match(modules, streaming)
+            modules = switch_modules(self)
+            paths = match(modules, streaming.experts.layers, streaming.model.model_type)
             # A list would enter the parameter tree of nn.Module.
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
             option = streaming.runtime.kernels
@@ -245,11 +316,12 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     raise ClosedError("model", "the model was closed", "Load it again.")
                 try:
                     passed = {**dict(zip(names, args, strict=False)), **kwargs}
-                    self._padding.find(passed.get(names[0]), passed.get("cache"))
-                    out = base.__call__(self, *args, **kwargs)
-                    self._bank.fence()
-                    if missing := self._watch.short(self._bank.n_bytes):
-                        self._bank.shrink(missing)
+                    parts = self._parts(passed, names[0])
+                    if len(parts) > 1:
+                        out = self._passes(parts, passed)
+                    else:
+                        out = self._pass(args, kwargs, passed)
+                    self._relieve()
                     return out
                 except BaseException:
                     self._bank.recover()
@@ -257,6 +329,22 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 finally:
                     self._padding.clear()
                     self._begun.clear()
+
+        def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
+            self._padding.find(passed.get(names[0]), passed.get("cache"))
+            out = base.__call__(self, *args, **kwargs)
+            self._bank.fence()
+            return out
+
+        def _passes(self, parts: Sequence[mx.array], passed: Mapping[str, Any]) -> mx.array:
+            outs = []
+            for part in parts:
+                kwargs = {**passed, names[0]: part}
+                outs.append(self._pass((), kwargs, kwargs))
+                mx.eval([each.state for each in passed["cache"]])
+                mx.clear_cache()
+                release_free_memory()
+            return mx.concatenate(outs, axis=1)
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
@@ -297,60 +385,3 @@ def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> Expe
         if option == "require":
             raise
         return None
-
-
-def _switch_modules(model: nn.Module) -> dict[str, Any]:
-    """The modules whose experts can be streamed, by path."""
-    found: dict[str, Any] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, SwitchGLU):
-            if type(module).__call__ is not SwitchGLU.__call__:
-                raise UnsupportedModelError(
-                    "model", f"{path} is a {type(module).__name__} that computes in its own way"
-                )
-            found[path] = module
-    return found
-
-
-def _match(modules: dict[str, Any], streaming: Streaming) -> list[str]:
-    """The module path of each layer of the store, in the order of the store."""
-    if not modules:
-        raise UnsupportedModelError(
-            "model",
-            f"{streaming.model.model_type}: expected MoE layers built on mlx-lm's SwitchGLU, "
-            "found none",
-            "Run it with mlx-lm, if it fits in memory.",
-        )
-    paths = []
-    for layer in streaming.experts.layers:
-        # Checkpoints of different ages have or lack a prefix such as "language_model.".
-        names = [p for p in modules if p == layer.path] or [
-            p for p in modules if p.endswith(f".{layer.path}") or layer.path.endswith(f".{p}")
-        ]
-        if len(names) != 1:
-            raise UnsupportedModelError(
-                "model",
-                f"the experts {layer.path} on disk: expected one such module in mlx-lm's "
-                f"{streaming.model.model_type}, found {len(names)}",
-            )
-        paths.append(names[0])
-    rest = sorted(set(modules) - set(paths))
-    if rest:
-        raise UnsupportedModelError(
-            "model", f"no experts on disk for {rest[0]} ({len(rest)} layers)", "Pack it again."
-        )
-    return paths
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
-    """Put a module in the place that a path such as ``model.layers.3.mlp`` names.
-
-    Returns:
-        The module that holds it, or ``None`` where that is a list.
-    """
-    *parents, name = path.split(".")
-    parent: Any = model
-    for part in parents:
-        parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
-    setattr(parent, name, module)
-    return parent if isinstance(parent, nn.Module) else None

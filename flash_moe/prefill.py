@@ -8,13 +8,7 @@ gained beyond mlx-lm's own 2048.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from flash_moe.memory import available_memory, usable_memory
-from flash_moe.memory_plan import MIN_CHUNK, prompt_allowance
-from flash_moe.model import StreamedModel
-from flash_moe.prompt import held_positions
+from flash_moe.memory_plan import MIN_CHUNK
 from flash_moe.scratch import Scratch
 
 MAX_CHUNK = 8192
@@ -38,18 +32,3 @@ def chunks(n_tokens: int, most: int) -> list[int]:
     """Lengths of the fewest chunks of at most ``most`` tokens, which differ by one at most."""
     n_chunks = -(-n_tokens // most)
     return [(n_tokens + i) // n_chunks for i in reversed(range(n_chunks))]
-
-
-def chunks_of(model: StreamedModel, n_tokens: int, cache: Sequence[Any]) -> list[int]:
-    """Lengths of the chunks of a prompt, from what memory the model has left for them."""
-    bank = model.stats
-    allowance = prompt_allowance(
-        model.memory_plan,
-        bank=bank.bank_bytes,
-        unfilled=model.unfilled_bytes,
-        machine=usable_memory(),
-        available=available_memory(),
-    )
-    context = held_positions(cache) + n_tokens
-    all_held = bank.bank_bytes >= bank.expert_bytes
-    return chunks(n_tokens, chunk_tokens(model.scratch, allowance, context, all_held=all_held))

@@ -93,4 +93,12 @@ def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tok
 
 def held_positions(cache: Sequence[Any]) -> int:
     """How many positions a prompt cache holds."""
-    return max((int(getattr(c, "offset", 0) or 0) for c in cache), default=0)
+    return max((_offset(c) for c in cache), default=0)
+
+
+def _offset(cache: Any) -> int:
+    """Of one layer; that of the longest row of a batch."""
+    offset = getattr(cache, "offset", 0)
+    if isinstance(offset, mx.array):
+        return int(offset.max().item())  # type: ignore[arg-type]
+    return int(offset or 0)

@@ -17,9 +17,12 @@ ORDER = (
     *("errors", "env", "config", "top_k_notice", "memory", "pressure", "routing_model", "store"),
     "scratch",
     *("memory_plan", "mlx_lm_api", "mlx_threads", "stream", "forecast", "machine_speed", "ops"),
-    *("padding", "shared_expert", "next_router", "moe", "moe_block", "model", "stop", "prompt"),
+    *("padding", "shared_expert", "next_router", "moe", "moe_block", "expert_modules"),
     *(
+        "prompt",
         "prefill",
+        "model",
+        "stop",
         "result",
         "new_tokens",
         "tools",

@@ -22,8 +22,8 @@ from mlx.utils import tree_flatten
 
 from flash_moe.convert.recipe import LOADED_AS
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.expert_modules import replace_module
 from flash_moe.mlx_lm_api import SwitchGLU, get_classes
-from flash_moe.model import replace_module
 from flash_moe.store.experts import layer_number
 from flash_moe.store.safetensors_header import TensorEntry
 

@@ -21,7 +21,6 @@ from flash_moe.errors import ConfigError
 from flash_moe.memory import available_memory, release_free_memory, usable_memory
 from flash_moe.mlx_lm_api import make_prompt_cache
 from flash_moe.model import StreamedModel
-from flash_moe.prefill import chunks_of
 from flash_moe.quality.windows import Window
 
 Floats = npt.NDArray[np.float32]
@@ -56,7 +55,7 @@ def slice_for(model: Any, vocab_size: int, longest: int, *, memory_limited: bool
     length = slice_length(vocab_size, n_bytes, longest)
     if isinstance(model, StreamedModel):
         # What memory allows for the pass itself.
-        length = min(length, chunks_of(model, longest, make_prompt_cache(model))[0])
+        length = min(length, model.chunks_of(longest, make_prompt_cache(model))[0])
     return length
 
 

@@ -10,7 +10,7 @@ from flash_moe.errors import ConfigError
 from flash_moe.loader import FlashMoE, load, resolve
 from flash_moe.memory import usable_memory
 from flash_moe.mlx_lm_api import make_prompt_cache, server_module
-from flash_moe.prefill import MAX_CHUNK, chunks_of
+from flash_moe.prefill import MAX_CHUNK
 from flash_moe.server.options import PROMPT_CACHE_SHARE, ServeOptions
 
 _mlx = server_module()
@@ -64,7 +64,7 @@ class Provider(_mlx.ModelProvider):  # type: ignore[misc, name-defined]
         self.processor = self.draft_model = None
         self.is_batchable = all(hasattr(c, "merge") for c in make_prompt_cache(flash.model))
         self.model_key = (model_path, adapter_path, draft_model_path)
-        self.cli_args.prefill_step_size = max(chunks_of(flash.model, MAX_CHUNK, ()))
+        self.cli_args.prefill_step_size = max(flash.model.chunks_of(MAX_CHUNK, ()))
 
     def _prompt_cache_bytes(self) -> int:
         """Bytes for prompt caches; they are taken from ``memory_gb``."""

@@ -33,7 +33,7 @@ class Arena:
 
     def __init__(self, plan: SlabPlan, policy: str, keep_views: bool) -> None:
         self.plan = plan
-        self._keep_views = keep_views
+        self._policy, self._keep_views = policy, keep_views
         self.table = SlotTable(plan.n_slots, POLICIES[policy]())
         self._slab: Slab | None = None
 
@@ -46,12 +46,18 @@ class Arena:
     def shrunk(self, n_slots: int) -> Arena:
         """An arena of fewer slots, with the experts that are worth most.
 
+        With none if several layers share the slab: it is the whole bank then, another one beside it
+        for a moment would take what is missing, and the few experts in it are soon read again.
+
         This one must not be used any more, or, if nothing came of it, only after its table's
         ``recover``. So the caller can put the new one in its place in one step, and an interrupt
         finds either.
         """
+        plan = replace(self.plan, n_slots=n_slots)
+        if len(plan.layers) > 1:
+            return Arena(plan, self._policy, self._keep_views)
         smaller = copy.copy(self)
-        smaller.plan = replace(self.plan, n_slots=n_slots)
+        smaller.plan = plan
         smaller.table, moves = self.table.shrunk(n_slots)
         if self._slab is not None:
             smaller._slab = smaller._allocate()
@@ -71,7 +77,7 @@ def shrink(
     top_k: int,
     n_bytes: int,
 ) -> int:
-    """Replace arenas by smaller ones, one after another: for a moment there is one more slab.
+    """Replace arenas by smaller ones, one after another: for a moment there is one layer's more.
 
     Nothing lazy may read the slabs, and no read run. A bank does not grow again: what is free later
     another program gave back, and may want again. Who wants it back loads the model again.

@@ -143,6 +143,11 @@ class ExpertBank:
         return self._counters.bank_bytes
 
     @property
+    def holds_all(self) -> bool:
+        """Whether there is a slot for every expert of the model."""
+        return self._counters.bank_bytes >= self._counters.expert_bytes
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of the slots that hold experts now."""
         arenas = set(self._arena_of.values())

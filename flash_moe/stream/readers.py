@@ -23,7 +23,6 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.layout import align
 from flash_moe.store.reader import DIRECT_ALIGNMENT, RecordReader
 
-
 # Seconds between looks at the threads, of somebody who waits: nothing that a read is slowed by.
 LOOK_AFTER_S = 1.0
 

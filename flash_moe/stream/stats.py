@@ -153,7 +153,7 @@ class Counters:
         self._layers = [vars(LayerStats(number)).copy() for number in numbers]
         self.bank_bytes = bank_bytes
         self.shrinks = 0
-        self._expert_bytes = expert_bytes
+        self.expert_bytes = expert_bytes
 
     def add(self, layer: int, **amounts: float) -> None:
         """Add to the counters of the layer with this index."""
@@ -163,4 +163,4 @@ class Counters:
 
     def snapshot(self) -> StreamStats:
         layers = tuple(LayerStats(**sums) for sums in self._layers)
-        return StreamStats(self.bank_bytes, self._expert_bytes, layers, self.shrinks)
+        return StreamStats(self.bank_bytes, self.expert_bytes, layers, self.shrinks)

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
+import mlx_lm
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import load, model
 from flash_moe.errors import BudgetError
@@ -40,9 +43,14 @@ def test_bank_and_prompts_share_what_is_left(tiny_store: Path) -> None:
 
 CODE = """
 import sys
+from mlx_lm import batch_generate, stream_generate
 from flash_moe import load
 from flash_moe.memory import peak_memory
 with load(sys.argv[1], memory_gb=float(sys.argv[2])) as flash:
+    if sys.argv[3] == "mlx-lm":  # cuts prompts at 2048 tokens
+        for n in (50, 2100):
+            list(stream_generate(flash.model, flash.tokenizer, [65] * n, max_tokens=2))
+        batch_generate(flash.model, flash.tokenizer, [[65] * 300, [66] * 1000], max_tokens=2)
     for n in (700, 50, 1500):
         flash.generate([65] * n, max_tokens=2)
 print(peak_memory())
@@ -50,13 +58,54 @@ print(peak_memory())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process")
-def test_a_process_stays_below_its_limit(tiny_store: Path) -> None:
+@pytest.mark.parametrize("whose", ["ours", "mlx-lm"])
+def test_a_process_stays_below_its_limit(tiny_store: Path, whose: str) -> None:
     out = subprocess.run(
-        [sys.executable, "-c", CODE, tiny_store, "0.22"],
+        [sys.executable, "-c", CODE, tiny_store, "0.22", whose],
         capture_output=True, text=True, timeout=120, env=environment(), check=False,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert int(out.stdout) < 220_000_000
+
+
+@pytest.mark.parametrize("n", [64, 65, 150, 999])
+def test_a_prompt_that_is_cut_by_mlx_lm_gives_the_tokens(
+    tiny_store: Path, tiny_mlx: Path, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+    with load(tiny_store, memory_gb=100) as flash:
+        before = flash.stats.layers[0].calls
+        found = mlx_lm.stream_generate(flash.model, flash.tokenizer, prompt_ids(n), max_tokens=8)
+        assert [each.token for each in found] == Resident(tiny_mlx).tokens(prompt_ids(n), 8)
+        passes = flash.stats.layers[0].calls - before
+        assert 0 <= passes - 8 - -(-(n - 1) // 64) <= 1  # mlx-lm begins a token more
+
+
+def test_a_batch_that_is_cut(
+    tiny_store: Path, tiny_mlx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+    prompts = [prompt_ids(n) for n in (300, 7, 130)]
+    resident = Resident(tiny_mlx)
+    whole = mlx_lm.batch_generate(resident.model, resident.tokenizer, prompts, max_tokens=6)
+    with load(tiny_store, memory_gb=100) as flash:
+        cut = mlx_lm.batch_generate(flash.model, flash.tokenizer, prompts, max_tokens=6)
+    assert cut.texts == whole.texts
+
+
+def test_logits_of_a_pass_that_is_cut_are_all_there(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = mx.array([prompt_ids(200)])
+    with load(tiny_store, memory_gb=100) as flash:
+        whole = flash.model(ids, cache=make_prompt_cache(flash.model))
+        monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+        cut = flash.model(ids, cache=make_prompt_cache(flash.model))
+        calls = flash.stats.layers[0].calls
+        without_cache = flash.model(ids)  # cannot be cut
+        assert flash.stats.layers[0].calls == calls + 1
+    assert cut.shape == whole.shape == without_cache.shape
+    assert mx.allclose(cut, whole, atol=1e-4)
 
 
 def test_the_command(tiny_store: Path) -> None:

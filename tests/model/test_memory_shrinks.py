@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flash_moe import FlashMoE, load, pressure
 from flash_moe.memory import available_memory
 from flash_moe.pressure import PERIOD_S, PressureWatch
+from flash_moe.stream.slab import Slab
 
 from .resident import Resident, budget_gb, prompt_ids
 
@@ -116,3 +118,26 @@ def test_a_pass_that_fails_leaves_the_bank(
         assert flash.stats.shrinks == 0
         answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
         assert list(answer.token_ids) == expected
+
+
+def test_no_memory_for_a_smaller_slab_costs_no_output(
+    tiny_store: Path,
+    expected: list[int],
+    machine: Machine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "half")) as flash:
+        machine.watch(flash)
+        assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected
+        size = flash.stats.bank_bytes
+
+        def fail(self: Slab, *args: Any, **options: Any) -> None:
+            raise RuntimeError("[malloc] Unable to allocate")
+
+        monkeypatch.setattr(Slab, "__init__", fail)
+        machine.available(100_000_000)
+        assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected
+        assert "the bank could not be made smaller: [malloc] Unable" in caplog.text
+        assert flash.stats.bank_bytes == size
+        assert flash.stats.shrinks == 0

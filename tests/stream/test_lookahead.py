@@ -154,14 +154,14 @@ def test_a_wrong_guess_dropped_in_part_is_read_whole_when_it_turns_right(
     tiny_store: Path, tensors: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first part is still being read then; the others never will be."""
-    begun, gate, whole = threading.Event(), threading.Event(), RecordReader.read_part
+    begun, release, whole = threading.Event(), threading.Event(), RecordReader.read_part
 
     def read_part(
         self: RecordReader, layer: int, expert: int, record: memoryview, start: int, stop: int
     ) -> int:
         if (layer, expert, start) == (1, 5, 0) and not begun.is_set():
             begun.set()
-            assert gate.wait(60)
+            assert release.wait(60)
         return whole(self, layer, expert, record, start, stop)
 
     monkeypatch.setattr(RecordReader, "read_part", read_part)
@@ -170,10 +170,10 @@ def test_a_wrong_guess_dropped_in_part_is_read_whole_when_it_turns_right(
     try:
         call(bank, 0, [1], ahead=[5])
         assert begun.wait(60)
-        threading.Timer(0.2, gate.set).start()  # the only thread is held until then
+        threading.Timer(0.2, release.set).start()  # the only thread is held until then
         settle = bank._lookahead.settle(1, [9], bank._arena_of[1].table)  # it was wrong
         assert settle == []
         ask(bank, tensors, 1, [5])
     finally:
-        gate.set()
+        release.set()
         bank.close()
