@@ -1,12 +1,14 @@
 """Prompt processing of ``mid`` against resident mlx-lm, and the bytes that it reads.
 
     python benchmarks/bench_prefill.py [--dir DIR] [--cases all,quarter,token] [--tokens 512]
+        [--preset mid]
 
 One pass over the prompt, from an empty cache. Models take turns; the first round warms up and is
-not counted, and the page cache is warm. Before each pass of a streamed model its bank is filled by
-decoding the last tokens of the prompt. Bytes asked (read, or held already) are given against
-(distinct experts of the prompt) x record, and what the last case reads against the same tokens one
-by one. On two cores one round takes five minutes. Prints a table and one JSON line last.
+not timed, and the page cache is warm. In that round the banks are empty: the bytes read are given
+against (distinct experts of the prompt, as resident mlx-lm's routers pick them) x record. Before
+each later pass a bank is filled by decoding the last tokens of the prompt. What the last case reads
+is given against the same tokens one by one. On two cores one round takes five minutes. Prints a
+table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ import mlx_lm
 import numpy as np
 from bench_decode import budgets
 from mid import make_mid
+from routed import n_distinct, watched
 
 from flash_moe import load
+from flash_moe.config import RuntimeConfig
+from flash_moe.loader import open_streaming
 from flash_moe.mlx_lm_api import make_prompt_cache
 
 
@@ -43,16 +48,18 @@ def one_by_one(model: Any, tokens: list[int]) -> None:
         mx.eval(model(mx.array([[token]]), cache=cache))
 
 
-def measure(root: Path, cases: list[str], rounds: int, n_tokens: int) -> dict[str, Any]:
-    store = make_mid(root, keep_checkpoint=True)
+def measure(
+    root: Path, cases: list[str], rounds: int, n_tokens: int, preset: str
+) -> dict[str, Any]:
+    store = make_mid(root, keep_checkpoint=True, preset=preset)
     tokens = np.random.RandomState(0).randint(0, 256, size=n_tokens).tolist()
-    resident = mlx_lm.load(str(root / "mid-mlx"))[0]
+    resident = mlx_lm.load(str(root / f"{preset}-mlx"))[0]
     mx.eval(resident.parameters())
     given = budgets(store)
-    # A bank that is empty at first reads every distinct expert once, and keeps it.
-    with load(store, cache_gb=given["all"]) as flash:
-        prefill(flash.model, tokens)
-        n_distinct, distinct_bytes = flash.stats.misses, flash.stats.bytes_read
+    record = open_streaming(store, RuntimeConfig()).experts.layers[0].layout.record_bytes
+    with watched() as calls:
+        prefill(resident, tokens)
+        distinct_bytes = n_distinct(calls) * record
     streamed = {case: load(store, cache_gb=given[case]) for case in cases}
     times: dict[str, list[float]] = {name: [] for name in ("resident", *cases)}
     report: dict[str, Any] = {
@@ -66,13 +73,15 @@ def measure(root: Path, cases: list[str], rounds: int, n_tokens: int) -> dict[st
                 taken = prefill(resident, tokens)
             else:
                 flash = streamed[name]
-                one_by_one(flash.model, tokens[-3:])
+                if turn:
+                    one_by_one(flash.model, tokens[-3:])
                 before = flash.stats
                 taken = prefill(flash.model, tokens)
                 counted = flash.stats - before
+                first = report.get(name, {}).get("read_of_distinct")
                 report[name] = {
                     "bytes_read": counted.bytes_read,
-                    "asked_of_distinct": (counted.hits + counted.misses) / n_distinct,
+                    "read_of_distinct": first or counted.bytes_read / distinct_bytes,
                     "hit_rate": counted.hit_rate,
                     "wait_s": counted.wait_s,
                 }
@@ -104,10 +113,12 @@ def main() -> None:
     parser.add_argument("--cases", default="all,quarter,token", help="the last is the smallest")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--preset", default="mid", help="tiny shows that it runs")
     args = parser.parse_args()
     cases = args.cases.split(",")
     with tempfile.TemporaryDirectory(prefix="flash-moe-bench-") as temporary:
-        report = measure(args.dir or Path(temporary), cases, args.rounds, args.tokens)
+        root = args.dir or Path(temporary)
+        report = measure(root, cases, args.rounds, args.tokens, args.preset)
     print(f"resident mlx-lm: {report['resident_tokens_per_s']:.1f} tokens/s")
     for case in cases:
         print(f"{case:8}", "  ".join(f"{k} {v:.4g}" for k, v in report[case].items()))

@@ -17,21 +17,28 @@ from flash_moe.stream.tune import slots
 class DiskLimit:
     """Plain direct reads of tokens' records, by as many threads as the model has.
 
+    Of the records that a bank of one token's experts lacks: those that the token before did not
+    ask for.
+
     Args:
         store: A packed store.
-        trace: Routing of a run that ended with decoded tokens.
+        trace: Routing of a run that ended with decoded tokens, and at least one before them.
         n_tokens: How many of them.
         n_threads: Threads that read.
     """
 
     def __init__(self, store: Path, trace: Path, n_tokens: int, n_threads: int) -> None:
         self._experts = open_streaming(store, RuntimeConfig()).experts
-        self._settings = IoSettings(n_threads, 1, "direct")
+        self._settings = IoSettings(io="direct", threads=n_threads)
         n_layers = len(self._experts.layers)
-        calls = list(read_trace(trace).calls)[-n_layers * n_tokens :]
+        calls = list(read_trace(trace).calls)[-n_layers * (n_tokens + 1) :]
         self._tokens: Sequence[Sequence[Call]] = [
             calls[i : i + n_layers] for i in range(0, len(calls), n_layers)
         ]
+
+    def reads(self, token: int) -> bool:
+        """Whether a token misses anything."""
+        return any(self._keys(token))
 
     def at_once(self, token: int) -> float:
         """Bytes a second, all records of a token in one go."""
@@ -45,7 +52,11 @@ class DiskLimit:
         return self._rate(self._keys(token))
 
     def _keys(self, token: int) -> list[list[tuple[int, int]]]:
-        return [[(index, expert) for expert in experts] for index, experts in self._tokens[token]]
+        before = {index: set(experts) for index, experts in self._tokens[token]}
+        return [
+            [(index, expert) for expert in experts if expert not in before[index]]
+            for index, experts in self._tokens[token + 1]
+        ]
 
     def _rate(self, batches: list[list[tuple[int, int]]]) -> float:
         sizes = [
@@ -55,6 +66,6 @@ class DiskLimit:
         ]
         seconds = 0.0
         with slots(max(map(len, batches)), max(sizes)) as memory:
-            for batch in batches:
+            for batch in filter(None, batches):
                 seconds += raw(self._experts, memory, batch, self._settings)
         return sum(sizes) / seconds
