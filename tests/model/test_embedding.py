@@ -138,20 +138,31 @@ def test_interrupt_in_the_middle(tiny_store: Path, monkeypatch: pytest.MonkeyPat
 
 def test_interrupts_at_random_moments(tiny_store: Path) -> None:
     """A timer strikes anywhere in a forward pass; afterwards the tokens are right."""
-    with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
-        expected = flash.generate(prompt_ids(37), max_tokens=4).token_ids
-        struck = 0
-        for delay in range(1, 40, 2):
-            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-            signal.setitimer(signal.ITIMER_REAL, delay / 1000)
-            try:
-                flash.generate(prompt_ids(60, delay), max_tokens=4)
-            except KeyboardInterrupt:
-                struck += 1
-            finally:
+    running, struck = False, 0
+
+    def strike(*_: Any) -> None:
+        if running:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
+            expected = flash.generate(prompt_ids(37), max_tokens=4).token_ids
+            for delay in range(1, 40, 2):
+                try:
+                    running = True
+                    signal.setitimer(signal.ITIMER_REAL, delay / 1000)
+                    flash.generate(prompt_ids(60, delay), max_tokens=4)
+                    running = False
+                except KeyboardInterrupt:
+                    running = False
+                    struck += 1
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            assert flash.generate(prompt_ids(37), max_tokens=4).token_ids == expected
-        assert struck > 0
+                assert flash.generate(prompt_ids(37), max_tokens=4).token_ids == expected
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert struck > 0
 
 
 def test_failed_read_loses_nothing(store_copy: Path) -> None:
