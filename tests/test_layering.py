@@ -35,7 +35,7 @@ ORDER = (
         "hub",
     ),
     *("stores", "pull", "repair", "planner", "demo_model", "loader", "quality", "chat", "server"),
-    *("testing", "cli"),
+    *("testing", "cli", "__main__"),
 )
 MAX_LINES = 400
 # The model file of the store in the package is data, as in every store.

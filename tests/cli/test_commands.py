@@ -25,6 +25,20 @@ def test_help_and_version_are_quick_to_import() -> None:
     assert flash_moe().returncode == 2
 
 
+def test_as_a_module() -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "flash_moe", "ls", "--nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert out.returncode == 2
+    assert "flash-moe" in out.stderr
+    assert "--nonsense" in out.stderr
+
+
 def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     packed = flash_moe("pack", tiny_mlx, store)
