@@ -49,6 +49,7 @@ def show_last(talk: Talk) -> None:
             talk.view.line(f"> {message['content']}", "bold")
         else:
             talk.view.show(message["content"])
+            talk.view.line("")
 
 
 def asker(confirm: Callable[[str], str]) -> Callable[[ToolCall], str]:

@@ -134,7 +134,10 @@ def test_ctrl_c_ends_it_with_its_children(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         waiting = threading.Event()
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        file = tmp_path / "pid"
+        for _ in range(3000):
+            if file.exists() and file.read_text().strip():
+                break
             waiting.wait(0.02)
         signal.pthread_kill(caller, signal.SIGINT)
 
