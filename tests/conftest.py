@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 # No test may reach for the hub, also where the machine has a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,13 @@ from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so do their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No test asserts a time: Hypothesis would, and a machine that does much else fails it.
+hypothesis_settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any speed")
 
 
 def pytest_report_header() -> str:

@@ -77,15 +77,15 @@ def _system(talk: Talk, rest: str, confirm: Callable[[str], str]) -> None:
 
 
 def _thinking(talk: Talk, rest: str, confirm: Callable[[str], str]) -> None:
-    if rest not in THINKING:
+    if rest not in ("", *THINKING):
         raise ConfigError("chat", f"/thinking: expected {', '.join(THINKING)}, got {rest!r:.40}")
-    talk.settings.thinking = rest
+    talk.settings.thinking = rest or talk.settings.thinking
     talk.view.note(
         {
             "on": "thoughts are shown",
             "hide": "the model thinks, and it is not shown",
             "off": "the model is asked not to think",
-        }[rest]
+        }[talk.settings.thinking]
     )
 
 
@@ -171,7 +171,7 @@ COMMANDS = {
     "/help": Command(_help, "these lines"),
     "/system": Command(_system, "show the system message, or set it", "[TEXT]"),
     "/thinking": Command(
-        _thinking, "show thoughts, hide them, or ask for none", "|".join(THINKING), THINKING
+        _thinking, "show thoughts, hide them, or ask for none", f"[{'|'.join(THINKING)}]", THINKING
     ),
     "/tools": Command(_tools, "the tools; ask: forget what was always allowed", "[ask]", ("ask",)),
     "/save": Command(_save, "write the messages to a JSON file", "FILE", (FILES,)),

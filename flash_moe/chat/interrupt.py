@@ -8,26 +8,35 @@ while a tool runs, raises at once.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
+
+from flash_moe.chat.ending import Ending
 
 
 class Interrupts:
     """Counts Ctrl-C for one turn.
+
+    Args:
+        on_ask: Called at the first one.
+        ending: A chat that is to end has no further turn.
 
     Attributes:
         asked: Whether the answer should end.
         at_once: Whether the next Ctrl-C raises ``KeyboardInterrupt``.
     """
 
-    def __init__(self, on_ask: Callable[[], None]) -> None:
+    def __init__(self, on_ask: Callable[[], None], ending: Ending) -> None:
         self.asked = False
         self.at_once = False
         self._on_ask = on_ask
+        self._ending = ending
 
     def check(self) -> None:
         """Raise where stopping loses nothing: between chunks of a prompt."""
@@ -48,6 +57,8 @@ class Interrupts:
             yield self
             return
         before = signal.signal(signal.SIGINT, self._handle)
+        if self._ending.code:  # since the question was read
+            self.asked = True
         try:
             yield self
         finally:
@@ -65,25 +76,36 @@ def ignored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_terminal() -> Iterator[None]:
+def quiet_terminal() -> Iterator[Callable[[], None]]:
     """What is typed while no prompt is there is not shown, and is there at the next one.
 
     For the length of a chat, not of an answer: in a line mode between two prompts the terminal
     would take Ctrl-D for itself, and the next prompt would read a NUL in its place.
+
+    Yields:
+        Gives the terminal back before the end.
     """
     try:
         fd = sys.stdin.fileno()
         before = termios.tcgetattr(fd)
     except (termios.error, OSError, ValueError):  # no terminal
-        yield
+        yield lambda: None
         return
     quiet = termios.tcgetattr(fd)
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(fd, termios.TCSANOW, quiet)
+    _set_modes(fd, quiet)
     try:
-        yield
+        yield lambda: _set_modes(fd, before)
     finally:
-        termios.tcsetattr(fd, termios.TCSANOW, before)
+        _set_modes(fd, before)
+
+
+def _set_modes(fd: int, modes: list[Any]) -> None:
+    """Only in the foreground: in the background the terminal belongs to the shell, and the system
+    would stop this process. A terminal that was closed has no modes."""
+    with contextlib.suppress(termios.error, OSError):
+        if os.tcgetpgrp(fd) == os.getpgrp():
+            termios.tcsetattr(fd, termios.TCSANOW, modes)
 
 
 def drop_typed() -> None:

@@ -117,7 +117,7 @@ class Keeper:
             return
         write_cache(folder, place, self._of)
         self._kept = list(place.held.ids)
-        for name, freed in prune(self._limit, keep=folder):
+        for name, freed in prune(self._limit):
             self._say(
                 f"the prompt cache of session {name} was deleted ({size(freed)}): all together "
                 f"may take {size(self._limit)} (--session-disk-gb); its messages are kept"

@@ -16,6 +16,7 @@ from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
+from flash_moe.chat.ending import Ending
 from flash_moe.chat.interrupt import drop_typed
 
 FILES = "FILE"  # stands in the words of a command for a path
@@ -74,6 +75,7 @@ class Keyboard:
         history: File of what was typed before; ``None`` keeps nothing.
         commands: See ``_Commands``.
         footer: Text of the line below the prompt, for a number of columns.
+        ending: Whether the chat is to end: then no prompt waits.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Keyboard:
         history: Path | None,
         commands: Mapping[str, tuple[tuple[str, ...], str]],
         footer: Callable[[int], str],
+        ending: Ending,
     ) -> None:
+        self._ending = ending
         self._session: PromptSession[str] = PromptSession(
             FormattedText([("bold", "> ")]),
             history=_history(history),
@@ -98,13 +102,15 @@ class Keyboard:
         """A question or a command.
 
         Raises:
-            EOFError: Ctrl-D.
+            EOFError: Ctrl-D, or the end of the chat.
         """
         while True:
             try:
-                text = self._session.prompt()
+                text = self._session.prompt(pre_run=self._leave)
             except KeyboardInterrupt:  # a signal from outside; the key clears the line
-                continue
+                text = ""
+            if self._ending.code:
+                raise EOFError
             text = text.encode("utf-8", "replace").decode()
             if text.strip():
                 return text.strip()
@@ -115,7 +121,7 @@ class Keyboard:
         What was typed before the question is not taken for its answer.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C.
+            KeyboardInterrupt: Ctrl-C, or the end of the chat.
         """
         session: PromptSession[str] = PromptSession(
             FormattedText([("bold", question)]), history=InMemoryHistory()
@@ -123,9 +129,17 @@ class Keyboard:
         drop_typed()
         clear_typeahead(session.input)
         try:
-            return session.prompt().strip()
+            answer = session.prompt(pre_run=self._leave).strip()
         except EOFError:
-            return ""
+            answer = ""
+        if self._ending.code:  # also if a prompt that was just left took the signal
+            raise KeyboardInterrupt
+        return answer
+
+    def _leave(self) -> None:
+        """Leave a prompt at its beginning, if a signal came when it did not listen yet."""
+        if self._ending.code:
+            get_app().exit(exception=KeyboardInterrupt)
 
 
 def _history(file: Path | None) -> History:

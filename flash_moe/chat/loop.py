@@ -21,8 +21,8 @@ class Typist(Protocol):
 
 
 def chat(talk: Talk, keyboard: Typist) -> None:
-    """Go on until /quit or Ctrl-D."""
-    while True:
+    """Go on until /quit, Ctrl-D, or a signal that ends the chat."""
+    while not talk.ending.code:
         try:
             text = keyboard.ask()
         except EOFError:
@@ -49,6 +49,7 @@ def show_last(talk: Talk) -> None:
             talk.view.line(f"> {message['content']}", "bold")
         else:
             talk.view.show(message["content"])
+            talk.view.line("")
 
 
 def asker(confirm: Callable[[str], str]) -> Callable[[ToolCall], str]:

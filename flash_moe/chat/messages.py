@@ -32,6 +32,11 @@ def write_json(file: Path, value: Any) -> None:
         raise
 
 
+def half_written(folder: Path) -> list[Path]:
+    """Files that a process killed in ``write_json`` has left."""
+    return list(folder.glob(".*.json.*"))
+
+
 def read_json(file: Path) -> Any:
     """JSON of a file.
 

@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console, ConsoleRenderable
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType, Segment
 from rich.text import Text
 
 REFRESH = 12  # times a second
@@ -42,6 +44,31 @@ class OneWriter(Console):
             self.in_use.release()
 
 
+def _control(sequence: str) -> Control:
+    """A sequence that rich has no name for; any name marks it as one."""
+    made = Control()
+    made.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
+    return made
+
+
+_CUT, _WRAP = _control("\x1b[?7l"), _control("\x1b[?7h")
+
+
+class _Drawn(Live):
+    """Lines that turn out longer than the screen are cut off there.
+
+    Terminals disagree with rich, and with each other, on how wide some signs are, as many emoji. A
+    line that wraps makes the region higher than it is taken to be, so each refresh would leave a
+    line of it behind.
+    """
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        made = super().process_renderables(renderables)
+        if not self.console.is_interactive:
+            return made
+        return [*made[:-1], _CUT, made[-1], _WRAP]
+
+
 class Region:
     """What is below all that is printed, until ``end``.
 
@@ -51,7 +78,7 @@ class Region:
 
     def __init__(self, console: OneWriter) -> None:
         self._console = console
-        self._live = Live(Text(""), console=console, auto_refresh=False, transient=True)
+        self._live = _Drawn(Text(""), console=console, auto_refresh=False, transient=True)
         self._ended = Event()
         with console.in_use:
             self._live.start()

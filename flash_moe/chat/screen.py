@@ -15,6 +15,7 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, Rend
 from rich.control import Control
 from rich.segment import Segment
 from rich.spinner import Spinner
+from rich.style import Style
 from rich.text import Text
 
 from flash_moe.chat.blocks import Blocks, Document, Unit
@@ -73,7 +74,31 @@ class Lines:
 def rendered(
     console: Console, inside: ConsoleRenderable, options: ConsoleOptions | None = None
 ) -> list[list[Segment]]:
-    return console.render_lines(Safe(inside), options or console.options, pad=False)
+    lines = console.render_lines(Safe(inside), options or console.options, pad=False)
+    return [without_padding(line) for line in lines]
+
+
+def without_padding(line: list[Segment]) -> list[Segment]:
+    """Without the spaces with which rich fills lines up to the width of the terminal.
+
+    A line of that width goes over its end where rich and the terminal disagree on the width of a
+    sign, as of many emoji, and where the window becomes narrower.
+    """
+    end = len(line)
+    while end and line[end - 1].text.isspace() and not _shows(line[end - 1].style):
+        end -= 1
+    if end and not _shows(line[end - 1].style):
+        text, style, control = line[end - 1]
+        return [*line[: end - 1], Segment(text.rstrip(" "), style, control)]
+    return line[:end]
+
+
+def _shows(style: Style | None) -> bool:
+    """Whether a space of this style is more than nothing."""
+    if style is None:
+        return False
+    coloured = style.bgcolor is not None and not style.bgcolor.is_default
+    return bool(coloured or style.underline or style.reverse or style.strike)
 
 
 def document(unit: Unit) -> ConsoleRenderable:

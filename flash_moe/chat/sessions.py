@@ -21,7 +21,7 @@ from typing import Any
 import platformdirs
 
 from flash_moe.chat.kept_cache import drop_cache
-from flash_moe.chat.messages import checked_messages, read_json, write_json
+from flash_moe.chat.messages import checked_messages, half_written, read_json, write_json
 from flash_moe.chat.visible import one_line
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError
@@ -67,6 +67,7 @@ class Session:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        _remove(half_written(path))
 
     @property
     def name(self) -> str:
@@ -137,12 +138,15 @@ def find_session(name: str) -> Path:
     raise ConfigError("chat", what, "flash-moe chat --sessions lists them.")
 
 
-def prune(limit: int, keep: Path | None = None) -> list[tuple[str, int]]:
+def prune(limit: int) -> list[tuple[str, int]]:
     """Delete the caches that are oldest until all together take at most ``limit`` bytes.
 
+    Those of sessions that are open in a chat, this one too, stay.
+
     Returns:
-        Name and bytes of each that went. That of ``keep`` stays.
+        Name and bytes of each that went.
     """
+    _sweep()
     caches = []
     for path in _folders():
         with contextlib.suppress(OSError):
@@ -152,11 +156,48 @@ def prune(limit: int, keep: Path | None = None) -> list[tuple[str, int]]:
                 caches.append((age, path, sum(status.st_size for status in files)))
     total, gone = sum(n for _, _, n in caches), []
     for _, path, n_bytes in sorted(caches):
-        if total > limit and path != keep:
-            drop_cache(path)
-            total -= n_bytes
-            gone.append((path.name, n_bytes))
+        if total <= limit:
+            break
+        with _unused(path) as unused:
+            if unused:
+                drop_cache(path)
+                total -= n_bytes
+                gone.append((path.name, n_bytes))
     return gone
+
+
+def _sweep() -> None:
+    """Remove what chats that were killed while they wrote have left."""
+    for path in sessions_dir().glob("*"):
+        # A folder that is only just made has none, so its chat finds the lock free.
+        if half_written(path):
+            with _unused(path) as unused:
+                _remove(half_written(path) if unused else [])
+
+
+def _remove(files: list[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+@contextlib.contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Hold the lock of a session for the length of a ``with``. False: some process has it."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except OSError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(lock)
 
 
 def _folders() -> Iterator[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flash_moe.chat.ending import Ending
 from flash_moe.chat.figures import Figures
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keeping import Keeper
@@ -50,6 +51,7 @@ class Talk:
         path: Where it is loaded from.
         always: Names of tools that run without a question.
         options: Of the generation: sampling, ``max_tokens``.
+        ending: Whether the chat is to end.
     """
 
     loaded: Any
@@ -62,12 +64,13 @@ class Talk:
     keeper: Keeper | None = None
     options: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
+    ending: Ending = field(default_factory=Ending)
 
     def __post_init__(self) -> None:
         self.figures: Figures | None = None
         self.turns: list[Figures] = []
         self._calling = False  # a call of the last answer was run or refused
-        self._interrupts = Interrupts(self._stopping)
+        self._interrupts = Interrupts(self._stopping, self.ending)
         self._model = WatchedModel(self.loaded, self._token)
         self._ask: Callable[[ToolCall], str] | None = None
         self.permissions = Permissions(self.tools, self.always)
@@ -98,7 +101,7 @@ class Talk:
         rounds, messages = len(talk.prefilled), len(talk.messages)
         thinking = self.settings.thinking != "off"
         talk.options["template_args"] = {} if thinking else {"enable_thinking": False}
-        self._interrupts = interrupts = Interrupts(self._stopping)
+        self._interrupts = interrupts = Interrupts(self._stopping, self.ending)
         self._model.begin()
         self._calling = False
         problem = ""

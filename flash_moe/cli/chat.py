@@ -18,6 +18,7 @@ from flash_moe.cli.generate import (
 from flash_moe.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
+    from flash_moe.chat.ending import Ending
     from flash_moe.chat.keeping import Keeper
     from flash_moe.chat.sessions import Session
     from flash_moe.chat.talk import Talk
@@ -98,12 +99,18 @@ def run(args: argparse.Namespace) -> int:
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model, which takes longer
+    from flash_moe.chat.ending import Ending
     from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.loader import load, resolve
 
     path = resolve(model)
-    quiet = quiet_terminal() if on_terminal else nullcontext()
-    with quiet, load(path, **streaming_options(args)) as flash:
+    ending = Ending()
+    quiet = quiet_terminal() if on_terminal else nullcontext(ending.give_back)
+    with (
+        ending.taken(),
+        quiet as ending.give_back,
+        load(path, **streaming_options(args)) as flash,
+    ):
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
                 raise ConfigError("chat", "the chat template of this model knows no tools")
@@ -111,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         keep = not args.private and (on_terminal or session is not None)
         view = _view(on_terminal)
         keeper = _keeper(args, path, flash, session, view) if keep else None
-        talk = _talk(args, flash, path, view, tools, keeper)
+        talk = _talk(args, flash, path, view, tools, keeper, ending)
         if question is not None:
             answered = talk.say(question)
             stopped = talk.figures is not None and talk.figures.stopped
@@ -177,6 +184,7 @@ def _talk(
     view: View,
     tools: list[AnyTool],
     keeper: Keeper | None,
+    ending: Ending,
 ) -> Talk:
     from flash_moe.chat.talk import Settings, Talk
 
@@ -195,6 +203,7 @@ def _talk(
         keeper=keeper,
         options={name: getattr(args, name) for name in names},
         debug=args.debug,
+        ending=ending,
     )
     if keeper is not None and keeper.session is not None:
         keeper.resume(talk.conversation)
@@ -215,6 +224,7 @@ def _on_terminal(talk: Talk, private: bool) -> int:
         None if private else sessions_dir() / "history",
         {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
         lambda columns: footer(talk.figures, columns),
+        talk.ending,
     )
     talk.ask_with(asker(keyboard.confirm))
     if talk.keeper is not None and talk.keeper.session is not None:

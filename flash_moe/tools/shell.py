@@ -22,6 +22,8 @@ from flash_moe.tools.files import existing_directory
 
 _PIECE = 1 << 16  # bytes read at once
 _LOOK_S = 0.05  # how often to look whether the command ended while a child keeps its output open
+# Waits for the end of its input: the system closes it also when this process is killed.
+_WATCH = 'read -r _; kill -s KILL -- "-$0"'
 
 
 @dataclass
@@ -52,7 +54,8 @@ def shell(
     """A tool ``run_command(command)`` that runs ``/bin/sh -c`` in a directory.
 
     The command has no input, and a process group of its own, which is killed at the time limit,
-    at Ctrl-C, and when the command ends and leaves processes behind.
+    at Ctrl-C, when the command ends and leaves processes behind, and when this process ends,
+    however it ends.
 
     Args:
         timeout_s: Seconds that a command may take.
@@ -94,11 +97,20 @@ def run_command(command: str, directory: Path, timeout_s: float, max_output: int
     except (OSError, ValueError) as error:  # a null byte, a text too long, no more processes
         raise ToolError("run_command", f"the command cannot be started: {error}") from error
     output = _Output(max_output)
+    watchdog: subprocess.Popen[bytes] | None = None
     try:
+        watchdog = _watchdog(process.pid)
         in_time = _collect(process, output, time.monotonic() + timeout_s)
+    except OSError as error:
+        raise ToolError("run_command", f"the command cannot be run: {error}") from error
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        if watchdog is not None:  # before the command is waited for, and its number free for others
+            watchdog.kill()
+            watchdog.wait()
+            if watchdog.stdin:
+                watchdog.stdin.close()
         code = process.wait()
         if process.stdout:
             process.stdout.close()
@@ -109,6 +121,18 @@ def run_command(command: str, directory: Path, timeout_s: float, max_output: int
     else:
         end = f"exit code {code}"
     return f"[{end}]\n{output.text()}"
+
+
+def _watchdog(group: int) -> subprocess.Popen[bytes]:
+    """Kills a process group when this process is gone, in a session that no terminal ends."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, str(group)],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _collect(process: subprocess.Popen[bytes], output: _Output, deadline: float) -> bool:

@@ -27,6 +27,7 @@ from flash_moe import loader
 from flash_moe.chat.keeping import Keeper
 from flash_moe.cli import main
 
+TIME_LIMIT_S = 600  # longer than a test waits for anything
 PAUSE, PAUSE_KEEPING = "\0", "\1"
 
 
@@ -48,7 +49,8 @@ def pauses(script: Path) -> Callable[[], None]:
         before = signal.signal(signal.SIGINT, interrupt)
         try:
             script.with_suffix(f".held-{number}").touch()
-            while not (going() or interrupted):
+            limit = time.monotonic() + TIME_LIMIT_S
+            while not (going() or interrupted) and time.monotonic() < limit:
                 time.sleep(0.01)
         finally:
             signal.signal(signal.SIGINT, before)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyte
 from ..cli.run import COMMAND, environment
 
 SPELLED = Path(__file__).with_name("spelled.py")
-TIME_LIMIT_S = 30  # a stuck test ends, also on a machine that does much else
+TIME_LIMIT_S = 300  # a stuck test ends, also on a machine that does much else
 PROMPT = re.compile(r"^>(?: |$)", re.MULTILINE)
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -154,11 +155,28 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait until it has ended by itself. Returns the exit code."""
+        self.read_to_the_end()
+        self.process.close()
+        return int(self.process.exitstatus if self.process.exitstatus is not None else -1)
+
+    def read_to_the_end(self) -> None:
         limit = time.monotonic() + TIME_LIMIT_S
         while self.read():
             if time.monotonic() > limit:
                 raise AssertionError(f"it does not end:\n{self.text()}")
-        self.process.close()
+
+    def is_quiet(self) -> bool:
+        """Whether the terminal shows no keys, or passes each on as it is typed."""
+        modes = termios.tcgetattr(self.process.child_fd)[3]
+        return modes & (termios.ECHO | termios.ICANON) != termios.ECHO | termios.ICANON
+
+    def hang_up(self) -> int:
+        """Close the terminal, and wait for the end. Returns the exit code."""
+        self.process.ptyproc.fileobj.close()
+        limit = time.monotonic() + TIME_LIMIT_S
+        while self.process.isalive():
+            assert time.monotonic() < limit, "it does not end"
+            time.sleep(0.02)
         return int(self.process.exitstatus if self.process.exitstatus is not None else -1)
 
     def display(self) -> list[str]:

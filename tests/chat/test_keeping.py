@@ -182,13 +182,17 @@ def test_the_disk_is_bounded_and_messages_stay(flash: FlashMoE, path: Path, sess
     made = [talk(flash, path, said=said)]
     made[0].say(QUESTIONS[0])
     one = sum(file.stat().st_size for file in sessions.glob("*/*.safetensors"))
-    os.utime(next(folder(made[0]).glob("*.safetensors")), (1, 1))  # the oldest
+    os.utime(next(left(made[0]).glob("*.safetensors")), (1, 1))  # the oldest
     for _ in range(2):
         made.append(talk(flash, path, limit=one * 5 // 2, said=said))
         made[-1].say(QUESTIONS[0])
-    assert [bool(list(folder(m).glob("*.safetensors"))) for m in made] == [False, True, True]
+    (oldest,) = {path.parent for path in sessions.glob("*/session.json")} - set(
+        map(folder, made[1:])
+    )
+    assert not list(oldest.glob("*.safetensors"))
+    assert all(list(folder(m).glob("*.safetensors")) for m in made[1:])
     assert len(said) == 1
-    assert f"session {folder(made[0]).name} was deleted" in said[0]
+    assert f"session {oldest.name} was deleted" in said[0]
     assert len(list(sessions.glob("*/session.json"))) == 3
     small = talk(flash, path, limit=1000, said=said)
     small.say(QUESTIONS[0])
@@ -196,8 +200,29 @@ def test_the_disk_is_bounded_and_messages_stay(flash: FlashMoE, path: Path, sess
     assert len(said) == 2
     assert "more than --session-disk-gb allows" in said[1]
     assert not list(folder(small).glob("*.safetensors"))
-    assert prune(0) != []
+    assert prune(0) == []  # all are open
+    for m in made[1:]:
+        left(m)
+    assert len(prune(0)) == 2
     assert sum(info.cache_bytes for info in list_sessions()) == 0
+
+
+def test_what_a_killed_chat_left_half_written_goes(sessions: Path) -> None:
+    """But not what a chat that lives is writing."""
+    ours, theirs, gone, never = (Session(sessions / name) for name in "abcd")
+    for session in (ours, theirs, gone):
+        session.save([], "store")
+    for session in (ours, theirs, gone, never):
+        (session.path / ".session.json.123").write_text("{")
+        (session.path / ".cache.json.123").write_text("{")
+        if session is not theirs:
+            session.close()
+    prune(GB)
+    assert len(list(sessions.glob("*/.*"))) == 2
+    assert len(list(theirs.path.glob(".*"))) == 2
+    (ours.path / ".session.json.123").write_text("{")
+    Session(ours.path).close()
+    assert not list(ours.path.glob(".*"))
 
 
 def test_what_cannot_be_written_is_said_and_the_chat_goes_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 
 import pyte
@@ -46,3 +47,32 @@ def test_drawing_at_any_moment_tears_nothing(monkeypatch: pytest.MonkeyPatch, wr
     assert [line for line in lines if line.startswith("line")] == [f"line{n}" for n in range(400)]
     rest = [line for line in lines if not line.startswith("line")]
     assert rest == [f"other{n}" for n in range(N_LINES)] * (writers - 1)
+
+
+def test_signs_of_which_the_terminal_thinks_that_they_are_wider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(region, "REFRESH", 1000)
+    family = "\U0001f469\u200d\U0001f469\u200d\U0001f467"  # 2 cells for rich, 6 for pyte and others
+    words = f"words up to the en{family}"
+    out = io.StringIO()
+    screen = Screen(safe_console(file=out, force_terminal=True, width=20, height=8))
+    screen.line("above")
+    screen.begin("reading")
+    screen.text(words)
+    waiting = threading.Event()
+    assert any(out.getvalue().count(words) > 50 or waiting.wait(0.01) for _ in range(6000))
+    screen.end()
+    printed = on_a_terminal(f"above\n{words}\n", 20, 8)
+    assert on_a_terminal(out.getvalue(), 20, 8) == printed
+
+
+def test_lines_are_not_filled_with_spaces() -> None:
+    """They would wrap in a window that becomes narrower."""
+    out = io.StringIO()
+    screen = Screen(safe_console(file=out, force_terminal=True, width=40, height=20))
+    screen.begin("reading")
+    screen.text("# Title\n\nSome **text**.\n\n- one\n- two\n\n```\ncode\n\nmore\n```\n\n> last")
+    screen.end()
+    assert "code" in out.getvalue()
+    assert not re.search(r" {5,}(?:\x1b\[[\d;]*m)*\n", out.getvalue()), out.getvalue()

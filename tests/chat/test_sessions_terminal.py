@@ -34,6 +34,7 @@ def test_going_on_after_kill_9_processes_only_what_is_new(sessions: Path, tmp_pa
     with Terminal(*TOOLS, "--resume", sessions=sessions).start() as terminal:
         assert re.search(r"going on with session .*: 4 messages, \d+ tokens", terminal.text())
         assert FIRST in terminal.text()  # the last exchange is shown again
+        assert re.search(r"434\.\n\n>", terminal.text())
         terminal.ask(SECOND)
         resumed = prompt_tokens(terminal)
         assert terminal.end() == 0

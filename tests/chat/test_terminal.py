@@ -146,7 +146,9 @@ def test_commands(sessions: Path, tmp_path: Path) -> None:
     answers = [said("Aye."), said("No.")]
     with Terminal(*QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.ask("/help")
-        assert "/thinking on|hide|off" in terminal.text()
+        assert "/thinking [on|hide|off]" in terminal.text()
+        terminal.ask("/thinking")
+        assert "thoughts are shown" in terminal.text()
         terminal.ask("/nonsense")
         assert "no such command: /nonsense. /help lists them." in terminal.text()
         terminal.ask("/system Speak like a sailor.")

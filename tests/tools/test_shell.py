@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +17,18 @@ from flash_moe.errors import ConfigError
 from flash_moe.tools import ToolArgumentError, ToolError
 from flash_moe.tools.builtin import shell
 from flash_moe.tools.shell import _Output
+
+TELLS_ITS_PROCESS = """
+import sys
+from flash_moe.tools import shell
+
+def told(process, *more):
+    print(process.pid, flush=True)
+    return collect(process, *more)
+
+collect, shell._collect = shell._collect, told
+shell.shell(sys.argv[1], 3600)(sys.argv[2])
+"""
 
 
 def gone(pid: int) -> bool:
@@ -30,7 +44,7 @@ def gone(pid: int) -> bool:
 def soon_gone(pid: int) -> bool:
     """A killed process goes when the system gets to it."""
     waiting = threading.Event()
-    return any(gone(pid) or waiting.wait(0.05) for _ in range(200))
+    return any(gone(pid) or waiting.wait(0.05) for _ in range(1200))
 
 
 def test_schema(tmp_path: Path) -> None:
@@ -120,7 +134,10 @@ def test_ctrl_c_ends_it_with_its_children(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         waiting = threading.Event()
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        file = tmp_path / "pid"
+        for _ in range(3000):
+            if file.exists() and file.read_text().strip():
+                break
             waiting.wait(0.02)
         signal.pthread_kill(caller, signal.SIGINT)
 
@@ -130,6 +147,19 @@ def test_ctrl_c_ends_it_with_its_children(tmp_path: Path) -> None:
         shell(tmp_path, timeout_s=300)("sleep 600 & echo $! > pid; wait")
     thread.join()
     assert soon_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_the_end_of_this_process_ends_it(tmp_path: Path) -> None:
+    """Whatever the end is: nobody else holds the time limit."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TELLS_ITS_PROCESS, tmp_path, "sleep 600; echo never"],
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert not gone(pid)
+        process.kill()
+    assert soon_gone(pid)
 
 
 def test_no_file_descriptors_are_left(tmp_path: Path) -> None:

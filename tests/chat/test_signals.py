@@ -1,0 +1,154 @@
+"""Signals that end a chat: the terminal, what a tool has started, and the session afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from flash_moe.chat.ending import Ending
+from flash_moe.chat.interrupt import Interrupts
+from flash_moe.chat.keyboard import Keyboard
+
+from ..cli.run import environment
+from ..tools.test_shell import soon_gone
+from .spelled import PAUSE, PAUSE_KEEPING
+from .terminal import ENTER, SPELLED, Terminal, call_text, messages, said
+from .test_calls import ASK
+
+WAYS = ["SIGTERM", "SIGHUP", "closed"]
+SHELL = ("demo", "--tools", "shell", "--dir")
+SLEEP = "sleep 600 & echo $! > pid; touch began; wait"
+
+
+def end(terminal: Terminal, way: str) -> None:
+    """End a chat, and look at what it leaves of the terminal."""
+    if way == "closed":
+        assert terminal.hang_up() == 128 + signal.SIGHUP
+        return
+    number = signal.Signals[way]
+    assert terminal.is_quiet()
+    os.kill(terminal.process.pid, number)
+    terminal.read_to_the_end()
+    assert not terminal.is_quiet()
+    assert terminal.ended() == 128 + number
+    assert "Traceback" not in terminal.text()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_at_the_prompt(sessions: Path, way: str) -> None:
+    with Terminal("demo", "--tools", "none", sessions=sessions).start() as terminal:
+        terminal.type("half a quest")
+        terminal.wait_for("half a quest")
+        end(terminal, way)
+    assert not list(sessions.glob("*/session.json"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("pause", [PAUSE, PAUSE_KEEPING])
+def test_while_it_answers(sessions: Path, way: str, pause: str) -> None:
+    """What was said is kept, with its cache."""
+    answers = [said(f"One two {pause}" + "three four five" * (pause == PAUSE))]
+    quick = ("demo", "--tools", "none")
+    with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
+        terminal.type(f"Count{ENTER}")
+        terminal.held()
+        end(terminal, way)
+    question, answer = messages(sessions)
+    assert question["content"] == "Count"
+    assert answer["content"].startswith("One two")
+    assert "five" not in answer["content"]
+    assert list(sessions.glob("*/cache.json"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_while_a_tool_runs(sessions: Path, folder: Path, way: str) -> None:
+    arguments = (*SHELL, folder, "--yes-to", "shell")
+    answers = [call_text("run_command", command=SLEEP)]
+    with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
+        terminal.type(f"Wait{ENTER}")
+        terminal.wait((folder / "began").exists)
+        end(terminal, way)
+    assert soon_gone(int((folder / "pid").read_text()))
+    assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "closed"])
+def test_at_the_question_about_a_call(sessions: Path, folder: Path, way: str) -> None:
+    answers = [call_text("run_command", command="touch began")]
+    with Terminal(*SHELL, folder, sessions=sessions, answers=answers).start() as terminal:
+        terminal.type(f"Go{ENTER}")
+        terminal.wait_for(ASK)
+        end(terminal, way)
+    assert not (folder / "began").exists()
+    assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
+
+
+def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from pathlib import Path\nimport time\nfrom flash_moe.tools import tool\n\n"
+        "@tool\ndef stubborn() -> str:\n"
+        "    'Sleep.'\n    here = Path(__file__)\n"
+        "    for n in range(9):\n"
+        "        try:\n"
+        "            here.with_name(f'began-{n}').touch()\n"
+        "            time.sleep(600)\n"
+        "        except KeyboardInterrupt:\n"
+        "            pass\n"
+    )
+    arguments = ("demo", "--tools", "none", "--tool-file", own, "--yes-to", "stubborn")
+    answers = [call_text("stubborn")]
+    with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
+        terminal.type(f"Go{ENTER}")
+        terminal.wait((tmp_path / "began-0").exists)
+        os.kill(terminal.process.pid, signal.SIGTERM)
+        terminal.wait((tmp_path / "began-1").exists)
+        os.kill(terminal.process.pid, signal.SIGTERM)
+        terminal.read_to_the_end()
+        assert not terminal.is_quiet()
+        terminal.ended()
+        assert terminal.process.signalstatus == signal.SIGTERM
+
+
+def test_without_a_terminal(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "answers.json"
+    script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
+    command = [sys.executable, SPELLED, script, "chat", *SHELL, folder, "--yes-to", "shell"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"Wait")
+        process.stdin.close()
+        waiting = threading.Event()
+        assert any((folder / "began").exists() or waiting.wait(0.05) for _ in range(6000))
+        process.terminate()
+        assert process.wait(300) == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert soon_gone(int((folder / "pid").read_text()))
+
+
+@pytest.mark.timeout(60)
+def test_one_that_came_between_two_steps_is_not_forgotten() -> None:
+    """Neither a prompt nor an answer is begun."""
+    ending = Ending()
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keyboard = Keyboard(None, {}, lambda columns: "", ending)
+        ending.code = 143
+        with pytest.raises(EOFError):
+            keyboard.ask()
+        with pytest.raises(KeyboardInterrupt):
+            keyboard.confirm("Sure?")
+    with Interrupts(lambda: None, ending).watched() as interrupts, pytest.raises(KeyboardInterrupt):
+        interrupts.check()
