@@ -17,6 +17,7 @@ from flash_moe.store.files import regular_size, shown
 from flash_moe.store.json_file import array, kind, member, read_json, text
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
+from flash_moe.store.sync import sync_file
 
 __all__ = [
     "CHECKSUM_NAME",
@@ -112,7 +113,7 @@ def write_json(file: Path, table: dict[str, Any]) -> None:
             json.dump(table, stream, indent=1)
             stream.write("\n")
             stream.flush()
-            os.fsync(stream.fileno())
+            sync_file(stream.fileno())
         os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
