@@ -167,23 +167,36 @@ def stage(
         return Path(cached) if isinstance(cached, str) else (incoming or folder) / name
 
     places = {place(name): remote.files[name] for name in names}
-    tensors = headers(remote, places)
+    tensors = headers(remote, places, incoming or folder)
     noted = tuple(remote.files[name].noted for name in names)
     digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, noted)).encode())
     origin = Source("", remote.name, remote.commit, noted)
     return Checkpoint(folder, config, tensors, origin, digest), places
 
 
-def headers(remote: Repository, places: dict[Path, RemoteFile]) -> dict[str, TensorEntry]:
-    """Every tensor, from the shards that are on this disk and from the headers of the others."""
+def headers(
+    remote: Repository, places: dict[Path, RemoteFile], incoming: Path
+) -> dict[str, TensorEntry]:
+    """Every tensor, from the shards in the hub's cache and from the headers of the others.
+
+    What lies in ``incoming`` may be damaged, so it is not asked: what the hub says of the file is
+    compared before anything is read of it.
+    """
     tensors: dict[str, TensorEntry] = {}
     away = {}
     for place, file in places.items():
-        if place.exists() and place.stat().st_size == file.n_bytes:
+        if place.parent != incoming and _size(place) == file.n_bytes:
             tensors.update(read_header(place))
         else:
             away[file.name] = place
     return tensors | remote.headers(list(away), away.__getitem__)
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def shard_names(remote: Repository, folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from flash_moe.hub.requests import Stopped, fetch_range
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
+from flash_moe.store.sync import sync_file
 from flash_moe.store.target import StoreFiles
 
 INCOMING = "incoming"
@@ -118,6 +119,7 @@ class HubShards(Shards):
             os.ftruncate(fd, remote.n_bytes)
             for start, stop in self._ranges[shard]:
                 fetch_range(remote.url, fd, start, stop, self._on_bytes, self._stop)
+            sync_file(fd)
         finally:
             os.close(fd)
         os.replace(_part(shard), shard)
@@ -149,6 +151,7 @@ class HubShards(Shards):
             os.ftruncate(fd, have)
             self._on_bytes(have)
             fetch_range(remote.url, fd, have, remote.n_bytes, self._on_bytes, self._stop)
+            sync_file(fd)  # what has its name shall have its bytes, also after a power cut
         finally:
             os.close(fd)
         os.replace(part, shard)

@@ -174,6 +174,52 @@ def test_an_unknown_repository_and_no_hub_at_all(hub: FakeHub, tmp_path: Path) -
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("damage", ["zeros", "one bit", "the header of another", "of a part"])
+def test_a_damaged_shard_of_an_earlier_run_is_fetched_again(
+    hub: FakeHub, dst: Path, stores: Checkpoints, checkpoints: Checkpoints, damage: str
+) -> None:
+    """Right size, wrong bytes, as after a power cut."""
+    whole = (checkpoints("mlx") / ONE).read_bytes()
+    found = bytearray(whole)
+    if damage == "zeros":
+        found[:] = bytes(len(whole))
+    elif damage == "one bit":
+        found[-1] ^= 1
+    elif damage == "the header of another":
+        found[:10_000] = (checkpoints("mlx") / ONE.replace("3", "2", 1)).read_bytes()[:10_000]
+    else:
+        found[1000:2000] = bytes(1000)
+        del found[-1000:]
+    (dst / "incoming").mkdir(parents=True)
+    name = f"{ONE}.part" if damage == "of a part" else ONE
+    (dst / "incoming" / name).write_bytes(found)
+    pull(dst)
+    assert differences(dst, stores("mlx")) == []
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(
+    hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    named: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        synced.add(os.fstat(fd).st_ino)
+
+    def check(old: Path, new: Path) -> None:
+        if str(old).endswith(".safetensors.part"):
+            assert os.stat(old).st_ino in synced
+            named.append(Path(new).name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", check)
+    pull(dst)
+    assert ONE in named
+
+
 class Usage(NamedTuple):
     total: int
     used: int
