@@ -231,7 +231,8 @@ def disk_for(repo: str, revision: str | None = None) -> int | None:
     try:
         remote = Repository(repo, revision, tries=0)
         config = remote.files["config.json"]
-        quantized = b'"quantization' in read_range(config.url, 0, min(config.n_bytes, 1 << 20))
+        size = config.n_bytes
+        quantized = b'"quantization' in read_range(config.url, 0, min(size, 1 << 20), size)
     except (HubError, KeyError):
         return None
     sizes = sorted(

@@ -131,6 +131,8 @@ def checks(manifest: Manifest) -> list[str]:
     source, n_shards = manifest.source, len(manifest.source.files)
     if source.kind == "flash-moe-original":
         made = "a sample of each layer's records compared with the checkpoint"
+        if n_shards:
+            made += "; the other weights came by ranges, of which the hub has no hashes"
     elif n_shards:
         made = f"{n_shards} shards compared with the hub's hashes when they were downloaded"
     else:

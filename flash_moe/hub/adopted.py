@@ -71,7 +71,8 @@ def _compare(
             "Name the repository that the records were made from.",
         )
     start = entry.offset + expert * component.n_bytes
-    theirs = read_range(places[entry.file].url, start, start + component.n_bytes)
+    remote = places[entry.file]
+    theirs = read_range(remote.url, start, start + component.n_bytes, remote.n_bytes)
     with open(file, "rb") as stream:
         stream.seek(expert * info.layout.record_bytes + component.offset)
         ours = stream.read(component.n_bytes)

@@ -11,8 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
+from flash_moe.hub.patience import Stopped
 from flash_moe.hub.repository import RemoteFile
-from flash_moe.hub.requests import Stopped, fetch_range
+from flash_moe.hub.requests import fetch_range
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
@@ -118,7 +119,7 @@ class HubShards(Shards):
         try:
             os.ftruncate(fd, remote.n_bytes)
             for start, stop in self._ranges[shard]:
-                fetch_range(remote.url, fd, start, stop, self._on_bytes, self._stop)
+                self._fetch(remote, fd, start, stop)
             sync_file(fd)
         finally:
             os.close(fd)
@@ -150,11 +151,14 @@ class HubShards(Shards):
             have = min(os.fstat(fd).st_size, remote.n_bytes)
             os.ftruncate(fd, have)
             self._on_bytes(have)
-            fetch_range(remote.url, fd, have, remote.n_bytes, self._on_bytes, self._stop)
+            self._fetch(remote, fd, have, remote.n_bytes)
             sync_file(fd)  # what has its name shall have its bytes, also after a power cut
         finally:
             os.close(fd)
         os.replace(part, shard)
+
+    def _fetch(self, remote: RemoteFile, fd: int, start: int, stop: int) -> None:
+        fetch_range(remote.url, fd, start, stop, remote.n_bytes, self._on_bytes, self._stop)
 
     def release(self, shard: Path) -> None:
         self._held.discard(shard)

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from flash_moe.errors import CorruptFileError, FlashMoEError, HubError, PackError
-from flash_moe.hub import requests
+from flash_moe.hub import patience, requests
 from flash_moe.pull import open_pull
 
 from .conftest import Checkpoints
@@ -37,7 +37,6 @@ PASSING: dict[str, list[Fault]] = {
     "busy": [Status(pattern=SHARDS, times=5, status=503, retry_after=0)],
     "too many requests": [Status(pattern="*", times=4, status=429, retry_after=0)],
     "the listing fails": [Status(pattern="/api/*", times=4, status=500)],
-    "longer than listed": [Resize(pattern=ONE, by=1)],
     "flipped once": [Flip(pattern=ONE, times=1, offset=200_000)],
 }
 
@@ -61,8 +60,8 @@ def test_a_cut_download_goes_on_where_it_was(hub: FakeHub, dst: Path) -> None:
 def test_it_waits_as_long_as_the_hub_says(
     hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(requests, "WAITS", (0.5,) * 5)
-    monkeypatch.setattr(requests, "_told_until", 0.0)
+    monkeypatch.setattr(patience, "WAITS", (0.5,) * 5)
+    monkeypatch.setattr(patience, "_told_until", 0.0)
     waits: list[float] = []
 
     def wait(self: object, seconds: float | None = None) -> bool:
@@ -70,17 +69,17 @@ def test_it_waits_as_long_as_the_hub_says(
         return False
 
     monkeypatch.setattr("threading.Event.wait", wait)
-    patience = requests.Patience()
+    waiter = patience.Patience()
     hub.faults.add(Status(pattern="x", status=503, retry_after=7, times=None))
     for expected in (7, 7, 7, 7, 7):
         try:
-            with requests.opened(f"{hub.url}/{REPO}/resolve/main/x"):
+            with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
                 pytest.fail("503 expected")
-        except requests.failures() as error:
-            patience.failed(error)
+        except patience.failures() as error:
+            waiter.failed(error)
         assert waits[-1] == expected
     with pytest.raises(HubError, match="answers 503"):
-        patience.failed(error_of(hub))
+        waiter.failed(error_of(hub))
     (said,) = caplog.messages  # once, not for each thread
     assert "answers 503" in said
     assert said.endswith("; trying again in 7 s")
@@ -88,9 +87,9 @@ def test_it_waits_as_long_as_the_hub_says(
 
 def error_of(hub: FakeHub) -> Exception:
     try:
-        with requests.opened(f"{hub.url}/{REPO}/resolve/main/x"):
+        with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
             raise AssertionError("503 expected")
-    except requests.failures() as error:
+    except patience.failures() as error:
         return error
 
 
@@ -98,7 +97,8 @@ LASTING: dict[str, tuple[Fault, str]] = {
     "the server is down": (Status(pattern=SHARDS, status=503, times=None), "answers 503"),
     "always cut at the same byte": (Cut(pattern=ONE, after=0, times=None), "cannot be reached"),
     "other bytes": (Flip(pattern=ONE, offset=200_000), "with hash"),
-    "a shorter file": (Resize(pattern=ONE, by=-1), "hub"),
+    "a shorter file": (Resize(pattern=ONE, by=-1), "expected bytes .*, the server sends"),
+    "a longer file": (Resize(pattern=ONE, by=1), "expected bytes .*, the server sends"),
     "no ranges": (NoRange(pattern=ONE), "all of it"),
     "gone": (Status(pattern=ONE, status=404, times=None), "hub"),
     "forbidden": (Status(pattern=ONE, status=403, times=None), "hf auth login"),
