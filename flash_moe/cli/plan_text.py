@@ -105,7 +105,8 @@ def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     if planned.state == "complete":
         facts["place"] = f"{disk.path}, complete"
     else:
-        peak = "at the peak, store and two shards" if disk.download else "the checkpoint stays"
+        shards = "one shard" if disk.shards == 1 else f"{disk.shards} shards"
+        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint stays"
         done = "; an earlier run left the rest" if planned.state == "partial" else ""
         facts["needed"] = f"{decimal(disk.needed)}: {peak}{done}"
         facts["free"] = f"{decimal(disk.free)}: {'enough' if disk.fits else 'not enough'}"

@@ -102,6 +102,13 @@ def run_pull(args: argparse.Namespace) -> int:
         f"{decimal(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
         file=sys.stderr,
     )
+    held, _ = pull.shards.held_at_peak(pull.source)
+    if held > args.jobs:
+        print(
+            f"up to {held} shards are on the disk at a time: experts are quantized anew from "
+            "tensors in several of them",
+            file=sys.stderr,
+        )
     return _pack(pull.source, dst, pull.shards, pull.shards.download_bytes, report)
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
+from flash_moe.hub.holding import held_at_peak
 from flash_moe.hub.patience import Stopped
 from flash_moe.hub.repository import RemoteFile
 from flash_moe.hub.requests import fetch_range
@@ -70,12 +71,25 @@ class HubShards(Shards):
         return sum(stop - start for parts in self._ranges.values() for start, stop in parts)
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        sizes = sorted((r.n_bytes for r in self._remote.values()), reverse=True)
-        if self._ranges is not None:
-            spans = (sum(stop - start for start, stop in p) for p in self._ranges.values())
-            sizes = sorted(spans, reverse=True)
-        there = sum(f.stat().st_blocks * 512 for f in self._folder.glob("*") if f.is_file())
-        return max(0, sum(sizes[: self._jobs]) - there)
+        found = (f for shard in self._remote for f in (shard, _part(shard)))
+        there = sum(
+            f.stat().st_blocks * 512 for f in found if f.parent == self._folder and f.exists()
+        )
+        return max(0, self.held_at_peak(source)[1] - there)
+
+    def held_at_peak(self, source: PackSource) -> tuple[int, int]:
+        """Shards on the disk at a time when all of ``source`` is packed, and the bytes they take.
+
+        Files of the hub's cache count as shards without bytes: they are there in any case.
+        """
+        order = sorted(source.shards)
+        sizes = dict.fromkeys(order, 0)
+        for shard in order:
+            if shard.parent == self._folder:
+                parts = [(0, self._remote[shard].n_bytes)]
+                parts = parts if self._ranges is None else self._ranges[shard]
+                sizes[shard] = sum(stop - start for start, stop in parts)
+        return held_at_peak(source.works, order, self._jobs, sizes)
 
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         queue = list(wanted)

@@ -60,6 +60,7 @@ class Disk:
         needed: Free disk that its making takes at the peak, beyond what an earlier run left.
         deleting: The same where each shard of a local checkpoint is deleted when it is packed.
         download: From the hub, beyond what is on this disk already.
+        shards: That lie beside the store at the peak, of a pull.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Disk:
     needed: int = 0
     deleting: int | None = None
     download: int = 0
+    shards: int = 0
 
     @property
     def fits(self) -> bool:
@@ -134,7 +136,7 @@ def plan_repository(
             here = _disk(source, dst, shards, small)
         shards_left = _shards_left(source, journal)
         left = sum(places[s].n_bytes - _downloaded(s) for s in shards_left)
-        return replace(here, download=left + small)
+        return replace(here, download=left + small, shards=shards.held_at_peak(source)[0])
 
     def source(asked: Quantize) -> PackSource:
         return open_source(checkpoint, **vars(asked))
