@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from flash_moe.convert import open_source
 from flash_moe.errors import CorruptFileError, PackError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import INCOMING, HubShards
-from flash_moe.pull import stage
+from flash_moe.hub.staging import stage
 from flash_moe.store.manifest import MANIFEST_FILE, Manifest, read_manifest, write_json
 from flash_moe.store.packer import rewrite
 from flash_moe.store.source import PackSource
@@ -85,8 +86,20 @@ def open_repair(
             f"{root} was made from {made_from.name} on a disk, not from the hub",
             "Pack it again, or copy the files back.",
         )
+    try:
+        return _open_repair(root, manifest, damaged, on_bytes)
+    except BaseException:
+        shutil.rmtree(root / INCOMING, ignore_errors=True)
+        raise
+
+
+def _open_repair(
+    root: Path, manifest: Manifest, damaged: frozenset[str], on_bytes: Callable[[int], None]
+) -> Repair:
+    made_from = manifest.source
     remote = Repository(made_from.name, made_from.revision)
     checkpoint, places = stage(remote, root / INCOMING)
+    checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
     chosen = dict(made_from.quantize)
     source = open_source(
         checkpoint,

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,16 @@ def store_path(name: str) -> Path:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from flash_moe.store.verify import verify
+    from flash_moe.store.lock import locked
 
     root = store_path(args.store)
+    with locked(root) if args.repair and root.is_dir() else nullcontext():
+        return _verify(root, args.repair)
+
+
+def _verify(root: Path, repair: bool) -> int:
+    from flash_moe.store.verify import verify
+
     manifest = read_manifest(root, sizes=False)
     with progress({"verify": _expert_bytes(manifest) + _resident_bytes(manifest)}) as bars:
         found = verify(root, lambda n: bars.add("verify", n))
@@ -58,7 +66,7 @@ def run_verify(args: argparse.Namespace) -> int:
     )
     if not found.problems:
         return 0
-    return _repair(root, found.damaged) if args.repair else 1
+    return _repair(root, found.damaged) if repair else 1
 
 
 def _repair(root: Path, damaged: frozenset[str]) -> int:

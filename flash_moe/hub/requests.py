@@ -71,7 +71,12 @@ def _check_range(url: str, sent: str, start: int, stop: int, size: int) -> None:
 
 
 def pieces(
-    url: str, start: int, stop: int, size: int, event: threading.Event | None = None
+    url: str,
+    start: int,
+    stop: int,
+    size: int,
+    event: threading.Event | None = None,
+    tries: int | None = None,
 ) -> Generator[bytes, None, None]:
     """Bytes ``start`` to ``stop`` of a file of ``size`` bytes, as they come.
 
@@ -79,7 +84,7 @@ def pieces(
         HubError: They cannot be had.
         Stopped: By the event.
     """
-    patience = Patience(event)
+    patience = Patience(event, tries)
     at = start
     while at < stop:
         patience.check()
@@ -102,7 +107,12 @@ def pieces(
 
 
 def read_range(
-    url: str, start: int, stop: int, size: int, event: threading.Event | None = None
+    url: str,
+    start: int,
+    stop: int,
+    size: int,
+    event: threading.Event | None = None,
+    tries: int | None = None,
 ) -> bytes:
     """Bytes ``start`` to ``stop`` of a file of ``size`` bytes.
 
@@ -110,7 +120,7 @@ def read_range(
         HubError: They cannot be had.
         Stopped: By the event.
     """
-    return b"".join(pieces(url, start, stop, size, event))
+    return b"".join(pieces(url, start, stop, size, event, tries))
 
 
 def fetch_range(

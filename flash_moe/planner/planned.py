@@ -19,8 +19,9 @@ from flash_moe.convert import RequantizedCheckpoint, open_source
 from flash_moe.errors import FlashMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import INCOMING, HubShards
+from flash_moe.hub.staging import side_files, stage
 from flash_moe.mlx_lm_api import get_classes
-from flash_moe.pull import side_files, stage, wanted_revision
+from flash_moe.pull import wanted_revision
 from flash_moe.store.checkpoint import local_checkpoint
 from flash_moe.store.destination import SIDE_FILES, check_destination
 from flash_moe.store.experts import ExpertLayer, PackedExperts

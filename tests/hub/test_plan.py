@@ -15,10 +15,11 @@ from huggingface_hub import constants, hf_hub_download
 from flash_moe.cli import main
 from flash_moe.errors import HubError, NotMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
+from flash_moe.hub.staging import side_files
 from flash_moe.planner import planned as module
 from flash_moe.planner.planned import Planned, Quantize, plan_repository, plan_store
 from flash_moe.planner.this_machine import resident_kinds, shape_of
-from flash_moe.pull import open_pull, side_files
+from flash_moe.pull import open_pull
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stores import disk_bytes
 from flash_moe.testing import PRESETS
