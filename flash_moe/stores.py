@@ -144,6 +144,14 @@ def complete_stores(repo: str) -> list[tuple[Path, _Identity]]:
     return [(p, s) for p, s in _stores() if (s.source, s.state) == (repo, "complete")]
 
 
+def named_store(name: str) -> Path | None:
+    """What lies where a pull of a repository puts its store, complete or not."""
+    for path in _meant(name):
+        if path.parent == stores_dir() and is_store(path):
+            return path
+    return None
+
+
 def removable(name: str) -> StoreInfo:
     """The store that ``flash-moe rm NAME`` means: a path, a name below the directory, or a repo.
 

@@ -37,10 +37,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def store_path(name: str) -> Path:
     """The directory that is meant: a path, or the store of a repository."""
-    from flash_moe.stores import find_store
+    from flash_moe.stores import find_store, named_store
 
     path = Path(name).expanduser()
-    return path if path.exists() else find_store(name) or path
+    if path.exists():
+        return path
+    # Also one that is partial or damaged, of which is to be said that it is.
+    return find_store(name) or named_store(name) or path
 
 
 def run_verify(args: argparse.Namespace) -> int:

@@ -202,7 +202,7 @@ def test_one_at_a_time(
         for words in (["rm", "org--model", "--yes"], ["verify", REPO, "--repair"]):
             out = flash_moe(hub, tmp_path, *words)
             assert out.returncode == 1
-            assert busy in out.stderr or "--repair" in words
+            assert busy in out.stderr
     assert "experts/layer_000.bin" in contents(dst)
     assert flash_moe(hub, tmp_path, "verify", dst, "--repair").returncode == 0
     assert contents(dst) == before
