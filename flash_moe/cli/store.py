@@ -55,16 +55,16 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _verify(root: Path, repair: bool) -> int:
-    from flash_moe.store.verify import verify
+    from flash_moe.store.verify import verified_bytes, verify
 
     manifest = read_manifest(root, sizes=False)
-    with progress({"verify": _expert_bytes(manifest) + _resident_bytes(manifest)}) as bars:
+    with progress({"verify": verified_bytes(manifest)}) as bars:
         found = verify(root, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
-        f"{root}: {found.n_records} records and {found.n_files} resident files, "
+        f"{root}: {found.n_records} records and {found.n_files} other files, "
         f"{decimal(found.n_bytes)}: {state}"
     )
     if not found.problems:

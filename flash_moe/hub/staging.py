@@ -13,10 +13,10 @@ from flash_moe.config import model_config, read_config
 from flash_moe.errors import HubError, UnsupportedModelError
 from flash_moe.hub.repository import RemoteFile, Repository
 from flash_moe.store.checkpoint import Checkpoint
-from flash_moe.store.destination import SIDE_FILES
 from flash_moe.store.index import INDEX_FILE, read_index
 from flash_moe.store.manifest import Source
 from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.side_files import SIDE_FILES
 
 # A tokenizer of 250,000 tokens takes 20 MB; weights in such files are none of ours.
 MAX_SIDE_BYTES = 200_000_000

@@ -23,7 +23,7 @@ from flash_moe.hub.staging import side_files, stage
 from flash_moe.mlx_lm_api import get_classes
 from flash_moe.pull import wanted_revision
 from flash_moe.store.checkpoint import local_checkpoint
-from flash_moe.store.destination import SIDE_FILES, check_destination
+from flash_moe.store.destination import check_destination
 from flash_moe.store.experts import ExpertLayer, PackedExperts
 from flash_moe.store.index import INDEX_FILE
 from flash_moe.store.journal import Journal
@@ -31,6 +31,7 @@ from flash_moe.store.manifest import read_manifest
 from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.safetensors_writer import TensorSpec
 from flash_moe.store.shards import KEPT, DeletedShards, Shards
+from flash_moe.store.side_files import SIDE_FILES
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
 

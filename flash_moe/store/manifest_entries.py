@@ -109,7 +109,7 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class ResidentFile:
-    """A file of weights that stay in memory."""
+    """A file that is checked as a whole: of weights that stay in memory, or a side file."""
 
     file: str
     n_bytes: int

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sync_file(fd: int) -> None:
@@ -24,6 +27,27 @@ def sync_file(fd: int) -> None:
         except OSError:  # of a filesystem that does not know it: then what there is
             pass
     os.fsync(fd)
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[BinaryIO]:
+    """A file to write so that a crash leaves the old one or the new one, never half of it.
+
+    The name is on the disk when :func:`sync_directory` says so.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            sync_file(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(directory: Path) -> None:
