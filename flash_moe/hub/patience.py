@@ -67,7 +67,10 @@ class Patience:
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
         _tell(error, wait)
-        if self._stop.wait(wait):
+        self._pause(wait)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
             raise Stopped
 
 

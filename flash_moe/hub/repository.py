@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from flash_moe.errors import HubError
 from flash_moe.hub.patience import patiently
 from flash_moe.hub.requests import fetch_range, read_range
+from flash_moe.hub.threads import in_threads
 from flash_moe.store.files import file_name
 from flash_moe.store.manifest import SourceFile
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
@@ -156,14 +156,8 @@ class Repository:
             return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
 
         tensors: dict[str, TensorEntry] = {}
-        with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
-            try:
-                for found in pool.map(one, shards):
-                    tensors.update(found)
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        for found in in_threads(one, shards, HEADER_THREADS, stop):
+            tensors.update(found)
         return tensors
 
 

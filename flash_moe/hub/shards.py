@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
 from flash_moe.hub.holding import held_at_peak
-from flash_moe.hub.patience import Stopped
 from flash_moe.hub.repository import RemoteFile
 from flash_moe.hub.requests import fetch_range
+from flash_moe.hub.threads import GRACE_SECONDS, in_thread
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
@@ -61,7 +60,7 @@ class HubShards(Shards):
         for entry in tensors.values():
             self._promised.setdefault(entry.file, set()).add(entry)
         self._ranges = None if only is None else merged_ranges(tensors.values(), only)
-        self._pool = ThreadPoolExecutor(MAX_JOBS, "download")
+        self._coming: dict[Future[None], Path] = {}
 
     @property
     def download_bytes(self) -> int:
@@ -94,12 +93,12 @@ class HubShards(Shards):
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         queue = list(wanted)
         self._drop_others(queue)
-        coming: dict[Future[None], Path] = {}
+        coming = self._coming
         while queue or coming:
             while queue and (len(self._held) < self._jobs or not coming):
                 shard = queue.pop(0)
                 self._held.add(shard)
-                coming[self._pool.submit(self._get, shard)] = shard
+                coming[in_thread(self._get, shard)] = shard
             done, _ = wait(coming, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
                 shard = coming.pop(future)
@@ -183,9 +182,9 @@ class HubShards(Shards):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
+        # One whose connection has stalled is left behind: it writes nothing any more.
         self._stop.set()
-        with contextlib.suppress(Stopped):
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        wait(self._coming, GRACE_SECONDS)
 
 
 def _part(shard: Path) -> Path:

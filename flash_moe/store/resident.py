@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import xxhash
@@ -19,10 +19,11 @@ def describe(dst: Path, names: Iterable[str]) -> tuple[ResidentFile, ...]:
     )
 
 
-def file_checksum(file: Path) -> str:
-    """xxh3-128 of a whole file, in hex."""
+def file_checksum(file: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
+    """xxh3-128 of a whole file, in hex; told of the bytes as they are read."""
     digest = xxhash.xxh3_128()
     with open(file, "rb", buffering=0) as stream:
         while piece := stream.read(COPY_BYTES):
             digest.update(piece)
+            on_bytes(len(piece))
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,12 @@ def verify(
     names = [*(e.file for e in manifest.layers), *(f.file for f in check.others)]
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            found = list(pool.map(check.file, range(len(names))))
+            try:
+                found = list(pool.map(check.file, range(len(names))))
+            except BaseException:  # Ctrl-C: the threads end after the record in hand
+                check.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         check.reader.close()
     return VerifyReport(
@@ -76,6 +81,7 @@ class _Check:
         self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.side_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()
+        self.stopped = False
         self.reader = RecordReader(self._experts, verify=True)
 
     def file(self, index: int) -> list[StoreError]:
@@ -90,6 +96,12 @@ class _Check:
             return [error]
         return self._layer(index) if is_layer else self._whole(index - len(layers))
 
+    def _go_on(self, n_bytes: int) -> None:
+        """Tell of bytes read. Raises CancelledError when nobody wants the rest."""
+        if self.stopped:
+            raise CancelledError
+        self._report(n_bytes)
+
     def _layer(self, layer: int) -> list[StoreError]:
         info = self._experts.layers[layer]
         n_bytes = info.layout.record_bytes
@@ -98,6 +110,8 @@ class _Check:
             buffer = self._local.buffer = memoryview(bytearray(n_bytes))
         problems: list[StoreError] = []
         for expert in range(info.n_experts):
+            if self.stopped:
+                raise CancelledError
             try:
                 self.reader.read(layer, expert, buffer)
             except StoreError as error:
@@ -110,11 +124,10 @@ class _Check:
         file = self._root / entry.file
         hint = "Run flash-moe verify --repair, copy it back, or pack the model again."
         try:
-            got = file_checksum(file)
+            got = file_checksum(file, self._go_on)
         except OSError as error:
             problem = f"{file}: {error.strerror or error}"
             return [CorruptFileError("store", problem, hint)]
-        self._report(entry.n_bytes)
         if got == entry.checksum:
             return []
         problem = f"{file}: expected checksum {entry.checksum}, got {got}"

@@ -19,7 +19,7 @@ from .checkpoints import Kind
 from .client import environment
 from .conftest import Checkpoints
 from .fake_hub import FakeHub
-from .faults import Slow
+from .faults import Slow, Stall
 from .fork_server import ForkServer
 from .pulling import REPO, SHARDS, contents, differences
 
@@ -111,6 +111,32 @@ def test_a_kill_costs_no_more_than_what_was_on_its_way(
     finish(start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled"))
     headers = 2 * 4 * 100_001
     assert hub.log.sent(SHARDS) < sum(sizes) + headers + max(sizes)
+
+
+@pytest.mark.parametrize("after", [0, 110_000])  # of the headers, of the shards
+def test_ctrl_c_waits_for_no_connection(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, after: int
+) -> None:
+    """All connections have stalled, and none is given up."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    hub.faults.add(Stall(pattern=SHARDS, after=after, times=None))
+    code = f"from flash_moe.hub import requests; requests.TIMEOUT = 10_000; {CODE}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "pull", REPO, str(tmp_path / "pulled")],
+        env=environment(hub.url, tmp_path / "home"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        hub.log.wait_until_sent(SHARDS, 2 * after, timeout=60)
+        deadline = time.monotonic() + 60
+        while not hub.log.requests(SHARDS, where="cdn") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip().endswith("flash-moe: interrupted")
 
 
 def test_ctrl_c_and_again(

@@ -24,6 +24,7 @@ from .checkpoints import SMALL
 from .client import environment
 from .conftest import Checkpoints
 from .fake_hub import FakeHub
+from .faults import Status
 from .pulling import REPO, SHARDS, contents, pull
 
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -67,6 +68,20 @@ def test_pull_load_list_and_remove(
     assert out.stdout.startswith("deleted")
     assert not places.joinpath("org--model").exists()
     assert "no stores" in flash_moe(hub, tmp_path, "ls").stderr
+
+
+def test_load_of_what_is_not_pulled_does_not_wait(
+    hub: FakeHub, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    monkeypatch.setattr(
+        "flash_moe.hub.patience.Patience._pause", lambda self, s: pytest.fail("waited")
+    )
+    for pattern in ("config.json", "/api/*"):
+        hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
+        with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(flash-moe plan"):
+            load(REPO)
+        hub.faults.clear()
 
 
 def test_verify_and_info_take_the_name(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from flash_moe.errors import ChecksumError, CorruptFileError, ManifestError
+from flash_moe.store import verify as module
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
 from flash_moe.store.reader import RecordReader
@@ -56,6 +58,34 @@ def test_a_store_of_before_there_were_checksums_of_side_files(store_copy: Path) 
     (store_copy / "tokenizer.json").write_bytes(b"")
     report = verify(store_copy)
     assert (report.problems, report.n_files) == ((), 1)
+
+
+def test_a_stop_ends_all_threads_after_the_record_in_hand(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, reads = threading.Event(), []
+
+    class Check(module._Check):
+        @property
+        def stopped(self) -> bool:
+            return told.is_set()
+
+        @stopped.setter
+        def stopped(self, value: bool) -> None:
+            if value:
+                told.set()
+
+    def read(self: RecordReader, layer: int, expert: int, buffer: memoryview) -> None:
+        reads.append(layer)
+        if layer == 0:
+            raise KeyboardInterrupt
+        told.wait(60)
+
+    monkeypatch.setattr(module, "_Check", Check)
+    monkeypatch.setattr(RecordReader, "read", read)
+    with pytest.raises(KeyboardInterrupt):
+        verify(tiny_store, threads=3)
+    assert len(reads) <= 4  # one more if the thread of layer 0 had taken another
 
 
 @pytest.mark.parametrize("position", [0, 5000, RECORD - 1])  # the last one is padding
