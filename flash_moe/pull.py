@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -30,11 +30,13 @@ class Pull:
 
     Attributes:
         source: What to give the packer.
-        shards: Where it gets its shards from; has ``download_bytes``.
+        shards: Where it gets its shards from.
+        download_bytes: Of shards, with what an earlier run had of them; not of those it finished.
     """
 
     source: PackSource
     shards: HubShards
+    download_bytes: int
 
 
 def open_pull(
@@ -82,7 +84,22 @@ def open_pull(
     only = None if adopt is None else [e for work in source.works for e in work.entries]
     wanted_places = {place: places[place] for place in places if place in needed}
     shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
-    return Pull(source, shards)
+    done = source.shards - shards_left(source, journal)
+    to_come = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
+    return Pull(source, shards, shards.download_bytes if only is not None else to_come)
+
+
+def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
+    """The shards of which a pull, or the rest of one, needs something."""
+    if journal is None:
+        return source.shards
+
+    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
+        noted = layer is not None and source.layers[layer].number in journal.layers
+        return noted or any(shard.name in journal.shards for shard in shards)
+
+    left = (work for work in source.works if not is_done(work.layer, work.shards))
+    return {shard for work in left for shard in work.shards}
 
 
 def _open(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -51,13 +52,19 @@ def report(
         console.print(Text(title, style="bold"))
         console.print(_table(facts))
     console.print()
-    console.print(budget_table(shape, machine, rows))
+    print_whole(console, budget_table(shape, machine, rows))
     console.print()
     console.print(Text("what this rests on", style="bold"))
     for sentence in sentences(machine):
         console.print(Text(f"- {sentence}"))
     console.print()
     verdict_lines(console, planned, rows, machine, end)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting a figure, however narrow the terminal or the pipe is."""
+    wanted = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, wanted)).print(table, crop=False)
 
 
 def _table(facts: Mapping[str, str]) -> Table:

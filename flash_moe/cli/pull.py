@@ -111,7 +111,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | Non
         **quantization,
     )
     origin = pull.shards.origin
-    to_come = decimal(pull.shards.download_bytes)
+    to_come = decimal(pull.download_bytes)
     print(
         f"{args.repo} at {origin['commit'][:12]}: {to_come} to download, "
         f"{decimal(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
@@ -124,7 +124,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | Non
             "tensors in several of them",
             file=sys.stderr,
         )
-    return _pack(pull.source, dst, pull.shards, pull.shards.download_bytes, report)
+    return _pack(pull.source, dst, pull.shards, pull.download_bytes, report)
 
 
 def run_pack(args: argparse.Namespace) -> int:

@@ -152,7 +152,12 @@ class HubShards(Shards):
                 # Damaged on its way or by a crash; a second time it is the hub's own file.
                 self._on_bytes(-remote.n_bytes)
                 if shard.parent != self._folder:
-                    raise
+                    raise HubError(
+                        "hub",
+                        f"{shard} in the hub's local cache is damaged: it has another hash than "
+                        "the hub says",
+                        f"Delete {shard.resolve()} and run the same command again.",
+                    ) from None
                 shard.unlink()
                 if not again:
                     raise

@@ -155,6 +155,49 @@ def test_progress_adds_up(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
     assert sum(packed) == found.source.n_bytes
 
 
+def test_progress_of_a_continued_pull_adds_up(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Shards that are done are neither downloaded nor counted."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = tmp_path / "pulled"
+    first = open_pull(REPO, dst, jobs=1)
+    done: list[Path] = []
+
+    def release(self: HubShards, shard: Path) -> None:
+        done.append(shard)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HubShards, "release", release)
+        with pytest.raises(KeyboardInterrupt):
+            pack(first.source, dst, shards=first.shards)
+    downloaded: list[int] = []
+    found = open_pull(REPO, dst, on_bytes=downloaded.append)
+    assert 0 < found.download_bytes < first.download_bytes / 2
+    pack(found.source, dst, shards=found.shards)
+    assert sum(downloaded) == found.download_bytes
+
+
+def test_a_damaged_shard_in_the_cache_of_the_hub_is_named(
+    hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, tmp_path: Path
+) -> None:
+    commit = hub.add_commit(REPO, checkpoints("mlx"))
+    name = "model-00002-of-00004.safetensors"
+    cache = constants.HF_HUB_CACHE
+    cached = Path(hf_hub_download(REPO, name, revision=commit, endpoint=hub.url, cache_dir=cache))
+    content = bytearray(cached.read_bytes())
+    content[-1] ^= 1
+    cached.resolve().write_bytes(content)
+    with pytest.raises(HubError) as caught:
+        pull(tmp_path / "pulled")
+    assert f"{cached} in the hub's local cache is damaged" in str(caught.value)
+    cached.resolve().unlink()
+    pull(tmp_path / "pulled")
+    assert differences(tmp_path / "pulled", stores("mlx")) == []
+
+
 def test_shards_of_which_nothing_is_needed_are_not_downloaded(
     hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, tmp_path: Path
 ) -> None:
