@@ -146,7 +146,7 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
             raise ManifestError(
                 "store",
                 f"{root} is a partial store",
-                "Run the same flash-moe command again to continue it.",
+                "Run the same flash-moe pull or pack again to continue it.",
             )
         raise ManifestError(
             "store", f"{root} has no {MANIFEST_FILE}", "Make a store with: flash-moe pack SRC DST"

@@ -299,6 +299,29 @@ def test_partial_and_damaged_stores_are_listed(
     assert (places / "letters").is_dir()
 
 
+def test_verify_and_info_of_a_partial_or_damaged_store(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    """Named by its repository, it is not said to be missing."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = default_store(REPO)
+
+    def strike(what: str, n_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull(dst, strike)
+    for command in ("verify", "info"):
+        out = flash_moe(hub, tmp_path, command, REPO)
+        assert out.returncode == 1
+        assert "is a partial store. Run the same flash-moe pull" in out.stderr
+    pull(dst)
+    (dst / "experts" / "layer_000.bin").unlink()
+    out = flash_moe(hub, tmp_path, "verify", REPO)
+    assert out.returncode == 1
+    assert "1 damaged" in out.stdout
+
+
 def test_removing_asks_on_a_terminal(
     hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
