@@ -130,7 +130,7 @@ def test_ctrl_c_waits_for_no_connection(
         for name in ("model-00001*", "model-00002*") if after else ():
             hub.log.wait_until_sent(name, 100_000 + after, timeout=60)
         deadline = time.monotonic() + 60
-        while not hub.log.requests(SHARDS, where="cdn") and time.monotonic() < deadline:
+        while not hub.log.requests(SHARDS) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)

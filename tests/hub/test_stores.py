@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -9,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flash_moe import load
+from flash_moe.cli import main
 from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
 from flash_moe.pull import working_on
 from flash_moe.store.lock import locked
@@ -42,6 +45,13 @@ def flash_moe(hub: FakeHub, tmp_path: Path, *arguments: object) -> subprocess.Co
         env=environment(hub.url, tmp_path / "home", COLUMNS="200"),
         capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def in_process(*arguments: object) -> SimpleNamespace:
+    """The same without starting Python."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main([*map(str, arguments)])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_pull_load_list_and_remove(
@@ -117,7 +127,7 @@ def test_removing_a_link_removes_the_store_behind_it(
     target = tmp_path / "other" / "disk" if absolute else Path("../other/disk")
     (places / "org--model").symlink_to(target)
     assert find_store(REPO) == places / "org--model"
-    out = flash_moe(hub, tmp_path, "rm", REPO, "--yes")
+    out = in_process("rm", REPO, "--yes")
     assert out.returncode == 0, out.stderr
     assert str(tmp_path / "other" / "disk") in out.stdout
     assert not os.path.lexists(places / "org--model")
@@ -129,41 +139,39 @@ def test_the_revision_that_was_asked_for(
 ) -> None:
     commit = hub.add_commit(REPO, checkpoints("mlx"))
     other = hub.add_commit(REPO, checkpoints("hf-fused"), "dev")
-    assert flash_moe(hub, tmp_path, "pull", REPO).returncode == 0
+    assert in_process("pull", REPO).returncode == 0
     for revision in (None, "main", commit):
         assert find_store(REPO, revision) == places / "org--model"
     assert find_store(REPO, "dev") is None
     said = f"of main, commit {commit}.*flash-moe pull org/model DST --revision dev"
     with pytest.raises(ModelNotFoundError, match=said):
         load(REPO, revision="dev")
-    again = flash_moe(hub, tmp_path, "pull", REPO, "--revision", "dev")
+    again = in_process("pull", REPO, "--revision", "dev")
     assert again.returncode == 1
     assert f"commit {commit[:12]} (main), and dev is {other[:12]} now" in again.stderr
     assert "Name another directory" in again.stderr
-    assert (
-        flash_moe(hub, tmp_path, "pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
-    )
+    assert in_process("pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
 
 
 def test_a_complete_store_is_pulled_again(
     hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
     commit = hub.add_commit(REPO, checkpoints("mlx"))
-    assert flash_moe(hub, tmp_path, "pull", REPO).returncode == 0
+    assert in_process("pull", REPO).returncode == 0
     before = contents(places)
     hub.log.clear()
     for options in ([], ["--revision", "main"], ["--revision", commit]):
-        again = flash_moe(hub, tmp_path, "pull", REPO, *options)
+        again = in_process("pull", REPO, *options)
         assert again.returncode == 0, again.stderr
         assert f"complete already, of {REPO} at {commit[:12]}" in again.stdout
     assert hub.log.sent(SHARDS) == 0
     dst = places / "org--model"
     for arguments in (["org/other", dst], [REPO, dst, "--expert-bits", 2]):
-        out = flash_moe(hub, tmp_path, "pull", *arguments)
+        out = in_process("pull", *arguments)
         assert out.returncode == 1
         assert "already is a complete store of" in out.stderr
     hub.add_commit(REPO, checkpoints("hf-fused"))
-    out = flash_moe(hub, tmp_path, "pull", REPO)
+    out = in_process("pull", REPO)
     assert out.returncode == 1
     assert "and main is" in out.stderr
     assert contents(places) == before
@@ -180,7 +188,7 @@ def test_a_refused_pull_leaves_nothing(
     hub.add_commit(REPO, checkpoints("mlx"))
     hub.log.clear()
     for words in (["org/dense"], [REPO, "--expert-bits", "7"], ["org/none"], [REPO, "--jobs", "0"]):
-        out = flash_moe(hub, tmp_path, "pull", *words)
+        out = in_process("pull", *words)
         assert out.returncode == 1, out.stdout
         assert not places.exists()
     assert hub.log.sent(SHARDS) == 0
@@ -206,20 +214,20 @@ def test_one_at_a_time(
     busy = f"another flash-moe works on {dst}"
     with locked(dst):
         for words in (["pull", REPO], ["pack", checkpoints("mlx"), dst]):
-            out = flash_moe(hub, tmp_path, *words)
+            out = in_process(*words)
             assert out.returncode == 1
             assert busy in out.stderr
     assert not places.exists()
-    assert flash_moe(hub, tmp_path, "pull", REPO).returncode == 0
+    assert in_process("pull", REPO).returncode == 0
     before = contents(dst)
     (dst / "experts" / "layer_000.bin").write_bytes(b"")
     with locked(dst):
         for words in (["rm", "org--model", "--yes"], ["verify", REPO, "--repair"]):
-            out = flash_moe(hub, tmp_path, *words)
+            out = in_process(*words)
             assert out.returncode == 1
             assert busy in out.stderr
     assert "experts/layer_000.bin" in contents(dst)
-    assert flash_moe(hub, tmp_path, "verify", dst, "--repair").returncode == 0
+    assert in_process("verify", dst, "--repair").returncode == 0
     assert contents(dst) == before
 
 
@@ -312,12 +320,12 @@ def test_verify_and_info_of_a_partial_or_damaged_store(
     with pytest.raises(KeyboardInterrupt):
         pull(dst, strike)
     for command in ("verify", "info"):
-        out = flash_moe(hub, tmp_path, command, REPO)
+        out = in_process(command, REPO)
         assert out.returncode == 1
         assert "is a partial store. Run the same flash-moe pull" in out.stderr
     pull(dst)
     (dst / "experts" / "layer_000.bin").unlink()
-    out = flash_moe(hub, tmp_path, "verify", REPO)
+    out = in_process("verify", REPO)
     assert out.returncode == 1
     assert "1 damaged" in out.stdout
 
