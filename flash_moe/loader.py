@@ -31,7 +31,7 @@ from flash_moe.store.experts import (
 )
 from flash_moe.store.manifest import Manifest, is_store, read_manifest
 from flash_moe.store.safetensors_header import TensorEntry, read_header
-from flash_moe.stores import find_store
+from flash_moe.stores import complete_stores, find_store
 from flash_moe.stream.stats import StreamStats
 from flash_moe.top_k_notice import warn_of_top_k
 
@@ -251,6 +251,16 @@ def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
     """Says what to do, and what that takes if the hub can be asked."""
     from flash_moe.pull import disk_for
 
+    if there := complete_stores(repo):
+        path, store = there[0]
+        of = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
+        return ModelNotFoundError(
+            "load",
+            f"{repo}: there is no store of revision {revision}; {path.name} is of "
+            f"{of}commit {store.revision}",
+            f"Load it without a revision, or pull {revision} into a directory of its own: "
+            f"flash-moe pull {repo} DST --revision {revision}",
+        )
     n_bytes = disk_for(repo, revision)
     takes = f"about {n_bytes / 1e9:.0f} GB of disk; " if n_bytes is not None else ""
     of = f" --revision {revision}" if revision else ""

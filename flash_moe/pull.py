@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import xxhash
-from huggingface_hub import try_to_load_from_cache
-
-from flash_moe.config import read_config
-from flash_moe.convert import open_source
-from flash_moe.errors import ConfigError, HubError, PackError, UnsupportedModelError
+from flash_moe.convert import QuantizeOptions, open_source
+from flash_moe.errors import ConfigError, HubError, PackError
 from flash_moe.hub.adopted import open_adopted
 from flash_moe.hub.repository import RemoteFile, Repository
 from flash_moe.hub.requests import read_range
 from flash_moe.hub.shards import INCOMING, MAX_JOBS, HubShards
+from flash_moe.hub.staging import stage
 from flash_moe.store.checkpoint import Checkpoint
-from flash_moe.store.destination import SIDE_FILES, check_destination
-from flash_moe.store.index import INDEX_FILE, read_index
-from flash_moe.store.journal import Journal
-from flash_moe.store.manifest import Source
-from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.destination import check_destination
+from flash_moe.store.journal import Journal, read_journal
+from flash_moe.store.lock import locked
+from flash_moe.store.manifest import MANIFEST_FILE, is_store, read_manifest
 from flash_moe.store.source import PackSource
-
-# A tokenizer of 250,000 tokens takes 20 MB; weights in such files are none of ours.
-MAX_SIDE_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -35,11 +30,13 @@ class Pull:
 
     Attributes:
         source: What to give the packer.
-        shards: Where it gets its shards from; has ``download_bytes``.
+        shards: Where it gets its shards from.
+        download_bytes: Of shards, with what an earlier run had of them; not of those it finished.
     """
 
     source: PackSource
     shards: HubShards
+    download_bytes: int
 
 
 def open_pull(
@@ -71,12 +68,14 @@ def open_pull(
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
+    QuantizeOptions(bits or 4, group_size or 64, expert_bits)  # refused before anything is asked
     journal = check_destination(dst, frozenset({INCOMING}))
     asked, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
     incoming = dst / INCOMING
     try:
         checkpoint, places = stage(remote, incoming)
+        checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
         source = _open(checkpoint, places, adopt, bits, group_size, expert_bits)
     except OSError as error:
         raise PackError("pull", f"{incoming}: {error.strerror or error}") from error
@@ -85,7 +84,22 @@ def open_pull(
     only = None if adopt is None else [e for work in source.works for e in work.entries]
     wanted_places = {place: places[place] for place in places if place in needed}
     shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
-    return Pull(source, shards)
+    done = source.shards - shards_left(source, journal)
+    to_come = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
+    return Pull(source, shards, shards.download_bytes if only is not None else to_come)
+
+
+def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
+    """The shards of which a pull, or the rest of one, needs something."""
+    if journal is None:
+        return source.shards
+
+    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
+        noted = layer is not None and source.layers[layer].number in journal.layers
+        return noted or any(shard.name in journal.shards for shard in shards)
+
+    left = (work for work in source.works if not is_done(work.layer, work.shards))
+    return {shard for work in left for shard in work.shards}
 
 
 def _open(
@@ -103,6 +117,65 @@ def _open(
             "pull", "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits"
         )
     return open_adopted(checkpoint, places, adopt)
+
+
+def pulled_already(
+    repo: str,
+    dst: Path,
+    *,
+    revision: str | None = None,
+    adopt: bool = False,
+    **quantize: int | None,
+) -> str | None:
+    """The commit of the complete store in ``dst``, if it is what a pull would make there.
+
+    Args:
+        adopt: Whether record files are to be adopted.
+        quantize: ``bits``, ``group_size``, ``expert_bits``.
+
+    Returns:
+        ``None`` if there is no complete store.
+
+    Raises:
+        PackError: It is of another repository, commit, or of other settings.
+        ManifestError: It is damaged.
+        HubError: It cannot be asked what the revision is now.
+    """
+    if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
+        return None
+    there = read_manifest(dst).source
+    asked = tuple(sorted((name, n) for name, n in quantize.items() if n is not None))
+    if there.name != repo or there.revision is None:
+        other = there.name
+    elif there.quantize != asked or (there.kind == "flash-moe-original") != adopt:
+        other = "other settings"
+    elif revision == there.revision or (
+        (commit := Repository(repo, revision).commit) == there.revision
+    ):
+        return there.revision
+    else:
+        of = f" ({there.asked})" if there.asked else ""
+        other = f"commit {there.revision[:12]}{of}, and {revision or 'main'} is {commit[:12]} now"
+    raise PackError(
+        "pull",
+        f"{dst} already is a complete store of {other}",
+        "Name another directory, or delete it first with flash-moe rm.",
+    )
+
+
+@contextmanager
+def working_on(dst: Path) -> Iterator[None]:
+    """Keep other processes off a destination, and leave nothing of a pull that was refused.
+
+    Raises:
+        PackError: Another process works on it, or it cannot be made.
+    """
+    with locked(dst):
+        try:
+            yield
+        finally:
+            if not is_store(dst):  # so no shard was begun
+                shutil.rmtree(dst / INCOMING, ignore_errors=True)
 
 
 def wanted_revision(
@@ -130,86 +203,6 @@ def wanted_revision(
     return begun["revision"], begun["commit"]
 
 
-def side_files(remote: Repository) -> list[RemoteFile]:
-    """The small files of a repository that a pull fetches: config, tokenizer and the like."""
-    return [
-        file
-        for name, file in remote.files.items()
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
-    ]
-
-
-def stage(
-    remote: Repository,
-    folder: Path,
-    *,
-    incoming: Path | None = None,
-    only: Collection[str] | None = None,
-) -> tuple[Checkpoint, dict[Path, RemoteFile]]:
-    """Fetch config and tokenizer of a repository, and the headers of its shards.
-
-    Args:
-        folder: For the small files.
-        incoming: Where the shards will lie, or ``None`` for the same folder.
-        only: Names of the small files to fetch, of those there are; ``None`` is all of them.
-
-    Returns:
-        The checkpoint, and what each of its shards is at the hub.
-    """
-    for file in side_files(remote):
-        if only is None or file.name in only:
-            remote.fetch_small(file.name, folder, MAX_SIDE_BYTES)
-    config = read_config(folder)
-    names = shard_names(remote, folder)
-
-    def place(name: str) -> Path:
-        cached = try_to_load_from_cache(remote.name, name, revision=remote.commit)
-        return Path(cached) if isinstance(cached, str) else (incoming or folder) / name
-
-    places = {place(name): remote.files[name] for name in names}
-    tensors = headers(remote, places)
-    noted = tuple(remote.files[name].noted for name in names)
-    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, noted)).encode())
-    origin = Source("", remote.name, remote.commit, noted)
-    return Checkpoint(folder, config, tensors, origin, digest), places
-
-
-def headers(remote: Repository, places: dict[Path, RemoteFile]) -> dict[str, TensorEntry]:
-    """Every tensor, from the shards that are on this disk and from the headers of the others."""
-    tensors: dict[str, TensorEntry] = {}
-    away = {}
-    for place, file in places.items():
-        if place.exists() and place.stat().st_size == file.n_bytes:
-            tensors.update(read_header(place))
-        else:
-            away[file.name] = place
-    return tensors | remote.headers(list(away), away.__getitem__)
-
-
-def shard_names(remote: Repository, folder: Path) -> list[str]:
-    """The shards of a repository: those that its index names, or all of them without an index.
-
-    Raises:
-        HubError: The index names a file that is not there.
-        UnsupportedModelError: There are none.
-    """
-    shards = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors"))
-    shards = [name for name in shards if "/" not in name]
-    if (folder / INDEX_FILE).is_file():
-        named = sorted(set(read_index(folder / INDEX_FILE).values()))
-        missing = [name for name in named if name not in remote.files]
-        if missing:
-            raise HubError("hub", f"{remote.name}: the index names {missing[0]}, which is missing")
-        shards = named
-    if not shards:
-        raise UnsupportedModelError(
-            "pull",
-            f"{remote.name} has no model*.safetensors",
-            "Is it a model for MLX or transformers?",
-        )
-    return shards
-
-
 def disk_for(repo: str, revision: str | None = None) -> int | None:
     """Bytes of disk that pulling a repository takes at its peak, about; ``None`` if unknown.
 
@@ -218,7 +211,8 @@ def disk_for(repo: str, revision: str | None = None) -> int | None:
     try:
         remote = Repository(repo, revision, tries=0)
         config = remote.files["config.json"]
-        quantized = b'"quantization' in read_range(config.url, 0, min(config.n_bytes, 1 << 20))
+        size = config.n_bytes
+        quantized = b'"quantization' in read_range(config.url, 0, min(size, 1 << 20), size, tries=0)
     except (HubError, KeyError):
         return None
     sizes = sorted(

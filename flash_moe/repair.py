@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,14 @@ from flash_moe.convert import open_source
 from flash_moe.errors import CorruptFileError, PackError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import INCOMING, HubShards
-from flash_moe.pull import stage
-from flash_moe.store.manifest import MANIFEST_FILE, Manifest, read_manifest, write_json
+from flash_moe.hub.staging import stage
+from flash_moe.store.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    file_sizes,
+    read_manifest,
+    write_json,
+)
 from flash_moe.store.packer import rewrite
 from flash_moe.store.source import PackSource
 
@@ -40,11 +47,16 @@ class Repair:
             CorruptFileError: The hub sent other bytes than were packed.
             FlashMoEError: Something cannot be fetched.
         """
-        for name in self.damaged:  # half of it is worth nothing, and the disk may need the room
+        weights = file_sizes(self.manifest)
+        for name in self.damaged & weights.keys():
+            # Half of it is worth nothing, and the disk may need the room.
             (self.root / name).unlink(missing_ok=True)
-        manifest = rewrite(self.source, self.root, self.manifest, on_progress, self.shards)
+        manifest = rewrite(
+            self.source, self.root, self.manifest, self.damaged, on_progress, self.shards
+        )
         made_from = self.manifest.source
-        # What is quantized on the way may get other bits on another machine; copies may not.
+        # What is quantized on the way may get other bits on another machine; copies may not. Of
+        # side files the hub's hash was compared; what is made of them may be another version's.
         if made_from.kind != "hf" and "expert_bits" not in dict(made_from.quantize):
             self._compare(manifest)
         write_json(self.root / MANIFEST_FILE, manifest.to_json())
@@ -85,8 +97,20 @@ def open_repair(
             f"{root} was made from {made_from.name} on a disk, not from the hub",
             "Pack it again, or copy the files back.",
         )
+    try:
+        return _open_repair(root, manifest, damaged, on_bytes)
+    except BaseException:
+        shutil.rmtree(root / INCOMING, ignore_errors=True)
+        raise
+
+
+def _open_repair(
+    root: Path, manifest: Manifest, damaged: frozenset[str], on_bytes: Callable[[int], None]
+) -> Repair:
+    made_from = manifest.source
     remote = Repository(made_from.name, made_from.revision)
     checkpoint, places = stage(remote, root / INCOMING)
+    checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
     chosen = dict(made_from.quantize)
     source = open_source(
         checkpoint,

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 
@@ -15,6 +16,7 @@ from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError, ModelNotFoundError
 from flash_moe.store.files import file_name
 from flash_moe.store.journal import read_journal
+from flash_moe.store.lock import locked
 from flash_moe.store.manifest import MANIFEST_FILE, is_store, read_manifest
 
 
@@ -25,6 +27,8 @@ class StoreInfo:
     Attributes:
         path: Where it is.
         source: Repository or directory it is made from, as far as known.
+        revision: Commit, where known.
+        asked: Revision as it was asked for, where known.
         state: ``"complete"``, ``"partial"`` or ``"damaged"``.
         disk_bytes: What it takes on the disk; a file with several names is counted once.
     """
@@ -32,8 +36,18 @@ class StoreInfo:
     path: Path
     source: str
     revision: str | None
+    asked: str | None
     state: str
     disk_bytes: int
+
+
+class _Identity(NamedTuple):
+    """What a store says of itself, without a look at what it takes."""
+
+    source: str
+    revision: str | None
+    asked: str | None
+    state: str
 
 
 def stores_dir() -> Path:
@@ -53,38 +67,49 @@ def default_store(repo: str, *variant: str) -> Path:
 
 def list_stores() -> list[StoreInfo]:
     """The stores below the directory, complete or not, by name."""
+    return [StoreInfo(path, *found, disk_bytes(path)) for path, found in _stores()]
+
+
+def _stores() -> Iterator[tuple[Path, _Identity]]:
     root = stores_dir()
-    if not root.is_dir():
-        return []
-    found = (describe_store(path) for path in sorted(root.iterdir()) if path.is_dir())
-    return [info for info in found if info is not None]
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        found = _identify(path) if path.is_dir() else None
+        if found is not None:
+            yield path, found
 
 
 def describe_store(path: Path) -> StoreInfo | None:
     """What ``path`` is; ``None`` if it holds nothing of a store."""
-    name, revision, state = path.name, None, "partial"
+    found = _identify(path)
+    return None if found is None else StoreInfo(path, *found, disk_bytes(path))
+
+
+def _identify(path: Path) -> _Identity | None:
     try:
+        # In this order: a store that is completed meanwhile has a manifest when its journal goes.
+        journal = read_journal(path)
         if (path / MANIFEST_FILE).is_file():
-            state = "damaged"
             source = read_manifest(path).source
-            name, revision, state = source.name, source.revision, "complete"
-        elif journal := read_journal(path):
-            name = journal.origin.get("repo", name)
-            revision = journal.origin.get("commit")
-        elif not (path / "incoming").is_dir():
-            return None
+            return _Identity(source.name, source.revision, source.asked, "complete")
     except FlashMoEError:
-        state = "damaged"
-    return StoreInfo(path, name, revision, state, disk_bytes(path))
+        return _Identity(path.name, None, None, "damaged")
+    if journal is not None:
+        origin = journal.origin
+        name = origin.get("repo", path.name)
+        return _Identity(name, origin.get("commit"), origin.get("revision"), "partial")
+    if (path / "incoming").is_dir():
+        return _Identity(path.name, None, None, "partial")
+    return None
 
 
 def disk_bytes(path: Path) -> int:
-    """Bytes on the disk below a directory."""
+    """Bytes on the disk below a directory, in which others may be at work."""
     seen: dict[tuple[int, int], int] = {}
     for folder, _, names in os.walk(path):
         for name in names:
-            status = os.lstat(os.path.join(folder, name))
-            seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+            with contextlib.suppress(FileNotFoundError):  # renamed or deleted meanwhile
+                status = os.lstat(os.path.join(folder, name))
+                seen[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(seen.values())
 
 
@@ -92,15 +117,17 @@ def find_store(repo: str, revision: str | None = None) -> Path | None:
     """The complete store of a repository, of its main form if there are several.
 
     Args:
-        revision: Only one of this commit (a branch is not looked up).
+        revision: Only one of this commit, or that was pulled by this name (what a branch is now is
+            not looked up).
 
     Raises:
         ConfigError: There are several and none is the main form.
     """
-    stores = [s for s in list_stores() if s.source == repo and s.state == "complete"]
-    if revision is not None:
-        stores = [s for s in stores if s.revision == revision]
-    found = [s.path for s in stores]
+    found = [
+        path
+        for path, store in complete_stores(repo)
+        if revision is None or revision in (store.revision, store.asked)
+    ]
     if (main := default_store(repo)) in found:
         return main
     if len(found) > 1:
@@ -110,6 +137,19 @@ def find_store(repo: str, revision: str | None = None) -> Path | None:
             "Give the path of one; flash-moe ls shows them.",
         )
     return found[0] if found else None
+
+
+def complete_stores(repo: str) -> list[tuple[Path, _Identity]]:
+    """The complete stores of a repository, and what they are of it."""
+    return [(p, s) for p, s in _stores() if (s.source, s.state) == (repo, "complete")]
+
+
+def named_store(name: str) -> Path | None:
+    """What lies where a pull of a repository puts its store, complete or not."""
+    for path in _meant(name):
+        if path.parent == stores_dir() and is_store(path):
+            return path
+    return None
 
 
 def removable(name: str) -> StoreInfo:
@@ -139,11 +179,17 @@ def _meant(name: str) -> Iterator[Path]:
 
 
 def remove(info: StoreInfo) -> None:
-    """Delete a store.
+    """Delete a store; of a link, what it leads to, and the link.
 
     Raises:
+        PackError: Another process works on it.
         OSError: It cannot be deleted whole.
     """
-    # First what makes it a store: one that is deleted half way must not pass for a complete one.
-    (info.path / MANIFEST_FILE).unlink(missing_ok=True)
-    shutil.rmtree(info.path)
+    root = info.path.resolve()
+    with locked(root):
+        # First what makes it a store: one that is deleted half way must not pass for a complete
+        # one.
+        (root / MANIFEST_FILE).unlink(missing_ok=True)
+        shutil.rmtree(root)
+        if info.path.is_symlink():
+            info.path.unlink()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from flash_moe import load
-from flash_moe.store.destination import MODEL_FILE_TEXT
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.side_files import MODEL_FILE_TEXT
 from flash_moe.store.verify import verify
 from flash_moe.testing import PRESETS
 

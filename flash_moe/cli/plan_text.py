@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -51,13 +52,19 @@ def report(
         console.print(Text(title, style="bold"))
         console.print(_table(facts))
     console.print()
-    console.print(budget_table(shape, machine, rows))
+    print_whole(console, budget_table(shape, machine, rows))
     console.print()
     console.print(Text("what this rests on", style="bold"))
     for sentence in sentences(machine):
         console.print(Text(f"- {sentence}"))
     console.print()
     verdict_lines(console, planned, rows, machine, end)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting a figure, however narrow the terminal or the pipe is."""
+    wanted = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, wanted)).print(table, crop=False)
 
 
 def _table(facts: Mapping[str, str]) -> Table:
@@ -105,7 +112,8 @@ def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     if planned.state == "complete":
         facts["place"] = f"{disk.path}, complete"
     else:
-        peak = "at the peak, store and two shards" if disk.download else "the checkpoint stays"
+        shards = "one shard" if disk.shards == 1 else f"{disk.shards} shards"
+        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint stays"
         done = "; an earlier run left the rest" if planned.state == "partial" else ""
         facts["needed"] = f"{decimal(disk.needed)}: {peak}{done}"
         facts["free"] = f"{decimal(disk.free)}: {'enough' if disk.fits else 'not enough'}"

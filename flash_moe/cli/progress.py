@@ -46,15 +46,16 @@ class Bars:
             self._line()
 
     def _line(self) -> None:
-        share = sum(self._done.values()) / max(1, sum(self._totals.values()))
         with self._lock:
+            share = sum(self._done.values()) / max(1, sum(self._totals.values()))
             if share < self._next_line:
                 return
             self._next_line = share - share % LINE_EVERY + LINE_EVERY
             states = (
                 f"{n} {decimal(self._done[n])} of {decimal(t)}" for n, t in self._totals.items()
             )
-        self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
+            # Here, so that no later line overtakes it.
+            self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
 
 
 @contextmanager

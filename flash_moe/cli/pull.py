@@ -73,7 +73,7 @@ def run_pull(args: argparse.Namespace) -> int:
 
     from flash_moe.convert import open_source
     from flash_moe.loader import resolve
-    from flash_moe.pull import open_pull
+    from flash_moe.pull import pulled_already, working_on
     from flash_moe.stores import default_store
 
     quantization = {
@@ -81,9 +81,24 @@ def run_pull(args: argparse.Namespace) -> int:
     }  # fmt: skip
     variant = [f"{n.replace('_', '-')}-{v}" for n, v in quantization.items() if v is not None]
     dst = args.dst or default_store(args.repo, *variant)
-    if constants.HF_HUB_OFFLINE:
-        source = open_source(resolve(args.repo, args.revision), **quantization, adopt=args.adopt)
-        return _pack(source, dst, None, 0)
+    with working_on(dst):
+        if constants.HF_HUB_OFFLINE:
+            root = resolve(args.repo, args.revision)
+            source = open_source(root, **quantization, adopt=args.adopt)
+            return _pack(source, dst, None, 0)
+        adopts = args.adopt is not None
+        commit = pulled_already(
+            args.repo, dst, revision=args.revision, adopt=adopts, **quantization
+        )
+        if commit is not None:
+            print(f"{dst}: complete already, of {args.repo} at {commit[:12]}")
+            return 0
+        return _pull(args, dst, quantization)
+
+
+def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | None]) -> int:
+    from flash_moe.pull import open_pull
+
     downloaded: Counter[str] = Counter()
     report = [lambda n: downloaded.update(bytes=n)]  # until there are bars
     pull = open_pull(
@@ -96,16 +111,30 @@ def run_pull(args: argparse.Namespace) -> int:
         **quantization,
     )
     origin = pull.shards.origin
-    to_come = decimal(pull.shards.download_bytes)
+    to_come = decimal(pull.download_bytes)
     print(
         f"{args.repo} at {origin['commit'][:12]}: {to_come} to download, "
         f"{decimal(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
         file=sys.stderr,
     )
-    return _pack(pull.source, dst, pull.shards, pull.shards.download_bytes, report)
+    held, _ = pull.shards.held_at_peak(pull.source)
+    if held > args.jobs:
+        print(
+            f"up to {held} shards are on the disk at a time: experts are quantized anew from "
+            "tensors in several of them",
+            file=sys.stderr,
+        )
+    return _pack(pull.source, dst, pull.shards, pull.download_bytes, report)
 
 
 def run_pack(args: argparse.Namespace) -> int:
+    from flash_moe.pull import working_on
+
+    with working_on(args.dst):
+        return _pack_local(args)
+
+
+def _pack_local(args: argparse.Namespace) -> int:
     from flash_moe.convert import open_source
     from flash_moe.loader import resolve
     from flash_moe.store.checkpoint import local_checkpoint

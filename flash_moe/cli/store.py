@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,39 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def store_path(name: str) -> Path:
     """The directory that is meant: a path, or the store of a repository."""
-    from flash_moe.stores import find_store
+    from flash_moe.stores import find_store, named_store
 
     path = Path(name).expanduser()
-    return path if path.exists() else find_store(name) or path
+    if path.exists():
+        return path
+    # Also one that is partial or damaged, of which is to be said that it is.
+    return find_store(name) or named_store(name) or path
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from flash_moe.store.verify import verify
+    from flash_moe.store.lock import locked
 
     root = store_path(args.store)
+    with locked(root) if args.repair and root.is_dir() else nullcontext():
+        return _verify(root, args.repair)
+
+
+def _verify(root: Path, repair: bool) -> int:
+    from flash_moe.store.verify import verified_bytes, verify
+
     manifest = read_manifest(root, sizes=False)
-    with progress({"verify": _expert_bytes(manifest) + _resident_bytes(manifest)}) as bars:
+    with progress({"verify": verified_bytes(manifest)}) as bars:
         found = verify(root, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
-        f"{root}: {found.n_records} records and {found.n_files} resident files, "
+        f"{root}: {found.n_records} records and {found.n_files} other files, "
         f"{decimal(found.n_bytes)}: {state}"
     )
     if not found.problems:
         return 0
-    return _repair(root, found.damaged) if args.repair else 1
+    return _repair(root, found.damaged) if repair else 1
 
 
 def _repair(root: Path, damaged: frozenset[str]) -> int:
@@ -131,6 +142,8 @@ def checks(manifest: Manifest) -> list[str]:
     source, n_shards = manifest.source, len(manifest.source.files)
     if source.kind == "flash-moe-original":
         made = "a sample of each layer's records compared with the checkpoint"
+        if n_shards:
+            made += "; the other weights came by ranges, of which the hub has no hashes"
     elif n_shards:
         made = f"{n_shards} shards compared with the hub's hashes when they were downloaded"
     else:

@@ -53,7 +53,8 @@ def run_rm(args: argparse.Namespace) -> int:
     from flash_moe.stores import removable, remove
 
     info = removable(args.store)
-    said = f"{info.path} ({info.source}, {info.state}, {decimal(info.disk_bytes)})"
+    path = f"{info.path} -> {info.path.resolve()}" if info.path.is_symlink() else str(info.path)
+    said = f"{path} ({info.source}, {info.state}, {decimal(info.disk_bytes)})"
     if not args.yes:
         if not sys.stdin.isatty():
             print("flash-moe: [rm] nobody to ask: add --yes", file=sys.stderr)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError
 from flash_moe.hub.repository import HEADER_THREADS, RemoteFile
 from flash_moe.hub.requests import read_range
+from flash_moe.hub.threads import in_threads
 from flash_moe.store.adopt import OriginalFlashMoE
 from flash_moe.store.checkpoint import Checkpoint
 from flash_moe.store.experts import expert_stacks
@@ -40,16 +41,13 @@ def open_adopted(
         for expert in (0, info.n_experts - 1)
     ]
 
+    stop = threading.Event()
+
     def compare(sample: tuple[int, int]) -> None:
         layer, expert = sample
-        _compare(source, layer, expert, stacks[source.layers[layer].path], places)
+        _compare(source, layer, expert, stacks[source.layers[layer].path], places, stop)
 
-    with ThreadPoolExecutor(HEADER_THREADS, "samples") as pool:
-        try:
-            list(pool.map(compare, samples))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    in_threads(compare, samples, HEADER_THREADS, stop)
     return source
 
 
@@ -59,6 +57,7 @@ def _compare(
     expert: int,
     stack: Mapping[str, TensorEntry],
     places: Mapping[Path, RemoteFile],
+    stop: threading.Event,
 ) -> None:
     info = source.layers[layer]
     file = source.record_file(layer)
@@ -71,7 +70,8 @@ def _compare(
             "Name the repository that the records were made from.",
         )
     start = entry.offset + expert * component.n_bytes
-    theirs = read_range(places[entry.file].url, start, start + component.n_bytes)
+    remote = places[entry.file]
+    theirs = read_range(remote.url, start, start + component.n_bytes, remote.n_bytes, stop)
     with open(file, "rb") as stream:
         stream.seek(expert * info.layout.record_bytes + component.offset)
         ours = stream.read(component.n_bytes)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
-from flash_moe.hub.requests import fetch_range, patiently, read_range
+from flash_moe.hub.patience import patiently
+from flash_moe.hub.requests import fetch_range, read_range
+from flash_moe.hub.threads import in_threads
 from flash_moe.store.files import file_name
 from flash_moe.store.manifest import SourceFile
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
@@ -132,7 +133,7 @@ class Repository:
         part = file.with_name(file.name + ".part")
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            fetch_range(remote.url, fd, 0, remote.n_bytes, lambda n: None)
+            fetch_range(remote.url, fd, 0, remote.n_bytes, remote.n_bytes, lambda n: None)
         finally:
             os.close(fd)
         remote.check(part)
@@ -155,14 +156,8 @@ class Repository:
             return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
 
         tensors: dict[str, TensorEntry] = {}
-        with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
-            try:
-                for found in pool.map(one, shards):
-                    tensors.update(found)
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        for found in in_threads(one, shards, HEADER_THREADS, stop):
+            tensors.update(found)
         return tensors
 
 
@@ -177,8 +172,9 @@ class _Stream:
     def read(self, n_bytes: int) -> bytes:
         if n_bytes > len(self._ahead):
             start = self._at + len(self._ahead)
-            end = min(self._remote.n_bytes, max(self._at + n_bytes, start + _FIRST_BYTES))
-            self._ahead += read_range(self._remote.url, start, end, self._stop)
+            size = self._remote.n_bytes
+            end = min(size, max(self._at + n_bytes, start + _FIRST_BYTES))
+            self._ahead += read_range(self._remote.url, start, end, size, self._stop)
         got, self._ahead = self._ahead[:n_bytes], self._ahead[n_bytes:]
         self._at += len(got)
         return got

@@ -7,116 +7,40 @@ download goes on where it was, and a dropped connection, 429 or 503 costs a wait
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
+import re
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-from huggingface_hub import constants, errors
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from flash_moe.errors import HubError
+from flash_moe.hub.patience import NoBytes, Patience, failures
 
-# Seconds before each further try. Only tries in a row that brought no byte are counted.
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
-MAX_WAIT = 300.0  # of what the hub may ask for with Retry-After
 TIMEOUT = 30.0  # without any byte
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-# A wait of so many seconds is told, once for all threads that fail together.
-_TOLD_WAIT = 2.0
-
-_log = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """Somebody else wants the download to end."""
-
-
-class Patience:
-    """Waits between tries, and gives up after a while without progress.
-
-    Args:
-        stop: Ends every wait at once.
-        tries: Tries without progress after the first one.
-    """
-
-    def __init__(self, stop: threading.Event | None = None, tries: int | None = None) -> None:
-        self._stop = stop or threading.Event()
-        self._tries = len(WAITS) if tries is None else tries
-        self._failures = 0
-
-    def progress(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        self._failures = 0
-
-    def failed(self, error: Exception) -> None:
-        """Wait for the next try.
-
-        Raises:
-            HubError: There have been enough, or another try is of no use.
-            Stopped: By the event.
-        """
-        wait = _retry_after(error)
-        if self._failures >= self._tries or not _is_passing(error):
-            raise explained(error) from error
-        wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
-        self._failures += 1
-        _tell(error, wait)
-        if self._stop.wait(wait):
-            raise Stopped
-
-
-_told = threading.Lock()
-_told_until = 0.0
-
-
-def _tell(error: Exception, wait: float) -> None:
-    """Without a handler of the program's own, logging prints this on standard error."""
-    global _told_until
-    with _told:
-        now = time.monotonic()
-        if wait < _TOLD_WAIT or now < _told_until:
-            return
-        _told_until = now + wait
-    _log.warning("flash_moe: %s; trying again in %.0f s", explained(error).problem, wait)
-
-
-def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
-    """Call something that talks to the hub, again where that may help.
-
-    Raises:
-        HubError: It does not help.
-    """
-    patience = Patience(tries=tries)
-    while True:
-        try:
-            return call()
-        except failures() as error:
-            patience.failed(error)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @contextmanager
-def opened(url: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
-    """The response to a request for bytes ``start`` to ``stop`` (``None``: to the end).
+def opened(url: str, start: int, stop: int, size: int) -> Iterator[Any]:
+    """The response to a request for bytes ``start`` to ``stop`` of a file of ``size`` bytes.
 
     Raises:
-        HubError: The server sends another range.
+        HubError: The server sends something else.
         HfHubHTTPError and transport errors of the session.
     """
     headers = dict(build_hf_headers(library_name="flash_moe"))
     headers["Accept-Encoding"] = "identity"
-    if start or stop is not None:
-        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+    headers["Range"] = f"bytes={start}-{stop - 1}"
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
         if response.status_code >= 400:
             response.read()  # the message of the hub
         hf_raise_for_status(response)
-        if "Range" in headers and response.status_code != 206:
+        if response.status_code == 206:
+            _check_range(url, response.headers.get("Content-Range", ""), start, stop, size)
+        elif (start, stop) != (0, size):
             raise HubError(
                 "hub",
                 f"{url}: expected a part of the file, the server sends all of it",
@@ -125,25 +49,78 @@ def opened(url: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
         yield response
 
 
-def read_range(url: str, start: int, stop: int, event: threading.Event | None = None) -> bytes:
-    """Bytes ``start`` to ``stop``.
+def _check_range(url: str, sent: str, start: int, stop: int, size: int) -> None:
+    """Compare what a server says it sends with what was asked; it may send less, from the start.
+
+    Raises:
+        HubError: It is something else.
+    """
+    found = _CONTENT_RANGE.fullmatch(sent.strip())
+    if (
+        found is None
+        or int(found[1]) != start
+        or not start <= int(found[2]) < stop
+        or found[3] not in ("*", str(size))
+    ):
+        raise HubError(
+            "hub",
+            f"{url}: expected bytes {start}-{stop - 1}/{size}, the server sends "
+            f"{sent[:80] or 'a part and not which'}",
+            "The file is not the one that the hub lists. Use another mirror (HF_ENDPOINT).",
+        )
+
+
+def pieces(
+    url: str,
+    start: int,
+    stop: int,
+    size: int,
+    event: threading.Event | None = None,
+    tries: int | None = None,
+) -> Generator[bytes, None, None]:
+    """Bytes ``start`` to ``stop`` of a file of ``size`` bytes, as they come.
 
     Raises:
         HubError: They cannot be had.
+        Stopped: By the event.
     """
-    got = bytearray()
-    patience = Patience(event)
-    while len(got) < stop - start:
+    patience = Patience(event, tries)
+    at = start
+    while at < stop:
+        patience.check()
+        before = at
         try:
-            with opened(url, start + len(got), stop) as response:
+            with opened(url, at, stop, size) as response:
                 for piece in response.iter_raw():
-                    got += piece
-                    patience.progress()
-                    if len(got) > stop - start:
+                    patience.check()
+                    if at + len(piece) > stop:
                         raise HubError("hub", f"{url}: the server sends more than was asked")
+                    if piece:
+                        at += len(piece)
+                        patience.progress()
+                        yield piece
         except failures() as error:
             patience.failed(error)
-    return bytes(got)
+        else:
+            if at == before:
+                patience.failed(NoBytes(url))
+
+
+def read_range(
+    url: str,
+    start: int,
+    stop: int,
+    size: int,
+    event: threading.Event | None = None,
+    tries: int | None = None,
+) -> bytes:
+    """Bytes ``start`` to ``stop`` of a file of ``size`` bytes.
+
+    Raises:
+        HubError: They cannot be had.
+        Stopped: By the event.
+    """
+    return b"".join(pieces(url, start, stop, size, event, tries))
 
 
 def fetch_range(
@@ -151,6 +128,7 @@ def fetch_range(
     fd: int,
     start: int,
     stop: int,
+    size: int,
     on_bytes: Callable[[int], None],
     event: threading.Event | None = None,
 ) -> None:
@@ -161,25 +139,12 @@ def fetch_range(
         OSError: Writing failed.
         Stopped: By the event.
     """
-    patience = Patience(event)
     at = start
-    while at < stop:
-        try:
-            with opened(url, at, stop) as response:
-                for piece in response.iter_raw():
-                    _write_all(fd, at, piece[: stop - at])
-                    at += len(piece)
-                    on_bytes(len(piece))
-                    patience.progress()
-                    if at > stop:
-                        raise HubError("hub", f"{url}: the server sends more than was asked")
-        except failures() as error:
-            patience.failed(error)
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What a request that failed raises, other than our own errors."""
-    return (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, *transport_errors())
+    with closing(pieces(url, start, stop, size, event)) as found:
+        for piece in found:
+            _write_all(fd, at, piece)
+            at += len(piece)
+            on_bytes(len(piece))
 
 
 def _write_all(fd: int, offset: int, data: bytes) -> None:
@@ -187,57 +152,3 @@ def _write_all(fd: int, offset: int, data: bytes) -> None:
     while view:
         n = os.pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
-
-
-def transport_errors() -> tuple[type[Exception], ...]:
-    """What the session raises when the connection fails: httpx, or httpx2 of newer versions.
-
-    A connection error in one thread closes the session that others use; they get a RuntimeError.
-    """
-    module = importlib.import_module(type(get_session()).__module__.partition(".")[0])
-    return (module.TransportError, module.StreamError, RuntimeError)
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_passing(error: Exception) -> bool:
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return False
-    status = _status(error)
-    return status in _AGAIN if status is not None else isinstance(error, transport_errors())
-
-
-def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    try:
-        return max(0.0, float(headers.get("Retry-After", "")))
-    except ValueError:  # absent, or a date, which no hub sends
-        return None
-
-
-def explained(error: Exception) -> HubError:
-    """An error of huggingface_hub or its session, as one of ours that says what to do."""
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return HubError("hub", "HF_HUB_OFFLINE is set", "Unset it to download.")
-    said = " ".join(str(error).split())[:300]
-    log_in = "Log in with: hf auth login (or set HF_TOKEN)."
-    kinds: tuple[tuple[type[Exception], str, str], ...] = (
-        (errors.GatedRepoError, "the repository is gated", f"Accept its terms there. {log_in}"),
-        (errors.RepositoryNotFoundError, "no such repository, or a private one", log_in),
-        (errors.RevisionNotFoundError, "no such revision", "Check --revision."),
-        (errors.EntryNotFoundError, "no such file", "Has the repository changed? Pull it anew."),
-    )
-    for kind, problem, hint in kinds:
-        if isinstance(error, kind):
-            return HubError("hub", f"{problem} ({said})", hint)
-    status = _status(error)
-    if status in (401, 403):
-        return HubError("hub", f"the hub refuses: {status} ({said})", log_in)
-    problem = f"answers {status}" if status else "cannot be reached"
-    return HubError(
-        "hub",
-        f"{constants.ENDPOINT} {problem} ({said})",
-        "Run the same command again later to continue.",
-    )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
+from flash_moe.hub.holding import held_at_peak
 from flash_moe.hub.repository import RemoteFile
-from flash_moe.hub.requests import Stopped, fetch_range
+from flash_moe.hub.requests import fetch_range
+from flash_moe.hub.threads import GRACE_SECONDS, in_thread
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
+from flash_moe.store.sync import sync_file
 from flash_moe.store.target import StoreFiles
 
 INCOMING = "incoming"
@@ -58,7 +60,7 @@ class HubShards(Shards):
         for entry in tensors.values():
             self._promised.setdefault(entry.file, set()).add(entry)
         self._ranges = None if only is None else merged_ranges(tensors.values(), only)
-        self._pool = ThreadPoolExecutor(MAX_JOBS, "download")
+        self._coming: dict[Future[None], Path] = {}
 
     @property
     def download_bytes(self) -> int:
@@ -68,22 +70,35 @@ class HubShards(Shards):
         return sum(stop - start for parts in self._ranges.values() for start, stop in parts)
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        sizes = sorted((r.n_bytes for r in self._remote.values()), reverse=True)
-        if self._ranges is not None:
-            spans = (sum(stop - start for start, stop in p) for p in self._ranges.values())
-            sizes = sorted(spans, reverse=True)
-        there = sum(f.stat().st_blocks * 512 for f in self._folder.glob("*") if f.is_file())
-        return max(0, sum(sizes[: self._jobs]) - there)
+        found = (f for shard in self._remote for f in (shard, _part(shard)))
+        there = sum(
+            f.stat().st_blocks * 512 for f in found if f.parent == self._folder and f.exists()
+        )
+        return max(0, self.held_at_peak(source)[1] - there)
+
+    def held_at_peak(self, source: PackSource) -> tuple[int, int]:
+        """Shards on the disk at a time when all of ``source`` is packed, and the bytes they take.
+
+        Files of the hub's cache count as shards without bytes: they are there in any case.
+        """
+        order = sorted(source.shards)
+        sizes = dict.fromkeys(order, 0)
+        for shard in order:
+            if shard.parent == self._folder:
+                parts = [(0, self._remote[shard].n_bytes)]
+                parts = parts if self._ranges is None else self._ranges[shard]
+                sizes[shard] = sum(stop - start for start, stop in parts)
+        return held_at_peak(source.works, order, self._jobs, sizes)
 
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         queue = list(wanted)
         self._drop_others(queue)
-        coming: dict[Future[None], Path] = {}
+        coming = self._coming
         while queue or coming:
             while queue and (len(self._held) < self._jobs or not coming):
                 shard = queue.pop(0)
                 self._held.add(shard)
-                coming[self._pool.submit(self._get, shard)] = shard
+                coming[in_thread(self._get, shard)] = shard
             done, _ = wait(coming, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
                 shard = coming.pop(future)
@@ -117,7 +132,8 @@ class HubShards(Shards):
         try:
             os.ftruncate(fd, remote.n_bytes)
             for start, stop in self._ranges[shard]:
-                fetch_range(remote.url, fd, start, stop, self._on_bytes, self._stop)
+                self._fetch(remote, fd, start, stop)
+            sync_file(fd)
         finally:
             os.close(fd)
         os.replace(_part(shard), shard)
@@ -136,7 +152,12 @@ class HubShards(Shards):
                 # Damaged on its way or by a crash; a second time it is the hub's own file.
                 self._on_bytes(-remote.n_bytes)
                 if shard.parent != self._folder:
-                    raise
+                    raise HubError(
+                        "hub",
+                        f"{shard} in the hub's local cache is damaged: it has another hash than "
+                        "the hub says",
+                        f"Delete {shard.resolve()} and run the same command again.",
+                    ) from None
                 shard.unlink()
                 if not again:
                     raise
@@ -148,10 +169,14 @@ class HubShards(Shards):
             have = min(os.fstat(fd).st_size, remote.n_bytes)
             os.ftruncate(fd, have)
             self._on_bytes(have)
-            fetch_range(remote.url, fd, have, remote.n_bytes, self._on_bytes, self._stop)
+            self._fetch(remote, fd, have, remote.n_bytes)
+            sync_file(fd)  # what has its name shall have its bytes, also after a power cut
         finally:
             os.close(fd)
         os.replace(part, shard)
+
+    def _fetch(self, remote: RemoteFile, fd: int, start: int, stop: int) -> None:
+        fetch_range(remote.url, fd, start, stop, remote.n_bytes, self._on_bytes, self._stop)
 
     def release(self, shard: Path) -> None:
         self._held.discard(shard)
@@ -162,9 +187,9 @@ class HubShards(Shards):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
+        # One whose connection has stalled is left behind: it writes nothing any more.
         self._stop.set()
-        with contextlib.suppress(Stopped):
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        wait(self._coming, GRACE_SECONDS)
 
 
 def _part(shard: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from flash_moe.convert import RequantizedCheckpoint, open_source
 from flash_moe.errors import FlashMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import INCOMING, HubShards
+from flash_moe.hub.staging import side_files, stage
 from flash_moe.mlx_lm_api import get_classes
-from flash_moe.pull import side_files, stage, wanted_revision
+from flash_moe.pull import shards_left, wanted_revision
 from flash_moe.store.checkpoint import local_checkpoint
-from flash_moe.store.destination import SIDE_FILES, check_destination
+from flash_moe.store.destination import check_destination
 from flash_moe.store.experts import ExpertLayer, PackedExperts
 from flash_moe.store.index import INDEX_FILE
 from flash_moe.store.journal import Journal
@@ -30,6 +31,7 @@ from flash_moe.store.manifest import read_manifest
 from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.safetensors_writer import TensorSpec
 from flash_moe.store.shards import KEPT, DeletedShards, Shards
+from flash_moe.store.side_files import SIDE_FILES
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
 
@@ -60,6 +62,7 @@ class Disk:
         needed: Free disk that its making takes at the peak, beyond what an earlier run left.
         deleting: The same where each shard of a local checkpoint is deleted when it is packed.
         download: From the hub, beyond what is on this disk already.
+        shards: That lie beside the store at the peak, of a pull.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class Disk:
     needed: int = 0
     deleting: int | None = None
     download: int = 0
+    shards: int = 0
 
     @property
     def fits(self) -> bool:
@@ -128,13 +132,13 @@ def plan_repository(
     small = sum(file.n_bytes for file in side_files(remote))
 
     def disk(source: PackSource) -> Disk:
-        needed = {place: places[place] for place in _shards_left(source, None)}
+        needed = {place: places[place] for place in shards_left(source, None)}
         shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {}, JOBS)
         with contextlib.closing(shards):
             here = _disk(source, dst, shards, small)
-        shards_left = _shards_left(source, journal)
-        left = sum(places[s].n_bytes - _downloaded(s) for s in shards_left)
-        return replace(here, download=left + small)
+        remaining = shards_left(source, journal)
+        left = sum(places[s].n_bytes - _downloaded(s) for s in remaining)
+        return replace(here, download=left + small, shards=shards.held_at_peak(source)[0])
 
     def source(asked: Quantize) -> PackSource:
         return open_source(checkpoint, **vars(asked))
@@ -242,19 +246,6 @@ def _disk(source: PackSource, dst: Path, shards: Shards, small: int) -> Disk:
     store = sum(map(files.bytes_of, [None, *range(len(source.layers))])) + small
     needed = files.missing_bytes() + small + shards.extra_disk(source, files)
     return Disk(dst, _free(dst), store, max(0, needed))
-
-
-def _shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
-    """Those of which a pull, or the rest of one, needs something."""
-    if journal is None:
-        return source.shards
-
-    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
-        noted = layer is not None and source.layers[layer].number in journal.layers
-        return noted or any(shard.name in journal.shards for shard in shards)
-
-    left = (work for work in source.works if not is_done(work.layer, work.shards))
-    return {shard for work in left for shard in work.shards}
 
 
 def _downloaded(shard: Path) -> int:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flash_moe.errors import PackError
 from flash_moe.store.journal import Journal, read_journal
-from flash_moe.store.json_file import read_json
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import (
     MANIFEST_FILE,
@@ -20,25 +18,11 @@ from flash_moe.store.manifest import (
     LayerEntry,
     Manifest,
     read_manifest,
-    write_json,
 )
-from flash_moe.store.resident import describe_resident
+from flash_moe.store.resident import describe
 from flash_moe.store.shards import KEPT, Shards
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles, temporary
-
-MODEL_FILE = "flash_moe_model.py"
-MODEL_FILE_TEXT = '''"""Lets mlx-lm run this store, with --trust-remote-code."""
-
-from pathlib import Path
-from typing import Any
-
-from flash_moe.loader import store_classes
-
-Model, ModelArgs = store_classes(Path(__file__).parent)
-'''
-SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
-_NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PARTIAL_FILE}
 
 
 def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
@@ -145,35 +129,14 @@ def link_file(existing: Path, file: Path) -> None:
         os.symlink(existing, file)
 
 
-def copy_side_files(source: PackSource, dst: Path) -> None:
-    """Copy the tokenizer and the like, and write the config of the store."""
-    for pattern in SIDE_FILES:
-        for file in sorted(source.root.glob(pattern)):
-            if file.is_file() and file.name not in _NOT_COPIED:
-                _copy(file, dst / file.name)
-    (dst / MODEL_FILE).write_text(MODEL_FILE_TEXT, encoding="utf-8")
-    write_json(dst / "config.json", {**_without_code(source.config), "model_file": MODEL_FILE})
+def manifest_of(
+    source: PackSource, files: StoreFiles, journal: Journal, side_files: Iterable[str]
+) -> Manifest:
+    """The manifest of the finished store; reads all files but the records for their checksums.
 
-
-def _copy(file: Path, to: Path) -> None:
-    """Copy a file; of JSON without names of code, which trusting the store would run."""
-    if file.suffix == ".json":
-        try:
-            table = read_json(file)
-        except ValueError:  # larger than ours are, or a list
-            table = {}
-        if "auto_map" in table:
-            write_json(to, _without_code(table))
-            return
-    shutil.copyfile(file, to)
-
-
-def _without_code(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key != "auto_map"}
-
-
-def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Manifest:
-    """The manifest of the finished store; reads the resident files for their checksums."""
+    Args:
+        side_files: Names of the files that are no weights.
+    """
     from flash_moe import __version__
 
     layouts: list[RecordLayout] = []
@@ -196,4 +159,8 @@ def manifest_of(source: PackSource, files: StoreFiles, journal: Journal) -> Mani
     manifest = Manifest(
         f"flash_moe {__version__}", source.source, tuple(layouts), tuple(entries), ()
     )
-    return replace(manifest, resident=describe_resident(files.dst))
+    return replace(
+        manifest,
+        resident=describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors"))),
+        side_files=describe(files.dst, side_files),
+    )

@@ -111,6 +111,8 @@ def read_journal(dst: Path) -> Journal | None:
             {key: _sums(array(errors, key)) for key in errors},
         )
     except ValueError as error:
+        if not os.path.lexists(file):  # the store was completed meanwhile
+            return None
         raise PackError(
             "pack", f"{file} is not a journal of this version: {error}", "Delete the directory."
         ) from None

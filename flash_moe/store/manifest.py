@@ -17,6 +17,7 @@ from flash_moe.store.files import regular_size, shown
 from flash_moe.store.json_file import array, kind, member, read_json, text
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
+from flash_moe.store.sync import whole_file
 
 __all__ = [
     "CHECKSUM_NAME",
@@ -42,16 +43,22 @@ CHECKSUM_NAME = "xxh3-128"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of ``flash_moe.json``."""
+    """The whole of ``flash_moe.json``.
+
+    Attributes:
+        resident: Files of weights that stay in memory.
+        side_files: Files that are no weights; none in manifests of older versions.
+    """
 
     writer: str
     source: Source
     layouts: tuple[RecordLayout, ...]
     layers: tuple[LayerEntry, ...]
     resident: tuple[ResidentFile, ...]
+    side_files: tuple[ResidentFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        row = {
             "format": FORMAT,
             "writer": self.writer,
             "source": self.source.to_json(),
@@ -60,6 +67,9 @@ class Manifest:
             "layers": [entry.to_json() for entry in self.layers],
             "resident": [file.to_json() for file in self.resident],
         }
+        if self.side_files:
+            row["side_files"] = [file.to_json() for file in self.side_files]
+        return row
 
     @staticmethod
     def from_json(row: Any) -> Manifest:
@@ -87,12 +97,17 @@ class Manifest:
             layouts=layouts,
             layers=tuple(layers),
             resident=tuple(ResidentFile.from_json(file) for file in array(row, "resident")),
+            side_files=tuple(
+                ResidentFile.from_json(file)
+                for file in (array(row, "side_files") if "side_files" in row else ())
+            ),
         )
         if member(row, "checksum") != CHECKSUM_NAME:
             raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
         # Layers may share their bytes, by links of several names; not a name.
         _no_twins([e.path for e in layers])
-        _no_twins([*(e.file for e in layers), *(r.file for r in manifest.resident)])
+        others = (*manifest.resident, *manifest.side_files)
+        _no_twins([*(e.file for e in layers), *(f.file for f in others)])
         return manifest
 
 
@@ -106,17 +121,9 @@ def _no_twins(names: list[str]) -> None:
 
 def write_json(file: Path, table: dict[str, Any]) -> None:
     """Write JSON so that a crash leaves the old file or the new one, never half of it."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(table, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    content = json.dumps(table, indent=1) + "\n"
+    with whole_file(file) as stream:
+        stream.write(content.encode())
 
 
 def is_store(root: Path) -> bool:
@@ -139,7 +146,7 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
             raise ManifestError(
                 "store",
                 f"{root} is a partial store",
-                "Run the same flash-moe command again to continue it.",
+                "Run the same flash-moe pull or pack again to continue it.",
             )
         raise ManifestError(
             "store", f"{root} has no {MANIFEST_FILE}", "Make a store with: flash-moe pack SRC DST"

@@ -109,7 +109,7 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class ResidentFile:
-    """A file of weights that stay in memory."""
+    """A file that is checked as a whole: of weights that stay in memory, or a side file."""
 
     file: str
     n_bytes: int
@@ -162,6 +162,7 @@ class Source:
         kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
         name: Directory or repository name, no path of a machine.
         files: Its weights, as far as they were noted, to fetch them again.
+        asked: The revision as it was asked for: a branch, a tag; ``None`` if that is not known.
         quantize: How they were quantized on the way: ``bits``, ``group_size``, ``expert_bits``, as
             far as they were chosen.
     """
@@ -171,9 +172,12 @@ class Source:
     revision: str | None = None
     files: tuple[SourceFile, ...] = ()
     quantize: tuple[tuple[str, int], ...] = ()
+    asked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"kind": self.kind, "name": self.name, "revision": self.revision}
+        if self.asked is not None:
+            row["asked"] = self.asked
         if self.files:
             row["files"] = [f.to_json() for f in self.files]
         if self.quantize:
@@ -192,6 +196,7 @@ class Source:
             None if row.get("revision") is None else text(row, "revision"),
             tuple(SourceFile.from_json(f) for f in files),
             tuple((name, integer(chosen, name, most=128)) for name in sorted(chosen)),
+            text(row, "asked") if "asked" in row else None,
         )
         if len({f.name for f in source.files}) < len(files):
             raise ValueError("files: a name stands there twice")

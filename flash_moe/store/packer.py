@@ -17,7 +17,6 @@ from pathlib import Path
 from flash_moe.errors import PackError
 from flash_moe.store.destination import (
     check_free_space,
-    copy_side_files,
     manifest_of,
     open_destination,
 )
@@ -25,6 +24,7 @@ from flash_moe.store.journal import Journal, Unwritten
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, write_json
 from flash_moe.store.packing import Progress, Run
 from flash_moe.store.shards import KEPT, Shards
+from flash_moe.store.side_files import write_side_files
 from flash_moe.store.source import PackSource
 from flash_moe.store.target import StoreFiles
 
@@ -71,8 +71,8 @@ def pack(
         journal = open_destination(source, files, supply)
         run = Run(source, files, journal, on_progress or (lambda what, n: None))
         run.all(supply)
-        copy_side_files(source, dst)
-        manifest = manifest_of(source, files, journal)
+        side_files = write_side_files(source, dst)
+        manifest = manifest_of(source, files, journal, side_files)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
         files.sync()
         supply.finish()
@@ -101,6 +101,7 @@ def rewrite(
     source: PackSource,
     dst: Path,
     manifest: Manifest,
+    damaged: frozenset[str],
     on_progress: Progress | None = None,
     shards: Shards | None = None,
 ) -> Manifest:
@@ -109,6 +110,7 @@ def rewrite(
     Args:
         source: As of :func:`pack`; its ``works`` may be only those that write these files.
         manifest: Of the store as it was.
+        damaged: Names of files; of those that are no weights these are written, there or not.
 
     Raises:
         PackError, FlashMoEError: As of :func:`pack`.
@@ -121,7 +123,9 @@ def rewrite(
         check_free_space(source, files, supply)
         run = Run(source, files, journal, on_progress or (lambda what, n: None))
         run.all(supply)
-        return manifest_of(source, files, journal)
+        side_files = [file.file for file in manifest.side_files]
+        write_side_files(source, dst, frozenset(side_files) & damaged)
+        return manifest_of(source, files, journal, side_files)
     except OSError as error:
         raise _stopped(source, dst, journal, error) from error
     finally:

@@ -22,7 +22,8 @@ from flash_moe.store.journal import Journal
 from flash_moe.store.reader import FileSet, read_range
 from flash_moe.store.shards import Shards
 from flash_moe.store.source import PackSource
-from flash_moe.store.target import StoreFiles, sync_directory
+from flash_moe.store.sync import sync_directory
+from flash_moe.store.target import StoreFiles
 from flash_moe.store.work import COPY_BYTES, CopyExperts, Work, copy_records
 
 # Reads and writes of one layer at a time. 2 GB cold, bench_pack --threads 1, 2, 4, 8, median of 5:

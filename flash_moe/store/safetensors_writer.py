@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flash_moe.store.safetensors_header import BITS
+from flash_moe.store.sync import sync_file
 
 Bytes = bytes | memoryview
 
@@ -135,5 +136,5 @@ def _write_file(
                     f"tensor {tensor.name}: expected {tensor.n_bytes} bytes, got {written}"
                 )
         out.flush()
-        os.fsync(out.fileno())
+        sync_file(out.fileno())
     os.replace(temporary, file)

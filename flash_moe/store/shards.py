@@ -10,7 +10,8 @@ from types import MappingProxyType
 from flash_moe.errors import ConfigError, ModelNotFoundError
 from flash_moe.store.safetensors_header import read_header
 from flash_moe.store.source import PackSource
-from flash_moe.store.target import StoreFiles, sync_directory
+from flash_moe.store.sync import sync_directory, sync_file
+from flash_moe.store.target import StoreFiles
 
 # Where a destination keeps headers of shards that are deleted.
 KEPT = "headers"
@@ -157,5 +158,5 @@ def keep_header(shard: Path, kept: Path) -> None:
         out.truncate(status.st_size)
         out.flush()
         os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        os.fsync(out.fileno())
+        sync_file(out.fileno())
     os.replace(temporary, kept)

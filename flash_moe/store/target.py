@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
+from flash_moe.store.sync import sync_directory, sync_file
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
 # Larger writes get larger pages of the page cache. In a virtual machine whose host takes back what
@@ -98,7 +99,7 @@ class StoreFiles:
     def sync(self) -> None:
         """Return when everything written is on the disk, and the names of what is complete."""
         for fd in list(self._fds.values()):
-            os.fsync(fd)
+            sync_file(fd)
         for directory in (self.dst / "experts", self.dst):
             sync_directory(directory)
 
@@ -107,7 +108,7 @@ class StoreFiles:
         if file not in self._fds and self.is_complete(file):
             return
         fd = self._fd(file)
-        os.fsync(fd)
+        sync_file(fd)
         os.replace(temporary(file), file)
         with self._lock:
             os.close(self._fds.pop(file))
@@ -129,18 +130,6 @@ class StoreFiles:
                 if file in self._heads:
                     _write(fd, 0, self._heads[file])
             return fd
-
-
-def sync_directory(directory: Path) -> None:
-    """Return when the names in a directory are on the disk.
-
-    Names that are made on one disk and removed on another may get there in either order.
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def temporary(file: Path) -> Path:
@@ -172,8 +161,9 @@ def _allocate(fd: int, size: int) -> None:
         elif sys.platform == "darwin":
             _allocate_on_macos(fd, size)
     except OSError as error:
-        # Some filesystems know nothing of it; then the disk may fill up later instead of now.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        # Some filesystems know nothing of it; then the disk may fill up later instead of now. (On
+        # macOS ENOTSUP is another number than EOPNOTSUPP.)
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
             raise
 
 

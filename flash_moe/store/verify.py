@@ -1,11 +1,11 @@
-"""Checks every record and every resident file of a store against the manifest."""
+"""Checks every record and every other file of a store against the manifest."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class VerifyReport:
     """What :func:`verify` found.
 
     Attributes:
+        n_files: Files beside the record files.
         n_bytes: Bytes read and compared.
         problems: One error for each damaged record or file; empty for a sound store.
         damaged: Names of the files that these lie in, as in the manifest.
@@ -46,19 +47,29 @@ def verify(
     """
     manifest = read_manifest(root, sizes=False)
     check = _Check(root, manifest, on_bytes or (lambda n: None))
-    names = [*(e.file for e in manifest.layers), *(r.file for r in manifest.resident)]
+    names = [*(e.file for e in manifest.layers), *(f.file for f in check.others)]
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            found = list(pool.map(check.file, range(len(names))))
+            try:
+                found = list(pool.map(check.file, range(len(names))))
+            except BaseException:  # Ctrl-C: the threads end after the record in hand
+                check.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         check.reader.close()
     return VerifyReport(
         sum(e.n_experts for e in manifest.layers),
-        len(manifest.resident),
-        sum(file_sizes(manifest).values()),
+        len(check.others),
+        verified_bytes(manifest),
         tuple(problem for problems in found for problem in problems),
         frozenset(name for name, problems in zip(names, found, strict=True) if problems),
     )
+
+
+def verified_bytes(manifest: Manifest) -> int:
+    """What :func:`verify` will tell of, all told."""
+    return sum(file_sizes(manifest).values()) + sum(f.n_bytes for f in manifest.side_files)
 
 
 class _Check:
@@ -66,22 +77,30 @@ class _Check:
 
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
         self._root, self._manifest, self._report = root, manifest, report
-        self._sizes = file_sizes(manifest)
+        self.others = (*manifest.resident, *manifest.side_files)
+        self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.side_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()
+        self.stopped = False
         self.reader = RecordReader(self._experts, verify=True)
 
     def file(self, index: int) -> list[StoreError]:
-        """What is wrong with a record file, or behind them a resident file."""
+        """What is wrong with a record file, or behind them with another one."""
         layers = self._manifest.layers
         is_layer = index < len(layers)
-        entry = layers[index] if is_layer else self._manifest.resident[index - len(layers)]
+        entry = layers[index] if is_layer else self.others[index - len(layers)]
         try:
             check_size(self._root / entry.file, self._sizes[entry.file])
         except StoreError as error:
             self._report(self._sizes[entry.file])
             return [error]
-        return self._layer(index) if is_layer else self._resident(index - len(layers))
+        return self._layer(index) if is_layer else self._whole(index - len(layers))
+
+    def _go_on(self, n_bytes: int) -> None:
+        """Tell of bytes read. Raises CancelledError when nobody wants the rest."""
+        if self.stopped:
+            raise CancelledError
+        self._report(n_bytes)
 
     def _layer(self, layer: int) -> list[StoreError]:
         info = self._experts.layers[layer]
@@ -91,6 +110,8 @@ class _Check:
             buffer = self._local.buffer = memoryview(bytearray(n_bytes))
         problems: list[StoreError] = []
         for expert in range(info.n_experts):
+            if self.stopped:
+                raise CancelledError
             try:
                 self.reader.read(layer, expert, buffer)
             except StoreError as error:
@@ -98,17 +119,16 @@ class _Check:
             self._report(n_bytes)
         return problems
 
-    def _resident(self, index: int) -> list[StoreError]:
-        resident = self._manifest.resident[index]
-        file = self._root / resident.file
+    def _whole(self, index: int) -> list[StoreError]:
+        entry = self.others[index]
+        file = self._root / entry.file
         hint = "Run flash-moe verify --repair, copy it back, or pack the model again."
         try:
-            got = file_checksum(file)
+            got = file_checksum(file, self._go_on)
         except OSError as error:
             problem = f"{file}: {error.strerror or error}"
             return [CorruptFileError("store", problem, hint)]
-        self._report(resident.n_bytes)
-        if got == resident.checksum:
+        if got == entry.checksum:
             return []
-        problem = f"{file}: expected checksum {resident.checksum}, got {got}"
+        problem = f"{file}: expected checksum {entry.checksum}, got {got}"
         return [CorruptFileError("store", problem, hint)]

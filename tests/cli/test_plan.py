@@ -157,6 +157,22 @@ def test_the_page(tiny_store: Path) -> None:
         assert line in out.stdout, line
 
 
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_no_figure_is_cut(tiny_store: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """However narrow the terminal or the pipe is."""
+    words = (tiny_store, *GIVEN, "--cache-gb", "0.001", "0.002")
+    monkeypatch.setenv("COLUMNS", "400")
+    _, wide, _ = plan_in_process(*words)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, text, _ = plan_in_process(*words)
+    assert "…" not in text
+    rows = [
+        [line.split() for line in t.splitlines() if "--cache-gb 0" in line] for t in (text, wide)
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 2
+
+
 def test_measuring_is_said_before_and_leaves_nothing(
     tiny_mlx: Path,
     tmp_path: Path,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flash_moe.convert import open_source
-from flash_moe.hub import requests
+from flash_moe.hub import patience
 from flash_moe.store.packer import pack
 
 from .checkpoints import Kind, write_checkpoint
@@ -34,7 +34,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     go_online(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(requests, "WAITS", (0.0,) * 5)
+    monkeypatch.setattr(patience, "WAITS", (0.0,) * 5)
 
 
 @pytest.fixture

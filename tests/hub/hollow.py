@@ -16,11 +16,13 @@ from flash_moe.testing.weights import hf_layout, random_state
 SHARD_BYTES = 5 * 2**30  # the limit of mlx-lm
 
 
-def write_hollow_mlx(path: Path, geometry: Geometry) -> Path:
-    """An mlx checkpoint in which no tensor has bytes, its tensors in random order."""
+def write_hollow_mlx(path: Path, geometry: Geometry, *, in_order: bool = False) -> Path:
+    """An mlx checkpoint in which no tensor has bytes, in random order or in that of the model."""
     tensors = [TensorSpec(t.name, t.dtype, t.shape) for t in packed_tensors(geometry)]
-    order = random_state(geometry.seed, "shard order").permutation(len(tensors))
-    _write(path, [tensors[i] for i in order])
+    if not in_order:
+        order = random_state(geometry.seed, "shard order").permutation(len(tensors))
+        tensors = [tensors[i] for i in order]
+    _write(path, tensors)
     (path / "config.json").write_text(json.dumps(mlx_config(geometry)), encoding="utf-8")
     write_tokenizer(path, geometry.vocab)
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flash_moe.cli.store import checks
 from flash_moe.errors import ConfigError, CorruptFileError
 from flash_moe.pull import open_pull
 from flash_moe.repair import open_repair
@@ -52,7 +53,9 @@ def test_only_the_other_weights_are_downloaded(
         n: b for n, b in theirs.items() if n != "flash_moe.json"
     }
     assert verify(dst).problems == ()
-    assert read_manifest(dst).source.kind == "flash-moe-original"
+    manifest = read_manifest(dst)
+    assert manifest.source.kind == "flash-moe-original"
+    assert "came by ranges, of which the hub has no hashes" in checks(manifest)[0]
     file = dst / "experts" / "layer_001.bin"
     assert os.path.samefile(file, packed / "layer_01.bin")
     whole = sum(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))

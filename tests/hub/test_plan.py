@@ -15,10 +15,11 @@ from huggingface_hub import constants, hf_hub_download
 from flash_moe.cli import main
 from flash_moe.errors import HubError, NotMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
+from flash_moe.hub.staging import side_files
 from flash_moe.planner import planned as module
 from flash_moe.planner.planned import Planned, Quantize, plan_repository, plan_store
 from flash_moe.planner.this_machine import resident_kinds, shape_of
-from flash_moe.pull import open_pull, side_files
+from flash_moe.pull import open_pull
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stores import disk_bytes
 from flash_moe.testing import PRESETS
@@ -242,9 +243,24 @@ def test_the_original_of_a_larger_model(
     assert hub.log.sent(SHARDS) < 2 * len(names) * 101_000
 
 
-def test_a_disk_that_is_too_small(
-    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_fewer_bits_from_tensors_in_any_order_hold_many_shards(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    disk_of(monkeypatch, 300 * GB)
+    few = plan_repository(REPO, tmp_path / "pulled", quantize=Quantize(expert_bits=2))
+    assert 30 < few.disk.shards <= 46
+    assert few.disk.needed > few.disk.store + 150 * GB
+    assert not few.disk.fits
+
+
+def test_a_disk_that_is_too_small(
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write_hollow_mlx(tmp_path / "full", PRESETS["full"], in_order=True)
+    hub.add_commit(REPO, folder, hollow=True)
     dst = tmp_path / "pulled"
     words = ["plan", REPO, "--dst", str(dst), "--no-measure"]
     for free, bits, command in (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from flash_moe.errors import ConfigError, HubError, PackError, UnsupportedModelError
+from flash_moe.hub.holding import held_at_peak
+from flash_moe.hub.shards import HubShards
 from flash_moe.pull import open_pull
 from flash_moe.store.manifest import PARTIAL_FILE, read_manifest
 from flash_moe.store.packer import pack
@@ -46,18 +50,99 @@ def test_the_store_is_that_of_a_local_pack(
         assert file.n_bytes <= hub.log.sent(file.name) < file.n_bytes + 150_000
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("mlx", {"jobs": 1}, 1),
+        ("mlx", {"jobs": 2}, 2),
+        ("mlx", {"jobs": 3}, 3),
+        ("mlx", {"jobs": 1, "expert_bits": 2}, 4),
+        ("mlx", {"jobs": 2, "expert_bits": 2}, 4),
+        ("hf-fused", {"jobs": 1}, 1),
+        ("hf-fused", {"jobs": 2, "expert_bits": 3}, 2),
+        ("hf-per-expert", {"jobs": 1}, 1),
+        ("hf-per-expert", {"jobs": 2}, 2),
+    ],
+)
 def test_the_disk_holds_the_store_and_so_many_shards(
-    hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, tmp_path: Path, jobs: int
+    hub: FakeHub,
+    checkpoints: Checkpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    options: dict[str, Any],
+    expected: int,
+) -> None:
+    """As many as were counted beforehand, and no more than that of disk."""
+    hub.add_commit(REPO, checkpoints(kind))
+    dst, held, most_held, whole = tmp_path / "pulled", set(), [0], HubShards.release
+
+    def get(self: HubShards, shard: Path) -> None:
+        held.add(shard)
+        most_held.append(max(most_held[-1], len(held)))
+        _get(self, shard)
+
+    def release(self: HubShards, shard: Path) -> None:
+        whole(self, shard)
+        held.discard(shard)
+
+    _get = HubShards._get
+    monkeypatch.setattr(HubShards, "_get", get)
+    monkeypatch.setattr(HubShards, "release", release)
+    found = open_pull(REPO, dst, **options)
+    n_shards, n_bytes = found.shards.held_at_peak(found.source)
+    assert n_shards == expected
+    with watching(dst) as most:
+        pack(found.source, dst, shards=found.shards)
+    assert most_held[-1] <= n_shards
+    assert most_held[-1] == expected
+    # The small files are there twice for a moment.
+    small = sum(f.stat().st_size + BLOCK for f in checkpoints(kind).glob("*.js*"))
+    assert most[-1] <= disk_bytes(dst) + n_bytes + n_shards * BLOCK + small
+    assert most[-1] > disk_bytes(dst)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_what_is_held_is_foreseen(seed: int, jobs: int) -> None:
+    """The taking of shards as ``arrivals`` does it, in any order of arrival, against the count."""
+    draw = random.Random(seed)
+    order = [Path(f"{n}") for n in range(draw.randint(1, 8))]
+    sizes = {shard: draw.randint(1, 9) for shard in order}
+    works = [
+        SimpleNamespace(shards=frozenset(draw.sample(order, draw.randint(1, min(3, len(order))))))
+        for _ in range(draw.randint(1, 8))
+    ]
+    needed = set().union(*(work.shards for work in works))
+    order = [shard for shard in order if shard in needed]
+    count, n_bytes = held_at_peak(works, order, jobs, sizes)  # type: ignore[arg-type]
+    seen = []
+    for _ in range(10):
+        queue, coming, here, done = list(order), [], set(), set()
+        while queue or coming:
+            while queue and (len(coming) + len(here) < jobs or not coming):
+                coming.append(queue.pop(0))
+                now = {*coming, *here}
+                seen.append((len(now), sum(sizes[shard] for shard in now)))
+            here.add(coming.pop(draw.randrange(len(coming))))
+            done |= {n for n, work in enumerate(works) if work.shards <= here}
+            left = [work for n, work in enumerate(works) if n not in done]
+            here -= here - set().union(*(work.shards for work in left))
+    assert max(n for n, _ in seen) == count
+    assert max(n for _, n in seen) <= n_bytes
+
+
+def test_a_disk_that_is_too_small_for_what_is_held(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    shards = [f.stat().st_size + BLOCK for f in checkpoints("mlx").glob(SHARDS)]
-    with watching(tmp_path / "pulled") as most:
-        pull(tmp_path / "pulled", jobs=jobs)
-    # The small files are there twice for a moment.
-    small = sum(f.stat().st_size + BLOCK for f in checkpoints("mlx").glob("*.js*"))
-    assert most[-1] <= disk_bytes(stores("mlx")) + jobs * max(shards) + small
-    assert most[-1] > disk_bytes(stores("mlx"))
+    found = open_pull(REPO, tmp_path / "pulled", expert_bits=2)
+    sizes = sorted(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))
+    store = found.source.expert_bytes + found.source.resident_bytes
+    usage = SimpleNamespace(free=store + sum(sizes[-2:]) + 50_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(PackError, match="free disk"):
+        pack(found.source, tmp_path / "pulled", shards=found.shards)
 
 
 def test_progress_adds_up(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path) -> None:
@@ -68,6 +153,49 @@ def test_progress_adds_up(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
     pack(found.source, tmp_path / "pulled", lambda w, n: packed.append(n), shards=found.shards)
     assert sum(downloaded) == found.shards.download_bytes
     assert sum(packed) == found.source.n_bytes
+
+
+def test_progress_of_a_continued_pull_adds_up(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Shards that are done are neither downloaded nor counted."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = tmp_path / "pulled"
+    first = open_pull(REPO, dst, jobs=1)
+    done: list[Path] = []
+
+    def release(self: HubShards, shard: Path) -> None:
+        done.append(shard)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HubShards, "release", release)
+        with pytest.raises(KeyboardInterrupt):
+            pack(first.source, dst, shards=first.shards)
+    downloaded: list[int] = []
+    found = open_pull(REPO, dst, on_bytes=downloaded.append)
+    assert 0 < found.download_bytes < first.download_bytes / 2
+    pack(found.source, dst, shards=found.shards)
+    assert sum(downloaded) == found.download_bytes
+
+
+def test_a_damaged_shard_in_the_cache_of_the_hub_is_named(
+    hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, tmp_path: Path
+) -> None:
+    commit = hub.add_commit(REPO, checkpoints("mlx"))
+    name = "model-00002-of-00004.safetensors"
+    cache = constants.HF_HUB_CACHE
+    cached = Path(hf_hub_download(REPO, name, revision=commit, endpoint=hub.url, cache_dir=cache))
+    content = bytearray(cached.read_bytes())
+    content[-1] ^= 1
+    cached.resolve().write_bytes(content)
+    with pytest.raises(HubError) as caught:
+        pull(tmp_path / "pulled")
+    assert f"{cached} in the hub's local cache is damaged" in str(caught.value)
+    cached.resolve().unlink()
+    pull(tmp_path / "pulled")
+    assert differences(tmp_path / "pulled", stores("mlx")) == []
 
 
 def test_shards_of_which_nothing_is_needed_are_not_downloaded(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -11,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.stores import disk_bytes
 
 from .checkpoints import Kind
 from .client import environment
 from .conftest import Checkpoints
 from .fake_hub import FakeHub
-from .faults import Slow
+from .faults import Slow, Stall
+from .fork_server import ForkServer
 from .pulling import REPO, SHARDS, contents, differences
 
 KILLS = 50
@@ -50,32 +52,48 @@ def test_killed_again_and_again(
     kind: Kind,
     kills: int,
 ) -> None:
+    """So many kills in the middle; a pull that comes to its end is compared, and one begun anew."""
     hub.add_commit(REPO, checkpoints(kind))
-    dst = tmp_path / "pulled"
     shards = [hub.entry(REPO, f.name).size for f in checkpoints(kind).glob(SHARDS)]
     # Slow enough that a whole pull takes as long as several kills.
-    hub.faults.add(Slow(pattern=SHARDS, bytes_per_second=sum(shards) // 3))
+    hub.faults.add(Slow(pattern=SHARDS, bytes_per_second=2 * sum(shards)))
     draw = random.Random(kind)
     bound = disk_bytes(stores(kind)) + 2 * max(shards) + 100_000
-    in_the_middle = 0
-    for _ in range(kills):
-        process = start(hub, tmp_path / "home", "pull", REPO, dst)
-        began = len(hub.log.requests())
-        while len(hub.log.requests()) == began and process.poll() is None:
-            time.sleep(0.005)  # Python is starting
-        time.sleep(draw.uniform(0, 1.2))
-        in_the_middle += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert disk_bytes(dst) <= bound
-        if (dst / MANIFEST_FILE).exists():
-            break
-    assert in_the_middle >= 3
-    hub.faults.clear()
-    if not (dst / MANIFEST_FILE).exists():
-        finish(start(hub, tmp_path / "home", "pull", REPO, dst))
-    assert differences(dst, stores(kind)) == []
-    assert not [name for name in contents(dst) if "incoming" in name or name.endswith(".tmp")]
+    killed = finished = 0
+    dst = tmp_path / "pulled-0"
+    with ForkServer(environment(hub.url, tmp_path / "home"), tmp_path / "output") as server:
+
+        def ended() -> None:
+            nonlocal finished, dst
+            assert differences(dst, stores(kind)) == []
+            assert not [n for n in contents(dst) if "incoming" in n or n.endswith(".tmp")]
+            finished += 1
+            dst = tmp_path / f"pulled-{finished}"
+
+        for _ in range(4 * kills):
+            began = len(hub.log.requests())
+            process = server.start("pull", REPO, dst)
+            deadline = time.monotonic() + 60
+            while len(hub.log.requests()) == began and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.6))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            code = server.wait()
+            if code == 0:
+                ended()
+                continue
+            assert code == -signal.SIGKILL, server.output.read_text()
+            killed += 1
+            assert not dst.exists() or disk_bytes(dst) <= bound
+            if killed == kills:
+                break
+        assert killed == kills
+        hub.faults.clear()
+        server.start("pull", REPO, dst)
+        assert server.wait() == 0, server.output.read_text()
+        ended()
+    assert finished >= min(3, kills // 10)
 
 
 def test_a_kill_costs_no_more_than_what_was_on_its_way(
@@ -93,6 +111,33 @@ def test_a_kill_costs_no_more_than_what_was_on_its_way(
     finish(start(hub, tmp_path / "home", "pull", REPO, tmp_path / "pulled"))
     headers = 2 * 4 * 100_001
     assert hub.log.sent(SHARDS) < sum(sizes) + headers + max(sizes)
+
+
+@pytest.mark.parametrize("after", [0, 110_000])  # of the headers, of the shards
+def test_ctrl_c_waits_for_no_connection(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, after: int
+) -> None:
+    """All connections have stalled, and none is given up."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    hub.faults.add(Stall(pattern=SHARDS, after=after, times=None))
+    code = f"from flash_moe.hub import requests; requests.TIMEOUT = 10_000; {CODE}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "pull", REPO, str(tmp_path / "pulled")],
+        env=environment(hub.url, tmp_path / "home"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        for name in ("model-00001*", "model-00002*") if after else ():
+            hub.log.wait_until_sent(name, 100_000 + after, timeout=60)
+        deadline = time.monotonic() + 60
+        while not hub.log.requests(SHARDS) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip().endswith("flash-moe: interrupted")
 
 
 def test_ctrl_c_and_again(

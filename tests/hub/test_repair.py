@@ -47,6 +47,13 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "a record file is gone": lambda root: (root / LAYER).unlink(),
     "a bit of the resident weights": lambda root: flip(root / "model.safetensors", -1),
     "the resident weights are gone": lambda root: (root / "model.safetensors").unlink(),
+    "a side file is empty": lambda root: (root / "tokenizer.json").write_bytes(b""),
+    "side files are gone": lambda root: [
+        (root / name).unlink() for name in ("config.json", "flash_moe_model.py", "tokenizer.json")
+    ],
+    "a side file and a layer": lambda root: [
+        flip(root / name, 9) for name in ("tokenizer_config.json", LAYER)
+    ],
     "two layers": lambda root: [flip(root / "experts" / f"layer_00{n}.bin", 9) for n in (0, 3)],
     "all": lambda root: [flip(f, -1) for f in [*root.glob("experts/*"), *root.glob("model.s*")]],
 }
@@ -162,7 +169,7 @@ def test_a_repository_that_is_another_one_now(
     hub.faults.add(Status(status=404, times=None))
     with pytest.raises(HubError):
         repair(root)
-    assert {n: b for n, b in contents(root).items() if "incoming" not in n} == before
+    assert contents(root) == before
 
 
 def test_the_command(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path) -> None:

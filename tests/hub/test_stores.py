@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flash_moe import load
-from flash_moe.errors import ConfigError, ModelNotFoundError
+from flash_moe.cli import main
+from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
+from flash_moe.pull import working_on
+from flash_moe.store.lock import locked
 from flash_moe.stores import default_store, find_store, list_stores
 
 from .checkpoints import SMALL
 from .client import environment
 from .conftest import Checkpoints
 from .fake_hub import FakeHub
-from .pulling import REPO, pull
+from .faults import Status
+from .pulling import REPO, SHARDS, contents, pull
 
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -36,6 +45,13 @@ def flash_moe(hub: FakeHub, tmp_path: Path, *arguments: object) -> subprocess.Co
         env=environment(hub.url, tmp_path / "home", COLUMNS="200"),
         capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def in_process(*arguments: object) -> SimpleNamespace:
+    """The same without starting Python."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main([*map(str, arguments)])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_pull_load_list_and_remove(
@@ -64,6 +80,20 @@ def test_pull_load_list_and_remove(
     assert "no stores" in flash_moe(hub, tmp_path, "ls").stderr
 
 
+def test_load_of_what_is_not_pulled_does_not_wait(
+    hub: FakeHub, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    monkeypatch.setattr(
+        "flash_moe.hub.patience.Patience._pause", lambda self, s: pytest.fail("waited")
+    )
+    for pattern in ("config.json", "/api/*"):
+        hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
+        with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(flash-moe plan"):
+            load(REPO)
+        hub.faults.clear()
+
+
 def test_verify_and_info_take_the_name(
     hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
@@ -85,6 +115,156 @@ def test_requantizing_says_what_it_costs(
     err = flash_moe(hub, tmp_path, "pull", REPO, "--expert-bits", 2).stderr
     assert "warning: the experts are quantized to 4 bits already" in err
     assert default_store(REPO, "expert-bits-2").is_dir()
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_removing_a_link_removes_the_store_behind_it(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path, absolute: bool
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    pull(tmp_path / "other" / "disk")
+    places.mkdir()
+    target = tmp_path / "other" / "disk" if absolute else Path("../other/disk")
+    (places / "org--model").symlink_to(target)
+    assert find_store(REPO) == places / "org--model"
+    out = in_process("rm", REPO, "--yes")
+    assert out.returncode == 0, out.stderr
+    assert str(tmp_path / "other" / "disk") in out.stdout
+    assert not os.path.lexists(places / "org--model")
+    assert not (tmp_path / "other" / "disk").exists()
+
+
+def test_the_revision_that_was_asked_for(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    commit = hub.add_commit(REPO, checkpoints("mlx"))
+    other = hub.add_commit(REPO, checkpoints("hf-fused"), "dev")
+    assert in_process("pull", REPO).returncode == 0
+    for revision in (None, "main", commit):
+        assert find_store(REPO, revision) == places / "org--model"
+    assert find_store(REPO, "dev") is None
+    said = f"of main, commit {commit}.*flash-moe pull org/model DST --revision dev"
+    with pytest.raises(ModelNotFoundError, match=said):
+        load(REPO, revision="dev")
+    again = in_process("pull", REPO, "--revision", "dev")
+    assert again.returncode == 1
+    assert f"commit {commit[:12]} (main), and dev is {other[:12]} now" in again.stderr
+    assert "Name another directory" in again.stderr
+    assert in_process("pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
+
+
+def test_a_complete_store_is_pulled_again(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    commit = hub.add_commit(REPO, checkpoints("mlx"))
+    assert in_process("pull", REPO).returncode == 0
+    before = contents(places)
+    hub.log.clear()
+    for options in ([], ["--revision", "main"], ["--revision", commit]):
+        again = in_process("pull", REPO, *options)
+        assert again.returncode == 0, again.stderr
+        assert f"complete already, of {REPO} at {commit[:12]}" in again.stdout
+    assert hub.log.sent(SHARDS) == 0
+    dst = places / "org--model"
+    for arguments in (["org/other", dst], [REPO, dst, "--expert-bits", 2]):
+        out = in_process("pull", *arguments)
+        assert out.returncode == 1
+        assert "already is a complete store of" in out.stderr
+    hub.add_commit(REPO, checkpoints("hf-fused"))
+    out = in_process("pull", REPO)
+    assert out.returncode == 1
+    assert "and main is" in out.stderr
+    assert contents(places) == before
+
+
+def test_a_refused_pull_leaves_nothing(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(checkpoints("mlx"), dense)
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
+    (dense / "config.json").write_text(json.dumps(config))
+    hub.add_commit("org/dense", dense)
+    hub.add_commit(REPO, checkpoints("mlx"))
+    hub.log.clear()
+    for words in (["org/dense"], [REPO, "--expert-bits", "7"], ["org/none"], [REPO, "--jobs", "0"]):
+        out = in_process("pull", *words)
+        assert out.returncode == 1, out.stdout
+        assert not places.exists()
+    assert hub.log.sent(SHARDS) == 0
+    assert hub.log.sent("tokenizer.json") == 0
+
+
+def test_a_disk_that_is_too_small_keeps_nothing(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    usage = SimpleNamespace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(PackError, match="free disk"), working_on(places / "store"):
+        pull(places / "store")
+    assert not places.exists()
+
+
+def test_one_at_a_time(
+    hub: FakeHub, checkpoints: Checkpoints, stores: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = places / "org--model"
+    busy = f"another flash-moe works on {dst}"
+    with locked(dst):
+        for words in (["pull", REPO], ["pack", checkpoints("mlx"), dst]):
+            out = in_process(*words)
+            assert out.returncode == 1
+            assert busy in out.stderr
+    assert not places.exists()
+    assert in_process("pull", REPO).returncode == 0
+    before = contents(dst)
+    (dst / "experts" / "layer_000.bin").write_bytes(b"")
+    with locked(dst):
+        for words in (["rm", "org--model", "--yes"], ["verify", REPO, "--repair"]):
+            out = in_process(*words)
+            assert out.returncode == 1
+            assert busy in out.stderr
+    assert "experts/layer_000.bin" in contents(dst)
+    assert in_process("verify", dst, "--repair").returncode == 0
+    assert contents(dst) == before
+
+
+def test_stores_are_found_while_others_are_written(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that go away between the listing of a directory and the look at them."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    pull(places / "one")
+    pull(places / "half")
+    (places / "half" / "flash_moe.json").rename(places / "half" / "flash_moe.partial.json")
+    walk = os.walk
+
+    def losing(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, below, names in walk(top):
+            yield folder, below, [*names, "gone.tmp"]
+
+    monkeypatch.setattr(os, "walk", losing)
+    assert [s.path.name for s in list_stores()] == ["half", "one"]
+    monkeypatch.setattr("flash_moe.stores.disk_bytes", lambda path: pytest.fail("measured"))
+    assert find_store(REPO) == places / "one"
+
+
+def test_a_store_that_is_completed_while_it_is_listed(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_commit(REPO, checkpoints("mlx"))
+    pull(places / "one")
+    there, asked = os.path.lexists, []
+
+    def lexists(path: Path) -> bool:  # the journal is there when it is looked for, and gone then
+        asked.append(path)
+        return len(asked) == 1 or there(path)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    assert find_store(REPO) == places / "one"
+    assert len(asked) == 2
 
 
 def test_several_stores_of_one_repository(
@@ -125,6 +305,29 @@ def test_partial_and_damaged_stores_are_listed(
         assert out.returncode == 1
         assert "is no store" in out.stderr
     assert (places / "letters").is_dir()
+
+
+def test_verify_and_info_of_a_partial_or_damaged_store(
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
+) -> None:
+    """Named by its repository, it is not said to be missing."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = default_store(REPO)
+
+    def strike(what: str, n_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull(dst, strike)
+    for command in ("verify", "info"):
+        out = in_process(command, REPO)
+        assert out.returncode == 1
+        assert "is a partial store. Run the same flash-moe pull" in out.stderr
+    pull(dst)
+    (dst / "experts" / "layer_000.bin").unlink()
+    out = in_process("verify", REPO)
+    assert out.returncode == 1
+    assert "1 damaged" in out.stdout
 
 
 def test_removing_asks_on_a_terminal(

@@ -119,8 +119,8 @@ def test_a_store_is_used_without_its_code(
     set_traps(store_copy)
     assert main(["info", str(store_copy)]) == 0
     assert main(["info", "--json", str(store_copy)]) == 0
-    assert main(["verify", str(store_copy)]) == 0
-    assert "all sound" in capsys.readouterr().out
+    assert main(["verify", str(store_copy)]) == 1  # the traps are changes
+    assert "flash_moe_model.py: expected" in capsys.readouterr().err
     with load(store_copy) as model:
         assert model.generate("hello", max_tokens=2).stats.generation_tokens > 0
 

@@ -16,11 +16,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from flash_moe.errors import CorruptFileError, ManifestError, PackError
-from flash_moe.store.destination import MODEL_FILE
 from flash_moe.store.experts import CheckpointExperts, read_checkpoint_tensors
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, read_manifest
 from flash_moe.store.packer import pack
 from flash_moe.store.reader import RecordReader
+from flash_moe.store.side_files import MODEL_FILE
 from flash_moe.store.source import MlxCheckpoint
 from flash_moe.store.verify import verify
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from flash_moe.errors import CorruptFileError
 from flash_moe.store import resident, target, work
-from flash_moe.store.resident import describe_resident, file_checksum
+from flash_moe.store.resident import describe, file_checksum
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 from flash_moe.store.safetensors_writer import TensorSpec
 from flash_moe.store.target import StoreFiles
@@ -90,7 +90,7 @@ def test_large_models_are_split(
     names = sorted(f.name for f in tmp_path.glob("model*"))
     assert names == [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
     assert equal(loaded(tmp_path), arrays)
-    described = describe_resident(tmp_path)
+    described = describe(tmp_path, reversed(names))
     assert [r.file for r in described] == names
     assert [r.n_bytes for r in described] == [(tmp_path / n).stat().st_size for n in names]
 

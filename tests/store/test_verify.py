@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from flash_moe.errors import ChecksumError, CorruptFileError, ManifestError
+from flash_moe.store import verify as module
 from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.verify import verify
 
@@ -28,9 +31,61 @@ def test_a_sound_store(tiny_store: Path) -> None:
     sizes: list[int] = []
     report = verify(tiny_store, sizes.append)
     assert report.problems == ()
-    assert (report.n_records, report.n_files) == (8 * 32, 1)
-    resident = (tiny_store / "model.safetensors").stat().st_size
-    assert report.n_bytes == sum(sizes) == 8 * 32 * RECORD + resident
+    others = [f for f in tiny_store.iterdir() if f.is_file() and f.name != MANIFEST_FILE]
+    assert (report.n_records, report.n_files) == (8 * 32, len(others))
+    n_bytes = sum(f.stat().st_size for f in others)
+    assert report.n_bytes == sum(sizes) == 8 * 32 * RECORD + n_bytes
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "flash_moe_model.py"])
+@pytest.mark.parametrize("how", ["flipped", "emptied", "removed"])
+def test_a_damaged_side_file(store_copy: Path, name: str, how: str) -> None:
+    if how == "flipped":
+        flip(store_copy / name, 30)
+    elif how == "emptied":
+        (store_copy / name).write_bytes(b"")
+    else:
+        (store_copy / name).unlink()
+    report = verify(store_copy)
+    assert report.damaged == {name}
+    assert str(store_copy / name) in str(report.problems[0])
+
+
+def test_a_store_of_before_there_were_checksums_of_side_files(store_copy: Path) -> None:
+    table = json.loads((store_copy / MANIFEST_FILE).read_text())
+    del table["side_files"]
+    (store_copy / MANIFEST_FILE).write_text(json.dumps(table))
+    (store_copy / "tokenizer.json").write_bytes(b"")
+    report = verify(store_copy)
+    assert (report.problems, report.n_files) == ((), 1)
+
+
+def test_a_stop_ends_all_threads_after_the_record_in_hand(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, reads = threading.Event(), []
+
+    class Check(module._Check):
+        @property
+        def stopped(self) -> bool:
+            return told.is_set()
+
+        @stopped.setter
+        def stopped(self, value: bool) -> None:
+            if value:
+                told.set()
+
+    def read(self: RecordReader, layer: int, expert: int, buffer: memoryview) -> None:
+        reads.append(layer)
+        if layer == 0:
+            raise KeyboardInterrupt
+        told.wait(60)
+
+    monkeypatch.setattr(module, "_Check", Check)
+    monkeypatch.setattr(RecordReader, "read", read)
+    with pytest.raises(KeyboardInterrupt):
+        verify(tiny_store, threads=3)
+    assert len(reads) <= 4  # one more if the thread of layer 0 had taken another
 
 
 @pytest.mark.parametrize("position", [0, 5000, RECORD - 1])  # the last one is padding

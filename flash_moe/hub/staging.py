@@ -1,0 +1,118 @@
+"""What of a repository is fetched before any shard: small files, and the headers of the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fnmatch import fnmatch
+from pathlib import Path
+
+import xxhash
+from huggingface_hub import try_to_load_from_cache
+
+from flash_moe.config import model_config, read_config
+from flash_moe.errors import HubError, UnsupportedModelError
+from flash_moe.hub.repository import RemoteFile, Repository
+from flash_moe.store.checkpoint import Checkpoint
+from flash_moe.store.index import INDEX_FILE, read_index
+from flash_moe.store.manifest import Source
+from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.side_files import SIDE_FILES
+
+# A tokenizer of 250,000 tokens takes 20 MB; weights in such files are none of ours.
+MAX_SIDE_BYTES = 200_000_000
+
+
+def side_files(remote: Repository) -> list[RemoteFile]:
+    """The small files of a repository that a pull fetches: config, tokenizer and the like."""
+    return [
+        file
+        for name, file in remote.files.items()
+        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
+    ]
+
+
+def stage(
+    remote: Repository,
+    folder: Path,
+    *,
+    incoming: Path | None = None,
+    only: Collection[str] | None = None,
+) -> tuple[Checkpoint, dict[Path, RemoteFile]]:
+    """Fetch config and tokenizer of a repository, and the headers of its shards.
+
+    Args:
+        folder: For the small files.
+        incoming: Where the shards will lie, or ``None`` for the same folder.
+        only: Names of the small files to fetch, of those there are; ``None`` is all of them.
+
+    Returns:
+        The checkpoint, and what each of its shards is at the hub.
+    """
+    if "config.json" in remote.files:  # first: what is no model with experts is refused at once
+        remote.fetch_small("config.json", folder, MAX_SIDE_BYTES)
+        model_config(read_config(folder))
+    for file in side_files(remote):
+        if only is None or file.name in only:
+            remote.fetch_small(file.name, folder, MAX_SIDE_BYTES)
+    config = read_config(folder)
+    names = shard_names(remote, folder)
+
+    def place(name: str) -> Path:
+        cached = try_to_load_from_cache(remote.name, name, revision=remote.commit)
+        return Path(cached) if isinstance(cached, str) else (incoming or folder) / name
+
+    places = {place(name): remote.files[name] for name in names}
+    tensors = headers(remote, places, incoming or folder)
+    noted = tuple(remote.files[name].noted for name in names)
+    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, noted)).encode())
+    origin = Source("", remote.name, remote.commit, noted)
+    return Checkpoint(folder, config, tensors, origin, digest), places
+
+
+def headers(
+    remote: Repository, places: dict[Path, RemoteFile], incoming: Path
+) -> dict[str, TensorEntry]:
+    """Every tensor, from the shards in the hub's cache and from the headers of the others.
+
+    What lies in ``incoming`` may be damaged, so it is not asked: what the hub says of the file is
+    compared before anything is read of it.
+    """
+    tensors: dict[str, TensorEntry] = {}
+    away = {}
+    for place, file in places.items():
+        if place.parent != incoming and _size(place) == file.n_bytes:
+            tensors.update(read_header(place))
+        else:
+            away[file.name] = place
+    return tensors | remote.headers(list(away), away.__getitem__)
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def shard_names(remote: Repository, folder: Path) -> list[str]:
+    """The shards of a repository: those that its index names, or all of them without an index.
+
+    Raises:
+        HubError: The index names a file that is not there.
+        UnsupportedModelError: There are none.
+    """
+    shards = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors"))
+    shards = [name for name in shards if "/" not in name]
+    if (folder / INDEX_FILE).is_file():
+        named = sorted(set(read_index(folder / INDEX_FILE).values()))
+        missing = [name for name in named if name not in remote.files]
+        if missing:
+            raise HubError("hub", f"{remote.name}: the index names {missing[0]}, which is missing")
+        shards = named
+    if not shards:
+        raise UnsupportedModelError(
+            "pull",
+            f"{remote.name} has no model*.safetensors",
+            "Is it a model for MLX or transformers?",
+        )
+    return shards
