@@ -150,7 +150,7 @@ def _call(call: Fields) -> dict[str, Any]:
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
     given: list[dict[str, Any]] = []
-    strict = options.strict_tools
+    strict = set()
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
             raise bad(tool.name("type"), "only tools of type function are understood")
@@ -158,7 +158,8 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         name = function.required_text("name")
         if not name or len(name) > 128:
             raise bad(function.name("name"), "expected 1 to 128 characters")
-        strict = function.flag("strict") or strict
+        if function.flag("strict") or options.strict_tools:
+            strict.add(name)
         described: dict[str, Any] = {"name": name}
         if text := function.text("description"):
             described["description"] = text
@@ -167,7 +168,8 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         function.finish()
         given.append({"type": "function", "function": described})
     choice, named = _choice(body, [tool["function"]["name"] for tool in given])
-    return Tools(given, choice, named, strict, body.flag("parallel_tool_calls", True))
+    parallel = body.flag("parallel_tool_calls", True)
+    return Tools(given, choice, named, frozenset(strict), parallel)
 
 
 def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:

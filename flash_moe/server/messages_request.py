@@ -46,6 +46,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
     if system := "\n\n".join(_texts(body, "system")):
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
+    form, field = _format(body)
     return Asked(
         model=body.required_text("model"),
         max_tokens=body.integer("max_tokens", options.max_tokens, 1),
@@ -57,7 +58,8 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         ),
         messages=messages,
         tools=_tools(body, options),
-        response_format=_format(body),
+        response_format=form,
+        format_field=field,
         stops=body.texts("stop_sequences", most=16),
         stream=body.flag("stream"),
         max_thinking_tokens=budget,
@@ -80,23 +82,24 @@ def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
     return kind != "disabled", budget
 
 
-def _format(body: Fields) -> dict[str, Any] | None:
-    """Structured outputs, as OpenAI's ``response_format``."""
+def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
+    """Structured outputs, as OpenAI's ``response_format``; and the field that asks for them."""
     found = body.mapping("output_format")
     where = "output_format"
     if body.mapping("output_config") is not None:
         config = body.inner("output_config")
         config.ignore(("effort", "task_budget"))
-        found, where = config.mapping("format") or found, "output_config.format"
+        if (given := config.mapping("format")) is not None:
+            found, where = given, "output_config.format"
         config.finish()
     if found is None:
-        return None
+        return None, where
     form = Fields(found, where, lenient=body.lenient)
     form.required("type")
     form.one_of("type", ("json_schema",))
     form.required("schema")
     schema = form.mapping("schema")
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, where
 
 
 def _texts(body: Fields, field: str) -> Iterator[str]:
@@ -177,7 +180,7 @@ def _result(block: Fields) -> dict[str, Any]:
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
     given: list[dict[str, Any]] = []
-    strict = options.strict_tools
+    strict = set()
     for tool in body.objects("tools"):
         if (kind := tool.text("type", "custom")) != "custom":
             raise bad(
@@ -191,10 +194,11 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         if text := tool.text("description"):
             described["description"] = text
         described["parameters"] = tool.mapping("input_schema")
-        strict = tool.flag("strict") or strict
+        if tool.flag("strict") or options.strict_tools:
+            strict.add(name)
         given.append({"type": "function", "function": described})
     if body.mapping("tool_choice") is None:
-        return Tools(given, strict=strict)
+        return Tools(given, strict=frozenset(strict))
     choice = body.inner("tool_choice")
     choice.required("type")
     found = CHOICES[choice.one_of("type", tuple(CHOICES)) or "auto"]
@@ -206,4 +210,4 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         raise bad("tool_choice", "expected tools to choose from")
     parallel = not choice.flag("disable_parallel_tool_use")
     choice.finish()
-    return Tools(given, found, named, strict, parallel)
+    return Tools(given, found, named, frozenset(strict), parallel)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar import Constraint, from_response_format, parser_tools, tool_calls
+from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.mlx_lm_api import server_module
-from flash_moe.reply_form import thoughts_before
+from flash_moe.reply_form import ReplyForm, thoughts_before
 from flash_moe.server.api_errors import bad
 from flash_moe.server.arguments import Arguments
 from flash_moe.server.asked import Asked
@@ -75,14 +75,13 @@ class Preparer:
             return Prepared(asked, request, arguments, ids, None, tokenizer)
         arguments.limit = thinking_limit(tokenizer, ids, asked.max_thinking_tokens)
         thinking = opens_thinking(tokenizer, ids)
-        tools = asked.tools.shown
+        form = _form(asked)
         try:
-            arguments.constraint = self._constraint(asked, ids)
-            if arguments.constraint is not None and tools:
-                tools = parser_tools(tokenizer, tools)
+            arguments.constraint = self._constraint(form, ids)
+            tools = form.parser_schemas(tokenizer)
         except GrammarError as error:
-            param = "response_format" if asked.response_format else "tools"
-            raise bad(param, error.problem, "invalid_schema") from error
+            field = asked.format_field if self._in_format(form) else "tools"
+            raise bad(field, error.problem, "invalid_schema") from error
         splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
         return Prepared(asked, request, arguments, ids, splitter, tokenizer)
 
@@ -164,46 +163,14 @@ class Preparer:
             )
         arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
 
-    def _constraint(self, asked: Asked, ids: Sequence[int]) -> Constraint | None:
-        tokenizer, tools = self._tokenizer, asked.tools
-        after, thinking = thoughts_before(tokenizer, ids)
-        held = tools.choice in ("required", "named") or (tools.strict and tools.choice == "auto")
-        if held and tools.given:
-            if asked.response_format not in (None, {"type": "text"}):
-                raise bad("response_format", "this cannot be combined with tools that are held to")
-            mode: Any = tools.choice
-            if tools.choice == "named":
-                mode = {"type": "function", "function": {"name": tools.named}}
-            key = _key(tools.given, mode, tools.parallel, after, thinking)
-            return self._kept(
-                key,
-                lambda: tool_calls(
-                    tokenizer,
-                    tools.given,
-                    mode,
-                    parallel=tools.parallel,
-                    after=after,
-                    thinking=thinking,  # type: ignore[arg-type]
-                ),
-            )
-        if asked.response_format is None:
-            return None
-        return self._kept(
-            _key(asked.response_format, after, thinking),
-            lambda: from_response_format(
-                tokenizer,
-                asked.response_format,
-                after=after,
-                thinking=thinking,  # type: ignore[arg-type]
-            ),
-        )
-
-    def _kept(self, key: str, make: Any) -> Constraint | None:
+    def _constraint(self, form: ReplyForm, ids: Sequence[int]) -> Constraint | None:
+        after, thinking = thoughts_before(self._tokenizer, ids)
+        key = json.dumps([{**vars(form), "strict": sorted(form.strict)}, after, thinking])
         with self._lock:
             if key in self._constraints:
                 self._constraints.move_to_end(key)
                 return self._constraints[key]
-        made: Constraint | None = make()
+        made = form.constraint(self._tokenizer, after, thinking)
         if made is not None:
             with self._lock:
                 self._constraints[key] = made
@@ -211,9 +178,24 @@ class Preparer:
                     self._constraints.popitem(last=False)
         return made
 
+    def _in_format(self, form: ReplyForm) -> bool:
+        """Whether it is the format of the answer that cannot be held to, and not its calls."""
+        try:
+            from_response_format(self._tokenizer, form.response_format)
+        except GrammarError:
+            return True
+        return not form.held
 
-def _key(*parts: Any) -> str:
-    return json.dumps(parts)
+
+def _form(asked: Asked) -> ReplyForm:
+    tools = asked.tools
+    return ReplyForm(
+        tools.shown,
+        tools.mode,
+        tools.strict if tools.shown else frozenset(),
+        asked.response_format,
+        tools.parallel,
+    )
 
 
 def _checked(template_args: dict[str, Any]) -> dict[str, Any] | None:

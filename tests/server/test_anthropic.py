@@ -163,7 +163,7 @@ def test_stop_sequences(claude: anthropic.Anthropic) -> None:
     assert ask(claude, max_tokens=2).stop_reason == "max_tokens"
 
 
-def test_structured_output(claude: anthropic.Anthropic) -> None:
+def test_structured_output(claude: anthropic.Anthropic, tool: dict[str, Any]) -> None:
     schema = {
         "type": "object",
         "properties": {"kind": {"enum": ["a", "b"]}, "n": {"type": "integer", "maximum": 9}},
@@ -173,8 +173,13 @@ def test_structured_output(claude: anthropic.Anthropic) -> None:
     config = {"format": {"type": "json_schema", "schema": schema}}
     answer = ask(claude, output_config=config, extra_body={"temperature": 1.0}, max_tokens=200)
     jsonschema.validate(json.loads(answer.content[0].text), schema)
+    for strict in ({}, {"strict": True}):
+        called = ask(claude, QUESTION, output_config=config, tools=[{**tool, **strict}])
+        assert [block.type for block in called.content] == ["tool_use"]
+        assert "2480" in called.content[0].input["expression"]
 
 
+NO_SCHEMA = {"format": {"type": "json_schema", "schema": {"type": "strnig"}}}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 
 
@@ -189,6 +194,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"tools": [{"name": "x", "input_schema": {"type": "objekt"}}]}, "tools"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"output_config": NO_SCHEMA}, "output_config.format: "),
     ],
 )
 def test_what_is_wrong_is_named(

@@ -177,6 +177,45 @@ def test_the_clients_own_parser(client: openai.OpenAI, thinks: bool) -> None:
     assert bool(getattr(message, "reasoning", None)) == thinks
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_beside_tools_leaves_the_model_its_calls(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    """An answer is either calls, or JSON; with the client's own helpers."""
+
+    class calculate(BaseModel):
+        """Value of an arithmetic expression."""
+
+        expression: str
+
+    def said(messages: Any, **options: Any) -> Any:
+        body = {"max_tokens": 200, "response_format": City, "messages": messages, **options}
+        body |= {"tools": [openai.pydantic_function_tool(calculate)], "extra_body": NO_THOUGHTS}
+        if not stream:
+            return client.chat.completions.parse(model="demo", **body).choices[0].message
+        with client.chat.completions.stream(model="demo", **body) as streamed:
+            return streamed.get_final_completion().choices[0].message
+
+    (call,) = said(QUESTION).tool_calls
+    assert "2480" in call.function.parsed_arguments.expression
+    message = said([{"role": "user", "content": "Anna is 31. Give me JSON with name and age."}])
+    assert not message.tool_calls
+    assert isinstance(message.parsed, City)
+    if not stream:
+        assert said(HELLO, tool_choice="required", parallel_tool_calls=False).tool_calls
+
+
+def test_strictness_is_of_each_tool(client: openai.OpenAI, calculate: dict[str, Any]) -> None:
+    calculate["function"]["strict"] = True
+    upload = {"name": "upload", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
+    loose = {"type": "function", "function": upload}
+    (call,) = ask(client, QUESTION, tools=[calculate, loose]).choices[0].message.tool_calls
+    assert call.function.name == "calculate"
+    upload["strict"] = True
+    with pytest.raises(openai.BadRequestError, match=r"Unimplemented keys: \[\"not\"\]"):
+        ask(client, QUESTION, tools=[calculate, loose])
+
+
 def test_strict_tools_hold_at_any_temperature(
     client: openai.OpenAI, calculate: dict[str, Any]
 ) -> None:
