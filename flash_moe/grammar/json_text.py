@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 from flash_moe.errors import GrammarError
 from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
 from flash_moe.grammar.plan import Thinking
+from flash_moe.grammar.schema_shapes import check_shapes
 
 # Nothing, a space, or a line break with its indentation: models write all three, and one that
 # goes astray cannot go on with white space for ever.
@@ -25,7 +26,7 @@ def json_source(schema: Any, what: str) -> str:
     """A schema as text for llguidance, with our white space and escapes.
 
     Raises:
-        GrammarError: It is no JSON schema that can be written down.
+        GrammarError: It is no JSON schema, or cannot be written down.
     """
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
@@ -33,9 +34,11 @@ def json_source(schema: Any, what: str) -> str:
         raise GrammarError("grammar", f"{what}: expected an object, got {brief(schema)}")
     options = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}
     try:
-        return json.dumps({**schema, "x-guidance": options}, allow_nan=False)
+        source = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", f"{what}: expected a JSON schema, got: {error}") from error
+    check_shapes(schema, what)
+    return source
 
 
 def json_schema(
