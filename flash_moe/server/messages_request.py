@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flash_moe.server.api_errors import bad
+from flash_moe.server.api_errors import ApiError, bad
 from flash_moe.server.asked import Asked, Choice, Sampling, Tools
 from flash_moe.server.fields import Fields, kind_of
 from flash_moe.server.options import ServeOptions
@@ -14,7 +14,15 @@ from flash_moe.server.options import ServeOptions
 IGNORED = (
     *("metadata", "service_tier", "container", "context_management", "inference_geo"),
     *("cache_control", "speed", "betas", "diagnostics", "user_profile_id", "workspace_id"),
+    *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
+IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
+IGNORED_OF_TOOLS = (
+    *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
+    "input_examples",
+)
+# With this the official client goes on without threads.
+NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 CHOICES: dict[str, Choice] = {
     "auto": "auto",
     "any": "required",
@@ -33,7 +41,15 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         ApiError: A field is missing, wrong, unknown or not supported; names it.
     """
     body.ignore(IGNORED)
-    body.refuse({"mcp_servers": []})
+    body.refuse({"mcp_servers": [], "compaction": None})
+    if body.get("thread") is not None:
+        raise ApiError(
+            400,
+            "this server holds no conversations; send all messages, and no thread",
+            param="thread",
+            code="unsupported_parameter",
+            details=NO_THREADS,
+        )
     if not counting:
         body.required("max_tokens")
     body.required("messages")
@@ -77,7 +93,7 @@ def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive", "between_tools"))
     if thinking.get("budget_tokens") is not None:
         budget = thinking.integer("budget_tokens", 0, 1)
-    thinking.ignore(("display",))
+    thinking.ignore(("display", "block_binding"))
     thinking.finish()
     return kind != "disabled", budget
 
@@ -99,6 +115,8 @@ def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
     form.one_of("type", ("json_schema",))
     form.required("schema")
     schema = form.mapping("schema")
+    form.ignore(("name", "description", "strict"))
+    form.finish()
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, where
 
 
@@ -113,6 +131,7 @@ def _texts(body: Fields, field: str) -> Iterator[str]:
         if kind != "text":
             raise bad(block.name("type"), f"only text is understood here, not {kind!r:.80}")
         yield block.required_text("text")
+        _finish(block)
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
@@ -143,6 +162,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             thoughts.append(block.required_text("thinking"))
         else:
             raise bad(block.name("type"), f"{kind!r:.80} is not understood in a message of {role}")
+        _finish(block)
     message.finish()
     if role == "user":
         if texts or not n_results:
@@ -154,6 +174,11 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     if calls:
         found["tool_calls"] = calls
     yield found
+
+
+def _finish(block: Fields) -> None:
+    block.ignore(IGNORED_OF_BLOCKS)
+    block.finish()
 
 
 def _call(block: Fields) -> dict[str, Any]:
@@ -196,6 +221,8 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         described["parameters"] = tool.mapping("input_schema")
         if tool.flag("strict") or options.strict_tools:
             strict.add(name)
+        tool.ignore(IGNORED_OF_TOOLS)
+        tool.finish()
         given.append({"type": "function", "function": described})
     if body.mapping("tool_choice") is None:
         return Tools(given, strict=frozenset(strict))

@@ -331,6 +331,27 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-5")
 
 
+def called(**more: Any) -> list[Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", **more}}
+    result = {"role": "tool", "tool_call_id": "1", "content": "x"}
+    return [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+
+
+def test_what_the_client_has_parsed_can_be_sent_back(client: openai.OpenAI) -> None:
+    messages = called(parsed_arguments={})
+    messages[1] |= {"parsed": None, "refusal": None}
+    assert ask(client, messages, max_tokens=1).usage.completion_tokens == 1
+
+
+def test_strict_beside_the_function_is_not_lost(
+    client: openai.OpenAI, calculate: dict[str, Any]
+) -> None:
+    calculate["function"]["parameters"] = {"type": "object", "properties": {"a": {"not": {}}}}
+    ask(client, tools=[calculate], max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="Unimplemented"):
+        ask(client, tools=[{**calculate, "strict": True}], max_tokens=1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -351,6 +372,12 @@ def test_models(client: openai.OpenAI) -> None:
             "response_format",
         ),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}, "stirct": 1}]},
+            "tools[0].stirct",
+        ),
+        ({"messages": called(nmae="x")}, "messages[1].tool_calls[0].function.nmae"),
+        ({"response_format": {}}, "response_format"),
         ({"logit_bias": {"999999999": 1}}, "logit_bias.999999999"),
         ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, "chat_template_kwargs"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, None),

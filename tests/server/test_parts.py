@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flash_moe import mlx_lm_api
@@ -22,6 +22,8 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.text_request import read_completion
 
 OPTIONS = ServeOptions("demo")
+# A machine that does much else may take seconds for one input.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -54,6 +56,7 @@ def refusal(read: Callable[[], Any]) -> ApiError | None:
     return None
 
 
+@BUSY
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.booleans())
 def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None:
     """Whatever JSON comes, it is a request or an ``ApiError`` of status 400."""
@@ -69,6 +72,7 @@ def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None
             json.dumps(refused.body("openai"))
 
 
+@BUSY
 @given(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_an_object_or_refused(raw: bytes) -> None:
     refused = refusal(lambda: parse_body(raw))
