@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from flash_moe import mlx_lm_api
 from flash_moe.errors import ConfigError, IncompatibleMlxLmError
+from flash_moe.server import connection
 from flash_moe.server.admission import Admission
 from flash_moe.server.api_errors import ApiError
 from flash_moe.server.chat_request import read_chat
@@ -130,6 +133,37 @@ def test_unknown_fields_are_refused_unless_told() -> None:
         fields.inner("inside").finish()
     assert caught.value.param == "inside.also"
     Fields(body, lenient=True).inner("inside").finish()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client's side of a connection and the server's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname(), timeout=60)
+        served, _ = listening.accept()
+    with client, served:
+        yield client, served
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["the system tells", "it does not"])
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"x" * 100_000])
+def test_a_client_that_went_away_is_noticed(
+    tells: bool, more: bytes, pair: tuple[socket.socket, socket.socket], monkeypatch: Any
+) -> None:
+    """Also if it has sent bytes behind its request."""
+    if not tells:
+        monkeypatch.setattr(connection, "_POLLRDHUP", 0)
+    client, served = pair
+    served.settimeout(60)
+    client.sendall(more)
+    assert not connection.is_gone(served)
+    client.close()
+    until = time.monotonic() + 60
+    while not connection.is_gone(served):
+        assert time.monotonic() < until
+    assert served.gettimeout() == 60
+    served.close()
+    assert connection.is_gone(served)
 
 
 def test_turns_come_in_the_order_of_arrival() -> None:
