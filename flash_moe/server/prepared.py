@@ -10,7 +10,7 @@ import inspect
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from flash_moe.server.api_errors import bad
 from flash_moe.server.arguments import Arguments
 from flash_moe.server.asked import Asked
 from flash_moe.server.generator import Generator
+from flash_moe.server.tokenizing import Tokenizing, too_long
 from flash_moe.thinking_limit import thinking_limit
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
@@ -48,11 +49,15 @@ class Prepared:
 
 
 class Preparer:
-    """Prepares requests for one model; for any thread."""
+    """Prepares requests for one model; for any thread.
 
-    def __init__(self, generator: Generator) -> None:
+    Args:
+        max_waiting: Requests that may wait for the tokenizer; those beyond are refused.
+    """
+
+    def __init__(self, generator: Generator, max_waiting: int) -> None:
         self._generator = generator
-        self._tokenizing = threading.Lock()
+        self._tokenizing = Tokenizing(generator, max_waiting)
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,15 +65,18 @@ class Preparer:
     def _tokenizer(self) -> Any:
         return self._generator.provider.tokenizer
 
-    def prepare(self, asked: Asked) -> Prepared:
+    def prepare(self, asked: Asked, check: Callable[[], None]) -> Prepared:
         """
+        Args:
+            check: Raises when nobody waits for the answer any more.
+
         Raises:
             ApiError: The chat template refuses the messages, the prompt does not fit the context,
                 or the answer cannot be held to what is asked.
         """
         tokenizer = self._tokenizer
         request, arguments = self._for_mlx_lm(asked)
-        arguments.tokenized = self._tokenized(asked, request, arguments)
+        arguments.tokenized = self._tokenizing.tokenized(asked, request, arguments, check)
         ids = list(arguments.tokenized[0])
         self._fit(arguments, ids)
         if asked.prompt is not None:
@@ -85,10 +93,10 @@ class Preparer:
         splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
         return Prepared(asked, request, arguments, ids, splitter, tokenizer)
 
-    def count(self, asked: Asked) -> int:
-        """Tokens of a prompt."""
+    def count(self, asked: Asked, check: Callable[[], None]) -> int:
+        """Tokens of a prompt. Arguments and errors as for :meth:`prepare`."""
         request, arguments = self._for_mlx_lm(asked)
-        return len(self._tokenized(asked, request, arguments)[0])
+        return len(self._tokenizing.tokenized(asked, request, arguments, check)[0])
 
     def _for_mlx_lm(self, asked: Asked) -> tuple[Any, Arguments]:
         request = _mlx.CompletionRequest(
@@ -129,21 +137,6 @@ class Preparer:
         )
         return request, arguments
 
-    def _tokenized(self, asked: Asked, request: Any, arguments: Arguments) -> Any:
-        tokenizer = self._tokenizer
-        if asked.prompt is None and not tokenizer.has_chat_template:
-            raise bad("messages", "this model has no chat template; use /v1/completions")
-        try:
-            with self._tokenizing:
-                return self._generator.tokenized(request, arguments)
-        except Exception as error:  # a template raises what it likes
-            raise bad(
-                "messages" if asked.prompt is None else "prompt",
-                f"the chat template refuses this: {error}"
-                if asked.prompt is None
-                else f"the tokenizer refuses this: {error}",
-            ) from error
-
     def _fit(self, arguments: Arguments, ids: Sequence[int]) -> None:
         """Cut ``max_tokens`` to what the context leaves."""
         if not ids:
@@ -155,12 +148,7 @@ class Preparer:
         if limit is None:
             return
         if len(ids) >= limit:
-            raise bad(
-                None,
-                f"the prompt has {len(ids)} tokens; this model's context is {limit}, and an answer "
-                "needs one at least",
-                "context_length_exceeded",
-            )
+            raise too_long(len(ids), limit)
         arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
 
     def _constraint(self, form: ReplyForm, ids: Sequence[int]) -> Constraint | None:

@@ -61,7 +61,7 @@ class Service:
         self.generator = generator
         self.admission = Admission(options.concurrency, options.max_queue)
         self.metrics = Metrics(generator, self.admission)
-        self._preparer = Preparer(generator)
+        self._preparer = Preparer(generator, options.concurrency + options.max_queue)
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
@@ -130,7 +130,7 @@ class Service:
         fields = self._fields(body)
         asked = read_messages(fields, self.options, counting=True)
         self._accept(fields, asked)
-        channel.send_json({"input_tokens": self._preparer.count(asked)})
+        channel.send_json({"input_tokens": self._preparer.count(asked, channel.check)})
 
     @property
     def _vocab_size(self) -> int | None:
@@ -156,7 +156,7 @@ class Service:
 
     def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
         self._accept(fields, asked)
-        prepared = self._preparer.prepare(asked)
+        prepared = self._preparer.prepare(asked, channel.check)
         reason = "error"
         with self.admission.turn(channel.check):
             answer = Answer(self.generator, prepared, channel.check)
