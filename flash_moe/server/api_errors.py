@@ -12,9 +12,9 @@ Api: TypeAlias = Literal["openai", "anthropic"]
 # HTTP status to the types of an error: OpenAI's, Anthropic's.
 _TYPES = {
     400: ("invalid_request_error", "invalid_request_error"),
-    401: ("authentication_error", "authentication_error"),
+    401: ("invalid_request_error", "authentication_error"),
     403: ("permission_error", "permission_error"),
-    404: ("not_found_error", "not_found_error"),
+    404: ("invalid_request_error", "not_found_error"),
     405: ("invalid_request_error", "invalid_request_error"),
     408: ("timeout_error", "timeout_error"),
     411: ("invalid_request_error", "invalid_request_error"),

@@ -43,6 +43,7 @@ def test_an_answer_equals_that_of_the_model_alone(
     assert [block.type for block in answer.content] == ["text"]
     assert answer.content[0].text == expected.text.strip()
     assert answer.stop_reason == "end_turn"
+    assert answer._request_id.startswith("req_")
     usage = answer.usage
     assert usage.input_tokens + usage.cache_read_input_tokens == expected.stats.prompt_tokens
     assert usage.output_tokens == expected.stats.generation_tokens
@@ -270,8 +271,10 @@ def test_what_is_wrong_is_named(
 
 
 def test_an_unknown_model_is_not_found(claude: anthropic.Anthropic, live: Live) -> None:
-    with pytest.raises(anthropic.NotFoundError):
+    with pytest.raises(anthropic.NotFoundError) as caught:
         ask(claude, model="claude-3")
+    assert caught.value.request_id.startswith("req_")
+    live.wait_for(lambda: str(caught.value.request_id) in live.said())  # in the log
     body = {"model": "claude-3", "max_tokens": 5, "messages": HELLO}
     status, answer = live.post("/v1/messages", body)
     assert (status, answer["type"], answer["error"]["type"]) == (404, "error", "not_found_error")

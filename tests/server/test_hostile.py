@@ -169,6 +169,18 @@ def test_heads(live: Live, head: bytes, expected: int) -> None:
     assert live.healthy()
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics", "/nothing", CHAT])
+def test_head_is_get_without_a_body(live: Live, path: str) -> None:
+    heads = []
+    for method in (b"HEAD", b"GET"):
+        answer = live.raw(b"%s %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (method, path.encode()))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert (body == b"") == (method == b"HEAD")
+        heads.append((head.split()[1], b"Content-Length: " in head, head.count(b"\r\n")))
+    assert heads[0] == heads[1]
+    assert heads[0][0] == {"/nothing": b"404", CHAT: b"405"}.get(path, b"200")
+
+
 def test_a_client_that_asks_before_it_sends(live: Live) -> None:
     """``Expect: 100-continue``, as curl sends it with large bodies."""
     head = post_bytes(CHAT, b"", "Expect: 100-continue").replace(b"Length: 0", b"Length: 99999999")

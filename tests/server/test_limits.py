@@ -63,6 +63,7 @@ def test_keys(strict: Live) -> None:
     for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {KEY}"}):
         status, answer = strict.post("/v1/chat/completions", body, **headers)
         assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert answer["error"]["type"] == "invalid_request_error"
         assert strict.get("/metrics", **headers)[0] == 401
     status, answer = strict.post("/v1/messages", body, x_api_key="schl\u00fcssel".encode().hex())
     assert (status, answer["error"]["type"]) == (401, "authentication_error")

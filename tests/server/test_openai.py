@@ -53,6 +53,7 @@ def test_an_answer_equals_that_of_the_model_alone(client: openai.OpenAI, alone: 
     assert answer.usage.prompt_tokens == expected.stats.prompt_tokens
     assert answer.usage.completion_tokens == expected.stats.generation_tokens
     assert answer.model == "demo"
+    assert answer._request_id.startswith("req_")
 
 
 def test_thoughts_beside_others_end_at_their_budgets(
@@ -397,5 +398,6 @@ def test_what_is_wrong_is_named(
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="/etc", messages=HELLO)
-    assert caught.value.code == "model_not_found"
+    assert (caught.value.code, caught.value.type) == ("model_not_found", "invalid_request_error")
+    assert caught.value.request_id.startswith("req_")
     assert "demo" in str(caught.value)
