@@ -51,6 +51,13 @@ NAMES = [
 GOOD = {"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
 
 
+def wait_for(there: Callable[[], Any]) -> None:
+    until = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def refusal(read: Callable[[], Any]) -> ApiError | None:
     try:
         read()
@@ -158,9 +165,7 @@ def test_a_client_that_went_away_is_noticed(
     client.sendall(more)
     assert not connection.is_gone(served)
     client.close()
-    until = time.monotonic() + 60
-    while not connection.is_gone(served):
-        assert time.monotonic() < until
+    wait_for(lambda: connection.is_gone(served))
     assert served.gettimeout() == 60
     served.close()
     assert connection.is_gone(served)
@@ -179,8 +184,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
         thread = threading.Thread(target=run, args=(n,))
         thread.start()
         threads.append(thread)
-        while admission.running + admission.waiting <= n:
-            pass
+        wait_for(lambda n=n: admission.running + admission.waiting > n)
     with pytest.raises(ApiError) as caught, admission.turn(lambda: None):
         pass
     assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
@@ -205,8 +209,7 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
     waiting = threading.Thread(target=wait)
     with admission.turn(lambda: None):
         waiting.start()
-        while not admission.waiting:
-            pass
+        wait_for(lambda: admission.waiting)
         gone.set()
         waiting.join(60)
         assert admission.waiting == 0
