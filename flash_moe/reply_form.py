@@ -123,12 +123,9 @@ def reply_form(
         schemas = []
     if not schemas and tool_choice not in ("auto", "none"):
         raise ConfigError("generate", f"tool_choice: {tool_choice!r} without tools")
-    functions = [schema.get("function") for schema in schemas]
-    names = frozenset(
-        str(function.get("name"))
-        for function in functions
-        if isinstance(function, Mapping) and (strict or function.get("strict") is True)
-    )
+    found = (schema.get("function") for schema in schemas)
+    functions = [each if isinstance(each, Mapping) else {} for each in found]
+    names = frozenset(str(f.get("name")) for f in functions if strict or f.get("strict") is True)
     return ReplyForm(schemas, tool_choice, names, response_format)
 
 

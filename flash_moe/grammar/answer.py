@@ -141,7 +141,7 @@ class Answer:
         words = vocabulary.text_words.copy() if calls.text else words_of((), vocabulary.size)
         add(words, (calls.begin,))
         if self._instead is not None and self._n_calls == 0:
-            words |= self._of(self._instead)
+            words |= self._of(self._instead.deep_copy())
         if self._may_end():
             words |= vocabulary.end_words
         return words

@@ -151,6 +151,7 @@ def test_a_schema_can_be_strict_by_itself() -> None:
         ({"tools": [get_weather], "tool_choice": "fly"}, GrammarError, "fly"),
         ({"tools": [lambda x: x]}, ToolDefinitionError, "x"),
         ({"tools": [get_weather, get_weather]}, ToolDefinitionError, "get_weather"),
+        ({"tools": [{"function": "x"}], "strict": True}, GrammarError, "tools: expected"),
         ({"response_format": {"type": "yaml"}}, GrammarError, "response_format"),
         ({"response_format": {"type": "json_schema"}}, GrammarError, "schema"),
     ],
