@@ -25,13 +25,14 @@ from flash_moe.mlx_lm_api import (
 )
 from flash_moe.model import StreamedModel
 from flash_moe.prompt import Prompt, check_length, encode_prompt
-from flash_moe.reply_form import AnyTool, reply_form
+from flash_moe.reply_form import AnyTool, reply_form, thoughts_before
 from flash_moe.result import Chunk, Generation, GenerationStats
 from flash_moe.stop import StopText
 from flash_moe.thinking_limit import thinking_limit
 
 # What of the options makes the form of a reply, and its defaults.
 _FORM: dict[str, Any] = {"tools": (), "tool_choice": "auto", "strict": False}
+_FORM["response_format"] = None
 
 
 class RandomState:
@@ -172,7 +173,8 @@ def stream(
             the tool that must be called.
         strict: Hold calls to the schemas of the tools (``docs/constrained.md``).
         response_format: Hold the answer to JSON, in OpenAI's form: ``{"type": "json_object"}`` or
-            ``{"type": "json_schema", "json_schema": {"schema": ...}}``.
+            ``{"type": "json_schema", "json_schema": {"schema": ...}}``. With tools, an answer is
+            then either calls or such JSON.
 
     Raises:
         PromptError: The prompt is empty or too long.
@@ -204,7 +206,7 @@ def stream(
     limit = thinking_limit(tokenizer, ids, max_thinking_tokens)
     if limit is not None:
         processors.append(limit)
-    constraint = form.constraint(tokenizer, ids)
+    constraint = form.constraint(tokenizer, *thoughts_before(tokenizer, ids))
     if constraint is not None:
         processors.append(constraint.processor())
     tokens = token_ids(

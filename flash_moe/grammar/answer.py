@@ -19,7 +19,8 @@ class Part(Enum):
     START = auto()  # nothing generated; thoughts may begin
     THOUGHTS = auto()
     AROUND_CALLS = auto()  # before, between and after calls
-    GRAMMAR = auto()
+    CALL = auto()
+    WHOLE = auto()  # an answer that the grammar holds as a whole
     DONE = auto()
 
 
@@ -27,13 +28,16 @@ class Answer:
     """The state of one answer. Used by one thread.
 
     Args:
-        matcher: The grammar at its start; it is copied, never changed.
+        matcher: The grammar at its start, of the whole answer or of one call; it is copied, never
+            changed.
+        instead: The grammar of an answer in the place of calls, where there may be one; the same.
     """
 
-    def __init__(self, plan: Plan, matcher: LLMatcher) -> None:
+    def __init__(self, plan: Plan, matcher: LLMatcher, instead: LLMatcher | None = None) -> None:
         self._plan = plan
         self._vocabulary = plan.vocabulary
         self._fresh = matcher
+        self._instead = instead
         self._matcher = matcher
         self._n_calls = 0
         self._newlines = 0  # how many may still come before the next part
@@ -65,7 +69,7 @@ class Answer:
         elif self._part is Part.START:
             assert plan.thoughts is not None
             assert plan.thoughts.begin is not None
-            begun = Answer(Plan(vocabulary, None, plan.calls), self._fresh)
+            begun = Answer(Plan(vocabulary, None, plan.calls), self._fresh, self._instead)
             words = begun.allowed().copy()
             add(words, (plan.thoughts.begin,))
         elif self._part is Part.AROUND_CALLS:
@@ -120,13 +124,13 @@ class Answer:
     def _begin_answer(self) -> None:
         self._tail = b""
         if self._plan.calls is None:
-            self._begin_grammar()
+            self._begin_grammar(Part.WHOLE, self._fresh)
         else:
             self._part = Part.AROUND_CALLS
 
-    def _begin_grammar(self) -> None:
-        self._part = Part.GRAMMAR
-        self._matcher = self._fresh.deep_copy()
+    def _begin_grammar(self, part: Part, fresh: LLMatcher) -> None:
+        self._part = part
+        self._matcher = fresh.deep_copy()
         self._tail = b""
         self._newlines = 0
 
@@ -136,6 +140,8 @@ class Answer:
         vocabulary = self._vocabulary
         words = vocabulary.text_words.copy() if calls.text else words_of((), vocabulary.size)
         add(words, (calls.begin,))
+        if self._instead is not None and self._n_calls == 0:
+            words |= self._of(self._instead.deep_copy())
         if self._may_end():
             words |= vocabulary.end_words
         return words
@@ -145,19 +151,28 @@ class Answer:
         assert calls is not None
         if token == calls.begin:
             self._n_calls += 1
-            self._begin_grammar()
+            self._begin_grammar(Part.CALL, self._fresh)
         elif calls.text:
             self._extend_tail(token)
-        else:
+        elif token in self._vocabulary.newline_ids:  # JSON does not begin with one
             self._take_newlines(token)
+        elif self._instead is not None and self._n_calls == 0:
+            self._begin_grammar(Part.WHOLE, self._instead)
+            self._take_of_grammar(token)
+        else:
+            raise self._refused(token)
 
     def _of_grammar(self) -> Words:
-        ends = self._vocabulary.end_words
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
-        words = mask[: len(ends)] & ~ends  # llguidance's may have a word more
+        words = self._of(self._matcher)
         if self._may_end():
-            words |= ends
+            words |= self._vocabulary.end_words
         return words
+
+    def _of(self, matcher: LLMatcher) -> Words:
+        """The tokens that a grammar lets follow, ends left out."""
+        ends = self._vocabulary.end_words
+        mask = np.frombuffer(matcher.compute_bitmask(), np.uint32)
+        return mask[: len(ends)] & ~ends  # llguidance's may have a word more
 
     def _take_of_grammar(self, token: int) -> None:
         calls = self._plan.calls
@@ -166,7 +181,7 @@ class Answer:
             return
         self._newlines = 0
         self._extend_tail(token)
-        if calls is not None and token == calls.end:
+        if self._part is Part.CALL and calls is not None and token == calls.end:
             self._tail = b""
             self._newlines = 0 if calls.text else MAX_NEWLINES
             self._part = Part.AROUND_CALLS if calls.many else Part.DONE
@@ -179,8 +194,8 @@ class Answer:
 
     def _may_end(self) -> bool:
         calls = self._plan.calls
-        if self._part is Part.GRAMMAR:
-            return calls is None and self._matcher.is_accepting()
+        if self._part is Part.WHOLE:
+            return bool(self._matcher.is_accepting())
         if self._part is Part.AROUND_CALLS:
             assert calls is not None
             return not calls.required or self._n_calls > 0

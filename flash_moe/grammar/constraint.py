@@ -11,6 +11,8 @@ from flash_moe.grammar.plan import Calls, Plan, Thinking, Thoughts
 from flash_moe.grammar.processor import Processor
 from flash_moe.grammar.vocabulary import Vocabulary, vocabulary_of
 
+JSON_SCHEMA = "JSON schema"  # in errors
+
 
 class Constraint:
     """What an answer must be; made by :func:`json_schema`, :func:`tool_calls` and their like.
@@ -24,6 +26,7 @@ class Constraint:
         thinking: With ``after``: "begun" if the prompt ends inside the thoughts, or they always
             come first; "may" if the answer begins with the token that opens them or without.
         calls: If the grammar holds tool calls, and not the whole answer.
+        instead: With ``calls``: the grammar of an answer that may come in their place.
 
     Raises:
         GrammarError: The grammar or the tokenizer cannot be used.
@@ -38,21 +41,28 @@ class Constraint:
         after: str | None = None,
         thinking: Thinking = "begun",
         calls: Calls | None = None,
+        instead: str | None = None,
     ) -> None:
         vocabulary = vocabulary_of(tokenizer)
         thoughts = None if after is None else _thoughts(vocabulary, tokenizer, after, thinking)
         self._plan = Plan(vocabulary, thoughts, calls)
-        self._matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
-        if self._matcher.is_error():
-            raise GrammarError("grammar", f"{what}: {reason(self._matcher.get_error())}")
-        begun = self._matcher.deep_copy()
-        begun.compute_bitmask()
-        if begun.is_stopped() and not begun.is_accepting():
-            raise GrammarError("grammar", f"{what}: expected something to fit, but nothing can")
+        self._matcher = _matcher(vocabulary, grammar, what)
+        self._instead = None if instead is None else _matcher(vocabulary, instead, JSON_SCHEMA)
 
     def processor(self) -> Processor:
         """A logits processor for one answer: ``(tokens [n], logits [1, V]) -> logits``."""
-        return Processor(self._plan, self._matcher)
+        return Processor(self._plan, self._matcher, self._instead)
+
+
+def _matcher(vocabulary: Vocabulary, grammar: str, what: str) -> LLMatcher:
+    made = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
+    if made.is_error():
+        raise GrammarError("grammar", f"{what}: {reason(made.get_error())}")
+    begun = made.deep_copy()
+    begun.compute_bitmask()
+    if begun.is_stopped() and not begun.is_accepting():
+        raise GrammarError("grammar", f"{what}: expected something to fit, but nothing can")
+    return made
 
 
 def reason(error: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from llguidance import LLMatcher
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.constraint import Constraint
+from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
 from flash_moe.grammar.plan import Thinking
+from flash_moe.grammar.schema_shapes import check_shapes
 
 # Nothing, a space, or a line break with its indentation: models write all three, and one that
 # goes astray cannot go on with white space for ever.
@@ -25,7 +26,7 @@ def json_source(schema: Any, what: str) -> str:
     """A schema as text for llguidance, with our white space and escapes.
 
     Raises:
-        GrammarError: It is no JSON schema that can be written down.
+        GrammarError: It is no JSON schema, or cannot be written down.
     """
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
@@ -33,9 +34,11 @@ def json_source(schema: Any, what: str) -> str:
         raise GrammarError("grammar", f"{what}: expected an object, got {brief(schema)}")
     options = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}
     try:
-        return json.dumps({**schema, "x-guidance": options}, allow_nan=False)
+        source = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", f"{what}: expected a JSON schema, got: {error}") from error
+    check_shapes(schema, what)
+    return source
 
 
 def json_schema(
@@ -57,9 +60,12 @@ def json_schema(
     Raises:
         GrammarError: The schema is none, has a keyword that cannot be held, or is too large.
     """
-    what = "JSON schema"
-    grammar = LLMatcher.grammar_from_json_schema(json_source(schema, what))
-    return Constraint(tokenizer, grammar, what, after=after, thinking=thinking)
+    return Constraint(tokenizer, _grammar_of(schema), JSON_SCHEMA, after=after, thinking=thinking)
+
+
+def _grammar_of(schema: Mapping[str, Any]) -> str:
+    source = LLMatcher.grammar_from_json_schema(json_source(schema, JSON_SCHEMA))
+    return str(source)
 
 
 def json_object(
@@ -110,13 +116,25 @@ def from_response_format(
     Raises:
         GrammarError: It is none of these, or the schema cannot be used.
     """
+    grammar = response_grammar(value)
+    if grammar is None:
+        return None
+    return Constraint(tokenizer, grammar, JSON_SCHEMA, after=after, thinking=thinking)
+
+
+def response_grammar(value: Mapping[str, Any] | None) -> str | None:
+    """The grammar of a ``response_format``, in llguidance's form; ``None`` if answers are free.
+
+    Raises:
+        GrammarError: As :func:`from_response_format`.
+    """
     if value is None:
         return None
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind == "text":
         return None
     if kind == "json_object":
-        return json_object(tokenizer, after=after, thinking=thinking)
+        return _grammar_of({"type": "object"})
     if kind != "json_schema":
         raise GrammarError(
             "grammar",
@@ -128,4 +146,4 @@ def from_response_format(
         raise GrammarError(
             "grammar", f'response_format: expected "json_schema" with "schema", got {brief(held)}'
         )
-    return json_schema(tokenizer, held["schema"], after=after, thinking=thinking)
+    return _grammar_of(held["schema"])

@@ -18,7 +18,7 @@ class Calls:
         begin: Token that opens a call; what follows it is the grammar's.
         end: Token that closes it; the grammar ends with it.
         text: Whether free text may stand around calls.
-        required: Whether there must be a call.
+        required: Whether there must be a call, or the answer that may come in the place of calls.
         many: Whether there may be more than one.
         markers: Texts of ``begin`` and ``end``, which no other tokens may spell.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import mlx.core as mx
 from llguidance import LLMatcher
 
@@ -17,10 +19,9 @@ class Processor:
     If tokens are other than before (a draft was rejected), the answer is gone through again.
     """
 
-    def __init__(self, plan: Plan, matcher: LLMatcher) -> None:
-        self._plan = plan
-        self._matcher = matcher
-        self._answer = Answer(plan, matcher)
+    def __init__(self, plan: Plan, matcher: LLMatcher, instead: LLMatcher | None) -> None:
+        self._begun = functools.partial(Answer, plan, matcher, instead)
+        self._answer = self._begun()
         self._new = NewTokens()
 
     @property
@@ -43,7 +44,7 @@ class Processor:
         mx.async_eval(logits)  # the device works while the host makes the mask
         new = self._new.of(tokens)
         if new.again:
-            self._answer = Answer(self._plan, self._matcher)
+            self._answer = self._begun()
         for token in new.tokens:
             self._answer.take(token)
         return masked(logits, flags_of(self._answer.allowed(), logits.shape[-1]))

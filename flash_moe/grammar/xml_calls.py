@@ -24,7 +24,7 @@ from typing import Any
 
 from flash_moe.errors import GrammarError
 from flash_moe.grammar.json_text import json_source
-from flash_moe.grammar.raw_strings import NOTHING, terminal, without
+from flash_moe.grammar.raw_strings import ANY, NOTHING, terminal, without
 from flash_moe.grammar.schema_facts import DEFINITIONS, types_of
 
 # The parser takes integers through a float (mlx-lm 0.32), which is exact up to here.
@@ -32,14 +32,15 @@ EXACT = 2**53
 # Enough for every double; an exponent of three digits could be infinite.
 NUMBER = r"/-?(0|[1-9][0-9]{0,16})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/"
 _NULL = "/[nN][uU][lL][lL]/"
+_NAME = r'[^\s<>"\\]+'
 _END = '"\\n</parameter>\\n"'
 
 
-def call_grammar(tools: Mapping[str, Mapping[str, Any]], end: int) -> str:
+def call_grammar(tools: Mapping[str, Mapping[str, Any] | None], end: int) -> str:
     """What follows the token ``<tool_call>``, in Lark's syntax, with its end token.
 
     Args:
-        tools: Name to JSON schema of the parameters.
+        tools: Name to JSON schema of the parameters; ``None``: any names and values.
         end: Id of ``</tool_call>``.
 
     Raises:
@@ -49,6 +50,9 @@ def call_grammar(tools: Mapping[str, Mapping[str, Any]], end: int) -> str:
     rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(tools))))
     for n, (name, parameters) in enumerate(tools.items()):
         _check_name("tool", name)
+        if parameters is None:
+            rules.append(f'call_{n}: "<function={name}>\\n" free* "</function>"')
+            continue
         required = parameters.get("required") or ()
         blocks = []
         for m, (key, schema) in enumerate(properties_of(name, parameters).items()):
@@ -57,6 +61,9 @@ def call_grammar(tools: Mapping[str, Mapping[str, Any]], end: int) -> str:
             rules += _value_rules(f"{n}_{m}", f"{name}.{key}", key, schema, parameters)
         body = " ".join(blocks)
         rules.append(f'call_{n}: "<function={name}>\\n" {body} "</function>"')
+    if None in tools.values():
+        rules += ['free: "<parameter=" NAME ">\\n" FREE', f"NAME: /{_NAME}/"]
+        rules.append(f"FREE: ({without(ANY, '</parameter>')}) {_END}")
     return "\n".join(rules) + "\n"
 
 
@@ -143,7 +150,7 @@ def _exact(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_name(what: str, name: Any) -> None:
-    if not isinstance(name, str) or not re.fullmatch(r'[^\s<>"\\]+', name):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise GrammarError(
             "grammar", f"{what}: expected a name without spaces, quotes and <>, got {brief(name)}"
         )

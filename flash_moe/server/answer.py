@@ -17,7 +17,6 @@ from flash_moe.tools.events import TextPiece
 from flash_moe.tools.splitter import Piece
 
 POLL_S = 0.1  # how often to look whether anybody still waits
-KEEPALIVE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Step:
-    """What is new.
-
-    Attributes:
-        quiet: Nothing was new for a while; time for a sign of life.
-    """
+    """What is new."""
 
     pieces: list[Piece] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
-    quiet: bool = False
 
 
 class Answer:
@@ -96,13 +90,11 @@ class Answer:
         tokenizer = self.prepared.tokenizer
         detokenizer = tokenizer.detokenizer
         detokenizer.reset()
-        spoke_at = time.monotonic()
         while True:
             item = self._take()
             if item is None:
                 return
             if isinstance(item, tuple) or item is self._running.context:  # progress of the prompt
-                yield Step(quiet=True)
                 continue
             self.n_tokens += 1
             if self.first_token_at is None:
@@ -115,10 +107,7 @@ class Answer:
                 self.finish_reason = "stop" if ended else item.finish_reason
             pieces = self._pieces(detokenizer.last_segment, last=item.finish_reason is not None)
             tokens = [] if ended else [_token(item)]
-            quiet = not pieces and time.monotonic() - spoke_at > KEEPALIVE_S
-            if pieces or quiet:
-                spoke_at = time.monotonic()
-            yield Step(pieces, tokens, quiet)
+            yield Step(pieces, tokens)
             if item.finish_reason is not None or self.stop_text is not None or self._enough:
                 break
         if self._n_calls and self.finish_reason == "stop":
@@ -131,7 +120,6 @@ class Answer:
 
     def _take(self) -> Any:
         """The next thing that mlx-lm puts out."""
-        quiet_until = time.monotonic() + KEEPALIVE_S
         while True:
             self._check()
             try:
@@ -139,8 +127,6 @@ class Answer:
             except Empty:
                 if not self._generator.alive:
                     raise unavailable("the server is stopping") from None
-                if time.monotonic() > quiet_until:
-                    return (0, 0)
                 continue
             if isinstance(item, Exception):
                 raise item

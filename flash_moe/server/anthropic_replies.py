@@ -26,6 +26,8 @@ PING = event({"type": "ping"})
 class Replies:
     """The answer to one request."""
 
+    SIGN_OF_LIFE = PING
+
     def __init__(self, answer: Answer, fingerprint: str) -> None:
         self._answer = answer
         self._asked = answer.prepared.asked
@@ -51,8 +53,6 @@ class Replies:
         yield event({"type": "message_start", "message": self._message()})
         yield PING
         for step in self._answer.steps():
-            if step.quiet:
-                yield PING
             for piece in step.pieces:
                 yield from self._of_piece(piece)
         yield from self._close_block()

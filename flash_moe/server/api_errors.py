@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from flash_moe.errors import ClosedError, FlashMoEError, GrammarError, PromptError
@@ -11,9 +12,9 @@ Api: TypeAlias = Literal["openai", "anthropic"]
 # HTTP status to the types of an error: OpenAI's, Anthropic's.
 _TYPES = {
     400: ("invalid_request_error", "invalid_request_error"),
-    401: ("authentication_error", "authentication_error"),
+    401: ("invalid_request_error", "authentication_error"),
     403: ("permission_error", "permission_error"),
-    404: ("not_found_error", "not_found_error"),
+    404: ("invalid_request_error", "not_found_error"),
     405: ("invalid_request_error", "invalid_request_error"),
     408: ("timeout_error", "timeout_error"),
     411: ("invalid_request_error", "invalid_request_error"),
@@ -34,6 +35,7 @@ class ApiError(Exception):
         param: The field of the request that is wrong.
         code: A word for programs, OpenAI's where they have one.
         retry_after: Seconds, if trying again later may help.
+        details: For programs, in Anthropic's API.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -51,6 +54,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.details = details
 
     def body(self, api: Api) -> dict[str, Any]:
         """The error object of an API."""
@@ -58,7 +62,9 @@ class ApiError(Exception):
         openai, anthropic = _TYPES.get(self.status, unknown)
         if api == "anthropic":
             about = f"{self.param}: " if self.param else ""
-            error = {"type": anthropic, "message": f"{about}{self.message}"}
+            error: dict[str, Any] = {"type": anthropic, "message": f"{about}{self.message}"}
+            if self.details is not None:
+                error["details"] = dict(self.details)
             return {"type": "error", "error": error}
         return {
             "error": {

@@ -39,20 +39,27 @@ class Tools:
         given: In OpenAI's form, as the chat template is given them.
         choice: Whether calls may or must come.
         named: The one that must be called.
-        strict: Whether calls are held to their schemas.
+        strict: Names of those whose calls are held to their schemas wherever they come.
         parallel: Whether there may be more than one call.
     """
 
     given: list[dict[str, Any]] = field(default_factory=list)
     choice: Choice = "auto"
     named: str = ""
-    strict: bool = False
+    strict: frozenset[str] = frozenset()
     parallel: bool = True
 
     @property
     def shown(self) -> list[dict[str, Any]]:
         """What the model is told of: nothing where it may not call."""
         return [] if self.choice == "none" else self.given
+
+    @property
+    def mode(self) -> str | dict[str, Any]:
+        """The choice, as :class:`flash_moe.reply_form.ReplyForm` takes it."""
+        if self.choice == "named":  # a name alone could be "auto"
+            return {"type": "function", "function": {"name": self.named}}
+        return self.choice
 
 
 @dataclass
@@ -64,6 +71,7 @@ class Asked:
         prompt: Text or token ids; ``None`` for a chat.
         messages: In OpenAI's form, with texts for contents.
         response_format: In OpenAI's form.
+        format_field: How the request names it.
         max_tokens: Most tokens of the answer, and
         max_thinking_tokens: of its thoughts; ``None``: as many.
         stops: Texts that end the answer and are not part of it.
@@ -79,6 +87,7 @@ class Asked:
     messages: list[dict[str, Any]] = field(default_factory=list)
     tools: Tools = field(default_factory=Tools)
     response_format: dict[str, Any] | None = None
+    format_field: str = "response_format"
     stops: tuple[str, ...] = ()
     stream: bool = False
     usage: bool = False

@@ -91,7 +91,7 @@ def _message(message: Fields) -> dict[str, Any]:
     """As chat templates take it: a text for content, ``reasoning_content`` for thoughts."""
     message.required("role")
     role = message.one_of("role", ROLES)
-    message.ignore(("refusal", "audio", "annotations", "function_call"))
+    message.ignore(("refusal", "audio", "annotations", "function_call", "parsed"))
     found: dict[str, Any] = {"role": "system" if role == "developer" else role}
     calls = list(message.objects("tool_calls"))
     if message.get("content") is None and role != "assistant":
@@ -125,7 +125,7 @@ def _content(message: Fields) -> str:
         kind = part.required_text("type")
         if kind not in ("text", "refusal"):
             raise bad(part.name("type"), f"only text is understood, not {kind!r:.80}")
-        part.ignore(("cache_control",))
+        part.ignore(("cache_control", "prompt_cache_breakpoint"))
         texts.append(part.required_text(kind))
         part.finish()
     return "".join(texts)
@@ -140,17 +140,21 @@ def _call(call: Fields) -> dict[str, Any]:
         fits = False
     if not fits:
         raise bad(function.name("arguments"), "expected a JSON object as text")
-    call.ignore(("type", "index"))
-    return {
+    found = {
         "id": call.text("id", "") or "",
         "type": "function",
         "function": {"name": function.required_text("name"), "arguments": arguments},
     }
+    call.ignore(("type", "index"))
+    call.finish()
+    function.ignore(("parsed_arguments",))
+    function.finish()
+    return found
 
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
     given: list[dict[str, Any]] = []
-    strict = options.strict_tools
+    strict = set()
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
             raise bad(tool.name("type"), "only tools of type function are understood")
@@ -158,16 +162,21 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         name = function.required_text("name")
         if not name or len(name) > 128:
             raise bad(function.name("name"), "expected 1 to 128 characters")
-        strict = function.flag("strict") or strict
+        # Beside the function is where OpenAI's newer API has it.
+        if function.flag("strict") or tool.flag("strict") or options.strict_tools:
+            strict.add(name)
         described: dict[str, Any] = {"name": name}
         if text := function.text("description"):
             described["description"] = text
         parameters = function.mapping("parameters")
         described["parameters"] = parameters or {"type": "object", "properties": {}}
         function.finish()
+        tool.ignore(("cache_control",))
+        tool.finish()
         given.append({"type": "function", "function": described})
     choice, named = _choice(body, [tool["function"]["name"] for tool in given])
-    return Tools(given, choice, named, strict, body.flag("parallel_tool_calls", True))
+    parallel = body.flag("parallel_tool_calls", True)
+    return Tools(given, choice, named, frozenset(strict), parallel)
 
 
 def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
@@ -181,7 +190,10 @@ def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
         field = body.inner("tool_choice")
         if field.required_text("type") != "function":
             raise bad(field.name("type"), "expected function")
-        found, named = "named", field.inner("function").required_text("name")
+        function = field.inner("function")
+        found, named = "named", function.required_text("name")
+        function.finish()
+        field.finish()
         if named not in names:
             raise bad("tool_choice.function.name", f"there is no tool {named!r:.80}")
     if found in ("required", "named") and not names:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
@@ -36,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self._service = service
         self._options = service.options
         self._arrived = time.monotonic()
+        self._id = f"req_{uuid.uuid4().hex[:24]}"  # in the log, and with the answer
         self._unread = False
         self._status = 0
         self._streaming = False
@@ -62,11 +64,12 @@ class Handler(BaseHTTPRequestHandler):
             if self._status:
                 self._service.metrics.requests.labels(self._endpoint, str(self._status)).inc()
                 _log.info(
-                    "%s %r %d %.3f s",
+                    "%s %r %d %.3f s %s",
                     self.command,
                     self.path[:200],
                     self._status,
                     time.monotonic() - self._arrived,
+                    self._id,
                 )
             if self._unread:
                 drain(self.connection)
@@ -74,6 +77,10 @@ class Handler(BaseHTTPRequestHandler):
     # What BaseHTTPRequestHandler calls by the name of the method.
 
     def do_GET(self) -> None:
+        self._answer("GET")
+
+    def do_HEAD(self) -> None:
+        """What GET gives, without a body."""
         self._answer("GET")
 
     def do_POST(self) -> None:
@@ -91,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(204)
         self._send_common_headers()
         if self.headers.get("Origin"):
-            self.send_header("Access-Control-Allow-Methods", "GET, POST")
+            self.send_header("Access-Control-Allow-Methods", "GET, HEAD, POST")
             asked = self.headers.get("Access-Control-Request-Headers", "")
             if asked.isprintable():
                 self.send_header("Access-Control-Allow-Headers", asked)
@@ -226,7 +233,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def begin_events(self) -> Callable[[bytes], None]:
         """Send the head of a stream of events; returns what sends more of it."""
@@ -243,6 +251,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_common_headers(self) -> None:
         self.send_header("Connection", "close")
+        name = "request-id" if self._api == "anthropic" else "x-request-id"
+        self.send_header(name, self._id)
         origin = self.headers.get("Origin") if getattr(self, "headers", None) else None
         if origin is not None:  # it is an allowed one, or the answer is an error
             anyone = "*" in self._options.origins

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flash_moe.server.api_errors import bad
+from flash_moe.server.api_errors import ApiError, bad
 from flash_moe.server.asked import Asked, Choice, Sampling, Tools
 from flash_moe.server.fields import Fields, kind_of
 from flash_moe.server.options import ServeOptions
@@ -14,7 +14,15 @@ from flash_moe.server.options import ServeOptions
 IGNORED = (
     *("metadata", "service_tier", "container", "context_management", "inference_geo"),
     *("cache_control", "speed", "betas", "diagnostics", "user_profile_id", "workspace_id"),
+    *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
+IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
+IGNORED_OF_TOOLS = (
+    *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
+    "input_examples",
+)
+# With this the official client goes on without threads.
+NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 CHOICES: dict[str, Choice] = {
     "auto": "auto",
     "any": "required",
@@ -33,7 +41,15 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         ApiError: A field is missing, wrong, unknown or not supported; names it.
     """
     body.ignore(IGNORED)
-    body.refuse({"mcp_servers": []})
+    body.refuse({"mcp_servers": [], "compaction": None})
+    if body.get("thread") is not None:
+        raise ApiError(
+            400,
+            "this server holds no conversations; send all messages, and no thread",
+            param="thread",
+            code="unsupported_parameter",
+            details=NO_THREADS,
+        )
     if not counting:
         body.required("max_tokens")
     body.required("messages")
@@ -46,6 +62,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
     if system := "\n\n".join(_texts(body, "system")):
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
+    form, field = _format(body)
     return Asked(
         model=body.required_text("model"),
         max_tokens=body.integer("max_tokens", options.max_tokens, 1),
@@ -57,7 +74,8 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         ),
         messages=messages,
         tools=_tools(body, options),
-        response_format=_format(body),
+        response_format=form,
+        format_field=field,
         stops=body.texts("stop_sequences", most=16),
         stream=body.flag("stream"),
         max_thinking_tokens=budget,
@@ -75,28 +93,31 @@ def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive", "between_tools"))
     if thinking.get("budget_tokens") is not None:
         budget = thinking.integer("budget_tokens", 0, 1)
-    thinking.ignore(("display",))
+    thinking.ignore(("display", "block_binding"))
     thinking.finish()
     return kind != "disabled", budget
 
 
-def _format(body: Fields) -> dict[str, Any] | None:
-    """Structured outputs, as OpenAI's ``response_format``."""
+def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
+    """Structured outputs, as OpenAI's ``response_format``; and the field that asks for them."""
     found = body.mapping("output_format")
     where = "output_format"
     if body.mapping("output_config") is not None:
         config = body.inner("output_config")
         config.ignore(("effort", "task_budget"))
-        found, where = config.mapping("format") or found, "output_config.format"
+        if (given := config.mapping("format")) is not None:
+            found, where = given, "output_config.format"
         config.finish()
     if found is None:
-        return None
+        return None, where
     form = Fields(found, where, lenient=body.lenient)
     form.required("type")
     form.one_of("type", ("json_schema",))
     form.required("schema")
     schema = form.mapping("schema")
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    form.ignore(("name", "description", "strict"))
+    form.finish()
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, where
 
 
 def _texts(body: Fields, field: str) -> Iterator[str]:
@@ -110,6 +131,7 @@ def _texts(body: Fields, field: str) -> Iterator[str]:
         if kind != "text":
             raise bad(block.name("type"), f"only text is understood here, not {kind!r:.80}")
         yield block.required_text("text")
+        _finish(block)
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
@@ -140,6 +162,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             thoughts.append(block.required_text("thinking"))
         else:
             raise bad(block.name("type"), f"{kind!r:.80} is not understood in a message of {role}")
+        _finish(block)
     message.finish()
     if role == "user":
         if texts or not n_results:
@@ -151,6 +174,11 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     if calls:
         found["tool_calls"] = calls
     yield found
+
+
+def _finish(block: Fields) -> None:
+    block.ignore(IGNORED_OF_BLOCKS)
+    block.finish()
 
 
 def _call(block: Fields) -> dict[str, Any]:
@@ -177,7 +205,7 @@ def _result(block: Fields) -> dict[str, Any]:
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
     given: list[dict[str, Any]] = []
-    strict = options.strict_tools
+    strict = set()
     for tool in body.objects("tools"):
         if (kind := tool.text("type", "custom")) != "custom":
             raise bad(
@@ -191,10 +219,13 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         if text := tool.text("description"):
             described["description"] = text
         described["parameters"] = tool.mapping("input_schema")
-        strict = tool.flag("strict") or strict
+        if tool.flag("strict") or options.strict_tools:
+            strict.add(name)
+        tool.ignore(IGNORED_OF_TOOLS)
+        tool.finish()
         given.append({"type": "function", "function": described})
     if body.mapping("tool_choice") is None:
-        return Tools(given, strict=strict)
+        return Tools(given, strict=frozenset(strict))
     choice = body.inner("tool_choice")
     choice.required("type")
     found = CHOICES[choice.one_of("type", tuple(CHOICES)) or "auto"]
@@ -206,4 +237,4 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         raise bad("tool_choice", "expected tools to choose from")
     parallel = not choice.flag("disable_parallel_tool_use")
     choice.finish()
-    return Tools(given, found, named, strict, parallel)
+    return Tools(given, found, named, frozenset(strict), parallel)

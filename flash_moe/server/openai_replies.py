@@ -25,6 +25,8 @@ def event(data: dict[str, Any]) -> bytes:
 class Replies:
     """The answer to one request, of the chat API or of completions."""
 
+    SIGN_OF_LIFE = KEEPALIVE
+
     def __init__(self, answer: Answer, fingerprint: str) -> None:
         self._answer = answer
         self._asked = answer.prepared.asked
@@ -71,7 +73,7 @@ class Replies:
         return {**self._head, "object": kind, "choices": [choice], "usage": self.usage()}
 
     def events(self) -> Iterator[bytes]:
-        """The answer as server-sent events. Empty bytes: nothing to send yet."""
+        """The answer as server-sent events."""
         if self._chat:
             yield self._chunk({"role": "assistant", "content": ""})
         held: list[Token] = []
@@ -87,8 +89,6 @@ class Replies:
 
     def _of_step(self, step: Step, held: list[Token]) -> Iterator[bytes]:
         """Chunks of new pieces; the first has the tokens since the chunk before."""
-        if step.quiet:
-            yield KEEPALIVE
         for piece in step.pieces:
             delta: dict[str, Any]
             if isinstance(piece, ToolCall):

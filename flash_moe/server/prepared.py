@@ -10,18 +10,19 @@ import inspect
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar import Constraint, from_response_format, parser_tools, tool_calls
+from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.mlx_lm_api import server_module
-from flash_moe.reply_form import thoughts_before
+from flash_moe.reply_form import ReplyForm, thoughts_before
 from flash_moe.server.api_errors import bad
 from flash_moe.server.arguments import Arguments
 from flash_moe.server.asked import Asked
 from flash_moe.server.generator import Generator
+from flash_moe.server.tokenizing import Tokenizing, too_long
 from flash_moe.thinking_limit import thinking_limit
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
@@ -48,11 +49,15 @@ class Prepared:
 
 
 class Preparer:
-    """Prepares requests for one model; for any thread."""
+    """Prepares requests for one model; for any thread.
 
-    def __init__(self, generator: Generator) -> None:
+    Args:
+        max_waiting: Requests that may wait for the tokenizer; those beyond are refused.
+    """
+
+    def __init__(self, generator: Generator, max_waiting: int) -> None:
         self._generator = generator
-        self._tokenizing = threading.Lock()
+        self._tokenizing = Tokenizing(generator, max_waiting)
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,36 +65,38 @@ class Preparer:
     def _tokenizer(self) -> Any:
         return self._generator.provider.tokenizer
 
-    def prepare(self, asked: Asked) -> Prepared:
+    def prepare(self, asked: Asked, check: Callable[[], None]) -> Prepared:
         """
+        Args:
+            check: Raises when nobody waits for the answer any more.
+
         Raises:
             ApiError: The chat template refuses the messages, the prompt does not fit the context,
                 or the answer cannot be held to what is asked.
         """
         tokenizer = self._tokenizer
         request, arguments = self._for_mlx_lm(asked)
-        arguments.tokenized = self._tokenized(asked, request, arguments)
+        arguments.tokenized = self._tokenizing.tokenized(asked, request, arguments, check)
         ids = list(arguments.tokenized[0])
         self._fit(arguments, ids)
         if asked.prompt is not None:
             return Prepared(asked, request, arguments, ids, None, tokenizer)
         arguments.limit = thinking_limit(tokenizer, ids, asked.max_thinking_tokens)
         thinking = opens_thinking(tokenizer, ids)
-        tools = asked.tools.shown
+        form = _form(asked)
         try:
-            arguments.constraint = self._constraint(asked, ids)
-            if arguments.constraint is not None and tools:
-                tools = parser_tools(tokenizer, tools)
+            arguments.constraint = self._constraint(form, ids)
+            tools = form.parser_schemas(tokenizer)
         except GrammarError as error:
-            param = "response_format" if asked.response_format else "tools"
-            raise bad(param, error.problem, "invalid_schema") from error
+            field = asked.format_field if self._in_format(form) else "tools"
+            raise bad(field, error.problem, "invalid_schema") from error
         splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
         return Prepared(asked, request, arguments, ids, splitter, tokenizer)
 
-    def count(self, asked: Asked) -> int:
-        """Tokens of a prompt."""
+    def count(self, asked: Asked, check: Callable[[], None]) -> int:
+        """Tokens of a prompt. Arguments and errors as for :meth:`prepare`."""
         request, arguments = self._for_mlx_lm(asked)
-        return len(self._tokenized(asked, request, arguments)[0])
+        return len(self._tokenizing.tokenized(asked, request, arguments, check)[0])
 
     def _for_mlx_lm(self, asked: Asked) -> tuple[Any, Arguments]:
         request = _mlx.CompletionRequest(
@@ -130,21 +137,6 @@ class Preparer:
         )
         return request, arguments
 
-    def _tokenized(self, asked: Asked, request: Any, arguments: Arguments) -> Any:
-        tokenizer = self._tokenizer
-        if asked.prompt is None and not tokenizer.has_chat_template:
-            raise bad("messages", "this model has no chat template; use /v1/completions")
-        try:
-            with self._tokenizing:
-                return self._generator.tokenized(request, arguments)
-        except Exception as error:  # a template raises what it likes
-            raise bad(
-                "messages" if asked.prompt is None else "prompt",
-                f"the chat template refuses this: {error}"
-                if asked.prompt is None
-                else f"the tokenizer refuses this: {error}",
-            ) from error
-
     def _fit(self, arguments: Arguments, ids: Sequence[int]) -> None:
         """Cut ``max_tokens`` to what the context leaves."""
         if not ids:
@@ -156,54 +148,17 @@ class Preparer:
         if limit is None:
             return
         if len(ids) >= limit:
-            raise bad(
-                None,
-                f"the prompt has {len(ids)} tokens; this model's context is {limit}, and an answer "
-                "needs one at least",
-                "context_length_exceeded",
-            )
+            raise too_long(len(ids), limit)
         arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
 
-    def _constraint(self, asked: Asked, ids: Sequence[int]) -> Constraint | None:
-        tokenizer, tools = self._tokenizer, asked.tools
-        after, thinking = thoughts_before(tokenizer, ids)
-        held = tools.choice in ("required", "named") or (tools.strict and tools.choice == "auto")
-        if held and tools.given:
-            if asked.response_format not in (None, {"type": "text"}):
-                raise bad("response_format", "this cannot be combined with tools that are held to")
-            mode: Any = tools.choice
-            if tools.choice == "named":
-                mode = {"type": "function", "function": {"name": tools.named}}
-            key = _key(tools.given, mode, tools.parallel, after, thinking)
-            return self._kept(
-                key,
-                lambda: tool_calls(
-                    tokenizer,
-                    tools.given,
-                    mode,
-                    parallel=tools.parallel,
-                    after=after,
-                    thinking=thinking,  # type: ignore[arg-type]
-                ),
-            )
-        if asked.response_format is None:
-            return None
-        return self._kept(
-            _key(asked.response_format, after, thinking),
-            lambda: from_response_format(
-                tokenizer,
-                asked.response_format,
-                after=after,
-                thinking=thinking,  # type: ignore[arg-type]
-            ),
-        )
-
-    def _kept(self, key: str, make: Any) -> Constraint | None:
+    def _constraint(self, form: ReplyForm, ids: Sequence[int]) -> Constraint | None:
+        after, thinking = thoughts_before(self._tokenizer, ids)
+        key = json.dumps([{**vars(form), "strict": sorted(form.strict)}, after, thinking])
         with self._lock:
             if key in self._constraints:
                 self._constraints.move_to_end(key)
                 return self._constraints[key]
-        made: Constraint | None = make()
+        made = form.constraint(self._tokenizer, after, thinking)
         if made is not None:
             with self._lock:
                 self._constraints[key] = made
@@ -211,9 +166,24 @@ class Preparer:
                     self._constraints.popitem(last=False)
         return made
 
+    def _in_format(self, form: ReplyForm) -> bool:
+        """Whether it is the format of the answer that cannot be held to, and not its calls."""
+        try:
+            from_response_format(self._tokenizer, form.response_format)
+        except GrammarError:
+            return True
+        return not form.held
 
-def _key(*parts: Any) -> str:
-    return json.dumps(parts)
+
+def _form(asked: Asked) -> ReplyForm:
+    tools = asked.tools
+    return ReplyForm(
+        tools.shown,
+        tools.mode,
+        tools.strict if tools.shown else frozenset(),
+        asked.response_format,
+        tools.parallel,
+    )
 
 
 def _checked(template_args: dict[str, Any]) -> dict[str, Any] | None:

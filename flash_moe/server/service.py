@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from flash_moe.errors import ClosedError
 from flash_moe.memory import release_free_memory
@@ -17,6 +17,7 @@ from flash_moe.server.api_errors import ApiError, as_api_error, timed_out, unava
 from flash_moe.server.asked import Asked
 from flash_moe.server.chat_request import read_chat
 from flash_moe.server.connection import ClientGone
+from flash_moe.server.event_stream import Channel, EventStream
 from flash_moe.server.fields import Fields
 from flash_moe.server.generator import Generator
 from flash_moe.server.messages_request import read_messages
@@ -27,17 +28,6 @@ from flash_moe.server.text_request import read_completion
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
-
-
-class Channel(Protocol):
-    """The way back to the client; ``handler.py`` has it."""
-
-    @property
-    def arrived(self) -> float: ...
-    def check(self) -> None: ...
-    def send_json(self, value: dict[str, Any], status: int = 200) -> None: ...
-    def send_bytes(self, body: bytes, kind: str) -> None: ...
-    def begin_events(self) -> Callable[[bytes], Any]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class Service:
         self.generator = generator
         self.admission = Admission(options.concurrency, options.max_queue)
         self.metrics = Metrics(generator, self.admission)
-        self._preparer = Preparer(generator)
+        self._preparer = Preparer(generator, options.concurrency + options.max_queue)
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
@@ -130,7 +120,7 @@ class Service:
         fields = self._fields(body)
         asked = read_messages(fields, self.options, counting=True)
         self._accept(fields, asked)
-        channel.send_json({"input_tokens": self._preparer.count(asked)})
+        channel.send_json({"input_tokens": self._preparer.count(asked, channel.check)})
 
     @property
     def _vocab_size(self) -> int | None:
@@ -156,17 +146,18 @@ class Service:
 
     def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
         self._accept(fields, asked)
-        prepared = self._preparer.prepare(asked)
+        prepared = self._preparer.prepare(asked, channel.check)
+        stream = EventStream(channel, form.SIGN_OF_LIFE) if asked.stream else None
+        check = channel.check if stream is None else stream.check
         reason = "error"
-        with self.admission.turn(channel.check):
-            answer = Answer(self.generator, prepared, channel.check)
+        with self.admission.turn(check):
+            answer = Answer(self.generator, prepared, check)
             try:
                 answer.begin()
                 replies = form(answer, self._fingerprint)
-                if asked.stream:
-                    send = channel.begin_events()
+                if stream is not None:
                     for data in replies.events():
-                        send(data)
+                        stream.send(data)
                 else:
                     channel.send_json(replies.whole())
                 reason = answer.finish_reason

@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from flash_moe.errors import GrammarError
 from flash_moe.grammar import parser_tools, tool_calls
+from flash_moe.tools.calls import read_calls
 
-from .sampling import PROMPT, allowed, draw, follow, token_bytes
-from .schemas import MIXED_TOOLS, PLAIN_TOOLS
+from .sampling import PROMPT, allowed, check_json, draw, follow, token_bytes
+from .schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS, tool
 
 N = 25
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -63,6 +65,71 @@ def test_free_text_with_calls(form: str, tokenizer: Any, json_tokenizer: Any) ->
     assert len(ended) >= N // 2
     assert sum(counts) > 5
     assert 0 in counts
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMAS["bounds"]}}
+JSON = '{"small": 3, "share": 0.5, "step": 7}'
+
+
+@pytest.mark.parametrize("form", ["xml", "json"])
+@pytest.mark.parametrize("strict", [None, ("move", "ping")], ids=["all strict", "two of them"])
+def test_calls_or_json(form: str, strict: Any, tokenizer: Any, json_tokenizer: Any) -> None:
+    """Each answer is one or the other; calls that are not strict are calls all the same."""
+    of = tokenizer if form == "xml" else json_tokenizer
+    constraint = tool_calls(of, PLAIN_TOOLS, strict=strict, response_format=FORM)
+    read_by = parser_tools(of, PLAIN_TOOLS, strict)
+    held = [t for t in PLAIN_TOOLS if strict is None or t["function"]["name"] in strict]
+    names: list[str] = []
+    n_json = 0
+    for seed in range(N):
+        answer = draw(constraint, of, seed, likely=1.0)
+        if answer is None:  # a value without a bound
+            assert strict is not None
+        elif calls := CALL.findall(answer):
+            assert CALL.sub("", answer).strip() == ""
+            for text in calls:
+                (call,) = read_calls(of, text, read_by)
+                assert call.error is None or "Out of range" in call.error  # of 1e999
+                names.append(call.name)
+                if strict is None or call.name in strict:
+                    check_calls(f"<tool_call>{text}</tool_call>", of, held, read_by)
+        else:
+            check_json(answer, SCHEMAS["bounds"])
+            n_json += 1
+    assert n_json > 3
+    assert len(set(names)) > 2
+
+
+def test_what_may_follow_calls_or_json(tokenizer: Any) -> None:
+    either = tool_calls(tokenizer, PLAIN_TOOLS, response_format=FORM)
+    for text in (JSON, PING, f"{PING}\n{PING}"):
+        assert follow(either, tokenizer, text)
+    for text in ("", "x", "\n" + JSON, JSON + PING, PING + JSON, f"{JSON}\n"):
+        assert not follow(either, tokenizer, text), text
+    thinking = tool_calls(tokenizer, PLAIN_TOOLS, response_format=FORM, after="</think>")
+    for text in (JSON, PING):
+        assert follow(thinking, tokenizer, f"Hm.\n</think>\n\n{text}")
+    required = tool_calls(tokenizer, PLAIN_TOOLS, "required", response_format=FORM)
+    assert follow(required, tokenizer, PING)
+    assert not follow(required, tokenizer, JSON)
+    free = tool_calls(tokenizer, PLAIN_TOOLS, response_format={"type": "text"})
+    assert follow(free, tokenizer, "Hello")
+    quoted = {"type": "json_schema", "json_schema": {"schema": {"enum": ["<tool_call>"]}}}
+    with pytest.raises(GrammarError, match="response_format: expected schemas without"):
+        tool_calls(tokenizer, PLAIN_TOOLS, response_format=quoted)
+
+
+def test_a_tool_that_is_not_strict_may_have_any_schema(tokenizer: Any) -> None:
+    odd = tool("odd", a={"type": "array", "uniqueItems": True}, b={"not": {}})
+    with pytest.raises(GrammarError):
+        tool_calls(tokenizer, [odd, *PLAIN_TOOLS])
+    constraint = tool_calls(tokenizer, [odd, *PLAIN_TOOLS], strict=["ping"])
+    value = "<parameter=a>\n[1, 1]\n</parameter>\n<parameter=c>\nnull\n</parameter>\n"
+    call = f"<tool_call>\n<function=odd>\n{value}</function>\n</tool_call>"
+    for text in (call, PING, "Hello", call.replace(value, "")):
+        assert follow(constraint, tokenizer, text), text
+    for text in (call.replace("odd", "od"), PING.replace("</f", value + "</f")):
+        assert not follow(constraint, tokenizer, text), text
 
 
 def test_what_a_string_may_hold(tokenizer: Any) -> None:

@@ -89,6 +89,22 @@ def test_generate(name: str, flash: FlashMoE) -> None:
         check_json(answer.text, SCHEMAS[name])
 
 
+def test_calls_or_json(flash: FlashMoE) -> None:
+    """With tools and a form, every answer is one or the other, and both come."""
+    form = {"type": "json_schema", "json_schema": {"schema": SCHEMAS["nullable"]}}
+    tokenizer = flash.tokenizer
+    either = tool_calls(tokenizer, PLAIN_TOOLS, parallel=False, response_format=form)
+    mx.random.seed(0)
+    n_calls = 0
+    for answer in batch(flash, [either] * 20):
+        if "<tool_call>" in answer:
+            assert len(check_calls(answer, tokenizer, PLAIN_TOOLS, PLAIN_TOOLS)) == 1
+            n_calls += 1
+        else:
+            check_json(answer, SCHEMAS["nullable"])
+    assert 0 < n_calls < 20
+
+
 def test_greedy_answers(flash: FlashMoE) -> None:
     """The likeliest token of a random model runs in circles; bounds end them."""
     constraint = json_schema(flash.tokenizer, SCHEMAS["arrays"])

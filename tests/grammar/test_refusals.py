@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from reprlib import repr as brief
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ def nested(depth: int) -> dict[str, Any]:
     ("schema", "words"),
     [
         ({"type": "strin"}, "strin"),
-        ({"type": 3}, "type must be"),
+        ({"type": 3}, "type: expected a text, or a list"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"not": {}}, "not"),
         ({"if": {}, "then": {}}, "if"),
@@ -121,6 +122,52 @@ def test_tools(tools: Any, words: str, tokenizer: Any) -> None:
     with pytest.raises(GrammarError, match=words) as caught:
         tool_calls(tokenizer, tools)
     assert "\n" not in str(caught.value)
+
+
+MALFORMED: list[tuple[str, list[Any]]] = [
+    ("required", [5, True, None, [["a"]], [5], "a", {}]),
+    ("enum", [5, None, "x", {}]),
+    ("minLength", ["x", -1, 1.5, None, True, [5], {}]),
+    ("minimum", ["x", None, True, [5], {}]),
+    ("format", [["x"], 5, {}]),
+    ("pattern", [["x"], 5, None]),
+    ("$ref", [["x"], 5, None]),
+    ("type", [5, [5], [], None, {"x": 1}, [["string"]]]),
+    *((key, [5, None, "x", {}, [], [5], [["a"]]]) for key in ("allOf", "anyOf", "oneOf")),
+    *((key, [5, None, "x", [], {"a": 5}]) for key in ("properties", "$defs")),
+    *((key, [5, None, "x", []]) for key in ("items", "additionalProperties")),
+]
+
+
+@pytest.mark.parametrize(("key", "values"), MALFORMED, ids=[key for key, _ in MALFORMED])
+def test_keywords_of_the_wrong_kind(
+    key: str, values: list[Any], tokenizer: Any, json_tokenizer: Any
+) -> None:
+    """In a form, in a parameter of a tool, in the parameters themselves, and further inside."""
+    says = rf"{re.escape(key)}: expected a"
+    for value in values:
+        for schema in (
+            {key: value},
+            {"type": "string", key: value},
+            {"type": "integer", key: value},
+        ):
+            for held in (schema, {"items": schema}, closed(a={"anyOf": [schema]})):
+                with pytest.raises(GrammarError, match=says):
+                    json_schema(tokenizer, held)
+                for of in (tokenizer, json_tokenizer):
+                    with pytest.raises(GrammarError, match=says):
+                        tool_calls(of, [tool("f", a=held)], "required")
+        whole = {"type": "function", "function": {"name": "f", "parameters": {key: value}}}
+        with pytest.raises(GrammarError, match=says):
+            tool_calls(tokenizer, [whole], "required")
+        with pytest.raises(GrammarError, match=says):
+            parser_tools(tokenizer, [whole])
+
+
+def test_what_only_looks_like_a_keyword(tokenizer: Any) -> None:
+    """Names of properties, and values, are no keywords."""
+    schema = closed(required={"const": {"enum": 5}}, anyOf={"enum": [{"minLength": "x"}]})
+    json_schema(tokenizer, {**schema, "default": {"items": 5}, "x-own": {"type": 5}})
 
 
 def test_references_in_a_circle(tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -125,14 +126,32 @@ def test_pieces_of_a_stream_make_the_same_answer(demo: FlashMoE) -> None:
     assert "".join(pieces) == demo.generate(asked("I am Anna, 31."), **options).text
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_form_leaves_the_model_its_calls(demo: FlashMoE, strict: bool) -> None:
+    options: dict[str, Any] = {"tools": [get_weather], "response_format": AS_JSON}
+    options |= {"template_args": QUIET, "max_tokens": 100, "strict": strict}
+    answer = demo.generate(asked("Is it warm in Oslo?"), **options)
+    assert [(c.name, c.arguments) for c in answer.calls] == [("get_weather", {"city": "Oslo"})]
+    answer = demo.generate(asked("Anna is 31 years old. Give me JSON."), **options)
+    assert answer.calls == ()
+    assert json.loads(answer.text).keys() == {"age", "name"}
+
+
+def test_a_schema_can_be_strict_by_itself() -> None:
+    strict = copy.deepcopy(tool(roll_dice).schema)
+    strict["function"]["strict"] = True
+    assert reply_form([strict, get_weather]).strict == {"roll_dice"}
+    assert reply_form([strict, get_weather], strict=True).strict == {"roll_dice", "get_weather"}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
         ({"tool_choice": "required"}, ConfigError, "without tools"),
         ({"tools": [get_weather], "tool_choice": "fly"}, GrammarError, "fly"),
-        ({"tools": [get_weather], "strict": True, "response_format": AS_JSON}, ConfigError, "comb"),
         ({"tools": [lambda x: x]}, ToolDefinitionError, "x"),
         ({"tools": [get_weather, get_weather]}, ToolDefinitionError, "get_weather"),
+        ({"tools": [{"function": "x"}], "strict": True}, GrammarError, "tools: expected"),
         ({"response_format": {"type": "yaml"}}, GrammarError, "response_format"),
         ({"response_format": {"type": "json_schema"}}, GrammarError, "schema"),
     ],
@@ -153,4 +172,4 @@ def test_no_tools_is_no_form() -> None:
     form = reply_form([get_weather], "none")
     assert not form.schemas
     assert form.calls(None, "<tool_call>") == ()
-    assert form.constraint(None, [1]) is None
+    assert form.constraint(None, None, "begun") is None

@@ -37,9 +37,13 @@ class Live:
             self.process = subprocess.Popen(
                 [*command, *arguments], env=environment(**extra), stdout=out, stderr=out
             )
-        self.wait_for(lambda: "/v1 (" in self.said())
-        found = re.search(r"http://\S+:(\d+)/v1", self.said())
-        assert found, self.said()
+        try:
+            self.wait_for(lambda: "/v1 (" in self.said())
+            found = re.search(r"http://\S+:(\d+)/v1", self.said())
+            assert found, self.said()
+        except BaseException:
+            self.close()  # nobody else will
+            raise
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
 

@@ -43,6 +43,7 @@ def test_an_answer_equals_that_of_the_model_alone(
     assert [block.type for block in answer.content] == ["text"]
     assert answer.content[0].text == expected.text.strip()
     assert answer.stop_reason == "end_turn"
+    assert answer._request_id.startswith("req_")
     usage = answer.usage
     assert usage.input_tokens + usage.cache_read_input_tokens == expected.stats.prompt_tokens
     assert usage.output_tokens == expected.stats.generation_tokens
@@ -163,7 +164,7 @@ def test_stop_sequences(claude: anthropic.Anthropic) -> None:
     assert ask(claude, max_tokens=2).stop_reason == "max_tokens"
 
 
-def test_structured_output(claude: anthropic.Anthropic) -> None:
+def test_structured_output(claude: anthropic.Anthropic, tool: dict[str, Any]) -> None:
     schema = {
         "type": "object",
         "properties": {"kind": {"enum": ["a", "b"]}, "n": {"type": "integer", "maximum": 9}},
@@ -173,9 +174,70 @@ def test_structured_output(claude: anthropic.Anthropic) -> None:
     config = {"format": {"type": "json_schema", "schema": schema}}
     answer = ask(claude, output_config=config, extra_body={"temperature": 1.0}, max_tokens=200)
     jsonschema.validate(json.loads(answer.content[0].text), schema)
+    for strict in ({}, {"strict": True}):
+        called = ask(claude, QUESTION, output_config=config, tools=[{**tool, **strict}])
+        assert [block.type for block in called.content] == ["tool_use"]
+        assert "2480" in called.content[0].input["expression"]
 
 
+def test_the_clients_own_tool_runner(claude: anthropic.Anthropic) -> None:
+    """It asks for a conversation held by the server, and goes on without."""
+    asked: list[str] = []
+
+    @anthropic.beta_tool
+    def calculate(expression: str) -> str:
+        """Value of an arithmetic expression.
+
+        Args:
+            expression: For example 3 * (4 + 5)
+        """
+        asked.append(expression)
+        return builtin.calculate.run({"expression": expression})
+
+    runner = claude.beta.messages.tool_runner(
+        model="demo", max_tokens=128, messages=QUESTION, tools=[calculate]
+    )
+    said = runner.until_done().content[-1].text
+    assert "434" in said
+    assert ["2480" in each for each in asked] == [True]
+
+
+def test_what_a_thread_is_told(live: Live) -> None:
+    body = {"model": "demo", "max_tokens": 5, "messages": HELLO, "thread": {"type": "create"}}
+    status, answer = live.post("/v1/messages", body)
+    assert status == 400
+    assert answer["error"]["details"]["error_code"] == "thread_unsupported_request"
+
+
+NO_SCHEMA = {"format": {"type": "json_schema", "schema": {"type": "strnig"}}}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
+
+
+def text_block(**more: Any) -> list[Any]:
+    return [{"role": "user", "content": [{"type": "text", "text": "Hello", **more}]}]
+
+
+def result_block(**more: Any) -> list[Any]:
+    call = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "x", **more}
+    return [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+
+
+def test_what_changes_nothing_is_taken(claude: anthropic.Anthropic) -> None:
+    cached = {"cache_control": {"type": "ephemeral"}}
+    extra = {
+        "billing_policy": {"type": "billing_policy", "bill_to": "self"},
+        "fallbacks": "default",
+    }
+    tool = {"name": "f", "input_schema": {"type": "object"}, "type": "custom", **cached}
+    tool |= {"eager_input_streaming": True, "defer_loading": False, "allowed_callers": ["direct"]}
+    tool |= {"input_examples": [{}]}
+    messages = [*text_block(**cached, citations=None), *result_block(**cached)]
+    thought = {"type": "thinking", "thinking": "x", "signature": "y"}
+    messages[1]["content"].insert(0, thought)
+    messages[1]["content"][1]["caller"] = {"type": "direct"}
+    asked = {"system": [{"type": "text", "text": "x", **cached}], "tools": [tool]}
+    assert ask(claude, messages, **asked, extra_body=extra, max_tokens=1).usage.output_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -189,6 +251,13 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"tools": [{"name": "x", "input_schema": {"type": "objekt"}}]}, "tools"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"tools": [{"name": "x", "input_schema": {}, "stirct": True}]}, "tools[0].stirct"),
+        ({"messages": text_block(txet="x")}, "messages[0].content[0].txet"),
+        ({"system": [{"type": "text", "text": "x", "colour": 1}]}, "system[0].colour"),
+        ({"messages": [*HELLO, *result_block(is_eror=True)]}, "content[0].is_eror"),
+        ({"output_config": {"format": {**NO_SCHEMA["format"], "shcema": 1}}}, "format.shcema"),
+        ({"extra_body": {"compaction": {}}}, "compaction"),
+        ({"output_config": NO_SCHEMA}, "output_config.format: "),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -202,8 +271,10 @@ def test_what_is_wrong_is_named(
 
 
 def test_an_unknown_model_is_not_found(claude: anthropic.Anthropic, live: Live) -> None:
-    with pytest.raises(anthropic.NotFoundError):
+    with pytest.raises(anthropic.NotFoundError) as caught:
         ask(claude, model="claude-3")
+    assert caught.value.request_id.startswith("req_")
+    live.wait_for(lambda: str(caught.value.request_id) in live.said())  # in the log
     body = {"model": "claude-3", "max_tokens": 5, "messages": HELLO}
     status, answer = live.post("/v1/messages", body)
     assert (status, answer["type"], answer["error"]["type"]) == (404, "error", "not_found_error")

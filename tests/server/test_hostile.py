@@ -103,6 +103,36 @@ def test_wrong_fields(live: Live) -> None:
     assert live.post(CHAT, {"messages": HELLO, "max_tokens": 2})[0] == 200
 
 
+ODD_SCHEMAS: list[dict[str, Any]] = [
+    {"required": 5},
+    {"required": [["a"]]},
+    {"properties": {"a": {"allOf": 5}}},
+    {"properties": {"a": {"anyOf": 5}}},
+    {"properties": {"a": {"enum": 5}}},
+    {"properties": {"a": {"type": "string", "minLength": "x"}}},
+    {"properties": {"a": {"type": "integer", "minimum": "x"}}},
+    {"properties": {"a": {"type": "string", "format": ["x"]}}},
+    {"properties": "x"},
+]
+
+
+@pytest.mark.parametrize("schema", ODD_SCHEMAS, ids=str)
+def test_odd_schemas(live: Live, schema: dict[str, Any]) -> None:
+    function = {"name": "f", "parameters": schema}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    asked: list[tuple[dict[str, Any], str]] = [
+        (
+            {"tools": [{"type": "function", "function": function}], "tool_choice": "required"},
+            "tools",
+        ),
+        ({"response_format": form}, "response_format"),
+    ]
+    for options, param in asked:
+        status, answer = live.post(CHAT, {"messages": HELLO, "max_tokens": 2, **options})
+        assert status == 400, answer
+        assert (answer["error"]["param"], answer["error"]["code"]) == (param, "invalid_schema")
+
+
 COMPLETIONS: list[Any] = ["", [], [-1], [10**12], [1.5], ["a", "b"], {}, 5, [[]], ["a", 5]]
 
 
@@ -137,6 +167,18 @@ def test_heads(live: Live, head: bytes, expected: int) -> None:
     assert status == expected
     assert is_error(answer, CHAT)
     assert live.healthy()
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics", "/nothing", CHAT])
+def test_head_is_get_without_a_body(live: Live, path: str) -> None:
+    heads = []
+    for method in (b"HEAD", b"GET"):
+        answer = live.raw(b"%s %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (method, path.encode()))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert (body == b"") == (method == b"HEAD")
+        heads.append((head.split()[1], b"Content-Length: " in head, head.count(b"\r\n")))
+    assert heads[0] == heads[1]
+    assert heads[0][0] == {"/nothing": b"404", CHAT: b"405"}.get(path, b"200")
 
 
 def test_a_client_that_asks_before_it_sends(live: Live) -> None:

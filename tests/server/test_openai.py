@@ -53,6 +53,7 @@ def test_an_answer_equals_that_of_the_model_alone(client: openai.OpenAI, alone: 
     assert answer.usage.prompt_tokens == expected.stats.prompt_tokens
     assert answer.usage.completion_tokens == expected.stats.generation_tokens
     assert answer.model == "demo"
+    assert answer._request_id.startswith("req_")
 
 
 def test_thoughts_beside_others_end_at_their_budgets(
@@ -177,6 +178,45 @@ def test_the_clients_own_parser(client: openai.OpenAI, thinks: bool) -> None:
     assert bool(getattr(message, "reasoning", None)) == thinks
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_beside_tools_leaves_the_model_its_calls(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    """An answer is either calls, or JSON; with the client's own helpers."""
+
+    class calculate(BaseModel):
+        """Value of an arithmetic expression."""
+
+        expression: str
+
+    def said(messages: Any, **options: Any) -> Any:
+        body = {"max_tokens": 200, "response_format": City, "messages": messages, **options}
+        body |= {"tools": [openai.pydantic_function_tool(calculate)], "extra_body": NO_THOUGHTS}
+        if not stream:
+            return client.chat.completions.parse(model="demo", **body).choices[0].message
+        with client.chat.completions.stream(model="demo", **body) as streamed:
+            return streamed.get_final_completion().choices[0].message
+
+    (call,) = said(QUESTION).tool_calls
+    assert "2480" in call.function.parsed_arguments.expression
+    message = said([{"role": "user", "content": "Anna is 31. Give me JSON with name and age."}])
+    assert not message.tool_calls
+    assert isinstance(message.parsed, City)
+    if not stream:
+        assert said(HELLO, tool_choice="required", parallel_tool_calls=False).tool_calls
+
+
+def test_strictness_is_of_each_tool(client: openai.OpenAI, calculate: dict[str, Any]) -> None:
+    calculate["function"]["strict"] = True
+    upload = {"name": "upload", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
+    loose = {"type": "function", "function": upload}
+    (call,) = ask(client, QUESTION, tools=[calculate, loose]).choices[0].message.tool_calls
+    assert call.function.name == "calculate"
+    upload["strict"] = True
+    with pytest.raises(openai.BadRequestError, match=r"Unimplemented keys: \[\"not\"\]"):
+        ask(client, QUESTION, tools=[calculate, loose])
+
+
 def test_strict_tools_hold_at_any_temperature(
     client: openai.OpenAI, calculate: dict[str, Any]
 ) -> None:
@@ -292,6 +332,27 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-5")
 
 
+def called(**more: Any) -> list[Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", **more}}
+    result = {"role": "tool", "tool_call_id": "1", "content": "x"}
+    return [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+
+
+def test_what_the_client_has_parsed_can_be_sent_back(client: openai.OpenAI) -> None:
+    messages = called(parsed_arguments={})
+    messages[1] |= {"parsed": None, "refusal": None}
+    assert ask(client, messages, max_tokens=1).usage.completion_tokens == 1
+
+
+def test_strict_beside_the_function_is_not_lost(
+    client: openai.OpenAI, calculate: dict[str, Any]
+) -> None:
+    calculate["function"]["parameters"] = {"type": "object", "properties": {"a": {"not": {}}}}
+    ask(client, tools=[calculate], max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="Unimplemented"):
+        ask(client, tools=[{**calculate, "strict": True}], max_tokens=1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -312,6 +373,12 @@ def test_models(client: openai.OpenAI) -> None:
             "response_format",
         ),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}, "stirct": 1}]},
+            "tools[0].stirct",
+        ),
+        ({"messages": called(nmae="x")}, "messages[1].tool_calls[0].function.nmae"),
+        ({"response_format": {}}, "response_format"),
         ({"logit_bias": {"999999999": 1}}, "logit_bias.999999999"),
         ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, "chat_template_kwargs"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, None),
@@ -331,5 +398,6 @@ def test_what_is_wrong_is_named(
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="/etc", messages=HELLO)
-    assert caught.value.code == "model_not_found"
+    assert (caught.value.code, caught.value.type) == ("model_not_found", "invalid_request_error")
+    assert caught.value.request_id.startswith("req_")
     assert "demo" in str(caught.value)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flash_moe import mlx_lm_api
 from flash_moe.errors import ConfigError, IncompatibleMlxLmError
+from flash_moe.server import connection
 from flash_moe.server.admission import Admission
 from flash_moe.server.api_errors import ApiError
 from flash_moe.server.chat_request import read_chat
@@ -22,6 +25,8 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.text_request import read_completion
 
 OPTIONS = ServeOptions("demo")
+# A machine that does much else may take seconds for one input.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -46,6 +51,13 @@ NAMES = [
 GOOD = {"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
 
 
+def wait_for(there: Callable[[], Any]) -> None:
+    until = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def refusal(read: Callable[[], Any]) -> ApiError | None:
     try:
         read()
@@ -54,6 +66,7 @@ def refusal(read: Callable[[], Any]) -> ApiError | None:
     return None
 
 
+@BUSY
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.booleans())
 def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None:
     """Whatever JSON comes, it is a request or an ``ApiError`` of status 400."""
@@ -69,6 +82,7 @@ def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None
             json.dumps(refused.body("openai"))
 
 
+@BUSY
 @given(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_an_object_or_refused(raw: bytes) -> None:
     refused = refusal(lambda: parse_body(raw))
@@ -128,6 +142,35 @@ def test_unknown_fields_are_refused_unless_told() -> None:
     Fields(body, lenient=True).inner("inside").finish()
 
 
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client's side of a connection and the server's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname(), timeout=60)
+        served, _ = listening.accept()
+    with client, served:
+        yield client, served
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["the system tells", "it does not"])
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"x" * 100_000])
+def test_a_client_that_went_away_is_noticed(
+    tells: bool, more: bytes, pair: tuple[socket.socket, socket.socket], monkeypatch: Any
+) -> None:
+    """Also if it has sent bytes behind its request."""
+    if not tells:
+        monkeypatch.setattr(connection, "_POLLRDHUP", 0)
+    client, served = pair
+    served.settimeout(60)
+    client.sendall(more)
+    assert not connection.is_gone(served)
+    client.close()
+    wait_for(lambda: connection.is_gone(served))
+    assert served.gettimeout() == 60
+    served.close()
+    assert connection.is_gone(served)
+
+
 def test_turns_come_in_the_order_of_arrival() -> None:
     admission, order = Admission(1, 3), []
     go, threads = threading.Event(), []
@@ -141,8 +184,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
         thread = threading.Thread(target=run, args=(n,))
         thread.start()
         threads.append(thread)
-        while admission.running + admission.waiting <= n:
-            pass
+        wait_for(lambda n=n: admission.running + admission.waiting > n)
     with pytest.raises(ApiError) as caught, admission.turn(lambda: None):
         pass
     assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
@@ -167,8 +209,7 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
     waiting = threading.Thread(target=wait)
     with admission.turn(lambda: None):
         waiting.start()
-        while not admission.waiting:
-            pass
+        wait_for(lambda: admission.waiting)
         gone.set()
         waiting.join(60)
         assert admission.waiting == 0

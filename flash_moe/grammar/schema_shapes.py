@@ -1,0 +1,95 @@
+"""Whether the keywords of a JSON schema have values of the right kind, before any is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from reprlib import repr as brief
+from typing import Any
+
+from flash_moe.errors import GrammarError
+
+_INNER = (
+    *("items", "contains", "not", "if", "then", "else", "propertyNames", "additionalProperties"),
+    *("unevaluatedItems", "unevaluatedProperties"),
+)
+_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_COUNTS = (
+    *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+    *("minContains", "maxContains"),
+)
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_TEXTS = ("pattern", "format", "$ref")
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, Mapping | bool)
+
+
+def _is_list_of_schemas(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_schema, value))
+
+
+def _is_named_schemas(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_schema, value.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and value == value // 1
+
+
+def _is_type(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) for name in names)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(_INNER, ("a schema", _is_schema)),
+    **dict.fromkeys(_LISTED, ("a list of schemas", _is_list_of_schemas)),
+    **dict.fromkeys(_NAMED, ("an object of schemas", _is_named_schemas)),
+    **dict.fromkeys(_COUNTS, ("a whole number of at least 0", _is_count)),
+    **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
+    **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
+    "type": ("a text, or a list of texts", _is_type),
+    "enum": ("a list", lambda value: isinstance(value, list)),
+    "required": ("a list of texts", _are_texts),
+}
+
+
+def check_shapes(schema: Mapping[str, Any], what: str) -> None:
+    """Check a schema and those inside it, however deep. Unknown keywords may hold anything.
+
+    Raises:
+        GrammarError: A keyword whose value is of another kind than JSON schema says.
+    """
+    left: list[Any] = [schema]
+    while left:
+        found = left.pop()
+        if not isinstance(found, Mapping):
+            continue
+        for key, value in found.items():
+            if key not in _SHAPES:
+                continue
+            expected, fits = _SHAPES[key]
+            if not fits(value):
+                raise GrammarError(
+                    "grammar", f"{what}: {key}: expected {expected}, got {brief(value)}"
+                )
+            left += _inside(key, value)
+
+
+def _inside(key: str, value: Any) -> Iterator[Any]:
+    if key in _INNER:
+        yield value
+    elif key in _LISTED:
+        yield from value
+    elif key in _NAMED:
+        yield from value.values()
