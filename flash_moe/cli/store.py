@@ -36,12 +36,15 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def store_path(name: str) -> Path:
-    """The directory that is meant: a path, or the store of a repository."""
+    """The directory that is meant: a path, the store of a repository, or that in the package."""
+    from flash_moe import demo_model
     from flash_moe.stores import find_store, named_store
 
     path = Path(name).expanduser()
     if path.exists():
         return path
+    if name == demo_model.NAME:
+        return demo_model.STORE
     # Also one that is partial or damaged, of which is to be said that it is.
     return find_store(name) or named_store(name) or path
 
@@ -64,7 +67,7 @@ def _verify(root: Path, repair: bool) -> int:
         print(problem, file=sys.stderr)
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
-        f"{root}: {found.n_records} records and {found.n_files} other files, "
+        f"{root}: {found.n_records} records, files beside them: {found.n_files}, "
         f"{decimal(found.n_bytes)}: {state}"
     )
     if not found.problems:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .run import flash_moe, one_line
+from .run import flash_moe, in_process, one_line
 
 ASKED = (
     ("How much is 17.5 percent of 2480?", "calculate", "434"),
@@ -59,3 +59,9 @@ def test_fewer_experts_are_told_once_with_their_price() -> None:
     assert out.stderr.count("4 of the model's own 10 experts") == 1
     assert "flash-moe eval" in out.stderr
     assert "own 10 experts" not in flash_moe("generate", "demo", "-p", "hello", "-n", "2").stderr
+
+
+def test_it_stands_where_a_store_does() -> None:
+    checked = in_process("verify", "demo")
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(in_process("info", "demo", "--json").stdout)["moe_layers"] == 8
