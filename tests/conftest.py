@@ -19,8 +19,10 @@ import mlx.core as mx
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so do their children.
+# A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore a
+# closed terminal, and their children would do so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # No test asserts a time: Hypothesis would, and a machine that does much else fails it.
