@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 test: lint
 	sh scripts/emulator_tools.sh
-	$(BIN)/python -m pytest -n 2 $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
