@@ -189,6 +189,7 @@ class ReadBatch:
                     self._drop()
                     while self._running:
                         self._pause()
+                        self._drop()  # what was taken back from a thread that is gone
                 break
             except KeyboardInterrupt as again:
                 interrupt = again

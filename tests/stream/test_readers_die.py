@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -96,3 +97,19 @@ raise SystemExit(code)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_draining_does_not_begin_again_what_a_dead_thread_was_reading(make: Make) -> None:
+    """Its slot may be given to others as soon as ``drain`` returns."""
+    reader = FakeReader()
+    pool = make(reader, 1)
+    dead = threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join()
+    batch = pool.batch([Read(0, 5, memoryview(bytearray(4)))])
+    batch._running[dead] = batch._todo.popleft()
+    batch.drain()
+    assert batch.lost
+    assert batch.done
+    assert read_all(pool) == expected(9)  # behind whatever was queued
+    assert 5 not in reader.begun[:-9]
