@@ -245,7 +245,7 @@ class StreamedModel(nn.Module):
             return
         try:
             self._bank.shrink(missing)
-        except Exception as error:  # of MLX, when there is no memory for a smaller slab
+        except (MemoryError, RuntimeError) as error:  # MLX's, if it gets none for a smaller slab
             self._bank.recover()
             _log.warning("memory is short, and the bank could not be made smaller: %s", error)
 

@@ -15,7 +15,7 @@ from flash_moe.hub.adopted import open_adopted
 from flash_moe.hub.repository import RemoteFile, Repository
 from flash_moe.hub.requests import read_range
 from flash_moe.hub.shards import INCOMING, MAX_JOBS, HubShards
-from flash_moe.hub.staging import stage
+from flash_moe.hub.staging import check_incoming, stage
 from flash_moe.store.checkpoint import Checkpoint
 from flash_moe.store.destination import check_destination
 from flash_moe.store.journal import Journal, read_journal
@@ -70,9 +70,11 @@ def open_pull(
         raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
     QuantizeOptions(bits or 4, group_size or 64, expert_bits)  # refused before anything is asked
     journal = check_destination(dst, frozenset({INCOMING}))
+    incoming = dst / INCOMING
+    if journal is None:
+        check_incoming(incoming)
     asked, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
-    incoming = dst / INCOMING
     try:
         checkpoint, places = stage(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
@@ -171,11 +173,13 @@ def working_on(dst: Path) -> Iterator[None]:
         PackError: Another process works on it, or it cannot be made.
     """
     with locked(dst):
+        incoming = dst / INCOMING
+        there = incoming.exists()  # of an earlier run, or somebody's own
         try:
             yield
         finally:
-            if not is_store(dst):  # so no shard was begun
-                shutil.rmtree(dst / INCOMING, ignore_errors=True)
+            if not there and not is_store(dst):  # so no shard was begun
+                shutil.rmtree(incoming, ignore_errors=True)
 
 
 def wanted_revision(

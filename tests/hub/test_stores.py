@@ -195,6 +195,26 @@ def test_a_refused_pull_leaves_nothing(
     assert hub.log.sent("tokenizer.json") == 0
 
 
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("command", ["pull", "pack"])
+def test_a_folder_of_somebody_elses_is_left_alone(
+    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, command: str, beside: bool
+) -> None:
+    """Pulls have a folder of this name, and delete it when they are done."""
+    hub.add_commit(REPO, checkpoints("mlx"))
+    dst = tmp_path / "mine"
+    (dst / "incoming").mkdir(parents=True)
+    (dst / "incoming" / "photo.jpg").write_text("precious")
+    if beside:
+        (dst / "letter.txt").write_text("dear")
+    source = REPO if command == "pull" else str(checkpoints("mlx"))
+    out = in_process(command, source, str(dst))
+    assert out.returncode == 1
+    assert "empty directory" in out.stderr
+    assert (dst / "incoming" / "photo.jpg").read_text() == "precious"
+    assert len(list(dst.rglob("*"))) == 2 + beside
+
+
 def test_a_disk_that_is_too_small_keeps_nothing(
     hub: FakeHub, checkpoints: Checkpoints, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
