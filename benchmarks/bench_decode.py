@@ -33,9 +33,9 @@ from disk_limit import DiskLimit
 from mid import make_mid
 
 from flash_moe import FlashMoE, load
+from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.config import RuntimeConfig
-from flash_moe.loader import open_streaming
-from flash_moe.mlx_lm_api import make_prompt_cache
+from flash_moe.model.open import open_streaming
 from flash_moe.stream.stats import StreamStats
 
 N_PROMPT, N_TOKENS = 32, 32

@@ -36,7 +36,7 @@ COUNTERS = (
 
 def drop_all(store: Path) -> float:
     """Drop all files of a store from the page cache; returns the share that stayed."""
-    from flash_moe.store.page_cache import cached_bytes, drop_cached
+    from flash_moe.files.page_cache import cached_bytes, drop_cached
 
     # By inode, because layers share files.
     files = {file.stat().st_ino: file for file in store.rglob("*") if file.is_file()}.values()
@@ -50,8 +50,8 @@ def raw_rate(experts: Any, io: str) -> float:
     """GB/s of plain cold reads of random records, as many at once as the product's."""
     from bench_read import prepare, raw
 
+    from flash_moe.plan.disk_tuning import slots
     from flash_moe.stream.io_settings import io_settings
-    from flash_moe.stream.tune import slots
 
     keys = [(i, e) for i, layer in enumerate(experts.layers) for e in range(layer.n_experts)]
     sizes = [layer.layout.record_bytes for layer in experts.layers]
@@ -93,8 +93,8 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
 def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     from flash_moe import load
     from flash_moe.config import RuntimeConfig
-    from flash_moe.loader import open_streaming
-    from flash_moe.memory import available_memory, peak_memory
+    from flash_moe.memory.system import available_memory, peak_memory
+    from flash_moe.model.open import open_streaming
 
     experts = open_streaming(args.store, RuntimeConfig()).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)

@@ -43,7 +43,7 @@ def streamed_turn(store: Path, share: float, io: str | None) -> dict[str, Any]:
     from bench_read import disk_bytes
 
     from flash_moe import load
-    from flash_moe.memory import peak_memory
+    from flash_moe.memory.system import peak_memory
 
     with load(store, cache_gb=budgets(store)["all"] * share, io=io) as flash:
         decode_streamed(flash)

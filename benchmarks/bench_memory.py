@@ -31,12 +31,12 @@ def measure(
     import mlx_lm  # noqa: F401  the floor: what any mlx-lm script takes
     import numpy as np
 
-    from flash_moe.memory import peak_memory
+    from flash_moe.memory.system import peak_memory
 
     after_import = peak_memory()
     from flash_moe import load
     from flash_moe.config import RuntimeConfig
-    from flash_moe.loader import open_streaming
+    from flash_moe.model.open import open_streaming
 
     streaming = open_streaming(store, RuntimeConfig())
     expert_bytes, resident = streaming.experts.n_bytes, streaming.resident_bytes

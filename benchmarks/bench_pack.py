@@ -36,7 +36,7 @@ from typing import Any
 
 from mid import make_mid
 
-from flash_moe.store.page_cache import cached_bytes, drop_cached
+from flash_moe.files.page_cache import cached_bytes, drop_cached
 from flash_moe.testing import PRESETS
 
 MEMORY_LIMIT = 1_000_000_000
@@ -60,8 +60,9 @@ else:
 # So as much as the page cache will want is taken and freed just before, in a third process.
 _RUN = """
 import json, os, shutil, subprocess, sys, time; from pathlib import Path
-from flash_moe.convert import open_source; from flash_moe.memory import peak_memory
-from flash_moe.store import packing; from flash_moe.store.packer import pack
+from flash_moe.pack.sources.open_source import open_source
+from flash_moe.memory.system import peak_memory
+from flash_moe.pack import run as packing; from flash_moe.pack.packer import pack
 what, src, dst, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 packing.THREADS = options.pop("threads", packing.THREADS)
 imported = peak_memory()

@@ -29,9 +29,9 @@ from mid import make_mid
 from routed import n_distinct, watched
 
 from flash_moe import load
+from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.config import RuntimeConfig
-from flash_moe.loader import open_streaming
-from flash_moe.mlx_lm_api import make_prompt_cache
+from flash_moe.model.open import open_streaming
 
 
 def prefill(model: Any, tokens: list[int]) -> float:

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.config import RuntimeConfig
-from flash_moe.loader import open_streaming
+from flash_moe.files.page_cache import cached_bytes
+from flash_moe.model.open import open_streaming
+from flash_moe.plan.disk_tuning import drop, pool_for, slots
 from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.page_cache import cached_bytes
 from flash_moe.store.reader import RecordReader, check_direct
 from flash_moe.stream.io_settings import IoSettings
 from flash_moe.stream.readers import Read
 from flash_moe.stream.slab import Slab
-from flash_moe.stream.tune import drop, pool_for, slots
 
 Key = tuple[int, int]
 

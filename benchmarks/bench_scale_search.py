@@ -22,7 +22,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.scale_search import BITS, Quantized, quantize_searched, relative_error
+from flash_moe.pack.convert.scale_search import BITS, Quantized, quantize_searched, relative_error
 
 GROUP_SIZE = 64
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from bench_read import raw
 
 from flash_moe.config import RuntimeConfig
-from flash_moe.loader import open_streaming
+from flash_moe.model.open import open_streaming
+from flash_moe.plan.disk_tuning import slots
 from flash_moe.stream.io_settings import IoSettings
 from flash_moe.stream.trace import Call, read_trace
-from flash_moe.stream.tune import slots
 
 
 class DiskLimit:

@@ -10,7 +10,7 @@ from pathlib import Path
 _MAKE = """
 import sys; from pathlib import Path
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-from flash_moe.convert import open_source; from flash_moe.store.packer import pack
+from flash_moe.pack.sources.open_source import open_source; from flash_moe.pack.packer import pack
 root, name = Path(sys.argv[1]), sys.argv[2]
 if not (root / f"{name}-mlx").exists():
     write_mlx_checkpoint(root / f"{name}-part", PRESETS[name])

@@ -13,19 +13,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.errors import FlashMoEError
+from flash_moe.version import __version__
 
 if TYPE_CHECKING:
+    from flash_moe.generation.conversation import Conversation
+    from flash_moe.generation.result import Chunk, Generation
     from flash_moe.loader import FlashMoE, load
-    from flash_moe.result import Chunk, Generation
 
-__version__ = "0.1.0"
-__all__ = ["Chunk", "FlashMoE", "FlashMoEError", "Generation", "__version__", "load"]
+__all__ = [
+    "Chunk",
+    "Conversation",
+    "FlashMoE",
+    "FlashMoEError",
+    "Generation",
+    "__version__",
+    "load",
+]
 
 _HOME = {
     "load": "flash_moe.loader",
     "FlashMoE": "flash_moe.loader",
-    "Chunk": "flash_moe.result",
-    "Generation": "flash_moe.result",
+    "Chunk": "flash_moe.generation.result",
+    "Generation": "flash_moe.generation.result",
+    "Conversation": "flash_moe.generation.conversation",
 }
 
 

@@ -7,33 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flash_moe import demo_model
-from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config, runtime_config
+from flash_moe.compat.mlx_lm import get_classes, load_model, load_tokenizer
+from flash_moe.compat.threads import clear_streams_at_thread_end
+from flash_moe.config import runtime_config
 from flash_moe.env import read_environment
 from flash_moe.errors import (
     FlashMoEError,
-    ManifestError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from flash_moe.generate import generate, stream
-from flash_moe.mlx_lm_api import get_classes, load_model, load_tokenizer
-from flash_moe.mlx_threads import clear_streams_at_thread_end
-from flash_moe.model import StreamedModel, Streaming, resident_bytes, streamed_class
-from flash_moe.prompt import Prompt
-from flash_moe.result import Chunk, Generation
-from flash_moe.store.experts import (
-    CheckpointExperts,
-    ExpertFiles,
-    PackedExperts,
-    expert_stacks,
-    read_checkpoint_tensors,
-)
-from flash_moe.store.manifest import Manifest, is_store, read_manifest
-from flash_moe.store.safetensors_header import TensorEntry, read_header
-from flash_moe.stores import complete_stores, find_store
+from flash_moe.generation.generate import generate, stream
+from flash_moe.generation.prompt import Prompt
+from flash_moe.generation.result import Chunk, Generation
+from flash_moe.hub.resolve import resolve
+from flash_moe.model.open import open_streaming
+from flash_moe.model.streamed import StreamedModel, streamed_class
+from flash_moe.model.streaming import Streaming
 from flash_moe.stream.stats import StreamStats
-from flash_moe.top_k_notice import warn_of_top_k
 
 T = TypeVar("T")
 
@@ -58,11 +48,11 @@ class GeneratingModel(_Closing, StreamedModel):
     tokenizer: Any
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
-        """Generate a whole answer. Options as in :func:`flash_moe.generate.stream`."""
+        """Generate a whole answer. Options as in :func:`flash_moe.generation.generate.stream`."""
         return generate(self, self.tokenizer, prompt, **options)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
-        """Generate piece by piece. Options as in :func:`flash_moe.generate.stream`."""
+        """Generate piece by piece. Options as in :func:`flash_moe.generation.generate.stream`."""
         return stream(self, self.tokenizer, prompt, **options)
 
 
@@ -215,115 +205,6 @@ def _load_tokenizer(path: Path, options: dict[str, Any], eos_token_id: Any) -> A
             "load", f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
         )
     return tokenizer
-
-
-def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The local directory of a model: a path, a repository's store, its files in the hub's cache.
-
-    ``"demo"`` is the small model in the package.
-
-    Never downloads.
-
-    Raises:
-        ModelNotFoundError: There is none of them.
-        ConfigError: There are several stores of the repository.
-    """
-    path = Path(path_or_repo).expanduser()
-    if path.exists():
-        return path
-    if str(path_or_repo) == demo_model.NAME:
-        return demo_model.STORE
-    store = find_store(str(path_or_repo), revision)
-    if store is not None:
-        return store
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path_or_repo), revision=revision, local_files_only=True))
-    except HFValidationError:
-        raise ModelNotFoundError("load", f"no such directory: {path_or_repo}") from None
-    except LocalEntryNotFoundError:
-        raise _not_pulled(str(path_or_repo), revision) from None
-
-
-def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
-    """Says what to do, and what that takes if the hub can be asked."""
-    from flash_moe.pull import disk_for
-
-    if there := complete_stores(repo):
-        path, store = there[0]
-        of = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
-        return ModelNotFoundError(
-            "load",
-            f"{repo}: there is no store of revision {revision}; {path.name} is of "
-            f"{of}commit {store.revision}",
-            f"Load it without a revision, or pull {revision} into a directory of its own: "
-            f"flash-moe pull {repo} DST --revision {revision}",
-        )
-    n_bytes = disk_for(repo, revision)
-    takes = f"about {n_bytes / 1e9:.0f} GB of disk; " if n_bytes is not None else ""
-    of = f" --revision {revision}" if revision else ""
-    return ModelNotFoundError(
-        "load",
-        f"{repo}: no such directory, and the repository is neither pulled nor in the local cache "
-        "of the hub",
-        f"To get it: flash-moe pull {repo}{of} ({takes}flash-moe plan {repo} says more).",
-    )
-
-
-def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
-    """Find the experts of a model directory and check the options against the model."""
-    config = model_config(read_config(path))
-    warn_of_top_k(config, runtime.checked_for(config).top_k)
-    experts, resident = _open_experts(path, config)
-    return Streaming(experts, config, runtime, resident_bytes(resident))
-
-
-def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:
-    """The experts, and the tensors that stay in memory."""
-    if is_store(path):
-        manifest = read_manifest(path)
-        _check_files(path, manifest, config)
-        files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
-        resident = [entry for file in files for entry in read_header(file).values()]
-        return PackedExperts(path, manifest), resident
-    tensors = read_checkpoint_tensors(path)
-    experts = CheckpointExperts(tensors)
-    if not experts.layers:
-        raise UnsupportedModelError(
-            "load",
-            f"{path}: expected stacked experts in mlx format, found a {config.model_type} "
-            "checkpoint without them, probably the original in Hugging Face format",
-            "Pack it first: flash-moe pack SRC DST --bits 4",
-        )
-    stacks = expert_stacks(tensors).values()
-    streamed = {entry.name for parts in stacks for entry in parts.values()}
-    return experts, [entry for name, entry in tensors.items() if name not in streamed]
-
-
-def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:
-    """mlx-lm loads every ``model*.safetensors`` that it finds; here they are those of the manifest.
-
-    Raises:
-        ManifestError: There are others, or the config is of another model.
-    """
-    there = {file.name for file in path.glob("model*.safetensors")}
-    more = sorted(there - {r.file for r in manifest.resident})
-    if more:
-        raise ManifestError(
-            "load",
-            f"{path} has weights that are not of this store: {', '.join(more)}",
-            "Move them away.",
-        )
-    n_experts = sorted({entry.n_experts for entry in manifest.layers})
-    if n_experts != [config.n_experts]:
-        raise ManifestError(
-            "load",
-            f"{path}: config.json says {config.n_experts} experts a layer, the records are "
-            f"{', '.join(map(str, n_experts))}",
-            "Put the config back, or pack the model again.",
-        )
 
 
 def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:

@@ -29,9 +29,9 @@ import mlx.core as mx
 import mlx_lm
 
 from flash_moe import load
+from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.config import RuntimeConfig
-from flash_moe.loader import open_streaming
-from flash_moe.mlx_lm_api import make_prompt_cache
+from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import BITS
 from flash_moe.ops.router_topk import router_topk, router_topk_reference

@@ -25,14 +25,15 @@ import numpy.typing as npt
 import xxhash
 
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.atomic import write_json
+from flash_moe.pack.packer import pack
+from flash_moe.pack.safetensors_writer import TensorSource
+from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.steps import Errors, OnBytes, Work
+from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
-from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest, write_json
-from flash_moe.store.packer import pack
-from flash_moe.store.safetensors_writer import TensorSource
-from flash_moe.store.source import PackSource
-from flash_moe.store.target import StoreFiles
-from flash_moe.store.work import Errors, OnBytes, Work
+from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest
 from flash_moe.testing import PRESETS, Geometry, write_tokenizer
 from flash_moe.testing.mlx_checkpoint import mlx_config
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import FlashMoEError
+from flash_moe.plan.trace_replay import optimum, replay
 from flash_moe.stream.policy import LRFU, POLICIES
-from flash_moe.stream.replay import optimum, replay
 from flash_moe.stream.stats import StreamStats
 from flash_moe.stream.trace import Trace, read_trace
 

@@ -61,8 +61,8 @@ def tiny_mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_store(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model packed. Do not change it; copy it first."""
-    from flash_moe.store.packer import pack
-    from flash_moe.store.source import MlxCheckpoint
+    from flash_moe.pack.packer import pack
+    from flash_moe.pack.sources.base import MlxCheckpoint
 
     path = tmp_path_factory.mktemp("models") / "tiny-store"
     pack(MlxCheckpoint(tiny_mlx), path)
@@ -95,8 +95,9 @@ def no_measured_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(scope="session", autouse=True)
 def no_pressure() -> Iterator[None]:
     """Banks keep their size, whatever else runs on this machine."""
-    from flash_moe.pressure import PressureWatch
+    from flash_moe.memory.pressure import PressureWatch
+    from flash_moe.model import streamed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flash_moe.model.PressureWatch", lambda: PressureWatch(lambda n_bytes: 0))
+        patch.setattr(streamed, "PressureWatch", lambda: PressureWatch(lambda n_bytes: 0))
         yield

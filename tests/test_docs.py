@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .cli.run import COMMAND, environment
-from .hub.client import environment as hub_environment
-from .hub.fake_hub import FakeHub
+from tests.support.hub.client import environment as hub_environment
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.processes import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]

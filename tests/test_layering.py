@@ -122,7 +122,7 @@ def test_every_room_exists() -> None:
 @pytest.mark.parametrize(
     ("room", "text"),
     [
-        ("store", "from flash_moe.stream.plan import SlotTable"),
+        ("store", "from flash_moe.stream.slot_table import SlotTable"),
         ("store", "import flash_moe.loader"),
         ("store", "from flash_moe import load"),
         ("stream", "from flash_moe import ops"),

@@ -79,7 +79,7 @@ def test_an_unpacked_wheel_works_away_from_the_repository(wheel: Path, tmp_path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import flash_moe, flash_moe.store.packer\n"
+        "import flash_moe, flash_moe.pack.packer\n"
         "from flash_moe.ops.source import kernels_dir\n"
         "print(flash_moe.__version__, kernels_dir())"
     )

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flash_moe.chat.figures import size
 from flash_moe.chat.keyboard import FILES
 from flash_moe.chat.messages import checked_messages, read_json, write_json
-from flash_moe.chat.talk import Talk
-from flash_moe.chat.visible import one_line
+from flash_moe.chat.sanitize import one_line
+from flash_moe.chat.stats import size
+from flash_moe.chat.turn import Talk
 from flash_moe.errors import ConfigError, PromptError
-from flash_moe.memory import peak_memory
+from flash_moe.memory.system import peak_memory
 
 THINKING = ("on", "hide", "off")
 _WORD = re.compile(r"/[A-Za-z]+")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from flash_moe.chat.ending import Ending
+from flash_moe.chat.signals import Ending
 
 
 class Interrupts:

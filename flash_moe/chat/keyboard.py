@@ -16,8 +16,8 @@ from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
-from flash_moe.chat.ending import Ending
 from flash_moe.chat.interrupt import drop_typed
+from flash_moe.chat.signals import Ending
 
 FILES = "FILE"  # stands in the words of a command for a path
 _MENU = 4  # lines below the prompt that are kept free for completions

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from flash_moe.chat.commands import QuitError, is_command, run_command
-from flash_moe.chat.talk import Talk
+from flash_moe.chat.turn import Talk
 from flash_moe.errors import FlashMoEError
 from flash_moe.tools import ToolCall
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import PromptError
-from flash_moe.store.files import shown
+from flash_moe.files.names import shown
 
 MAX_BYTES = 64_000_000
 ROLES = ("system", "user", "assistant", "tool")

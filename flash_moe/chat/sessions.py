@@ -20,9 +20,9 @@ from typing import Any
 
 import platformdirs
 
-from flash_moe.chat.kept_cache import drop_cache
+from flash_moe.chat.cache_file import drop_cache
 from flash_moe.chat.messages import checked_messages, half_written, read_json, write_json
-from flash_moe.chat.visible import one_line
+from flash_moe.chat.sanitize import one_line
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError
 

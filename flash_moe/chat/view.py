@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flash_moe.chat.visible import as_value, one_line, visible
+from flash_moe.chat.sanitize import as_value, one_line, visible
 from flash_moe.tools import ToolCall
 
 _RESULT_LINES = 6

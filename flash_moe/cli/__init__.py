@@ -13,9 +13,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from flash_moe import __version__
-from flash_moe.cli import chat, demo, doctor, eval, generate, plan, pull, serve, store, stores
+from flash_moe.cli import chat, demo, doctor, eval, generate, plan, pull, serve, store
 from flash_moe.errors import FlashMoEError
+from flash_moe.version import __version__
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, pull, store, stores, generate, chat, serve, eval, doctor):
+    for module in (demo, plan, pull, store, generate, chat, serve, eval, doctor):
         module.add_commands(commands, common)
     return parser
 

@@ -9,20 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.generate import (
-    add_sampling_options,
-    add_streaming_options,
-    standard_input,
-    streaming_options,
-)
+from flash_moe.cli.generate import standard_input
+from flash_moe.cli.options import add_sampling_options, add_streaming_options, streaming_options
 from flash_moe.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
-    from flash_moe.chat.ending import Ending
-    from flash_moe.chat.keeping import Keeper
+    from flash_moe.chat.autosave import Keeper
+    from flash_moe.chat.permissions import AnyTool
     from flash_moe.chat.sessions import Session
-    from flash_moe.chat.talk import Talk
-    from flash_moe.chat.toolbox import AnyTool
+    from flash_moe.chat.signals import Ending
+    from flash_moe.chat.turn import Talk
     from flash_moe.chat.view import View
 
 _LAST = "last"
@@ -99,9 +95,10 @@ def run(args: argparse.Namespace) -> int:
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model, which takes longer
-    from flash_moe.chat.ending import Ending
     from flash_moe.chat.interrupt import quiet_terminal
-    from flash_moe.loader import load, resolve
+    from flash_moe.chat.signals import Ending
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.loader import load
 
     path = resolve(model)
     ending = Ending()
@@ -146,7 +143,7 @@ def _piped_question() -> str:
 
 
 def _tools(args: argparse.Namespace) -> list[AnyTool]:
-    from flash_moe.chat.toolbox import DEFAULT, Permissions, built_in, tools_of_file
+    from flash_moe.chat.permissions import DEFAULT, Permissions, built_in, tools_of_file
 
     names = DEFAULT if args.tools is None else [n.strip() for n in args.tools.split(",")]
     found = built_in(names, args.dir)
@@ -157,11 +154,11 @@ def _tools(args: argparse.Namespace) -> list[AnyTool]:
 
 
 def _view(on_terminal: bool) -> View:
-    from flash_moe.chat.plain import Plain
+    from flash_moe.chat.plain_view import Plain
 
     if not on_terminal:
         return Plain(sys.stderr)
-    from flash_moe.chat.screen import Screen
+    from flash_moe.chat.terminal_view import Screen
 
     screen = Screen()
     return Plain() if screen.console.is_dumb_terminal else screen
@@ -170,8 +167,8 @@ def _view(on_terminal: bool) -> View:
 def _keeper(
     args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
 ) -> Keeper:
-    from flash_moe.chat.keeping import Keeper
-    from flash_moe.chat.kept_cache import fingerprint
+    from flash_moe.chat.autosave import Keeper
+    from flash_moe.chat.cache_file import fingerprint
 
     of = fingerprint(path, flash.model.top_k)
     return Keeper(path, of, int(args.session_disk_gb * 1e9), view.note, session)
@@ -186,7 +183,7 @@ def _talk(
     keeper: Keeper | None,
     ending: Ending,
 ) -> Talk:
-    from flash_moe.chat.talk import Settings, Talk
+    from flash_moe.chat.turn import Settings, Talk
 
     names = [
         *("max_tokens", "max_thinking_tokens", "temperature", "top_p", "top_k", "min_p"),
@@ -214,11 +211,11 @@ def _talk(
 
 def _on_terminal(talk: Talk, private: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
-    from flash_moe.chat.figures import footer
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
     from flash_moe.chat.loop import asker, chat, show_last
     from flash_moe.chat.sessions import sessions_dir
+    from flash_moe.chat.stats import footer
 
     keyboard = Keyboard(
         None if private else sessions_dir() / "history",
@@ -242,9 +239,9 @@ def _on_terminal(talk: Talk, private: bool) -> int:
 
 
 def _list_sessions(limit_gb: float) -> int:
-    from flash_moe.chat.figures import size
+    from flash_moe.chat.sanitize import one_line
     from flash_moe.chat.sessions import list_sessions, sessions_dir
-    from flash_moe.chat.visible import one_line
+    from flash_moe.chat.stats import size
 
     found = list_sessions()
     for info in found:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.demo_model import STORE
 
 if TYPE_CHECKING:
-    from flash_moe.tools import Answer, Conversation
+    from flash_moe.generation.conversation import Conversation
+    from flash_moe.generation.events import Answer
 
 PROMPT = "How much is 17.5 percent of 2480?"
 
@@ -31,9 +32,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flash_moe.errors import ConfigError
+    from flash_moe.generation.conversation import Conversation
     from flash_moe.loader import load
     from flash_moe.store.manifest import read_manifest
-    from flash_moe.tools import Conversation
     from flash_moe.tools.builtin import calculate, convert_units, get_time
 
     if not 0 < args.share <= 1:
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _shown(talk: Conversation, prompt: str, quiet: bool) -> Answer:
     """Ask, show what comes as it comes, and return the answer."""
-    from flash_moe.tools import Answer, CallFinished, CallRequested, TextPiece, ThinkingPiece
+    from flash_moe.generation.events import Answer, CallFinished, CallRequested
+    from flash_moe.tools import TextPiece, ThinkingPiece
 
     def show(text: str) -> None:
         if not quiet:
@@ -78,7 +80,7 @@ def _shown(talk: Conversation, prompt: str, quiet: bool) -> Answer:
 
 
 def _report(talk: Conversation, answer: Answer, as_json: bool) -> None:
-    from flash_moe.memory import peak_memory
+    from flash_moe.memory.system import peak_memory
 
     stats, stream = answer.stats[-1], answer.stats[-1].stream
     bytes_read = sum(round_.stream.bytes_read for round_ in answer.stats)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli import tune
 from flash_moe.errors import ConfigError
+from flash_moe.store.layout import describe
+from flash_moe.version import __version__
 
 if TYPE_CHECKING:
     from flash_moe.config import RuntimeConfig
@@ -59,12 +61,11 @@ def machine() -> dict[str, Any]:
     import platformdirs
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from flash_moe import __version__
     from flash_moe.env import read_environment
-    from flash_moe.memory import machine_memory
+    from flash_moe.memory.system import machine_memory
     from flash_moe.ops.kernel import backend
     from flash_moe.ops.self_test import kernel_texts
-    from flash_moe.ops.self_test_memory import memory_file
+    from flash_moe.ops.self_test_cache import memory_file
     from flash_moe.ops.source import kernels_dir
     from flash_moe.stream.io_settings import saved_disks, settings_file
 
@@ -110,7 +111,8 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
 
     from flash_moe.config import runtime_config
     from flash_moe.env import read_environment
-    from flash_moe.loader import open_streaming, resolve
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.model.open import open_streaming
     from flash_moe.ops.router_topk import takes
     from flash_moe.stream.io_settings import io_settings
 
@@ -136,23 +138,6 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
 
 def _asked(runtime: RuntimeConfig) -> dict[str, Any]:
     return {"io": runtime.io, "threads": runtime.io_threads, "split": runtime.io_split}
-
-
-def describe(layout: RecordLayout) -> str:
-    """Quantization and size of a record, in words."""
-    from flash_moe.store.layout import PROJECTIONS
-
-    kinds = []
-    for projection in PROJECTIONS:
-        q, scales = layout.quantization(projection), layout.component(projection, "scales")
-        if q is None or scales is None:
-            weight = layout.component(projection, "weight")
-            kinds.append(f"not quantized, {weight.dtype if weight else '?'}")
-        else:
-            kinds.append(f"{q.bits}-bit {q.mode}, group {q.group_size}, scales {scales.dtype}")
-    named = [f"{p.split('_')[0]} {kind}" for p, kind in zip(PROJECTIONS, kinds, strict=True)]
-    text = kinds[0] if len(set(kinds)) == 1 else "; ".join(named)
-    return f"{text}; hidden {layout.hidden_size}, expert width {layout.expert_width}"
 
 
 def why_not_taken(layout: RecordLayout) -> str | None:

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.generate import add_streaming_options, streaming_options
+from flash_moe.cli.options import add_streaming_options, streaming_options
 from flash_moe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flash_moe.quality.evaluation import Plan, Run
-    from flash_moe.quality.judge import Prompt
+    from flash_moe.eval.evaluation import Plan, Run
+    from flash_moe.eval.scoring import Prompt
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -71,9 +71,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.eval_text import Progress, report
-    from flash_moe.quality.evaluation import evaluate
-    from flash_moe.quality.plot import check_plot, save_plot
-    from flash_moe.quality.report import to_json
+    from flash_moe.eval.evaluation import evaluate
+    from flash_moe.eval.plot import check_plot, save_plot
+    from flash_moe.eval.report import to_json
 
     if args.plot is not None:
         check_plot(args.plot)
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> Plan:
     """Read all that was given, and check it before a model is loaded."""
-    from flash_moe.quality.evaluation import make_plan
-    from flash_moe.quality.windows import read_text
+    from flash_moe.eval.evaluation import make_plan
+    from flash_moe.eval.windows import read_text
 
     options = streaming_options(args)
     options.pop("top_k")
@@ -125,7 +125,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _prompts(option: str | None) -> list[Prompt]:
-    from flash_moe.quality.prompts import read_prompts
+    from flash_moe.eval.prompts import read_prompts
 
     if option == "none":
         return []

@@ -13,12 +13,12 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from flash_moe.quality.report import short_names
-from flash_moe.quality.windows import n_scored
+from flash_moe.eval.report import short_names
+from flash_moe.eval.windows import n_scored
 
 if TYPE_CHECKING:
-    from flash_moe.quality.candidates import Candidate
-    from flash_moe.quality.evaluation import Plan, Run
+    from flash_moe.eval.evaluation import Plan, Run
+    from flash_moe.eval.models import Candidate
 
 # Column to the share of its figures.
 _SHARES = {
@@ -157,7 +157,7 @@ def legend(plan: Plan) -> list[str]:
         "Experts a token: their bytes in all layers, read if none is in memory.",
     ]
     if plan.prompts:
-        from flash_moe.quality.prompts import kinds
+        from flash_moe.eval.prompts import kinds
 
         asked = ", ".join(f"{n} {kind}" for kind, n in kinds(plan.prompts).items())
         lines.append(f"Prompts: {asked}. Greedy answers; - where a model cannot be asked.")

@@ -8,29 +8,18 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.errors import ConfigError, ModelNotFoundError
+from flash_moe.plan.forecast import Row
 
 if TYPE_CHECKING:
-    from flash_moe.forecast import Forecast, Machine, ModelShape
-    from flash_moe.planner.planned import Planned
-    from flash_moe.planner.this_machine import LeastMemory
-    from flash_moe.planner.verdict import Request, Verdict
-
-
-@dataclass(frozen=True)
-class Row:
-    """One size of the bank.
-
-    Attributes:
-        label: The option that gives it.
-    """
-
-    label: str
-    forecast: Forecast
+    from flash_moe.plan.forecast import Machine, ModelShape
+    from flash_moe.plan.planned import Planned
+    from flash_moe.plan.this_machine import LeastMemory
+    from flash_moe.plan.verdict import Request, Verdict
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -80,8 +69,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.plan_text import report
     from flash_moe.config import RuntimeConfig
-    from flash_moe.planner.this_machine import expert_bits, least_memory, machine_of, shape_of
-    from flash_moe.planner.verdict import verdict
+    from flash_moe.plan.this_machine import expert_bits, least_memory, machine_of, shape_of
+    from flash_moe.plan.verdict import verdict
     from flash_moe.stream.budget import plan_slabs
 
     disk, weights = (_rate(args, name) for name in ("disk_gbps", "memory_gbps"))
@@ -126,11 +115,11 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
     """Find what is meant: a directory, a repository in the hub's local cache, or one at the hub."""
     from huggingface_hub import constants
 
-    from flash_moe.loader import resolve
-    from flash_moe.planner.planned import Quantize, plan_checkpoint, plan_repository, plan_store
-    from flash_moe.planner.verdict import Request
+    from flash_moe.hub.local_stores import default_store
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.plan.planned import Quantize, plan_checkpoint, plan_repository, plan_store
+    from flash_moe.plan.verdict import Request
     from flash_moe.store.manifest import MANIFEST_FILE, is_store
-    from flash_moe.stores import default_store
 
     quantize = Quantize(args.bits, args.group_size, args.expert_bits)
     root = Path(args.model).expanduser()
@@ -161,8 +150,8 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
     from rich.console import Console
     from rich.progress import Progress
 
-    from flash_moe.machine_speed import MAX_FILE_BYTES
-    from flash_moe.planner.planned import existing
+    from flash_moe.plan.machine_speed import MAX_FILE_BYTES
+    from flash_moe.plan.planned import existing
 
     if not writes:
         yield lambda done, total: None
@@ -180,8 +169,8 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
 
 def budget_rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> list[Row]:
     """Forecasts for the budgets asked for, or for what ``load()`` takes and shares of memory."""
-    from flash_moe.forecast import budgets, forecast
-    from flash_moe.planner.this_machine import rates_known
+    from flash_moe.plan.forecast import budgets, forecast
+    from flash_moe.plan.this_machine import rates_known
 
     if not rates_known(machine):  # then nothing of time is known
         unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
@@ -212,7 +201,7 @@ def describe(
     end: Verdict,
 ) -> dict[str, Any]:
     """All figures, sizes in bytes; what has no source of its own follows from the headers."""
-    from flash_moe.planner.this_machine import resident_kinds, sentences
+    from flash_moe.plan.this_machine import resident_kinds, sentences
     from flash_moe.store.layout import PROJECTIONS
 
     model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))

@@ -12,15 +12,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from flash_moe.cli.doctor import describe as describe_records
-from flash_moe.planner.this_machine import rates_known, resident_kinds, sentences
+from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
+from flash_moe.store.layout import describe as describe_records
 
 if TYPE_CHECKING:
-    from flash_moe.cli.plan import Row
-    from flash_moe.forecast import Figure, Forecast, Machine, ModelShape, Range
-    from flash_moe.planner.planned import Planned
-    from flash_moe.planner.this_machine import LeastMemory
-    from flash_moe.planner.verdict import Verdict
+    from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range, Row
+    from flash_moe.plan.planned import Planned
+    from flash_moe.plan.this_machine import LeastMemory
+    from flash_moe.plan.verdict import Verdict
 
 UNITS = ((" kB", 1e3), (" MB", 1e6), (" GB", 1e9))
 KINDS = {

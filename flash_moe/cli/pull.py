@@ -14,9 +14,9 @@ from flash_moe.cli.progress import LayerCount, progress
 from flash_moe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flash_moe.store.packer import PackResult
-    from flash_moe.store.shards import Shards
-    from flash_moe.store.source import PackSource
+    from flash_moe.pack.packer import PackResult
+    from flash_moe.pack.shard_supply import Shards
+    from flash_moe.pack.sources.base import PackSource
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -71,10 +71,10 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
 def run_pull(args: argparse.Namespace) -> int:
     from huggingface_hub import constants
 
-    from flash_moe.convert import open_source
-    from flash_moe.loader import resolve
-    from flash_moe.pull import pulled_already, working_on
-    from flash_moe.stores import default_store
+    from flash_moe.hub.local_stores import default_store
+    from flash_moe.hub.pull import pulled_already, working_on
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.pack.sources.open_source import open_source
 
     quantization = {
         "bits": args.bits, "group_size": args.group_size, "expert_bits": args.expert_bits
@@ -97,7 +97,7 @@ def run_pull(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | None]) -> int:
-    from flash_moe.pull import open_pull
+    from flash_moe.hub.pull import open_pull
 
     downloaded: Counter[str] = Counter()
     report = [lambda n: downloaded.update(bytes=n)]  # until there are bars
@@ -128,17 +128,17 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | Non
 
 
 def run_pack(args: argparse.Namespace) -> int:
-    from flash_moe.pull import working_on
+    from flash_moe.hub.pull import working_on
 
     with working_on(args.dst):
         return _pack_local(args)
 
 
 def _pack_local(args: argparse.Namespace) -> int:
-    from flash_moe.convert import open_source
-    from flash_moe.loader import resolve
-    from flash_moe.store.checkpoint import local_checkpoint
-    from flash_moe.store.shards import KEPT, DeletedShards, check_beside
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.pack.shard_supply import KEPT, DeletedShards, check_beside
+    from flash_moe.pack.sources.checkpoint import local_checkpoint
+    from flash_moe.pack.sources.open_source import open_source
 
     if args.delete_source and args.adopt is not None:
         raise ConfigError(
@@ -170,8 +170,8 @@ def _pack(
     download_bytes: int,
     report_download: list[Any] | None = None,
 ) -> int:
-    from flash_moe.convert import RequantizedCheckpoint
-    from flash_moe.store.packer import pack
+    from flash_moe.pack.packer import pack
+    from flash_moe.pack.sources.open_source import RequantizedCheckpoint
 
     if isinstance(source, RequantizedCheckpoint) and source.from_bits:
         bits = ", ".join(map(str, source.from_bits))

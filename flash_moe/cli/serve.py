@@ -8,12 +8,12 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.generate import add_streaming_options, streaming_options
+from flash_moe.cli.options import add_streaming_options, streaming_options
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flash_moe.server.provider import Provider
+    from flash_moe.server.engine.model_provider import Provider
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:

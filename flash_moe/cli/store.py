@@ -1,4 +1,4 @@
-"""``flash-moe verify`` and ``info``."""
+"""``flash-moe verify``, ``info``, ``ls`` and ``rm``: the stores of this machine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,19 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     info.add_argument("store", help="directory, or repository that was pulled")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
+    ls = commands.add_parser("ls", parents=[common], help="list the stores that were pulled")
+    ls.add_argument("--json", action="store_true", help="print JSON")
+    ls.set_defaults(run=run_ls)
+    rm = commands.add_parser("rm", parents=[common], help="delete a store")
+    rm.add_argument("store", help="name or repository as of flash-moe ls, or a path")
+    rm.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    rm.set_defaults(run=run_rm)
 
 
 def store_path(name: str) -> Path:
     """The directory that is meant: a path, the store of a repository, or that in the package."""
     from flash_moe import demo_model
-    from flash_moe.stores import find_store, named_store
+    from flash_moe.hub.local_stores import find_store, named_store
 
     path = Path(name).expanduser()
     if path.exists():
@@ -50,7 +57,7 @@ def store_path(name: str) -> Path:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from flash_moe.store.lock import locked
+    from flash_moe.files.lock import locked
 
     root = store_path(args.store)
     with locked(root) if args.repair and root.is_dir() else nullcontext():
@@ -76,7 +83,7 @@ def _verify(root: Path, repair: bool) -> int:
 
 
 def _repair(root: Path, damaged: frozenset[str]) -> int:
-    from flash_moe.repair import open_repair
+    from flash_moe.hub.repair import open_repair
 
     report: list[Callable[[int], None]] = [lambda n: None]  # until there are bars
     repair = open_repair(root, damaged, lambda n: report[0](n))
@@ -216,3 +223,47 @@ def _error_table(lost: list[dict[str, Any]]) -> Table:
         shares = (f"{row[p]:.2%}" if p in row else "-" for p in PROJECTIONS)
         table.add_row(str(row["layer"]), *shares)
     return table
+
+
+def run_ls(args: argparse.Namespace) -> int:
+    from flash_moe.hub.local_stores import list_stores, stores_dir
+
+    stores = list_stores()
+    if args.json:
+        rows = [{**vars(s), "path": str(s.path)} for s in stores]
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not stores:
+        print(f"no stores in {stores_dir()}; flash-moe pull REPO makes one", file=sys.stderr)
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for title in ("NAME", "REPOSITORY", "REVISION", "STATE"):
+        table.add_column(title, overflow="fold")
+    table.add_column("DISK", justify="right", no_wrap=True)
+    for store in stores:
+        revision = (store.revision or "-")[:12]
+        size = decimal(store.disk_bytes)
+        cells = (store.path.name, store.source, revision, store.state, size)
+        table.add_row(*map(escape, cells))
+    Console().print(table, highlight=False)
+    total = decimal(sum(s.disk_bytes for s in stores))
+    print(f"{len(stores)} in {stores_dir()}, {total}")
+    return 0
+
+
+def run_rm(args: argparse.Namespace) -> int:
+    from flash_moe.hub.local_stores import removable, remove
+
+    info = removable(args.store)
+    path = f"{info.path} -> {info.path.resolve()}" if info.path.is_symlink() else str(info.path)
+    said = f"{path} ({info.source}, {info.state}, {decimal(info.disk_bytes)})"
+    if not args.yes:
+        if not sys.stdin.isatty():
+            print("flash-moe: [rm] nobody to ask: add --yes", file=sys.stderr)
+            return 2
+        if input(f"delete {said}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("kept")
+            return 1
+    remove(info)
+    print(f"deleted {said}")
+    return 0

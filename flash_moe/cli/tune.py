@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flash_moe.stream.tune import Trial
+    from flash_moe.plan.disk_tuning import Trial
 
 
 def run(path_or_repo: str, as_json: bool) -> int:
@@ -19,9 +19,10 @@ def run(path_or_repo: str, as_json: bool) -> int:
 
     from flash_moe.config import RuntimeConfig
     from flash_moe.errors import FlashMoEError
-    from flash_moe.loader import open_streaming, resolve
+    from flash_moe.hub.resolve import resolve
+    from flash_moe.model.open import open_streaming
+    from flash_moe.plan.disk_tuning import best_of, tune
     from flash_moe.stream.io_settings import disk_of, io_settings, remember
-    from flash_moe.stream.tune import best_of, tune
 
     streaming = open_streaming(resolve(path_or_repo), RuntimeConfig())
     experts = streaming.experts

@@ -9,8 +9,8 @@ from llguidance import LLMatcher
 
 from flash_moe.grammar.answer import Answer
 from flash_moe.grammar.masks import flags_of, masked
+from flash_moe.grammar.new_tokens import NewTokens
 from flash_moe.grammar.plan import Plan
-from flash_moe.new_tokens import NewTokens
 
 
 class Processor:

@@ -1,1 +1,1 @@
-"""Models at the Hugging Face hub: what a repository holds, and its bytes."""
+"""Repositories of the hub and the stores pulled from them."""

@@ -10,8 +10,8 @@ from flash_moe.errors import CorruptFileError
 from flash_moe.hub.repository import HEADER_THREADS, RemoteFile
 from flash_moe.hub.requests import read_range
 from flash_moe.hub.threads import in_threads
-from flash_moe.store.adopt import OriginalFlashMoE
-from flash_moe.store.checkpoint import Checkpoint
+from flash_moe.pack.sources.checkpoint import Checkpoint
+from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
 from flash_moe.store.experts import expert_stacks
 from flash_moe.store.safetensors_header import TensorEntry
 

@@ -15,10 +15,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
-from flash_moe.hub.patience import patiently
+from flash_moe.files.names import file_name
 from flash_moe.hub.requests import fetch_range, read_range
+from flash_moe.hub.retry import patiently
 from flash_moe.hub.threads import in_threads
-from flash_moe.store.files import file_name
 from flash_moe.store.manifest import SourceFile
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from flash_moe.errors import HubError
-from flash_moe.hub.patience import NoBytes, Patience, failures
+from flash_moe.hub.retry import NoBytes, Patience, failures
 
 TIMEOUT = 30.0  # without any byte
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

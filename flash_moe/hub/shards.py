@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
-from flash_moe.hub.holding import held_at_peak
+from flash_moe.files.atomic import sync_file
 from flash_moe.hub.repository import RemoteFile
 from flash_moe.hub.requests import fetch_range
 from flash_moe.hub.threads import GRACE_SECONDS, in_thread
+from flash_moe.pack.shard_supply import Shards
+from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.steps import Work
+from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import TensorEntry, read_header
-from flash_moe.store.shards import Shards
-from flash_moe.store.source import PackSource
-from flash_moe.store.sync import sync_file
-from flash_moe.store.target import StoreFiles
 
 INCOMING = "incoming"
 MAX_JOBS = 32
@@ -219,3 +219,31 @@ def merged_ranges(
         else:
             of.append((start, stop))
     return parts
+
+
+def held_at_peak(
+    works: Iterable[Work], order: Sequence[Path], jobs: int, sizes: Mapping[Path, int]
+) -> tuple[int, int]:
+    """Shards that are held at the peak, and the most bytes that they take, which may be others.
+
+    A step of packing may read several shards. While all that are held wait for another, one more
+    is taken: of a checkpoint whose tensors lie anywhere, that can be all of them.
+
+    Args:
+        order: In which they are taken.
+        jobs: Held at a time where none has to wait.
+        sizes: Bytes of each on the disk.
+    """
+    place = {shard: index for index, shard in enumerate(order)}
+    last = dict(place)  # of all that a shard is read with
+    for work in works:
+        found = [place[shard] for shard in work.shards if shard in place]
+        for index in found:
+            last[order[index]] = max(last[order[index]], *found)
+    count = min(jobs, len(order))
+    n_bytes = sum(sorted((sizes[shard] for shard in order), reverse=True)[:jobs])
+    for index in range(len(order)):
+        waiting = [shard for shard in order[: index + 1] if last[shard] >= index]
+        count = max(count, len(waiting))
+        n_bytes = max(n_bytes, sum(sizes[shard] for shard in waiting))
+    return count, n_bytes

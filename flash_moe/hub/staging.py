@@ -12,11 +12,10 @@ from huggingface_hub import try_to_load_from_cache
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import HubError, PackError, UnsupportedModelError
 from flash_moe.hub.repository import RemoteFile, Repository
-from flash_moe.store.checkpoint import Checkpoint
-from flash_moe.store.index import INDEX_FILE, read_index
+from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.store.manifest import Source
-from flash_moe.store.safetensors_header import TensorEntry, read_header
-from flash_moe.store.side_files import SIDE_FILES
+from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 # A tokenizer of 250,000 tokens takes 20 MB; weights in such files are none of ours.
 MAX_SIDE_BYTES = 200_000_000

@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.compat.dtypes import DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel, Template
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
-from flash_moe.stream.slab import DTYPES
 
 GATE_UP = Kernel("moe_gate_up", ("x", "slots", "slab"), ("h",))
 DOWN = Kernel("moe_down", ("h", "weights", "slots", "slab", "shared", "gate", "residual"), ("y",))

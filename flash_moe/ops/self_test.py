@@ -23,8 +23,8 @@ from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
 from flash_moe.ops.moe_experts import DOWN, GATE_UP
 from flash_moe.ops.router_topk import ROUTER_TOPK
+from flash_moe.ops.self_test_cache import forget, recall, remember
 from flash_moe.ops.self_test_cases import ExpertsCase, router
-from flash_moe.ops.self_test_memory import forget, recall, remember
 
 VIEWS = "mx.gather_qmm on views of the slab"
 KERNELS = (GATE_UP, DOWN, ROUTER_TOPK)

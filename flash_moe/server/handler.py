@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flash_moe.server.api_errors import Api, ApiError, as_api_error, bad
-from flash_moe.server.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
-from flash_moe.server.fields import parse_body
+from flash_moe.server.http.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
+from flash_moe.server.requests.errors import Api, ApiError, as_api_error, bad
+from flash_moe.server.requests.fields import parse_body
 from flash_moe.server.service import Service
 
 _log = logging.getLogger("flash_moe.server")

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from flash_moe.memory import peak_memory, resident_memory
-from flash_moe.server.admission import Admission
-from flash_moe.server.generator import Generator
+from flash_moe.memory.system import peak_memory, resident_memory
+from flash_moe.server.engine.admission import Admission
+from flash_moe.server.engine.generator import Generator
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # From a small model in memory to 397 billion parameters on a slow disk.

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flash_moe.errors import ClosedError, ConfigError
-from flash_moe.server.connection import HttpServer
-from flash_moe.server.generator import Generator
+from flash_moe.server.engine.generator import Generator
+from flash_moe.server.engine.model_provider import Provider
 from flash_moe.server.handler import Handler
+from flash_moe.server.http.connection import HttpServer
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.provider import Provider
 from flash_moe.server.service import Service
 
 # Beside requests that wait or are answered: pages of metrics, health checks, refusals.

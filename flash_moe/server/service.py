@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import ClosedError
-from flash_moe.memory import release_free_memory
-from flash_moe.server import anthropic_replies, openai_replies
-from flash_moe.server.admission import Admission
-from flash_moe.server.answer import Answer
-from flash_moe.server.api_errors import ApiError, as_api_error, timed_out, unavailable
-from flash_moe.server.asked import Asked
-from flash_moe.server.chat_request import read_chat
-from flash_moe.server.connection import ClientGone
-from flash_moe.server.event_stream import Channel, EventStream
-from flash_moe.server.fields import Fields
-from flash_moe.server.generator import Generator
-from flash_moe.server.messages_request import read_messages
+from flash_moe.memory.system import release_free_memory
+from flash_moe.server.engine.admission import Admission
+from flash_moe.server.engine.answer import Answer
+from flash_moe.server.engine.generator import Generator
+from flash_moe.server.engine.prepare import Preparer
+from flash_moe.server.http.connection import ClientGone
+from flash_moe.server.http.event_stream import Channel, EventStream
 from flash_moe.server.metrics import CONTENT_TYPE, Metrics, seen_tokens
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.prepared import Preparer
-from flash_moe.server.text_request import read_completion
+from flash_moe.server.replies import anthropic, openai
+from flash_moe.server.requests.anthropic import read_messages
+from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, unavailable
+from flash_moe.server.requests.fields import Fields
+from flash_moe.server.requests.openai import read_chat, read_completion
+from flash_moe.server.requests.request import Asked
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
@@ -104,17 +103,17 @@ class Service:
     def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
         fields = self._fields(body)
         asked = read_chat(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai_replies.Replies)
+        self._generate(channel, fields, asked, openai.Replies)
 
     def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
         fields = self._fields(body)
         asked = read_completion(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai_replies.Replies)
+        self._generate(channel, fields, asked, openai.Replies)
 
     def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
         fields = self._fields(body)
         asked = read_messages(fields, self.options)
-        self._generate(channel, fields, asked, anthropic_replies.Replies)
+        self._generate(channel, fields, asked, anthropic.Replies)
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
         fields = self._fields(body)

@@ -1,1 +1,1 @@
-"""Bytes of experts on disk: layout, manifest, packing, reading, verifying. Knows no MLX."""
+"""Format of a store on disk, read side: layout, manifest, records and checksums."""

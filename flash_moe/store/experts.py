@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
-from flash_moe.store.index import INDEX_FILE, read_index
 from flash_moe.store.layout import Component, RecordLayout, layout_of
 from flash_moe.store.manifest import LayerEntry, Manifest
-from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 _EXPERT_TENSOR = re.compile(
     r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|bias))"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.store.json_file import array, integer, integers, text
+from flash_moe.files.json_file import array, integer, integers, text
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PARTS = ("weight", "scales", "biases", "bias")
@@ -262,3 +262,20 @@ def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayou
         components.append(component)
         offset = align(offset + component.n_bytes, COMPONENT_ALIGNMENT)
     return RecordLayout(tuple(components), align(offset, RECORD_ALIGNMENT)).validate()
+
+
+def describe(layout: RecordLayout) -> str:
+    """Quantization and size of a record, in words."""
+    from flash_moe.store.layout import PROJECTIONS
+
+    kinds = []
+    for projection in PROJECTIONS:
+        q, scales = layout.quantization(projection), layout.component(projection, "scales")
+        if q is None or scales is None:
+            weight = layout.component(projection, "weight")
+            kinds.append(f"not quantized, {weight.dtype if weight else '?'}")
+        else:
+            kinds.append(f"{q.bits}-bit {q.mode}, group {q.group_size}, scales {scales.dtype}")
+    named = [f"{p.split('_')[0]} {kind}" for p, kind in zip(PROJECTIONS, kinds, strict=True)]
+    text = kinds[0] if len(set(kinds)) == 1 else "; ".join(named)
+    return f"{text}; hidden {layout.hidden_size}, expert width {layout.expert_width}"

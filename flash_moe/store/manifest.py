@@ -5,7 +5,6 @@ The manifest is written last and by rename, so that its presence means a complet
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import ManifestError, UnsupportedModelError
-from flash_moe.store.files import regular_size, shown
-from flash_moe.store.json_file import array, kind, member, read_json, text
+from flash_moe.files.json_file import array, kind, member, read_json, text
+from flash_moe.files.names import regular_size, shown
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
-from flash_moe.store.sync import whole_file
 
 __all__ = [
     "CHECKSUM_NAME",
@@ -32,7 +30,6 @@ __all__ = [
     "check_sizes",
     "is_store",
     "read_manifest",
-    "write_json",
 ]
 
 FORMAT = 1
@@ -117,13 +114,6 @@ def _no_twins(names: list[str]) -> None:
         if name in seen:
             raise ValueError(f"{name} stands there twice")
         seen.add(name)
-
-
-def write_json(file: Path, table: dict[str, Any]) -> None:
-    """Write JSON so that a crash leaves the old file or the new one, never half of it."""
-    content = json.dumps(table, indent=1) + "\n"
-    with whole_file(file) as stream:
-        stream.write(content.encode())
 
 
 def is_store(root: Path) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flash_moe.store.files import file_name
-from flash_moe.store.json_file import array, integer, kind, member, number, table, text
+from flash_moe.files.json_file import array, integer, kind, member, number, table, text
+from flash_moe.files.names import file_name
 from flash_moe.store.layout import PROJECTIONS
 
 _CHECKSUM = re.compile("[0-9a-f]{32}")

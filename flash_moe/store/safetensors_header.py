@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.store.files import open_regular, regular_size, shown
-from flash_moe.store.json_file import MAX_INTEGER, integers, parse_json, text
+from flash_moe.files.json_file import (
+    MAX_INTEGER,
+    integers,
+    member,
+    parse_json,
+    read_json,
+    table,
+    text,
+)
+from flash_moe.files.names import file_name, open_regular, regular_size, shown
 
 # The limit of the safetensors format itself, against a lying length.
 MAX_HEADER_BYTES = 100_000_000
@@ -157,3 +165,30 @@ def _check_metadata(metadata: Any) -> None:
     rows = {} if metadata is None else metadata
     if not isinstance(rows, dict) or not all(isinstance(value, str) for value in rows.values()):
         raise ValueError("__metadata__: expected an object of texts")
+
+
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Read a weight index, without looking at the shards.
+
+    Returns:
+        Tensor name to the name of its shard, which is a file in the directory of the index and in
+        none below.
+
+    Raises:
+        CorruptFileError: It cannot be read, is larger than 64 MB, or no such index.
+    """
+    try:
+        shards = table(member(read_json(file), "weight_map"))
+        for tensor, shard in shards.items():
+            if not tensor.isprintable():
+                raise ValueError(f"{shown(tensor)} is no name of a tensor")
+            if "/" in file_name(shard):
+                raise ValueError(f"{shown(shard)} does not lie beside the index")
+    except ValueError as error:
+        raise CorruptFileError(
+            "store", f"{file}: not a weight index: {error}", "Download the file again."
+        ) from None
+    return shards

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, StoreError
+from flash_moe.store.checksums import file_checksum
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import Manifest, check_size, file_sizes, read_manifest
 from flash_moe.store.reader import RecordReader
-from flash_moe.store.resident import file_checksum
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Which records are read into which slots, the slots themselves, and the threads that read."""
+"""Expert cache: slots, eviction policy, reader threads and prefetch."""

@@ -8,8 +8,8 @@ outputs that read its slots in ``_unfenced`` and evaluates them
    chain of layers the indices depend on the layer before, so this evaluates nothing extra;
 2. between the waves of one layer, when its experts do not fit the slots at once: before reads into
    slots begin, every wave but the one that was read last has been evaluated;
-3. when a forward pass ends (``flash_moe/model.py``), so that nothing lazy that the caller holds
-   can read a slot later. The cost is one more synchronisation a forward.
+3. when a forward pass ends (``flash_moe/model/streamed.py``), so that nothing lazy that the caller
+   holds can read a slot later. The cost is one more synchronisation a forward.
 
 All methods but ``close`` run under the lock of the model's forward pass, in one thread at a time.
 """
@@ -26,13 +26,13 @@ import mlx.core as mx
 from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
-from flash_moe.stream.arena import Arena, shrink
 from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.events import EventLog, WatchedReader
-from flash_moe.stream.lookahead import Guess, Lookahead
-from flash_moe.stream.plan import Assignment
+from flash_moe.stream.prefetch import Guess, Lookahead
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
 from flash_moe.stream.slab import Slab
+from flash_moe.stream.slot_pool import Arena, shrink
+from flash_moe.stream.slot_table import Assignment
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
 

@@ -1,8 +1,8 @@
 """How experts are read: what the user asks for, else what was measured on the disk, else defaults.
 
-``flash-moe doctor --tune`` measures (``stream/tune.py``) and saves here: a small JSON file in the
-user's cache directory, one entry for each disk. The file is a convenience: one that cannot be read
-counts as empty, and it decides about speed only. Direct reads that a measurement recommends are
+``flash-moe doctor --tune`` measures (``plan/disk_tuning.py``) and saves here: a small JSON file in
+the user's cache directory, one entry for each disk. The file is a convenience: one that cannot be
+read counts as empty, and it decides about speed only. Direct reads that a measurement recommends are
 used only for a model that can be read so.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 from flash_moe.config import DEFAULT_IO_THREADS, MAX_IO_SPLIT, MAX_IO_THREADS
 from flash_moe.env import IO_OPTIONS
 from flash_moe.errors import FlashMoEError
-from flash_moe.memory import machine_memory
+from flash_moe.files.atomic import write_json
+from flash_moe.memory.system import machine_memory
 from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.manifest import write_json
 from flash_moe.store.reader import check_direct
 
 # A setting must gain this much over a simpler one: two runs on one machine differ by as much.

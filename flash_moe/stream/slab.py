@@ -19,17 +19,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from flash_moe.compat.dtypes import DTYPES
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
-
-DTYPES = {
-    "U32": mx.uint32,
-    "F32": mx.float32,
-    "BF16": mx.bfloat16,
-    "F16": mx.float16,
-    "U8": mx.uint8,
-}
-
 
 _HUGE_PAGE = 2 * 1024 * 1024
 

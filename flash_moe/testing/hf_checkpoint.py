@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.geometry import Geometry
 from flash_moe.testing.shards import FLOAT_CODES, DtypeCode, float_bytes, write_shards
 from flash_moe.testing.tokenizer import write_tokenizer

@@ -16,7 +16,7 @@ from mlx.nn.layers.quantized import quantize
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.geometry import GATE_BITS, GATE_GROUP_SIZE, Geometry
 from flash_moe.testing.hf_checkpoint import write_hf_checkpoint
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors

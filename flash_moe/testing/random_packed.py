@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.geometry import GATE_BITS, GATE_GROUP_SIZE, Geometry
 from flash_moe.testing.shards import (
     CHUNK_BYTES,

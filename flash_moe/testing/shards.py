@@ -11,10 +11,10 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.convert.recipe import DTYPE_NAMES
-from flash_moe.store import safetensors_writer
-from flash_moe.store.index import INDEX_FILE
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.compat.dtypes import DTYPE_NAMES
+from flash_moe.pack import safetensors_writer
+from flash_moe.pack.safetensors_writer import TensorSource
+from flash_moe.store.safetensors_header import INDEX_FILE
 
 DtypeCode = Literal["F32", "F16", "BF16", "U32"]
 
@@ -25,7 +25,7 @@ CHUNK_BYTES = 16 << 20
 def write_shards(
     path: Path, tensors: Sequence[TensorSource], shard_bytes: int, *, odd_offsets: bool = False
 ) -> None:
-    """Write ``model*.safetensors`` and the index; see ``store/safetensors_writer.py``."""
+    """Write ``model*.safetensors`` and the index; see ``pack/safetensors_writer.py``."""
     weight_map = safetensors_writer.write_shards(
         path, tensors, shard_bytes, odd_offsets=odd_offsets
     )

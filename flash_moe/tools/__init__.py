@@ -1,32 +1,26 @@
-"""Tools of conversations: Python functions that a model may call.
+"""Tools: Python functions that a model may call.
 
-from flash_moe.tools import Conversation, tool
+    from flash_moe import Conversation
+    from flash_moe.tools import tool
+
+Conversations are in :mod:`flash_moe.generation`; their names also work from here.
 """
+
+from typing import Any
 
 from flash_moe.errors import ToolArgumentError, ToolDefinitionError, ToolError
 from flash_moe.tools.calls import ToolCall
-from flash_moe.tools.conversation import Conversation
-from flash_moe.tools.converse import converse
 from flash_moe.tools.definition import Tool, as_tools, tool
-from flash_moe.tools.events import (
-    Answer,
-    CallFinished,
-    CallRefused,
-    CallRequested,
-    Event,
+from flash_moe.tools.splitter import (
+    Reply,
+    ReplySplitter,
     TextPiece,
     ThinkingPiece,
+    parse_calls,
+    split_reply,
 )
-from flash_moe.tools.splitter import Reply, ReplySplitter, parse_calls, split_reply
-from flash_moe.tools.turn_cache import TurnCache
 
 __all__ = [
-    "Answer",
-    "CallFinished",
-    "CallRefused",
-    "CallRequested",
-    "Conversation",
-    "Event",
     "Reply",
     "ReplySplitter",
     "TextPiece",
@@ -36,10 +30,25 @@ __all__ = [
     "ToolCall",
     "ToolDefinitionError",
     "ToolError",
-    "TurnCache",
     "as_tools",
-    "converse",
     "parse_calls",
     "split_reply",
     "tool",
 ]
+
+# Names that programs import from here, by the module that has them. Looked up by name, because
+# tools stand below generation.
+_CONVERSATION = {
+    "Conversation": "conversation",
+    "TurnCache": "turn_cache",
+    "converse": "tool_loop",
+    **dict.fromkeys(("Answer", "CallFinished", "CallRefused", "CallRequested", "Event"), "events"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CONVERSATION:
+        from importlib import import_module
+
+        return getattr(import_module(f"flash_moe.generation.{_CONVERSATION[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from flash_moe.tools.calls import ToolCall, broken_call, read_calls, with_unique_ids
-from flash_moe.tools.events import TextPiece, ThinkingPiece
 
 Piece: TypeAlias = "ThinkingPiece | TextPiece | ToolCall"
 NORMAL, THINKING, TOOL = "normal", "reasoning", "tool"  # mlx-lm's names of the states
@@ -220,3 +219,17 @@ def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
     if not tokenizer.has_thinking or not ids:
         return False
     return bool(tokenizer.decode(list(ids[-32:])).rstrip().endswith(tokenizer.think_start))
+
+
+@dataclass(frozen=True)
+class ThinkingPiece:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A piece of the answer."""
+
+    text: str

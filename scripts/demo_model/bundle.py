@@ -12,9 +12,9 @@ import json
 import shutil
 from pathlib import Path
 
-from flash_moe.convert import open_source
 from flash_moe.demo_model import PROMPTS, STORE
-from flash_moe.store.packer import pack
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.open_source import open_source
 from scripts.demo_model import judge
 
 MOST_BYTES = 16_000_000

@@ -1,4 +1,4 @@
-"""The held-out prompts; the judgement of answers to them is ``flash_moe.quality.judge``.
+"""The held-out prompts; the judgement of answers to them is ``flash_moe.eval.scoring``.
 
 Three kinds: ``tool`` (the call that must be made), ``json`` (the object that must be given) and
 ``answer`` (a tool has answered; the sentence must tell its values). Knows no model: it writes
@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from flash_moe.quality.judge import Prompt, call_of, parsed, right, scores, visible
+from flash_moe.eval.scoring import Prompt, call_of, parsed, right, scores, visible
 from scripts.demo_model import foreign, json_tasks, results
 from scripts.demo_model.dialogues import SYSTEMS
 from scripts.demo_model.patterns import expand

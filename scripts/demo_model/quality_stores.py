@@ -17,9 +17,9 @@ from typing import Any
 
 from mlx_lm import convert
 
-from flash_moe.convert import open_source
 from flash_moe.demo_model import STORE
-from flash_moe.store.packer import pack
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.open_source import open_source
 from scripts.demo_model.chat import Chat
 from scripts.demo_model.dialogues import Dialogues
 

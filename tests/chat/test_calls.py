@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .spelled import PAUSE
-from .terminal import CTRL_C, ENTER, Terminal, call_text, messages, said
+from tests.support.scripted_chat import PAUSE
+from tests.support.terminal import CTRL_C, ENTER, Terminal, call_text, messages, said
 
 ASK = "Run it? y(es), n(o), a(lways):"
 

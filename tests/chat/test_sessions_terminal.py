@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from flash_moe.demo_model import STORE
-
-from ..cli.run import flash_moe, in_process
-from .spelled import PAUSE, PAUSE_KEEPING
-from .terminal import CTRL_D, ENTER, Terminal, kill, messages, said
+from tests.support.processes import flash_moe, in_process
+from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
+from tests.support.terminal import CTRL_D, ENTER, Terminal, kill, messages, said
 
 PROMPT_TOKENS = re.compile(r"prompt (\d+)")
 TOOLS = ("demo", "--tools", "calculate")
@@ -160,7 +159,7 @@ def test_without_a_terminal_nobody_confirms(sessions: Path, tmp_path: Path) -> N
 def test_bad_standard_input(sessions: Path, content: bytes, text: str) -> None:
     import subprocess
 
-    from ..cli.run import COMMAND, environment
+    from tests.support.processes import COMMAND, environment
 
     out = subprocess.run(
         [*COMMAND, "chat", "demo"],

@@ -15,15 +15,14 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from flash_moe.chat.ending import Ending
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
-
-from ..cli.run import environment
-from ..tools.test_shell import soon_gone
-from .spelled import PAUSE, PAUSE_KEEPING
-from .terminal import ENTER, SPELLED, Terminal, call_text, messages, said
-from .test_calls import ASK
+from flash_moe.chat.signals import Ending
+from tests.chat.test_calls import ASK
+from tests.support.processes import environment
+from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
+from tests.support.terminal import ENTER, SPELLED, Terminal, call_text, messages, said
+from tests.tools.test_shell import soon_gone
 
 WAYS = ["SIGTERM", "SIGHUP", "closed"]
 SHELL = ("demo", "--tools", "shell", "--dir")

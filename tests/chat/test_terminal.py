@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from .spelled import PAUSE
-from .terminal import (
+from tests.support.scripted_chat import PAUSE
+from tests.support.terminal import (
     ALT_ENTER,
     CTRL_C,
     CTRL_D,

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from flash_moe.chat.blocks import Blocks, Document, Unit
-from flash_moe.chat.figures import Figures, fitting, footer, size
-from flash_moe.chat.screen import Safe, Screen, document, plain_lines, rendered, safe_console
+from flash_moe.chat.markdown_stream import Blocks, Document, Unit
+from flash_moe.chat.sanitize import as_value, one_line, replaced, visible
+from flash_moe.chat.stats import Figures, fitting, footer, size
+from flash_moe.chat.terminal_view import Safe, Screen, document, plain_lines, rendered, safe_console
 from flash_moe.chat.view import call_text, result_text
-from flash_moe.chat.visible import as_value, one_line, replaced, visible
 from flash_moe.tools import ToolCall
 
 BITS = (

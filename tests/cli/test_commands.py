@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .run import COMMAND, environment, flash_moe, in_process, one_line
+from tests.support.processes import COMMAND, environment, flash_moe, in_process, one_line
 
 
 def test_help_and_version_are_quick_to_import() -> None:
@@ -213,8 +213,8 @@ def test_ctrl_c_and_a_closed_pipe(tiny_store: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flash_moe.convert import open_source
-from flash_moe.store.packer import pack
+from flash_moe.pack.sources.open_source import open_source
+from flash_moe.pack.packer import pack
 left = int(sys.argv[3])
 def die(what, n):
     global left

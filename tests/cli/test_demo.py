@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .run import flash_moe, in_process, one_line
+from tests.support.processes import flash_moe, in_process, one_line
 
 ASKED = (
     ("How much is 17.5 percent of 2480?", "calculate", "434"),

@@ -14,8 +14,7 @@ from flash_moe.cli import doctor, main
 from flash_moe.ops import kernel, self_test
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-
-from .run import COMMAND, environment, flash_moe
+from tests.support.processes import COMMAND, environment, flash_moe
 
 on_cpu = pytest.mark.skipif(kernel.backend() is not None, reason="there is a GPU")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .run import COMMAND, environment, flash_moe, in_process
+from tests.support.processes import COMMAND, environment, flash_moe, in_process
 
 SAID = [{"role": "user", "content": "hi"}]
 PROMPTS = [

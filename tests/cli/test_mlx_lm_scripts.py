@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .run import environment
+from tests.support.processes import environment
 
 BUDGET = {"FLASH_MOE_CACHE_GB": "0.0006"}  # slots for about one token
 

@@ -15,23 +15,22 @@ import pytest
 
 from flash_moe.cli import main
 from flash_moe.config import RuntimeConfig
-from flash_moe.convert import open_source
-from flash_moe.forecast import Figure, Machine, assumptions, forecast
-from flash_moe.loader import open_streaming
-from flash_moe.machine_speed import disk_read_bytes_per_s
-from flash_moe.planner import this_machine
-from flash_moe.planner.planned import Planned, plan_checkpoint, plan_store
-from flash_moe.planner.this_machine import (
+from flash_moe.model.open import open_streaming
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.open_source import open_source
+from flash_moe.plan import this_machine
+from flash_moe.plan.forecast import Figure, Machine, assumptions, forecast
+from flash_moe.plan.machine_speed import disk_read_bytes_per_s
+from flash_moe.plan.planned import Planned, plan_checkpoint, plan_store
+from flash_moe.plan.this_machine import (
     least_memory,
     machine_of,
     rates_known,
     sentences,
     shape_of,
 )
-from flash_moe.planner.verdict import Request, verdict
-from flash_moe.store.packer import pack
-
-from .run import flash_moe
+from flash_moe.plan.verdict import Request, verdict
+from tests.support.processes import flash_moe
 
 GIVEN = ("--disk-gbps", "5.5", "--memory-gbps", "400")
 

@@ -20,13 +20,12 @@ from typing import Any
 import mlx_lm.server
 import pytest
 
-from flash_moe.store.packer import pack
-from flash_moe.store.source import MlxCheckpoint
-
-from ..model.resident import Resident, budget_gb
-from ..model.test_architectures import write_model
-from ..model.test_padded_batches import masks_new_prompts
-from .run import environment
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import MlxCheckpoint
+from tests.model.test_architectures import write_model
+from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.processes import environment
+from tests.support.resident import Resident, budget_gb
 
 PATIENCE = 600.0  # seconds, for a machine that does much else
 ASKED = (("hello", 12), ("why is the sky so dark at night? " * 3, 5), ("2", 9), ("tell me", 16))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from flash_moe.plan.trace_replay import replay
 from flash_moe.stream.policy import POLICIES
-from flash_moe.stream.replay import replay
 from flash_moe.stream.trace import read_trace
-
-from ..stream.time_line import read_spans
-from .run import flash_moe
+from tests.support.processes import flash_moe
+from tests.support.trace_events import read_spans
 
 
 def test_recorders_and_policy(tiny_store: Path, tmp_path: Path) -> None:

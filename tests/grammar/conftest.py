@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .sampling import mixed_tokenizer
+from tests.support.grammar_sampling import mixed_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,8 @@ import jsonschema
 import pytest
 
 from flash_moe.grammar import from_response_format, json_object, json_schema, lark, regex
-
-from .sampling import check_json, draw, follow
-from .schemas import SCHEMAS
+from tests.support.grammar_sampling import check_json, draw, follow
+from tests.support.json_schemas import SCHEMAS
 
 N_EACH = 10
 RIGHT: dict[str, Any] = {

@@ -12,9 +12,8 @@ import pytest
 from flash_moe.errors import ConfigError, GrammarError
 from flash_moe.grammar import Constraint, json_schema, regex, tool_calls
 from flash_moe.testing import added_token_ids
-
-from .sampling import PROMPT, VOCAB_SIZE, allowed, check_json, draw, follow
-from .schemas import PLAIN_TOOLS, SCHEMAS
+from tests.support.grammar_sampling import PROMPT, VOCAB_SIZE, allowed, check_json, draw, follow
+from tests.support.json_schemas import PLAIN_TOOLS, SCHEMAS
 
 IDS = added_token_ids(VOCAB_SIZE)
 ENDS = {IDS["<|im_end|>"], IDS["<|endoftext|>"]}

@@ -21,9 +21,8 @@ from flash_moe.grammar import (
     tool_calls,
 )
 from flash_moe.grammar.vocabulary import vocabulary_of
-
-from .sampling import mixed_tokenizer
-from .schemas import PLAIN_TOOLS, closed, tool
+from tests.support.grammar_sampling import mixed_tokenizer
+from tests.support.json_schemas import PLAIN_TOOLS, closed, tool
 
 
 def nested(depth: int) -> dict[str, Any]:

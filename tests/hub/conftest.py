@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe.convert import open_source
-from flash_moe.hub import patience
-from flash_moe.store.packer import pack
-
-from .checkpoints import Kind, write_checkpoint
-from .client import go_online
-from .fake_hub import FakeHub
+from flash_moe.hub import retry
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.open_source import open_source
+from tests.support.hub.checkpoints import Kind, write_checkpoint
+from tests.support.hub.client import go_online
+from tests.support.hub.fake_hub import FakeHub
 
 Checkpoints = Callable[[Kind], Path]
 
@@ -34,7 +33,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     go_online(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(patience, "WAITS", (0.0,) * 5)
+    monkeypatch.setattr(retry, "WAITS", (0.0,) * 5)
 
 
 @pytest.fixture

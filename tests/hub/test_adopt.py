@@ -10,14 +10,13 @@ import pytest
 
 from flash_moe.cli.store import checks
 from flash_moe.errors import ConfigError, CorruptFileError
-from flash_moe.pull import open_pull
-from flash_moe.repair import open_repair
+from flash_moe.hub.pull import open_pull
+from flash_moe.hub.repair import open_repair
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
-
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .pulling import REPO, SHARDS, contents, pull
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.pulls import REPO, SHARDS, contents, pull
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import load_model
 from safetensors import safe_open
 
-from .checkpoints import KINDS, SMALL, Kind, write_checkpoint
+from tests.support.hub.checkpoints import KINDS, SMALL, Kind, write_checkpoint
 
 EXPERTS = {"mlx": "switch_mlp.", "hf-fused": "mlp.experts.", "hf-per-expert": "mlp.experts."}
 

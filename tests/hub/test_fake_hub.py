@@ -26,9 +26,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 from safetensors import safe_open
 
-from .checkpoints import write_checkpoint
-from .client import go_online, start_python
-from .fake_hub import FakeHub
+from tests.support.hub.checkpoints import write_checkpoint
+from tests.support.hub.client import go_online, start_python
+from tests.support.hub.fake_hub import FakeHub
 
 REPO = "someone/a-model"
 SHARD = "model-00002-of-00003.safetensors"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from .fake_hub import FakeHub
-from .faults import Stall
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Stall
 
 REPO = "someone/a-model"
 

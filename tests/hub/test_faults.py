@@ -20,9 +20,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import http_backoff, httpx
 
-from .client import go_online, no_waiting, small_chunks, start_python
-from .fake_hub import FakeHub
-from .faults import Cut, Fault, Flip, NoRange, Resize, Slow, Stall, Status
+from tests.support.hub.client import go_online, no_waiting, small_chunks, start_python
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Cut, Fault, Flip, NoRange, Resize, Slow, Stall, Status
 
 REPO = "someone/a-model"
 SHARD = "model.safetensors"

@@ -14,21 +14,20 @@ from huggingface_hub import constants, hf_hub_download
 
 from flash_moe.cli import main
 from flash_moe.errors import HubError, NotMoEError, PackError, UnsupportedModelError
+from flash_moe.hub.local_stores import disk_bytes
+from flash_moe.hub.pull import open_pull
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.staging import side_files
-from flash_moe.planner import planned as module
-from flash_moe.planner.planned import Planned, Quantize, plan_repository, plan_store
-from flash_moe.planner.this_machine import resident_kinds, shape_of
-from flash_moe.pull import open_pull
+from flash_moe.plan import planned as module
+from flash_moe.plan.planned import Planned, Quantize, plan_repository, plan_store
+from flash_moe.plan.this_machine import resident_kinds, shape_of
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stores import disk_bytes
 from flash_moe.testing import PRESETS
-
-from .checkpoints import KINDS, Kind
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .hollow import write_hollow_hf, write_hollow_mlx
-from .pulling import REPO, SHARDS, pull, watching
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.checkpoints import KINDS, Kind
+from tests.support.hub.empty_checkpoints import write_hollow_hf, write_hollow_mlx
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.pulls import REPO, SHARDS, pull, watching
 
 GB = 10**9
 FULL = PRESETS["full"]

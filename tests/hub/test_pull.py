@@ -12,18 +12,16 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from flash_moe.errors import ConfigError, HubError, PackError, UnsupportedModelError
-from flash_moe.hub.holding import held_at_peak
-from flash_moe.hub.shards import HubShards
-from flash_moe.pull import open_pull
+from flash_moe.hub.local_stores import disk_bytes
+from flash_moe.hub.pull import open_pull
+from flash_moe.hub.shards import HubShards, held_at_peak
+from flash_moe.pack.packer import pack
 from flash_moe.store.manifest import PARTIAL_FILE, read_manifest
-from flash_moe.store.packer import pack
 from flash_moe.store.verify import verify
-from flash_moe.stores import disk_bytes
-
-from .checkpoints import KINDS, Kind
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .pulling import REPO, SHARDS, contents, differences, pull, watching
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.checkpoints import KINDS, Kind
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.pulls import REPO, SHARDS, contents, differences, pull, watching
 
 BLOCK = 4096
 

@@ -12,14 +12,13 @@ import pytest
 from huggingface_hub import constants
 
 from flash_moe.errors import CorruptFileError, FlashMoEError, HubError, PackError
-from flash_moe.hub import patience, requests
-from flash_moe.pull import open_pull
+from flash_moe.hub import requests, retry
+from flash_moe.hub.pull import open_pull
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE
-
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .faults import Cut, Fault, Flip, NoRange, Resize, Stall, Status
-from .pulling import REPO, SHARDS, contents, differences, pull
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Cut, Fault, Flip, NoRange, Resize, Stall, Status
+from tests.support.hub.pulls import REPO, SHARDS, contents, differences, pull
 
 ONE = "model-00003-of-00004.safetensors"
 
@@ -62,8 +61,8 @@ def test_a_cut_download_goes_on_where_it_was(hub: FakeHub, dst: Path) -> None:
 def test_it_waits_as_long_as_the_hub_says(
     hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patience, "WAITS", (0.5,) * 5)
-    monkeypatch.setattr(patience, "_told_until", 0.0)
+    monkeypatch.setattr(retry, "WAITS", (0.5,) * 5)
+    monkeypatch.setattr(retry, "_told_until", 0.0)
     waits: list[float] = []
 
     def wait(self: object, seconds: float | None = None) -> bool:
@@ -71,13 +70,13 @@ def test_it_waits_as_long_as_the_hub_says(
         return False
 
     monkeypatch.setattr("threading.Event.wait", wait)
-    waiter = patience.Patience()
+    waiter = retry.Patience()
     hub.faults.add(Status(pattern="x", status=503, retry_after=7, times=None))
     for expected in (7, 7, 7, 7, 7):
         try:
             with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
                 pytest.fail("503 expected")
-        except patience.failures() as error:
+        except retry.failures() as error:
             waiter.failed(error)
         assert waits[-1] == expected
     with pytest.raises(HubError, match="answers 503"):
@@ -91,7 +90,7 @@ def error_of(hub: FakeHub) -> Exception:
     try:
         with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
             raise AssertionError("503 expected")
-    except patience.failures() as error:
+    except retry.failures() as error:
         return error
 
 

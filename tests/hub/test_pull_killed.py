@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe.stores import disk_bytes
-
-from .checkpoints import Kind
-from .client import environment
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .faults import Slow, Stall
-from .fork_server import ForkServer
-from .pulling import REPO, SHARDS, contents, differences
+from flash_moe.hub.local_stores import disk_bytes
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.checkpoints import Kind
+from tests.support.hub.client import environment
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Slow, Stall
+from tests.support.hub.fork_server import ForkServer
+from tests.support.hub.pulls import REPO, SHARDS, contents, differences
 
 KILLS = 50
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 
 from flash_moe.errors import CorruptFileError, HubError, ManifestError, PackError
-from flash_moe.repair import open_repair
+from flash_moe.hub.repair import open_repair
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
-
-from .checkpoints import Kind
-from .client import environment
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .faults import Flip, Status
-from .pulling import REPO, SHARDS, contents, pull
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.checkpoints import Kind
+from tests.support.hub.client import environment
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Flip, Status
+from tests.support.hub.pulls import REPO, SHARDS, contents, pull
 
 LAYER = "experts/layer_002.bin"
 RECORD = 16384

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from flash_moe.errors import HubError
-from flash_moe.hub.patience import MAX_WAIT, Stopped, asked_wait
 from flash_moe.hub.requests import read_range
+from flash_moe.hub.retry import MAX_WAIT, Stopped, asked_wait
 
 SIZE = 1000
 CONTENT = bytes(n % 251 for n in range(SIZE))

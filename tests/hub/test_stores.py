@@ -19,16 +19,16 @@ import pytest
 from flash_moe import load
 from flash_moe.cli import main
 from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
-from flash_moe.pull import working_on
-from flash_moe.store.lock import locked
-from flash_moe.stores import default_store, find_store, list_stores
-
-from .checkpoints import SMALL
-from .client import environment
-from .conftest import Checkpoints
-from .fake_hub import FakeHub
-from .faults import Status
-from .pulling import REPO, SHARDS, contents, pull
+from flash_moe.files.lock import locked
+from flash_moe.hub import local_stores
+from flash_moe.hub.local_stores import default_store, find_store, list_stores
+from flash_moe.hub.pull import working_on
+from tests.hub.conftest import Checkpoints
+from tests.support.hub.checkpoints import SMALL
+from tests.support.hub.client import environment
+from tests.support.hub.fake_hub import FakeHub
+from tests.support.hub.faults import Status
+from tests.support.hub.pulls import REPO, SHARDS, contents, pull
 
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -85,7 +85,7 @@ def test_load_of_what_is_not_pulled_does_not_wait(
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     monkeypatch.setattr(
-        "flash_moe.hub.patience.Patience._pause", lambda self, s: pytest.fail("waited")
+        "flash_moe.hub.retry.Patience._pause", lambda self, s: pytest.fail("waited")
     )
     for pattern in ("config.json", "/api/*"):
         hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
@@ -267,7 +267,7 @@ def test_stores_are_found_while_others_are_written(
 
     monkeypatch.setattr(os, "walk", losing)
     assert [s.path.name for s in list_stores()] == ["half", "one"]
-    monkeypatch.setattr("flash_moe.stores.disk_bytes", lambda path: pytest.fail("measured"))
+    monkeypatch.setattr(local_stores, "disk_bytes", lambda path: pytest.fail("measured"))
     assert find_store(REPO) == places / "one"
 
 

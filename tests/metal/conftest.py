@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.metal.emulator.errors import EmulatorUnavailable
-from tests.metal.emulator.prelude import prelude
-from tests.metal.emulator.toolchain import compiler
+from tests.support.metal_emulator.errors import EmulatorUnavailable
+from tests.support.metal_emulator.prelude import prelude
+from tests.support.metal_emulator.toolchain import compiler
 
 # Set to `require` where a skip would hide that nothing was tested, as in CI.
 ENV = "FLASH_MOE_EMULATOR"

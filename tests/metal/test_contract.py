@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import emulated_metal, run_kernel
-from tests.metal.emulator.compile import BUILDS
-from tests.metal.sample_kernels import as_float64, matvec
+from tests.support.metal_emulator import emulated_metal, run_kernel
+from tests.support.metal_emulator.compile import BUILDS
+from tests.support.sample_kernels import as_float64, matvec
 
 # The square of 1 + step needs one bit more than there is: rounded, c takes all of it away; in one
 # operation step * step is left.

@@ -6,10 +6,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import KernelFault, emulated_metal, metal_kernel, run_kernel
-from tests.metal.emulator.compile import BUILDS
-from tests.metal.emulator.launch import SCHEDULES
-from tests.metal.sample_kernels import as_float64, matvec
+from tests.support.metal_emulator import KernelFault, emulated_metal, metal_kernel, run_kernel
+from tests.support.metal_emulator.compile import BUILDS
+from tests.support.metal_emulator.launch import SCHEDULES
+from tests.support.sample_kernels import as_float64, matvec
 
 FLOATS = {mx.float32: 2e-6, mx.float16: 1e-3, mx.bfloat16: 8e-3}  # relative to the largest value
 INTEGERS = (mx.uint8, mx.int8, mx.uint16, mx.int32, mx.uint32, mx.int64, mx.bool_)

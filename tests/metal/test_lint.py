@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.metal.emulator.lint import lint
-from tests.metal.sample_kernels import HEADER, QMV
+from tests.support.metal_emulator.lint import lint
+from tests.support.sample_kernels import HEADER, QMV
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from tests.metal.emulator import emulated_metal
-from tests.metal.third_party import close, emulated_copy, random, rms, wide
+from tests.support.metal_emulator import emulated_metal
+from tests.support.mlx_sources import close, emulated_copy, random, rms, wide
 
 # Every build, and every dtype at least once.
 RUNS = [

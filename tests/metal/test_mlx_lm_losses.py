@@ -13,8 +13,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import KernelFault, emulated_metal
-from tests.metal.third_party import close, emulated_copy, random, wide
+from tests.support.metal_emulator import KernelFault, emulated_metal
+from tests.support.mlx_sources import close, emulated_copy, random, wide
 
 
 @pytest.fixture(scope="module")

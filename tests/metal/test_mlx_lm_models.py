@@ -13,9 +13,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import KernelFault, emulated_metal
-from tests.metal.emulator.compile import BUILDS
-from tests.metal.third_party import close, emulated_copy, random, rms, wide
+from tests.support.metal_emulator import KernelFault, emulated_metal
+from tests.support.metal_emulator.compile import BUILDS
+from tests.support.mlx_sources import close, emulated_copy, random, rms, wide
 
 # Every build; the matrices of states are always in float32.
 RUNS = [

@@ -13,14 +13,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import KernelFault
-from tests.metal.emulator.buffers import lay_out
-from tests.metal.emulator.compile import BUILDS, compile_kernel
-from tests.metal.emulator.launch import Grid, launch
-from tests.metal.emulator.prelude import header_text
-from tests.metal.emulator.source import describe
-from tests.metal.sample_kernels import as_float64
-from tests.metal.third_party import TOLERANCE, random, wide
+from tests.support.metal_emulator import KernelFault
+from tests.support.metal_emulator.buffers import lay_out
+from tests.support.metal_emulator.compile import BUILDS, compile_kernel
+from tests.support.metal_emulator.launch import Grid, launch
+from tests.support.metal_emulator.prelude import header_text
+from tests.support.metal_emulator.source import describe
+from tests.support.mlx_sources import TOLERANCE, random, wide
+from tests.support.sample_kernels import as_float64
 
 NAMES = {mx.float32: "float", mx.float16: "half", mx.bfloat16: "bfloat"}
 WIDTHS = (2, 3, 4, 6, 8)

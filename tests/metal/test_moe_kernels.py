@@ -10,8 +10,8 @@ from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops.moe_experts import DOWN, GATE_UP, ExpertKernels
 from flash_moe.testing.random_experts import RandomExperts, kernel_error, random_experts
-from tests.metal.emulator import emulated_metal
-from tests.metal.emulator.lint import lint
+from tests.support.metal_emulator import emulated_metal
+from tests.support.metal_emulator.lint import lint
 
 # Sums are in float32 on both sides of the last rounding: 1e-6 of the largest output is seen with
 # float32. The others round the output once, to 2^-11 and 2^-8 of its size.

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import pytest
 
-from tests.metal.emulator import emulated_metal, metal_kernel
-from tests.metal.emulator.eager import compiles
+from tests.support.metal_emulator import emulated_metal, metal_kernel
+from tests.support.metal_emulator.eager import compiles
 
 
 @pytest.fixture(autouse=True)

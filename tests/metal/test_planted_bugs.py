@@ -10,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import CompileError, KernelFault, run_kernel
-from tests.metal.emulator.launch import SCHEDULES
-from tests.metal.sample_kernels import QMV, matvec
+from tests.support.metal_emulator import CompileError, KernelFault, run_kernel
+from tests.support.metal_emulator.launch import SCHEDULES
+from tests.support.sample_kernels import QMV, matvec
 
 BARRIER = "  threadgroup_barrier(mem_flags::mem_threadgroup);\n"
 SUM = "float v = simd_sum(acc[r]);"

@@ -9,8 +9,8 @@ import pytest
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops.router_topk import ROUTER_TOPK, router_topk, router_topk_reference
-from tests.metal.emulator import emulated_metal
-from tests.metal.emulator.lint import lint
+from tests.support.metal_emulator import emulated_metal
+from tests.support.metal_emulator.lint import lint
 
 
 @pytest.fixture(autouse=True)

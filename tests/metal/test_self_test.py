@@ -12,16 +12,16 @@ import mlx.core as mx
 import pytest
 
 from flash_moe.errors import ConfigError, KernelError
-from flash_moe.ops import choice, self_test_cases, self_test_memory
+from flash_moe.ops import dispatch, self_test_cache, self_test_cases
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops import self_test as self_test_module
-from flash_moe.ops.choice import KernelWarning, keep_views, use_kernels
+from flash_moe.ops.dispatch import KernelWarning, keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.self_test import SelfTest, self_test
 from flash_moe.ops.self_test_cases import EXPERTS_BOUND, N_SLOTS, OVERWRITTEN, SLOTS, ExpertsCase
 from flash_moe.ops.source import shipped_kernels_dir
 from flash_moe.stream.slab import Slab
-from tests.metal.emulator import emulated_metal
+from tests.support.metal_emulator import emulated_metal
 
 # A line before the kernel that makes it compute something else.
 PLANTED = {
@@ -37,8 +37,8 @@ def on_metal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """As in a new process on a Mac where nothing is remembered yet; gives the memory file."""
     memory = tmp_path / "cache" / "self-test.json"
     monkeypatch.setattr(kernel_module, "backend", lambda: "metal")
-    monkeypatch.setattr(self_test_memory, "memory_file", lambda: memory)
-    monkeypatch.setattr(choice, "_warned", False)
+    monkeypatch.setattr(self_test_cache, "memory_file", lambda: memory)
+    monkeypatch.setattr(dispatch, "_warned", False)
     new_process()
     with emulated_metal():
         yield memory

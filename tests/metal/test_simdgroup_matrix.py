@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal.emulator import KernelFault, run_kernel
-from tests.metal.emulator.compile import BUILDS
-from tests.metal.sample_kernels import as_float64
+from tests.support.metal_emulator import KernelFault, run_kernel
+from tests.support.metal_emulator.compile import BUILDS
+from tests.support.sample_kernels import as_float64
 
 # Where MLX's kernels believe the two elements of each lane to be: the row, and the first column.
 PLACES = [

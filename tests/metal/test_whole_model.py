@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 
 from flash_moe import load
-from flash_moe import moe as moe_module
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.model import switch as moe_module
+from flash_moe.model.padding import Padding
 from flash_moe.ops import kernel as kernel_module
-from flash_moe.ops import self_test_memory
+from flash_moe.ops import self_test_cache
 from flash_moe.ops.kernel import Kernel
-from flash_moe.padding import Padding
-from tests.metal.emulator import emulated_metal
-from tests.model.resident import Resident, budget_gb, prompt_ids
 from tests.model.test_architectures import write_model
 from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.metal_emulator import emulated_metal
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS = 12
 # Both sides compute in float32 and add up in another order; logits have a standard deviation of 1.
@@ -45,7 +45,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Counte
 
     monkeypatch.setattr(Kernel, "__call__", counting)
     monkeypatch.setattr(kernel_module, "backend", lambda: "metal")
-    monkeypatch.setattr(self_test_memory, "memory_file", lambda: tmp_path / "self-test.json")
+    monkeypatch.setattr(self_test_cache, "memory_file", lambda: tmp_path / "self-test.json")
     kernel_module._build.cache_clear()
     with emulated_metal():
         yield counted

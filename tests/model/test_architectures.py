@@ -13,11 +13,10 @@ from mlx.utils import tree_map
 from mlx_lm.utils import _get_classes, save_model
 
 from flash_moe import load
-from flash_moe.store.packer import pack
-from flash_moe.store.source import MlxCheckpoint
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.testing import write_tokenizer
-
-from .resident import Resident, budget_gb, prompt_ids
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 VOCAB = 512
 BASE: dict[str, Any] = {

@@ -10,11 +10,10 @@ import mlx.core as mx
 import pytest
 
 from flash_moe import load
-from flash_moe.mlx_lm_api import make_prompt_cache
+from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.stats import StreamStats
-
-from .resident import budget_gb, prompt_ids
+from tests.support.resident import budget_gb, prompt_ids
 
 RECORD = 16384
 

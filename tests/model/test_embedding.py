@@ -19,9 +19,8 @@ import pytest
 from flash_moe import load
 from flash_moe.errors import ChecksumError, ClosedError, ReadError
 from flash_moe.store.reader import RecordReader
-from tests.cli.run import environment
-
-from .resident import budget_gb, prompt_ids
+from tests.support.processes import environment
+from tests.support.resident import budget_gb, prompt_ids
 
 
 def reader_threads() -> int:
@@ -232,8 +231,8 @@ def test_the_bank_is_not_a_parameter(tiny_store: Path) -> None:
 def test_library_prints_nothing(
     tiny_store: Path, capfd: pytest.CaptureFixture[str], tiny_hf: Path, tmp_path: Path
 ) -> None:
-    from flash_moe.convert import open_source
-    from flash_moe.store.packer import pack
+    from flash_moe.pack.packer import pack
+    from flash_moe.pack.sources.open_source import open_source
 
     with load(tiny_store, cache_gb=0.1) as flash:
         flash.generate("abc", max_tokens=2)
@@ -244,7 +243,7 @@ def test_library_prints_nothing(
 
 @pytest.mark.parametrize("how", ["thread", "not joined", "pool", "asyncio"])
 def test_the_process_ends_cleanly_after_a_thread_generated(how: str, tiny_store: Path) -> None:
-    """MLX would abort the process at its end in most runs; see flash_moe/mlx_threads.py."""
+    """MLX would abort the process at its end in most runs; see flash_moe/compat/threads.py."""
     ways = {
         "thread": "t = threading.Thread(target=work); t.start(); t.join()",
         "not joined": "threading.Thread(target=work).start()",

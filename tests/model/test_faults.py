@@ -20,9 +20,8 @@ from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedM
 from flash_moe.ops.expert_mlp import ExpertMLP
 from flash_moe.store import reader as reader_module
 from flash_moe.stream.readers import ReadBatch
-
-from .faulty_disk import FaultyDisk
-from .resident import Resident, budget_gb, prompt_ids
+from tests.support.faulty_disk import FaultyDisk
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS, RECORD = 6, 16384
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the name of a file in /proc")

@@ -11,8 +11,7 @@ import pytest
 
 from flash_moe import load
 from flash_moe.stream.bank import ExpertBank
-
-from .resident import budget_gb, prompt_ids
+from tests.support.resident import budget_gb, prompt_ids
 
 
 def without_fence(self: ExpertBank, layer: int | None = None, *arrays: mx.array) -> None:

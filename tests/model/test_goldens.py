@@ -14,12 +14,11 @@ import pytest
 from mlx_lm.models import gated_delta
 
 from flash_moe import load
-from flash_moe.store.packer import pack
-from flash_moe.store.source import MlxCheckpoint
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.fingerprint import weights_hash
-
-from .resident import budget_gb
+from tests.support.resident import budget_gb
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny.npz"
 # Float32 on both sides, sums in another order through 8 layers: 3.5e-5 seen at logits std 1.

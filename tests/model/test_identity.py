@@ -15,12 +15,11 @@ from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_promp
 
 from flash_moe import load
 from flash_moe.errors import BudgetError
-from flash_moe.store.packer import pack
-from flash_moe.store.source import MlxCheckpoint
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.stream.slab import Slab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-
-from .resident import Resident, budget_gb, prompt_ids
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS = 16
 view = Slab._view
@@ -74,7 +73,7 @@ def test_views_made_for_each_call(
     tiny_store: Path, expected: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way out on a machine where views do not see later writes."""
-    monkeypatch.setattr("flash_moe.model.keep_views", lambda option: False)
+    monkeypatch.setattr("flash_moe.model.streamed.keep_views", lambda option: False)
     made = []
     monkeypatch.setattr(Slab, "_view", lambda *args: made.append(0) or view(*args))
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "half")) as flash:

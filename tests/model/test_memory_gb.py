@@ -13,13 +13,13 @@ import mlx_lm
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from flash_moe import load, model
+from flash_moe import load
 from flash_moe.errors import BudgetError
-from flash_moe.memory import resident_memory
-
-from ..cli.run import environment, flash_moe
-from .resident import Resident, budget_gb, prompt_ids
-from .test_padded_batches import masks_new_prompts
+from flash_moe.memory.system import resident_memory
+from flash_moe.model import streamed
+from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.processes import environment, flash_moe
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ CODE = """
 import sys
 from mlx_lm import batch_generate, stream_generate
 from flash_moe import load
-from flash_moe.memory import peak_memory
+from flash_moe.memory.system import peak_memory
 with load(sys.argv[1], memory_gb=float(sys.argv[2])) as flash:
     if sys.argv[3] == "mlx-lm":  # cuts prompts at 2048 tokens
         for n in (50, 2100):
@@ -78,7 +78,7 @@ def test_a_process_stays_below_its_limit(tiny_store: Path, whose: str) -> None:
 def test_a_prompt_that_is_cut_by_mlx_lm_gives_the_tokens(
     tiny_store: Path, resident: Resident, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+    monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
     with load(tiny_store, memory_gb=100) as flash:
         before = flash.stats.layers[0].calls
         found = mlx_lm.stream_generate(flash.model, flash.tokenizer, prompt_ids(n), max_tokens=8)
@@ -91,7 +91,7 @@ def test_a_prompt_that_is_cut_by_mlx_lm_gives_the_tokens(
 def test_a_batch_that_is_cut(
     tiny_store: Path, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+    monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
     prompts = [prompt_ids(n) for n in (300, 7, 130)]
     whole = mlx_lm.batch_generate(resident.model, resident.tokenizer, prompts, max_tokens=6)
     with load(tiny_store, memory_gb=100) as flash:
@@ -105,7 +105,7 @@ def test_logits_of_a_pass_that_is_cut_are_all_there(
     ids = mx.array([prompt_ids(200)])
     with load(tiny_store, memory_gb=100) as flash:
         whole = flash.model(ids, cache=make_prompt_cache(flash.model))
-        monkeypatch.setattr(model, "chunk_tokens", lambda *args, **options: 64)
+        monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
         cut = flash.model(ids, cache=make_prompt_cache(flash.model))
         calls = flash.stats.layers[0].calls
         without_cache = flash.model(ids)  # cannot be cut
@@ -142,8 +142,8 @@ def test_the_default_bank(
     tiny_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "usable_memory", lambda: machine)
-    monkeypatch.setattr(model, "available_memory", lambda: available)
+    monkeypatch.setattr(streamed, "usable_memory", lambda: machine)
+    monkeypatch.setattr(streamed, "available_memory", lambda: available)
     with load(tiny_store) as flash:
         assert flash.stats.bank_bytes == round(budget_gb(tiny_store, share) * 1e9)
 
@@ -151,6 +151,6 @@ def test_the_default_bank(
 def test_a_machine_that_is_too_small_for_any_bank(
     tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "usable_memory", lambda: 10_000)
+    monkeypatch.setattr(streamed, "usable_memory", lambda: 10_000)
     with pytest.raises(BudgetError, match=r"budget of .* expected at least"):
         load(tiny_store)

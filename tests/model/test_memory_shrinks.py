@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from flash_moe import FlashMoE, load, pressure
-from flash_moe.memory import available_memory
-from flash_moe.pressure import PERIOD_S, PressureWatch
+from flash_moe import FlashMoE, load
+from flash_moe.memory import pressure
+from flash_moe.memory.pressure import PERIOD_S, PressureWatch
+from flash_moe.memory.system import available_memory
 from flash_moe.stream.slab import Slab
-
-from .resident import Resident, budget_gb, prompt_ids
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS = 24
 

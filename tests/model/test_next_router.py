@@ -12,9 +12,8 @@ import pytest
 
 from flash_moe import load
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.next_router import next_router
-
-from .resident import budget_gb
+from flash_moe.model.next_router import next_router
+from tests.support.resident import budget_gb
 
 
 def test_predictions_are_those_of_the_loaded_router(tiny_store: Path) -> None:

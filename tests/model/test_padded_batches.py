@@ -18,15 +18,14 @@ from mlx_lm.models.cache import (
 )
 
 from flash_moe import load
-from flash_moe.padding import RECURRENT, Padding
-from flash_moe.store.packer import pack
-from flash_moe.store.source import MlxCheckpoint
+from flash_moe.model.padding import RECURRENT, Padding
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.trace import read_trace
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-
-from .resident import Resident, budget_gb, prompt_ids
-from .test_architectures import write_model
+from tests.model.test_architectures import write_model
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 
 def masks_new_prompts() -> bool:

@@ -15,11 +15,10 @@ from mlx_lm.models.cache import KVCache, load_prompt_cache, make_prompt_cache, s
 
 from flash_moe import load
 from flash_moe.stream.trace import read_trace
-
-from .resident import Resident, budget_gb, prompt_ids
-from .test_architectures import CONFIGS, write_model
-from .test_padded_batches import answers, pasts, same_states
-from .test_padding import pads
+from tests.model.test_architectures import CONFIGS, write_model
+from tests.model.test_padded_batches import answers, pasts, same_states
+from tests.model.test_padding import pads
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 PROMPTS = [prompt_ids(n, seed=n) for n in (2, 12, 5)]
 EXPERTS = {"qwen3_moe": "num_experts", "glm4_moe": "n_routed_experts"}
@@ -71,7 +70,7 @@ def test_padding_asks_for_nothing(
         for call in itertools.zip_longest(*rows, fillvalue=(-1, set()))  # one may end earlier
     ]
     if not noted:
-        monkeypatch.setattr("flash_moe.padding._ends", lambda cache, **said: None)
+        monkeypatch.setattr("flash_moe.model.padding._ends", lambda cache, **said: None)
     trace = tmp_path / "batch"
     with load(model, trace=trace, cache_gb=budget_gb(model, "all")) as flash:
         past = pasts(flash.model, start)

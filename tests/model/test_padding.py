@@ -19,8 +19,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from flash_moe import padding as padding_module
-from flash_moe.padding import Padding, padded_positions
+from flash_moe.model import padding as padding_module
+from flash_moe.model.padding import Padding, padded_positions
 
 LENGTHS = [3, 11, 7]
 LEFT = [11 - n for n in LENGTHS]
@@ -183,7 +183,7 @@ def test_where_nothing_is_known_nothing_is_padding(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_version_without_these_caches() -> None:
-    from flash_moe.mlx_lm_api import _optional
+    from flash_moe.compat.mlx_lm import _optional
 
     nothing = _optional("mlx_lm.models.cache", "NoSuchCache")
     assert type(_optional("mlx_lm.models.cache", "CacheList")()) is not nothing
@@ -197,7 +197,7 @@ def test_one_sequence_and_a_generated_token_evaluate_nothing(
     def fail(*args: Any) -> None:
         raise AssertionError("evaluated")
 
-    monkeypatch.setattr("flash_moe.padding.mx.eval", fail)
+    monkeypatch.setattr("flash_moe.model.padding.mx.eval", fail)
     alone: list[list[Any]] = [[KVCache()], [ArraysCache(1), KVCache()], [RotatingKVCache(8)]]
     for caches in alone:
         assert padded_positions(caches, 1, n) is None

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
 
-from flash_moe.padding import padded_positions, remember_lengths
-
-from .test_padding import LEFT, LENGTHS, STEPS, feed, found_in_steps, pads, seen
+from flash_moe.model.padding import padded_positions, remember_lengths
+from tests.model.test_padding import LEFT, LENGTHS, STEPS, feed, found_in_steps, pads, seen
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
-from flash_moe import FlashMoE, load, model
-from flash_moe.memory_plan import MIN_CHUNK
-from flash_moe.prefill import MAX_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
-from flash_moe.scratch import Scratch
-
-from .resident import Resident, budget_gb, prompt_ids
+from flash_moe import FlashMoE, load
+from flash_moe.memory.plan import MIN_CHUNK
+from flash_moe.memory.prefill_chunks import MAX_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
+from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.model import streamed
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 SCRATCH = Scratch(experts=50_000, attention=20_000, delta=30_000, pair=64, position=2000)
 
@@ -60,8 +60,8 @@ def run(flash: FlashMoE, n_prompt: int, **options: Any) -> list[int]:
 def test_where_memory_is_plenty_a_prompt_is_one_chunk(
     share: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "usable_memory", lambda: 10**12)
-    monkeypatch.setattr(model, "available_memory", lambda: None)
+    monkeypatch.setattr(streamed, "usable_memory", lambda: 10**12)
+    monkeypatch.setattr(streamed, "available_memory", lambda: None)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         assert run(flash, 601) == [600, 1]
         assert run(flash, 1) == [1]
@@ -72,7 +72,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
 def test_where_memory_is_short_chunks_are_short(
     tiny_store: Path, tiny_mlx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "available_memory", lambda: 0)
+    monkeypatch.setattr(streamed, "available_memory", lambda: 0)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         assert run(flash, 150) == [50, 50, 49, 1]
         assert run(flash, 150, prefill_step=100) == [100, 49, 1]
@@ -96,7 +96,7 @@ def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.Monke
         contexts.append(context)
         return chunk_tokens(scratch, allowance, context, all_held=all_held)
 
-    monkeypatch.setattr(model, "chunk_tokens", spy)
+    monkeypatch.setattr(streamed, "chunk_tokens", spy)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         cache = make_prompt_cache(flash.model)
         run(flash, 80, prompt_cache=cache)

@@ -14,11 +14,10 @@ from mlx.utils import tree_flatten
 
 from flash_moe import load
 from flash_moe.errors import ReadError
-from flash_moe.shared_expert import Begun, SharedExpert, begin_early
+from flash_moe.model.shared_expert import Begun, SharedExpert, begin_early
 from flash_moe.store.reader import RecordReader
-
-from .resident import Resident, budget_gb, prompt_ids
-from .test_architectures import write_model
+from tests.model.test_architectures import write_model
+from tests.support.resident import Resident, budget_gb, prompt_ids
 
 PATIENCE = 20
 N_LAYERS = 8

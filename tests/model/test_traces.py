@@ -10,13 +10,12 @@ import pytest
 
 from flash_moe import load
 from flash_moe.errors import BudgetError, TraceError
+from flash_moe.plan.trace_replay import optimum, replay
 from flash_moe.stream.policy import POLICIES
-from flash_moe.stream.replay import optimum, replay
 from flash_moe.stream.stats import StreamStats
 from flash_moe.stream.trace import read_trace
-
-from ..stream.time_line import read_spans
-from .resident import Resident, budget_gb, prompt_ids
+from tests.support.resident import Resident, budget_gb, prompt_ids
+from tests.support.trace_events import read_spans
 
 N_TOKENS = 24
 

@@ -13,8 +13,7 @@ import pytest
 from flash_moe import FlashMoE, load
 from flash_moe.demo_model import STORE
 from flash_moe.tools import builtin
-
-from .live import PATIENCE, Live, expert_budget_gb
+from tests.support.live_server import PATIENCE, Live, expert_budget_gb
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ import pytest
 
 from flash_moe import FlashMoE
 from flash_moe.tools import builtin
-
-from .live import Live
+from tests.support.live_server import Live
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 QUESTION = [{"role": "user", "content": "How much is 17.5 percent of 2480?"}]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ..cli.run import ROOT, flash_moe
-from .live import Live
+from tests.support.live_server import Live
+from tests.support.processes import ROOT, flash_moe
 
 TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 CLIENTS = re.findall(r"^```py\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

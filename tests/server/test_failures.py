@@ -12,14 +12,13 @@ import openai
 import pytest
 
 from flash_moe import FlashMoE
+from flash_moe.compat.mlx_lm import server_module
 from flash_moe.demo_model import STORE
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import json_schema
-from flash_moe.mlx_lm_api import server_module
-from flash_moe.server.arguments import Arguments
-from flash_moe.server.prompt_caches import PromptCaches
-
-from .live import PATIENCE, Live
+from flash_moe.server.engine.arguments import Arguments
+from flash_moe.server.engine.generator import PromptCaches
+from tests.support.live_server import PATIENCE, Live
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 

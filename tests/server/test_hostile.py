@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .live import Live, parsed, post_bytes, read_all
+from tests.support.live_server import Live, parsed, post_bytes, read_all
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 HELLO = [{"role": "user", "content": "Hello"}]

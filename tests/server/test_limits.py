@@ -18,10 +18,9 @@ import anthropic
 import openai
 import pytest
 
-from flash_moe.server.event_stream import EventStream
-
-from ..cli.run import environment, flash_moe
-from .live import PATIENCE, Live, parsed, post_bytes, read_all
+from flash_moe.server.http.event_stream import EventStream
+from tests.support.live_server import PATIENCE, Live, parsed, post_bytes, read_all
+from tests.support.processes import environment, flash_moe
 
 HELLO = [{"role": "user", "content": "Hello"}]
 KEY = "secret-key"

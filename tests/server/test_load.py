@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from ..cli.run import ROOT, environment
+from tests.support.processes import ROOT, environment
 
 
 def test_answers_under_load_are_those_of_each_request_alone() -> None:

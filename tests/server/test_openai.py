@@ -13,8 +13,7 @@ from pydantic import BaseModel, Field
 
 from flash_moe import FlashMoE
 from flash_moe.tools import builtin
-
-from .live import Live
+from tests.support.live_server import Live
 
 QUESTION = [{"role": "user", "content": "How much is 17.5 percent of 2480?"}]
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]

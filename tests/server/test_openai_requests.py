@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from .test_openai import HELLO, ask
+from tests.server.test_openai import HELLO, ask
 
 
 def called(**more: Any) -> list[Any]:

@@ -13,16 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flash_moe import mlx_lm_api
+from flash_moe.compat import mlx_lm as mlx_lm_api
 from flash_moe.errors import ConfigError, IncompatibleMlxLmError
-from flash_moe.server import connection
-from flash_moe.server.admission import Admission
-from flash_moe.server.api_errors import ApiError
-from flash_moe.server.chat_request import read_chat
-from flash_moe.server.fields import Fields, parse_body
-from flash_moe.server.messages_request import read_messages
+from flash_moe.server.engine.admission import Admission
+from flash_moe.server.http import connection
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.text_request import read_completion
+from flash_moe.server.requests.anthropic import read_messages
+from flash_moe.server.requests.errors import ApiError
+from flash_moe.server.requests.fields import Fields, parse_body
+from flash_moe.server.requests.openai import read_chat, read_completion
 
 OPTIONS = ServeOptions("demo")
 # A machine that does much else may take seconds for one input.

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from flash_moe import FlashMoE
-from flash_moe.server.api_errors import ApiError
-from flash_moe.server.asked import Asked, Sampling
-from flash_moe.server.connection import ClientGone
-from flash_moe.server.tokenizing import Tokenizing
-
-from .live import Live
+from flash_moe.server.engine.tokenize import Tokenizing
+from flash_moe.server.http.connection import ClientGone
+from flash_moe.server.requests.errors import ApiError
+from flash_moe.server.requests.request import Asked, Sampling
+from tests.support.live_server import Live
 
 SAMPLING = Sampling(0, 1, 0, 0)
 LONG = 6_000_000  # characters

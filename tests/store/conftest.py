@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe.store.source import PackSource
-from flash_moe.store.target import StoreFiles
-from flash_moe.store.work import Errors, OnBytes, Work
+from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.steps import Errors, OnBytes, Work
+from flash_moe.pack.store_writer import StoreFiles
 
 Contents = dict[str, bytes]
 StopAt = Callable[[PackSource, int, BaseException], None]

@@ -16,8 +16,15 @@ from safetensors import SafetensorError, safe_open
 
 from flash_moe.errors import CorruptFileError
 from flash_moe.store.safetensors_header import BITS, TensorEntry, read_header
-
-from .fuzzing import FUZZ, FUZZ_VALID, damaged_bytes, damaged_json, encoded, must_refuse, parsed
+from tests.support.fuzzing import (
+    FUZZ,
+    FUZZ_VALID,
+    damaged_bytes,
+    damaged_json,
+    encoded,
+    must_refuse,
+    parsed,
+)
 
 # What the safetensors package knows too, with whole bytes.
 DTYPES = sorted(BITS)

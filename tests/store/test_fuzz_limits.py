@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import flash_moe
-from flash_moe.store.json_file import MAX_JSON_BYTES
+from flash_moe.files.json_file import MAX_JSON_BYTES
 from flash_moe.store.layout import PROJECTIONS, layout_of
 from flash_moe.store.manifest import MANIFEST_FILE, LayerEntry, Manifest, Source
 

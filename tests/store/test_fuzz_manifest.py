@@ -24,9 +24,8 @@ from flash_moe.store.manifest import (
     SourceFile,
     read_manifest,
 )
-
-from .fuzzing import FUZZ, FUZZ_VALID, damaged_bytes, damaged_json, encoded, parsed
-from .hollow_store import MIXED, PLAIN, SHA256, SOUND, make_store
+from tests.support.empty_store import MIXED, PLAIN, SHA256, SOUND, make_store
+from tests.support.fuzzing import FUZZ, FUZZ_VALID, damaged_bytes, damaged_json, encoded, parsed
 
 
 @pytest.fixture

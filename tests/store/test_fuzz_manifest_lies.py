@@ -13,9 +13,8 @@ import pytest
 
 from flash_moe.errors import ManifestError
 from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
-
-from .fuzzing import BAD_NAMES, encoded, must_refuse
-from .hollow_store import PLAIN, SHA256, SOUND, make_file, make_store
+from tests.support.empty_store import PLAIN, SHA256, SOUND, make_file, make_store
+from tests.support.fuzzing import BAD_NAMES, encoded, must_refuse
 
 
 @pytest.fixture

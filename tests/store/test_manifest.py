@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from flash_moe.errors import ManifestError
-from flash_moe.store.manifest import (
-    FORMAT,
-    MANIFEST_FILE,
-    PARTIAL_FILE,
-    is_store,
-    read_manifest,
-    write_json,
-)
+from flash_moe.files.atomic import write_json
+from flash_moe.store.manifest import FORMAT, MANIFEST_FILE, PARTIAL_FILE, is_store, read_manifest
 
 Table = dict[str, Any]
 

@@ -13,9 +13,8 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.readers import ReaderPool
-
-from .asking import TOKEN, TOP_K, Tensors
-from .fake_reader import Make
+from tests.support.bank_requests import TOKEN, TOP_K, Tensors
+from tests.support.fake_reader import Make
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from flash_moe.store.experts import (
 )
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.bank import MOST_ARRIVALS, ExpertBank
-
-from .asking import PAYLOAD, RECORD, TOKEN, TOP_K, Tensors, ask, counts
+from tests.support.bank_requests import PAYLOAD, RECORD, TOKEN, TOP_K, Tensors, ask, counts
 
 
 @pytest.fixture(params=["packed", "unpacked"])

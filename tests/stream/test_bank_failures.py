@@ -14,8 +14,7 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-
-from .asking import RECORD, TOKEN, TOP_K, Tensors, ask, check
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask, check
 
 
 class Broken:

@@ -14,9 +14,8 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.events import EventLog
-
-from .asking import RECORD, TOKEN, TOP_K
-from .time_line import read_spans
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K
+from tests.support.trace_events import read_spans
 
 
 def test_an_empty_one(tmp_path: Path) -> None:

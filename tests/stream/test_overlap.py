@@ -15,8 +15,7 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-
-from .asking import RECORD, TOP_K
+from tests.support.bank_requests import RECORD, TOP_K
 
 PATIENCE = 20  # seconds until a test that hangs is given up
 

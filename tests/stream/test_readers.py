@@ -8,8 +8,7 @@ import time
 import pytest
 
 from flash_moe.errors import ClosedError, ReadError
-
-from .fake_reader import PATIENCE, FakeReader, Make, batch_of, expected, failure, works
+from tests.support.fake_reader import PATIENCE, FakeReader, Make, batch_of, expected, failure, works
 
 
 def test_one_thread_reads_in_order(make: Make) -> None:

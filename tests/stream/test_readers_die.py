@@ -12,9 +12,8 @@ import pytest
 
 from flash_moe.stream import readers
 from flash_moe.stream.readers import Read, ReaderPool
-
-from ..cli.run import environment
-from .fake_reader import FakeReader, Make, expected
+from tests.support.fake_reader import FakeReader, Make, expected
+from tests.support.processes import environment
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +65,7 @@ def test_what_a_thread_was_reading_at_a_fork_is_read_in_the_child() -> None:
     code = """
 import os, threading, warnings; warnings.simplefilter('ignore')
 from flash_moe.stream import readers
-from tests.stream.fake_reader import FakeReader
+from tests.support.fake_reader import FakeReader
 readers.LOOK_AFTER_S = 0.02
 parent, begun, gate = os.getpid(), threading.Event(), threading.Event()
 def action(expert):

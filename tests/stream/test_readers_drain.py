@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .fake_reader import PATIENCE, FakeReader, Make, batch_of, works
+from tests.support.fake_reader import PATIENCE, FakeReader, Make, batch_of, works
 
 
 def test_drain_waits_for_running_reads_and_drops_the_rest(make: Make) -> None:

@@ -17,8 +17,7 @@ from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_check
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool, split_record
-
-from .fake_reader import PATIENCE, FakeReader, Make, batch_of, failure, works
+from tests.support.fake_reader import PATIENCE, FakeReader, Make, batch_of, failure, works
 
 PAGE, RECORD = 4096, 16384
 
@@ -238,7 +237,7 @@ def test_a_forked_process_reads_with_new_threads() -> None:
     """A fork has none of the threads; without new ones the child would wait for ever."""
     code = (
         "import os, warnings; warnings.simplefilter('ignore')\n"
-        "from tests.stream.fake_reader import FakeReader, works\n"
+        "from tests.support.fake_reader import FakeReader, works\n"
         "from flash_moe.stream.readers import ReaderPool\n"
         "pool = ReaderPool(FakeReader(), 3)\n"
         "assert works(pool)\n"

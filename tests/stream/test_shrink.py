@@ -13,18 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_moe.memory import resident_memory
+from flash_moe.memory.system import resident_memory
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, PackedExperts, Segment
 from flash_moe.store.layout import layout_of
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream.arena import fewer_slots
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import SlabPlan
-from flash_moe.stream.plan import SlotTable
 from flash_moe.stream.policy import POLICIES
 from flash_moe.stream.slab import Slab
-
-from .asking import RECORD, TOKEN, TOP_K, Tensors, ask, counts
+from flash_moe.stream.slot_pool import fewer_slots
+from flash_moe.stream.slot_table import SlotTable
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask, counts
 
 policies = pytest.mark.parametrize("policy", sorted(POLICIES))
 calls = st.lists(st.lists(st.integers(0, 15), unique=True, min_size=1, max_size=6), max_size=12)

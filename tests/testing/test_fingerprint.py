@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.fingerprint import weights_hash
 from flash_moe.testing.shards import write_shards
 

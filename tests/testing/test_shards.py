@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from flash_moe.store.safetensors_writer import TensorSource
+from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.shards import (
     CHUNK_BYTES,
     float_bytes,

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from flash_moe.tools import ToolCall, parse_calls
 from flash_moe.tools.calls import MAX_DEPTH, read_calls
-
-from .formats import ARGUMENTS, FORMATS, QWEN, SCHEMAS, tokenizer_for
+from tests.support.tool_call_formats import ARGUMENTS, FORMATS, QWEN, SCHEMAS, tokenizer_for
 
 
 @pytest.mark.parametrize("name", FORMATS)

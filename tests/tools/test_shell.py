@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flash_moe.errors import ConfigError
 from flash_moe.tools import ToolArgumentError, ToolError
 from flash_moe.tools.builtin import shell
-from flash_moe.tools.shell import _Output
+from flash_moe.tools.builtin.shell import _Output
 
 TELLS_ITS_PROCESS = """
 import sys

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from flash_moe.tools import ToolError
 from flash_moe.tools.builtin import calculate, convert_units, get_time, list_files, read_file
-from flash_moe.tools.calculator import evaluate
-from flash_moe.tools.clock import time_at, zone_of
-from flash_moe.tools.units import _NAMES, convert
+from flash_moe.tools.builtin.calculator import evaluate
+from flash_moe.tools.builtin.clock import time_at, zone_of
+from flash_moe.tools.builtin.units import _NAMES, convert
 from scripts.demo_model.tools import CORE
 
 

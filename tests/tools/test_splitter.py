@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from flash_moe.tools import Reply, ReplySplitter, TextPiece, ThinkingPiece, parse_calls, split_reply
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import MarkedText, joined, opens_thinking, transitions
-
-from .formats import ARGUMENTS, FORMATS, QWEN, SCHEMAS, tokenizer_for
+from tests.support.tool_call_formats import ARGUMENTS, FORMATS, QWEN, SCHEMAS, tokenizer_for
 
 MACHINE = getattr(import_module("mlx_lm.generate"), "TextStateMachine", None)
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")

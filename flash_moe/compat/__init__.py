@@ -1,0 +1,1 @@
+"""Everything relied on inside MLX, mlx-lm and safetensors."""

@@ -1,0 +1,179 @@
+"""Everything that flash_moe relies on inside mlx-lm, in one place.
+
+The rest of the package imports mlx-lm's names from here. An mlx-lm that lacks one of them, or
+whose functions lost a parameter we pass, fails here with a sentence instead of with a trace
+somewhere in a model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from flash_moe.errors import IncompatibleMlxLmError
+
+TESTED = "0.31.3 to 0.32.2"
+
+# module, name, parameters that we pass by keyword
+RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("mlx_lm.utils", "load_model", ("lazy", "strict", "model_config", "get_model_classes")),
+    ("mlx_lm.utils", "load_tokenizer", ("tokenizer_config_extra", "eos_token_ids")),
+    ("mlx_lm.utils", "_get_classes", ("config",)),
+    ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
+    ("mlx_lm.utils", "save_config", ()),
+    ("mlx_lm.generate", "wired_limit", ()),
+    ("mlx_lm.generate", "generation_stream", ()),
+    ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
+    ("mlx_lm.models.cache", "save_prompt_cache", ()),
+    ("mlx_lm.models.cache", "load_prompt_cache", ()),
+    ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
+    ("mlx_lm.models.switch_layers", "SwiGLU", ()),
+    ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
+    ("mlx_lm.models.qwen3_moe", "Qwen3MoeSparseMoeBlock", ()),
+    ("mlx_lm.models.qwen3_next", "Qwen3NextSparseMoeBlock", ()),
+    ("mlx_lm.sample_utils", "make_sampler", ("temp", "top_p", "min_p", "top_k")),
+    (
+        "mlx_lm.sample_utils",
+        "make_logits_processors",
+        ("logit_bias", "repetition_penalty", "repetition_context_size"),
+    ),
+)
+
+# What only the server needs, and what is therefore looked up when it starts.
+SERVER: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("mlx_lm.server", "ModelProvider", ("cli_args",)),
+    ("mlx_lm.server", "ModelProvider._load", ("model_path", "adapter_path", "draft_model_path")),
+    ("mlx_lm.server", "ModelProvider.load_default", ()),
+    ("mlx_lm.server", "ResponseGenerator", ("model_provider", "prompt_cache")),
+    ("mlx_lm.server", "ResponseGenerator._generate", ()),
+    ("mlx_lm.server", "ResponseGenerator._next_request", ("timeout",)),
+    ("mlx_lm.server", "ResponseGenerator._serve_single", ()),
+    ("mlx_lm.server", "ResponseGenerator._tokenize", ("tokenizer", "request", "args")),
+    (
+        "mlx_lm.server",
+        "CompletionRequest",
+        ("request_type", "prompt", "messages", "tools", "role_mapping"),
+    ),
+    (
+        "mlx_lm.server",
+        "GenerationArguments",
+        (
+            *("model", "sampling", "logits", "stop_words", "max_tokens", "num_draft_tokens"),
+            *("logprobs", "top_logprobs", "seed", "chat_template_kwargs"),
+        ),
+    ),
+    ("mlx_lm.server", "ModelDescription", ("model", "draft", "adapter")),
+    (
+        "mlx_lm.server",
+        "SamplingArguments",
+        ("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold"),
+    ),
+    (
+        "mlx_lm.server",
+        "LogitsProcessorArguments",
+        (
+            *("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty"),
+            *("presence_context_size", "frequency_penalty", "frequency_context_size"),
+        ),
+    ),
+    ("mlx_lm.server", "GenerationContext", ("prompt", "prompt_cache_count")),
+    ("mlx_lm.server", "GenerationContext.stop", ()),
+    (
+        "mlx_lm.server",
+        "Response",
+        ("text", "token", "logprob", "finish_reason", "top_tokens"),
+    ),
+    ("mlx_lm.server", "_make_sampler", ("args", "tokenizer")),
+    ("mlx_lm.server", "_make_logits_processors", ("args",)),
+    ("mlx_lm.server", "LRUPromptCache", ("max_size", "max_bytes")),
+    ("mlx_lm.server", "LRUPromptCache.fetch_nearest_cache", ("model", "tokens")),
+)
+
+
+def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
+    def incompatible(problem: str) -> IncompatibleMlxLmError:
+        try:
+            from importlib.metadata import version
+
+            installed = version("mlx-lm")
+        except ImportError:
+            installed = "none"
+        return IncompatibleMlxLmError(
+            "mlx-lm",
+            f"{problem}; installed is {installed}, tested was {TESTED}",
+            "Install a tested version: pip install 'mlx-lm<0.33'",
+        )
+
+    try:
+        value: Any = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except ImportError as error:
+        raise incompatible(f"expected to import {module}, got: {error}") from error
+    except AttributeError:
+        raise incompatible(f"expected {module}.{name}, which is not there") from None
+    if parameters:
+        accepted = inspect.signature(value).parameters
+        missing = [p for p in parameters if p not in accepted]
+        if missing:
+            raise incompatible(f"expected {module}.{name} to take {', '.join(missing)}")
+    return value
+
+
+def check() -> None:
+    """Look up everything.
+
+    Raises:
+        IncompatibleMlxLmError: Something is missing; names it and the versions.
+    """
+    for module, name, parameters in RELIED_ON:
+        _lookup(module, name, parameters)
+
+
+def server_module() -> Any:
+    """``mlx_lm.server``, with all that is relied on in it.
+
+    Raises:
+        IncompatibleMlxLmError: Something is missing; names it and the versions.
+    """
+    for module, name, parameters in SERVER:
+        _lookup(module, name, parameters)
+    return importlib.import_module("mlx_lm.server")
+
+
+def _optional(module: str, name: str) -> Any:
+    """Something that only saves work; stands for nothing in a version that lacks it."""
+    try:
+        return _lookup(module, name, ())
+    except IncompatibleMlxLmError:
+        return type(f"No{name}", (), {})
+
+
+check()
+_names: dict[str, Any] = {name: _lookup(module, name, ()) for module, name, _ in RELIED_ON}
+
+load_model: Callable[..., Any] = _names["load_model"]
+load_tokenizer: Callable[..., Any] = _names["load_tokenizer"]
+get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
+quantize_model: Callable[..., Any] = _names["quantize_model"]
+save_config: Callable[..., None] = _names["save_config"]
+wired_limit: Callable[..., Any] = _names["wired_limit"]
+generation_stream: Any = _names["generation_stream"]
+make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
+save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]
+load_prompt_cache: Callable[..., list[Any]] = _names["load_prompt_cache"]
+SwitchGLU: Any = _names["SwitchGLU"]
+SwiGLU: Any = _names["SwiGLU"]
+Qwen2MoeSparseMoeBlock: Any = _names["Qwen2MoeSparseMoeBlock"]
+Qwen3MoeSparseMoeBlock: Any = _names["Qwen3MoeSparseMoeBlock"]
+Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
+make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
+make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
+
+# flash_moe/model/padding.py reads padding from them, also from attributes that are not public.
+ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
+BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
+BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
+CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")

@@ -1,0 +1,134 @@
+"""JSON from files that somebody else wrote: bounded, and strict about types.
+
+Python's reader takes much that no writer of such files means: ``True`` for 1, 1.5 where ``int()``
+makes 1 of it, ``"12"``, a key twice, lone surrogates. Here each is a ``ValueError`` that says what
+was expected; the callers say which file it was and raise an error of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from flash_moe.files.names import open_regular, regular_size, shown
+
+Table = dict[str, Any]
+
+# The manifest of 60 layers of 512 experts takes 1.4 MB, the index of a checkpoint with 150,000
+# tensors 15 MB. Parsed, JSON takes up to 25 times its size.
+MAX_JSON_BYTES = 64_000_000
+# Sizes and offsets of files are signed 64-bit integers.
+MAX_INTEGER = 2**63 - 1
+_MAX_DIGITS = 40
+_MAX_TEXT = 1000
+
+
+def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        ValueError: It cannot be read, is too large, or is something else.
+    """
+    try:
+        size = regular_size(file)
+        if size > max_bytes:
+            raise ValueError(f"{size} bytes, expected at most {max_bytes}")
+        with open_regular(file) as stream:
+            content = stream.read(size)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> Table:
+    """Parse UTF-8 with one JSON object.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        value = json.loads(
+            content.decode("utf-8"), parse_int=_parse_int, object_pairs_hook=_parse_object
+        )
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return table(value)
+
+
+def _parse_int(digits: str) -> int:
+    # Python before 3.10.7 takes minutes for a million of them.
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _parse_object(pairs: list[tuple[str, Any]]) -> Table:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return found
+
+
+def table(value: Any) -> Table:
+    """``value`` if it is an object. Raises ValueError otherwise."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {kind(value)}")
+    return value
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, for messages."""
+    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
+
+
+def member(row: Any, key: str) -> Any:
+    """The value of a key. Raises ValueError if it is not there."""
+    if key not in table(row):
+        raise ValueError(f"{key} is missing")
+    return row[key]
+
+
+def integer(row: Any, key: str, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """A whole number of a range. Raises ValueError otherwise."""
+    return checked_integer(member(row, key), key, least, most)
+
+
+def checked_integer(value: Any, name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """``value`` if it is a whole number of a range; 2.0 is none. Raises ValueError otherwise."""
+    if type(value) is not int:
+        raise ValueError(f"{name}: expected a whole number, got {kind(value)}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+    return value
+
+
+def integers(row: Any, key: str, least: int = 0) -> tuple[int, ...]:
+    """A list of whole numbers. Raises ValueError otherwise."""
+    return tuple(checked_integer(value, key, least) for value in array(row, key))
+
+
+def number(value: Any, name: str) -> float:
+    """``value`` as a finite float. Raises ValueError otherwise."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a number, got {kind(value)}")
+    return float(value)
+
+
+def array(row: Any, key: str) -> list[Any]:
+    """A list. Raises ValueError otherwise."""
+    value = member(row, key)
+    if not isinstance(value, list):
+        raise ValueError(f"{key}: expected a list, got {kind(value)}")
+    return value
+
+
+def text(row: Any, key: str) -> str:
+    """One line of text. Raises ValueError otherwise."""
+    value = member(row, key)
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
+        raise ValueError(f"{key}: expected a line of text, got {kind(value)}")
+    return value

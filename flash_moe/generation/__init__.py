@@ -1,0 +1,1 @@
+"""Text in, text out: prompts, stop texts, constraints, conversations and their tool calls."""

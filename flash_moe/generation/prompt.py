@@ -1,0 +1,92 @@
+"""From any form of prompt to token ids that fit the model's context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from flash_moe.errors import PromptError
+from flash_moe.model.kv_length import held_positions
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+Prompt: TypeAlias = "str | Messages | Sequence[int] | mx.array"
+
+
+def encode_prompt(
+    tokenizer: Any,
+    prompt: Prompt,
+    template_args: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+) -> list[int]:
+    """Turn any form of prompt into token ids.
+
+    Args:
+        prompt: Text (used as it is), chat messages (through the chat template), or token ids.
+        template_args: Passed to the chat template, for example ``{"enable_thinking": False}``.
+
+        vocab_size: Ids must be below it; MLX would read beyond the embedding without a word.
+
+    Raises:
+        PromptError: It is empty, an id is out of range, or messages were given and there is no
+            chat template.
+    """
+    if isinstance(prompt, str):
+        bos = tokenizer.bos_token
+        special = bos is None or not prompt.startswith(bos)
+        ids = list(tokenizer.encode(prompt, add_special_tokens=special))
+    elif isinstance(prompt, mx.array):
+        ids = [int(i) for i in prompt.reshape(-1).tolist()]  # type: ignore[arg-type, union-attr]
+    elif prompt and isinstance(prompt[0], Mapping):
+        if not tokenizer.has_chat_template:
+            raise PromptError("prompt", "this model has no chat template", "Give text instead.")
+        try:
+            ids = tokenizer.apply_chat_template(
+                list(prompt), add_generation_prompt=True, **(template_args or {})
+            )
+        except Exception as error:  # a template raises what it likes (jinja2.TemplateError)
+            raise PromptError(
+                "prompt", f"the chat template refuses these messages: {error}"
+            ) from error
+    else:
+        try:
+            ids = [int(i) for i in prompt]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise PromptError(
+                "prompt", f"expected text, messages or token ids, got {prompt!r:.80}"
+            ) from None
+    if not ids:
+        raise PromptError("prompt", "the prompt is empty", "Give at least one token.")
+    if min(ids) < 0 or (vocab_size is not None and max(ids) >= vocab_size):
+        raise PromptError(
+            "prompt",
+            f"expected token ids from 0 to {(vocab_size or 0) - 1}, got {min(ids)} to {max(ids)}",
+            "Is the tokenizer that of the model?",
+        )
+    return ids
+
+
+def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tokens: int) -> int:
+    """How many tokens may be generated within the model's context.
+
+    Args:
+        limit: Positions of the context, ``None`` if unknown.
+        cache: The prompt cache; what it holds counts.
+
+    Raises:
+        PromptError: The prompt, after what the cache holds, leaves no room for a token.
+    """
+    if limit is None:
+        return max_tokens
+    held = held_positions(cache)
+    room = limit - held - n_prompt
+    if room < 1:
+        before = f" after {held} in the cache" if held else ""
+        raise PromptError(
+            "prompt",
+            f"{n_prompt} tokens{before}: expected at most {limit - 1 - held}, the context of "
+            f"this model is {limit}",
+            "Shorten the prompt.",
+        )
+    return min(max_tokens, room)

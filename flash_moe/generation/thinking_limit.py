@@ -1,0 +1,99 @@
+"""The most tokens that a model may think: a logits processor that then closes the thought.
+
+At some tokens a second a thought of a thousand tokens takes minutes. The end of the thought is
+forced as the template would write it; the answer that follows is the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from flash_moe.errors import ConfigError
+from flash_moe.grammar.new_tokens import NewTokens
+from flash_moe.tools.splitter import opens_thinking
+
+
+class ThinkingLimit:
+    """Closes the thoughts of one answer after ``limit`` tokens in all.
+
+    Args:
+        tokenizer: mlx-lm's, which knows the markers of the model's thoughts.
+        limit: Most tokens of thoughts, markers not counted; 0 or more.
+        begun: Whether the prompt left a thought open.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int, *, begun: bool) -> None:
+        self._limit = limit
+        self._begin: list[int] = list(tokenizer.think_start_tokens)
+        self._end: list[int] = list(tokenizer.think_end_tokens)
+        # A call inside a thought ends it, as in tools/splitter.py.
+        self._call: list[int] = list(tokenizer.tool_call_start_tokens or ())
+        self._begun = begun
+        self._new = NewTokens()
+        self._start()
+
+    def _start(self) -> None:
+        self._thinks = self._begun
+        self._n_tokens = 0  # of thoughts
+        self._tail: list[int] = []  # of the part that the answer is in
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Logits that leave one token where a thought is to be closed.
+
+        Args:
+            tokens: Prompt, or its end, and all tokens generated so far: ints [n].
+            logits: Of the next token: [1, V].
+        """
+        new = self._new.of(tokens)
+        if new.again:
+            self._start()
+        for token in new.tokens:
+            self._take(token)
+        forced = self._forced()
+        if forced is None:
+            return logits
+        # Not its own logit, which may be minus infinity by then.
+        only = mx.arange(logits.shape[-1]) == forced
+        return mx.where(only, mx.zeros_like(logits), -mx.inf)
+
+    def _take(self, token: int) -> None:
+        self._tail.append(token)
+        if self._thinks:
+            self._n_tokens += 1
+        ends = (self._end, self._call) if self._thinks else (self._begin,)
+        for marker in ends:
+            if marker and self._tail[-len(marker) :] == marker:
+                self._n_tokens -= len(marker) if self._thinks else 0
+                self._thinks, self._tail = not self._thinks, []
+                return
+
+    def _forced(self) -> int | None:
+        """The token that must come; ``None`` if any may."""
+        if not self._thinks or self._n_tokens < self._limit:
+            return None
+        begun = next(n for n in range(len(self._end), -1, -1) if self._ends_with(self._end[:n]))
+        return self._end[begun]
+
+    def _ends_with(self, ids: Sequence[int]) -> bool:
+        return not ids or self._tail[-len(ids) :] == ids
+
+
+def thinking_limit(tokenizer: Any, ids: Sequence[int], limit: int | None) -> ThinkingLimit | None:
+    """The limit for the answer to a prompt; ``None`` without one, or where a model cannot think.
+
+    Args:
+        ids: The prompt, or its end.
+
+    Raises:
+        ConfigError: The limit is negative.
+    """
+    if limit is None:
+        return None
+    if limit < 0:
+        raise ConfigError("generate", f"max_thinking_tokens: expected 0 or more, got {limit}")
+    if not tokenizer.has_thinking:
+        return None
+    return ThinkingLimit(tokenizer, limit, begun=opens_thinking(tokenizer, ids))

@@ -1,0 +1,119 @@
+"""How the memory of a run is divided: arithmetic on bytes, no system is asked here.
+
+What a process takes is what it took before, the resident weights, the bank of experts, and what
+the pass over a chunk of a prompt needs for a moment. The last two are ours to choose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from flash_moe.errors import BudgetError
+from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.pressure import reserve
+
+# Tokens. With 10 of 512 experts a token so many ask for 7 of 10 experts of a layer; the tokens of
+# shorter chunks hardly share experts.
+MIN_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a model may take.
+
+    Attributes:
+        bank_bytes: The budget of the bank.
+        resident_bytes: The other weights, as they are computed on.
+        prompt_bytes: For the pass over a chunk and the prompt cache; ``None`` if no limit was given
+            and the machine's memory decides when the prompt comes.
+    """
+
+    bank_bytes: int
+    resident_bytes: int
+    prompt_bytes: int | None = None
+
+
+def plan_for_limit(
+    limit: int,
+    *,
+    taken: int,
+    resident: int,
+    expert_bytes: int,
+    smallest_bank: int,
+    scratch: Scratch,
+) -> MemoryPlan:
+    """Divide ``memory_gb``: a quarter of what is left goes to prompts, the rest to the bank.
+
+    What the bank cannot use, because it holds all experts, goes to prompts as well.
+
+    Args:
+        limit: Most bytes of the whole process.
+        taken: What it takes already.
+
+    Raises:
+        BudgetError: Not enough for the smallest bank and a chunk of 64 tokens; names the minimum.
+    """
+    smallest_chunk = scratch.n_bytes(MIN_CHUNK, MIN_CHUNK)
+    left = limit - taken - resident
+    if left < smallest_bank + smallest_chunk:
+        minimum = taken + resident + smallest_bank + smallest_chunk
+        raise BudgetError(
+            "memory",
+            f"memory_gb of {limit / 1e9}: expected at least {math.ceil(minimum / 1e6) / 1e3} GB: "
+            f"{taken / 1e9:.2f} GB taken already, {resident / 1e9:.2f} of resident weights, "
+            f"{smallest_bank / 1e9:.2f} for the smallest bank, {smallest_chunk / 1e9:.2f} for "
+            f"prompts in chunks of {MIN_CHUNK} tokens",
+            "Raise memory_gb, or lower top_k.",
+        )
+    prompt = min(max(left // 4, smallest_chunk), left - smallest_bank)
+    bank = min(left - prompt, expert_bytes)
+    return MemoryPlan(bank, resident, left - bank)
+
+
+def default_bank(
+    *,
+    machine: int,
+    available: int | None,
+    resident: int,
+    expert_bytes: int,
+    smallest_bank: int,
+) -> int:
+    """A budget for a machine: half of what the resident weights leave, at most all experts.
+
+    The other half is for the system, its page cache and the activations; a bank that takes it all
+    makes the machine swap. Nor does the bank take what other programs have now: twice the reserve
+    stays available, so that it does not have to shrink at once. The smallest bank is taken whatever
+    is available, if the machine has room for it at all.
+
+    Args:
+        machine: Memory of the machine.
+        available: What could be taken now, before the resident weights are there; ``None`` if
+            unknown.
+    """
+    budget = min(expert_bytes, max(machine - resident, 0) // 2)
+    if available is not None:
+        budget = min(budget, max(available - resident - 2 * reserve(machine), 0))
+    if resident + smallest_bank <= machine:
+        budget = max(budget, smallest_bank)
+    return budget
+
+
+def prompt_allowance(
+    plan: MemoryPlan, *, bank: int, unfilled: int, machine: int, available: int | None
+) -> int:
+    """Bytes that the pass over a chunk of a prompt may take.
+
+    With ``memory_gb`` what it leaves. Else a quarter of what the machine's memory leaves beside
+    resident weights and bank, and at most half of what is available now beyond the reserve.
+
+    Args:
+        bank: Bytes of the bank as it is now.
+        unfilled: Those of them that hold no experts yet, and will be taken while the pass runs.
+    """
+    if plan.prompt_bytes is not None:
+        return plan.prompt_bytes
+    allowance = max(machine - plan.resident_bytes - bank, 0) // 4
+    if available is not None:
+        allowance = min(allowance, max(available - unfilled - reserve(machine), 0) // 2)
+    return allowance

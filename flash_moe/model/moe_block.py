@@ -1,0 +1,64 @@
+"""MoE blocks of mlx-lm that are known well enough to be computed as a whole by our kernels.
+
+For few rows the block's steps after the router's product are two kernels and the experts' two:
+softmax, top-k and renormalisation in ``router_topk``; weighting, sum, shared expert and its gate in
+``moe_down``. For many rows, and for blocks that are not listed, mlx-lm's own code runs and only its
+``SwitchGLU`` is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from flash_moe.compat.mlx_lm import (
+    Qwen2MoeSparseMoeBlock,
+    Qwen3MoeSparseMoeBlock,
+    Qwen3NextSparseMoeBlock,
+)
+from flash_moe.model.switch import StreamedSwitchGLU
+from flash_moe.ops import router_topk
+
+# Each computes softmax(gate(x)), takes the top_k largest, divides them by their sum if
+# norm_topk_prob, and adds sigmoid(shared_expert_gate(x)) * shared_expert(x) if it has one.
+# tests/model/test_kernels.py compares each with mlx-lm's.
+KNOWN = (Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock, Qwen3NextSparseMoeBlock)
+
+
+def fuse(block: nn.Module) -> bool:
+    """Let a block of a known class use the kernels, in place.
+
+    Its parameters stay where they are; only its class becomes a subclass. Call it when
+    ``switch_mlp`` is a ``StreamedSwitchGLU`` with kernels.
+
+    Returns:
+        Whether the block is of a known class, with a router that the kernel takes.
+    """
+    known: Any = block
+    if type(block) not in KNOWN or not router_topk.takes(known.num_experts, known.top_k):
+        return False
+    known.__class__ = _fused(type(block))
+    return True
+
+
+@functools.cache
+def _fused(base: type) -> type:
+    class Fused(base):  # type: ignore[misc]
+        def __call__(self, x: mx.array) -> mx.array:
+            switch: StreamedSwitchGLU = self.switch_mlp
+            rows = x.reshape(-1, x.shape[-1])
+            if not switch.may_use_kernels(rows.shape[0] * self.top_k):
+                return base.__call__(self, x)  # type: ignore[no-any-return]
+            ids, weights = router_topk.router_topk(
+                self.gate(rows), self.top_k, renormalise=getattr(self, "norm_topk_prob", False)
+            )
+            shared = None
+            if "shared_expert" in self:
+                shared = (self.shared_expert(rows), self.shared_expert_gate(rows))
+            return switch.weighted(rows, ids, weights, shared).reshape(x.shape)
+
+    Fused.__name__ = Fused.__qualname__ = f"Fused{base.__name__}"
+    return Fused

@@ -1,0 +1,76 @@
+"""Opens the experts of a model directory and checks the files against its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config
+from flash_moe.errors import (
+    ManifestError,
+    UnsupportedModelError,
+)
+from flash_moe.model.streaming import Streaming, resident_bytes
+from flash_moe.model.top_k_warning import warn_of_top_k
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertFiles,
+    PackedExperts,
+    expert_stacks,
+    read_checkpoint_tensors,
+)
+from flash_moe.store.manifest import Manifest, is_store, read_manifest
+from flash_moe.store.safetensors_header import TensorEntry, read_header
+
+
+def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
+    """Find the experts of a model directory and check the options against the model."""
+    config = model_config(read_config(path))
+    warn_of_top_k(config, runtime.checked_for(config).top_k)
+    experts, resident = _open_experts(path, config)
+    return Streaming(experts, config, runtime, resident_bytes(resident))
+
+
+def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:
+    """The experts, and the tensors that stay in memory."""
+    if is_store(path):
+        manifest = read_manifest(path)
+        _check_files(path, manifest, config)
+        files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
+        resident = [entry for file in files for entry in read_header(file).values()]
+        return PackedExperts(path, manifest), resident
+    tensors = read_checkpoint_tensors(path)
+    experts = CheckpointExperts(tensors)
+    if not experts.layers:
+        raise UnsupportedModelError(
+            "load",
+            f"{path}: expected stacked experts in mlx format, found a {config.model_type} "
+            "checkpoint without them, probably the original in Hugging Face format",
+            "Pack it first: flash-moe pack SRC DST --bits 4",
+        )
+    stacks = expert_stacks(tensors).values()
+    streamed = {entry.name for parts in stacks for entry in parts.values()}
+    return experts, [entry for name, entry in tensors.items() if name not in streamed]
+
+
+def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:
+    """mlx-lm loads every ``model*.safetensors`` that it finds; here they are those of the manifest.
+
+    Raises:
+        ManifestError: There are others, or the config is of another model.
+    """
+    there = {file.name for file in path.glob("model*.safetensors")}
+    more = sorted(there - {r.file for r in manifest.resident})
+    if more:
+        raise ManifestError(
+            "load",
+            f"{path} has weights that are not of this store: {', '.join(more)}",
+            "Move them away.",
+        )
+    n_experts = sorted({entry.n_experts for entry in manifest.layers})
+    if n_experts != [config.n_experts]:
+        raise ManifestError(
+            "load",
+            f"{path}: config.json says {config.n_experts} experts a layer, the records are "
+            f"{', '.join(map(str, n_experts))}",
+            "Put the config back, or pack the model again.",
+        )

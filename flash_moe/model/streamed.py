@@ -1,0 +1,280 @@
+"""mlx-lm's own model class with the experts of each layer replaced by streamed ones.
+
+``streamed_class`` makes a subclass of whatever class mlx-lm has for an architecture; nothing of
+the model is copied. The subclass opens the bank when it is built, drops expert weights that a
+checkpoint offers, and fences the bank at the end of each forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import logging
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from flash_moe.compat.expert_modules import match, replace_module, switch_modules
+from flash_moe.compat.mlx_lm import SwiGLU
+from flash_moe.compat.threads import clear_streams_at_thread_end
+from flash_moe.config import ModelConfig
+from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.memory.plan import (
+    MIN_CHUNK,
+    MemoryPlan,
+    prompt_allowance,
+)
+from flash_moe.memory.prefill_chunks import chunk_tokens, chunks
+from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.pressure import PressureWatch
+from flash_moe.memory.system import (
+    available_memory,
+    release_free_memory,
+    usable_memory,
+)
+from flash_moe.model.kv_length import held_positions
+from flash_moe.model.moe_block import fuse
+from flash_moe.model.next_router import next_router
+from flash_moe.model.padding import Padding, remember_lengths
+from flash_moe.model.shared_expert import Begun, begin_early
+from flash_moe.model.streaming import Streaming
+from flash_moe.model.switch import StreamedSwitchGLU
+from flash_moe.ops.dispatch import keep_views, use_kernels
+from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.stats import StreamStats
+
+_log = logging.getLogger(__name__)
+
+
+class StreamedModel(nn.Module):
+    """Base of the classes made by :func:`streamed_class`; for type checks and documentation.
+
+    A forward pass runs under a lock, and nothing lazy reads the bank when it returns. So several
+    threads may use one model, and several generations may be interleaved.
+
+    Attributes:
+        config: The fields of config.json that streaming needs.
+    """
+
+    config: ModelConfig
+    _bank: ExpertBank
+    _memory_plan: MemoryPlan
+    _scratch: Scratch
+    _watch: PressureWatch
+    _lock: Any
+    _closed: bool
+
+    @property
+    def stats(self) -> StreamStats:
+        """A snapshot of the counters since the model was loaded."""
+        return self._bank.stats()
+
+    @property
+    def top_k(self) -> int:
+        """Experts a token uses in each layer."""
+        return int(self._top_k)
+
+    @property
+    def unfilled_bytes(self) -> int:
+        """Bytes of the bank that hold no experts yet."""
+        return self._bank.n_bytes - self._bank.held_bytes
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """What memory was divided into when the model was loaded."""
+        return self._memory_plan
+
+    @property
+    def scratch(self) -> Scratch:
+        """What the pass over a chunk of a prompt takes."""
+        return self._scratch
+
+    def chunks_of(self, n_tokens: int, cache: Sequence[Any], n_rows: int = 1) -> list[int]:
+        """Lengths of the chunks of a prompt, from what memory the model has left for them.
+
+        Args:
+            n_rows: Prompts that are processed at once.
+        """
+        allowance = prompt_allowance(
+            self._memory_plan,
+            bank=self._bank.n_bytes,
+            unfilled=self.unfilled_bytes,
+            machine=usable_memory(),
+            available=available_memory(),
+        )
+        most = chunk_tokens(
+            self._scratch,
+            allowance,
+            held_positions(cache) + n_tokens,
+            all_held=self._bank.holds_all,
+        )
+        return chunks(n_tokens, max(most // n_rows, 1))
+
+    def _parts(self, passed: Mapping[str, Any], tokens_name: str) -> list[mx.array]:
+        """The tokens of a pass, cut if ``memory_gb`` does not hold it in one; empty if it is not.
+
+        mlx-lm's own functions cut prompts without knowing of it. Only a pass that fills a cache and
+        has no other arguments can be cut: none of its outputs depends on later ones.
+        """
+        tokens, cache = passed.get(tokens_name), passed.get("cache")
+        others = {name for name, value in passed.items() if value is not None}
+        if (
+            self._memory_plan.prompt_bytes is None
+            or others != {tokens_name, "cache"}
+            or not isinstance(tokens, mx.array)
+            or tokens.ndim != 2
+            or not isinstance(cache, list | tuple)
+            or tokens.shape[1] <= MIN_CHUNK
+        ):
+            return []
+        n_rows, n_tokens = tokens.shape
+        ends = list(itertools.accumulate(self.chunks_of(n_tokens, cache, n_rows)))
+        return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def _relieve(self) -> None:
+        """Make the bank smaller where memory is short. What fails there costs no output."""
+        missing = self._watch.short(self._bank.n_bytes)
+        if not missing:
+            return
+        try:
+            self._bank.shrink(missing)
+        except (MemoryError, RuntimeError) as error:  # MLX's, if it gets none for a smaller slab
+            self._bank.recover()
+            _log.warning("memory is short, and the bank could not be made smaller: %s", error)
+
+    def close(self) -> None:
+        """End the reader threads, close the files, free the bank. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._bank.close()
+
+
+M = TypeVar("M", bound=StreamedModel)
+
+
+def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
+    """Subclass an mlx-lm model class so that its experts are streamed.
+
+    Args:
+        base: ``Model`` of an ``mlx_lm.models`` module.
+        streaming: The experts and options of the models of this class.
+        front: The methods that users see, a ``StreamedModel``.
+    """
+
+    names = list(inspect.signature(base.__call__).parameters)[1:]
+
+    class Streamed(front, base):  # type: ignore[misc, valid-type]
+        def __init__(self, args: Any) -> None:
+            base.__init__(self, args)  # type: ignore[misc]
+            self.config = streaming.model
+            self._top_k = streaming.top_k
+            self._lock = threading.RLock()
+            self._closed = False
+            modules = switch_modules(self)
+            paths = match(modules, streaming.experts.layers, streaming.model.model_type)
+            # A list would enter the parameter tree of nn.Module.
+            self._expert_prefixes = frozenset(f"{path}." for path in paths)
+            option = streaming.runtime.kernels
+            use = use_kernels(option)
+            self._memory_plan, self._scratch = streaming.plan_memory(), streaming.scratch()
+            self._watch = PressureWatch()
+            self._bank = streaming.open_bank(
+                self._memory_plan.bank_bytes, keep_views=keep_views(option)
+            )
+            # Ends the threads of a model that is dropped without close().
+            weakref.finalize(self, self._bank.close)
+            remember_lengths()
+            self._padding, self._begun = Padding(base.__module__.rpartition(".")[2]), Begun()
+            before: StreamedSwitchGLU | None = None
+            for index, path in enumerate(paths):
+                activation = modules[path].activation
+                kernels = None
+                if use:
+                    kernels = _kernels(self._bank, index, activation, option)
+                module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
+                parent = replace_module(self, path, module)
+                if parent is not None:
+                    module.begin_with_reads(begin_early(parent, self._begun))
+                    if kernels is not None:
+                        fuse(parent)
+                if streaming.runtime.lookahead and before is not None:
+                    before.look_ahead(next_router(parent, self._top_k))
+                before = module
+
+        @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            clear_streams_at_thread_end()
+            with self._lock:
+                if self._closed:
+                    raise ClosedError("model", "the model was closed", "Load it again.")
+                try:
+                    passed = {**dict(zip(names, args, strict=False)), **kwargs}
+                    parts = self._parts(passed, names[0])
+                    if len(parts) > 1:
+                        out = self._passes(parts, passed)
+                    else:
+                        out = self._pass(args, kwargs, passed)
+                    self._relieve()
+                    return out
+                except BaseException:
+                    self._bank.recover()
+                    raise
+                finally:
+                    self._padding.clear()
+                    self._begun.clear()
+
+        def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
+            self._padding.find(passed.get(names[0]), passed.get("cache"))
+            out = base.__call__(self, *args, **kwargs)
+            self._bank.fence()
+            return out
+
+        def _passes(self, parts: Sequence[mx.array], passed: Mapping[str, Any]) -> mx.array:
+            outs = []
+            for part in parts:
+                kwargs = {**passed, names[0]: part}
+                outs.append(self._pass((), kwargs, kwargs))
+                mx.eval([each.state for each in passed["cache"]])
+                mx.clear_cache()
+                release_free_memory()
+            return mx.concatenate(outs, axis=1)
+
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
+            if hasattr(base, "sanitize"):
+                weights = base.sanitize(self, weights)
+            prefixes = tuple(self._expert_prefixes)
+            kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
+            if mx.default_device().type == mx.cpu:
+                # bf16 products of MLX on a CPU are ten times slower and lose 5 % of precision.
+                half = (mx.bfloat16, mx.float16)
+                kept = {n: w.astype(mx.float32) if w.dtype in half else w for n, w in kept.items()}
+            return kept
+
+    Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
+    return Streamed
+
+
+def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
+    """The kernels for a layer, or ``None`` where plain MLX has to compute it.
+
+    Raises:
+        UnsupportedModelError: The kernels are required and do not take the layer.
+    """
+    slot_bytes = bank.slab_plan(layer).slot_bytes
+    try:
+        if type(activation) is not SwiGLU:
+            raise UnsupportedModelError(
+                "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
+            )
+        return ExpertKernels(bank.layers[layer].layout, slot_bytes)
+    except UnsupportedModelError:
+        if option == "require":
+            raise
+        return None

@@ -1,0 +1,127 @@
+"""Sources and options of a streamed model, and the bank made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from flash_moe.config import ModelConfig, RuntimeConfig
+from flash_moe.errors import BudgetError
+from flash_moe.memory.plan import (
+    MemoryPlan,
+    default_bank,
+    plan_for_limit,
+)
+from flash_moe.memory.prefill_workspace import Scratch, scratch_of
+from flash_moe.memory.system import (
+    available_memory,
+    resident_memory,
+    usable_memory,
+)
+from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.safetensors_header import TensorEntry
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.budget import plan_slabs, smallest_budget
+from flash_moe.stream.events import EventLog
+from flash_moe.stream.io_settings import io_settings
+from flash_moe.stream.trace import TraceHeader, TraceWriter
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What a streamed model is built on.
+
+    Attributes:
+        experts: The experts on disk.
+        resident_bytes: Size of the other weights, as they are computed on.
+    """
+
+    experts: ExpertFiles
+    model: ModelConfig
+    runtime: RuntimeConfig
+    resident_bytes: int
+
+    @property
+    def top_k(self) -> int:
+        return self.runtime.top_k or self.model.top_k
+
+    def scratch(self) -> Scratch:
+        """What the pass over a chunk of a prompt takes on this device."""
+        on_cpu = mx.default_device().type == mx.cpu
+        config = self.model.text
+        float32 = on_cpu or "float32" in (config.get("dtype"), config.get("torch_dtype"))
+        return scratch_of(
+            config,
+            self.experts.layers,
+            self.top_k,
+            itemsize=4 if float32 else 2,
+            delta_states=on_cpu or not mx.metal.is_available(),
+        )
+
+    def plan_memory(self) -> MemoryPlan:
+        """Divide the memory that was asked for, or that there is now.
+
+        Raises:
+            BudgetError: ``memory_gb`` is too small.
+        """
+        runtime, resident = self.runtime, self.resident_bytes
+        if runtime.cache_gb is not None:
+            return MemoryPlan(round(runtime.cache_gb * 1e9), resident)
+        expert_bytes = self.experts.n_bytes
+        smallest = smallest_budget(self.experts.layers, self.top_k)
+        if runtime.memory_gb is not None:
+            return plan_for_limit(
+                round(runtime.memory_gb * 1e9),
+                taken=resident_memory(),
+                resident=resident,
+                expert_bytes=expert_bytes,
+                smallest_bank=smallest,
+                scratch=self.scratch(),
+            )
+        bank = default_bank(
+            machine=usable_memory(),
+            available=available_memory(),
+            resident=resident,
+            expert_bytes=expert_bytes,
+            smallest_bank=smallest,
+        )
+        return MemoryPlan(bank, resident)
+
+    def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
+        runtime, top_k = self.runtime, self.top_k
+        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        if runtime.lookahead and len(plans[0].layers) > 1:
+            least = top_k * sum(layer.layout.record_bytes for layer in self.experts.layers)
+            raise BudgetError(
+                "bank",
+                f"lookahead with a budget of {budget / 1e9} GB: expected at least one token's "
+                f"experts, {least / 1e9} GB",
+                "Raise cache_gb, or load it without lookahead.",
+            )
+        reads = io_settings(
+            self.experts, io=runtime.io, threads=runtime.io_threads, split=runtime.io_split
+        )
+        header = TraceHeader.of(
+            self.experts, self.model.model_type, top_k, runtime.cache_policy, budget
+        )
+        return ExpertBank(
+            self.experts,
+            budget,
+            top_k,
+            io_threads=reads.threads,
+            io=reads.io,
+            io_split=reads.split,
+            verify_reads=runtime.verify_reads,
+            keep_views=keep_views,
+            policy=runtime.cache_policy,
+            trace=TraceWriter(runtime.trace, header) if runtime.trace else None,
+            events=EventLog(runtime.trace_events) if runtime.trace_events else None,
+        )
+
+
+def resident_bytes(tensors: Iterable[TensorEntry]) -> int:
+    """What tensors on disk take in memory: on a CPU half precision becomes float32."""
+    half = ("BF16", "F16") if mx.default_device().type == mx.cpu else ()
+    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)

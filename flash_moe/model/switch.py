@@ -1,0 +1,256 @@
+"""Where router, stream and ops meet: the module that stands in for mlx-lm's ``SwitchGLU``.
+
+Every mlx-lm MoE that is built on ``SwitchGLU`` routes, scales and adds its shared expert itself and
+only asks this module for the outputs of the chosen experts. That is the one seam that is replaced.
+Blocks that are known better ask for the weighted sum (``moe_block.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from flash_moe.model.next_router import MAX_ROWS, Predict
+from flash_moe.model.padding import Padding
+from flash_moe.model.shared_expert import SharedExpert
+from flash_moe.ops.expert_mlp import Activation, ExpertMLP
+from flash_moe.ops.moe_experts import ExpertKernels, Shared
+from flash_moe.stream.bank import ExpertBank, Wave
+
+# The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
+# the same number keeps the choice of MLX kernels, and so the bits, the same.
+SORT_FROM = 64
+
+# Our kernels read the weights of an expert once for each of its rows. On Metal MLX reuses them from
+# this many rows an expert on (GatherQMM in mlx/backend/metal/quantized.cpp): gather_qmm on pairs
+# sorted by expert takes over; below, it also reads them for each row. On an H100 the kernels win by
+# 2.2 to 3.8 times up to 20 rows an expert, the most that was measured (docs/kernels.md).
+MAX_ROWS_PER_EXPERT = 4
+
+Ints = npt.NDArray[Any]
+
+
+class StreamedSwitchGLU(nn.Module):
+    """The experts of one layer, read into the bank when they are needed.
+
+    Has no parameters. The bank is a plain object, so that mlx-lm neither counts nor saves it.
+
+    Args:
+        bank: The model's expert bank.
+        layer: Index of the layer in the bank.
+        activation: The activation of the module that this one replaces.
+        kernels: For the layer's records; without them plain MLX computes.
+        padding: The model's.
+    """
+
+    def __init__(
+        self,
+        bank: ExpertBank,
+        layer: int,
+        activation: Activation,
+        kernels: ExpertKernels | None = None,
+        padding: Padding | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.activation = activation  # in the module tree, in case it has parameters
+        self._bank = bank
+        self._layer = layer
+        self._n_experts = bank.layers[layer].n_experts
+        self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
+        self._kernels = kernels
+        self._padding = padding or Padding()
+        self._shared: SharedExpert | None = None
+        self._predict: Predict | None = None
+
+    def look_ahead(self, predict: Predict) -> None:
+        """The experts that ``predict`` names for the next layer are read ahead."""
+        self._predict = predict
+
+    def begin_with_reads(self, shared: SharedExpert | None) -> None:
+        """The layer's shared expert is computed while experts are read."""
+        self._shared = shared
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Outputs of the chosen experts, unweighted.
+
+        Args:
+            x: ``[..., hidden]``.
+            indices: Expert ids ``[..., k]``. They are evaluated here: the one host
+                synchronisation of a layer.
+
+        Returns:
+            ``[..., k, hidden]``.
+
+        Raises:
+            ReadError, ChecksumError: An expert could not be read.
+        """
+        chosen, experts, waves = self._bring(x, mx.stop_gradient(indices))
+        shared = self._shared
+        if shared and shared.expects(x) and not self._bank.holds(self._layer, experts):
+            shared.begin(x)
+        if self._kernels and self._kernels_take(chosen.size, len(experts)):
+            rows = x.reshape(-1, x.shape[-1])
+            slot_of, slab = self._merged(waves)
+            pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
+            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs, slab), slab)
+            self._bank.hold(y)
+            return y.reshape(*chosen.shape, -1)
+        first = next(waves)
+        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
+            slot = dict(zip(first.experts, first.slots, strict=True))
+            flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
+            slots = np.array(flat, np.uint32).reshape(chosen.shape)
+            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
+            self._bank.hold(y)
+            next(waves, None)  # lets the bank finish: there is nothing more
+            return y.squeeze(-2)
+        return self._by_waves(x, chosen, chain([first], waves))
+
+    def may_use_kernels(self, n_pairs: int) -> bool:
+        """Whether so many (row, expert) pairs can be few enough for each expert."""
+        return self._kernels is not None and n_pairs <= MAX_ROWS_PER_EXPERT * self._n_experts
+
+    def weighted(
+        self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
+    ) -> mx.array:
+        """The weighted sum over the chosen experts, plus sigmoid(gate) * shared.
+
+        Only with kernels; they compute if the rows are few and the experts fit the slots.
+
+        Args:
+            x: ``[tokens, hidden]``.
+            ids: Expert ids ``[tokens, k]``, evaluated here.
+            weights: Routing weights ``[tokens, k]``, float32.
+            shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+
+        Returns:
+            ``[tokens, hidden]`` in the dtype of ``x``.
+
+        Raises:
+            ReadError, ChecksumError: An expert could not be read.
+        """
+        assert self._kernels is not None
+        chosen, experts, waves = self._bring(x, ids)
+        if shared is not None and not self._bank.holds(self._layer, experts):
+            mx.async_eval(*shared)  # needs no expert, so it runs while they are read
+        if not self._kernels_take(chosen.size, len(experts)):
+            y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
+            if shared is not None:
+                y = y + mx.sigmoid(shared[1]) * shared[0]
+            return y.astype(x.dtype)
+        if len(x) == 1:
+            return self._one_token(x, chosen[0], weights, waves, shared)
+        slot_of, slab = self._merged(waves)
+        slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
+        y = self._kernels(x, weights, slots, slab, shared=shared)
+        self._bank.hold(y)
+        return y
+
+    def _one_token(
+        self,
+        x: mx.array,
+        chosen: Ints,
+        weights: mx.array,
+        waves: Iterator[Wave],
+        shared: Shared | None,
+    ) -> mx.array:
+        """The sum for ``x`` ``[1, hidden]``; held experts are begun while the others are read.
+
+        Each expert's intermediate stands alone, and the sum is one launch in the order of the
+        router: the bits do not depend on what the bank happened to hold.
+        """
+        assert self._kernels is not None
+        slots = np.empty(chosen.shape, np.uint32)
+        parts: list[mx.array] = []
+        order: list[Ints] = []
+        for wave in waves:
+            found = self._slot_of(wave)[chosen]
+            here = np.nonzero(found >= 0)[0]
+            slots[here] = found[here]
+            if len(here) < len(chosen):
+                ids = self._kernels.slot_ids(slots[None, here], wave.slab.array)
+                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
+                order.append(here)
+                self._bank.hold(parts[-1])
+        slab = wave.slab.array
+        ids = self._kernels.slot_ids(slots[None], slab)
+        if parts:
+            h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
+            y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
+        else:
+            y = self._kernels(x, weights, ids, slab, shared=shared)
+        self._bank.hold(y)
+        return y
+
+    def _bring(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+        """Evaluate the ids; returns them, the distinct experts, and the waves they come in."""
+        ahead: list[int] = []
+        if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
+            predicted = self._predict(x)
+            self._bank.fence(self._layer, indices, predicted)
+            guess = np.array(predicted)
+            self._padding.replace(guess)
+            ahead = sorted(set(guess.reshape(-1).tolist()))
+        else:
+            self._bank.fence(self._layer, indices)
+        chosen = np.array(indices)
+        self._padding.replace(chosen)
+        if chosen.size < SORT_FROM:
+            # np.unique takes 0.1 ms for the ids of a token: its code has left the caches (a profile
+            # of mid on a CPU).
+            experts = sorted(set(chosen.reshape(-1).tolist()))
+        else:
+            experts = np.unique(chosen).tolist()
+        return chosen, experts, self._bank.waves(self._layer, experts, ahead)
+
+    def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
+        """Whether the rows are few for each expert, and all experts fit the slots at once."""
+        fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
+        return fit and n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
+
+    def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
+        """Slots of all experts, when all of them are there, and the slab."""
+        slot_of = np.full(self._n_experts, -1, dtype=np.int32)
+        for wave in waves:
+            slot_of[wave.experts] = wave.slots
+        return slot_of, wave.slab.array
+
+    def _slot_of(self, wave: Wave) -> Ints:
+        """Expert id to slot id, -1 for experts that are not in this wave."""
+        slot_of = np.full(self._n_experts, -1, dtype=np.int32)
+        slot_of[wave.experts] = wave.slots
+        return slot_of
+
+    def _by_waves(self, x: mx.array, chosen: Ints, waves: Iterable[Wave]) -> mx.array:
+        """Compute (row, expert) pairs in order of slot, one wave after another.
+
+        Args:
+            x: ``[..., hidden]``.
+            chosen: Expert ids ``[..., k]``.
+        """
+        rows = x.reshape(-1, 1, x.shape[-1])
+        pair_expert = chosen.reshape(-1)
+        parts: list[mx.array] = []
+        order: list[Ints] = []
+        for wave in waves:
+            pair_slot = self._slot_of(wave)[pair_expert]
+            pairs = np.nonzero(pair_slot >= 0)[0]
+            pairs = pairs[np.argsort(pair_slot[pairs], kind="stable")]
+            part = self._mlp(
+                rows[mx.array(pairs // chosen.shape[-1])],
+                pair_slot[pairs].astype(np.uint32),
+                wave.views,
+                sorted_slots=True,
+            )
+            self._bank.hold(part)
+            parts.append(part)
+            order.append(pairs)
+        inverse = np.argsort(np.concatenate(order))
+        y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
+        return y[mx.array(inverse)].reshape(*chosen.shape, x.shape[-1])

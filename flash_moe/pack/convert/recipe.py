@@ -1,0 +1,75 @@
+"""What becomes of one tensor on its way into a store: cast, then perhaps quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.pack.convert.scale_search import quantize_searched, relative_error
+from flash_moe.store.layout import Quantization
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Attributes:
+        dtype: What floating values are cast to, or ``None``.
+        quantization: ``None`` keeps the tensor as it is.
+        searched: Search for the scales of least error, and tell what is lost.
+    """
+
+    dtype: mx.Dtype | None
+    quantization: Quantization | None = None
+    searched: bool = False
+
+    def output(self, dtype: mx.Dtype) -> mx.Dtype:
+        """The type of scales and biases, or of the tensor itself, made from ``dtype``."""
+        if self.dtype is None or not mx.issubdtype(dtype, mx.floating):
+            return dtype
+        return self.dtype
+
+    def parts(self, array: mx.array) -> tuple[dict[str, mx.array], tuple[float, float] | None]:
+        """``weight`` alone, or ``weight``, ``scales``, ``biases``; all evaluated.
+
+        Args:
+            array: ``[..., rows, inputs]``; rows are quantized each by itself.
+
+        Returns:
+            The parts, and (sum of squared errors, sum of squares) of a search.
+        """
+        scale_dtype = self.output(array.dtype)
+        q = self.quantization
+        if q is None:
+            parts, lost = {"weight": array.astype(scale_dtype)}, None
+        elif self.searched:
+            # What is cast first is not the best that the source has.
+            found = quantize_searched(
+                array, bits=q.bits, group_size=q.group_size, dtype=scale_dtype
+            )
+            parts = {"weight": found.weight, "scales": found.scales, "biases": found.biases}
+            lost = relative_error(array, found, q.bits, q.group_size)
+        else:
+            w, scales, biases = mx.quantize(array.astype(scale_dtype), q.group_size, q.bits)
+            parts, lost = {"weight": w, "scales": scales, "biases": biases}, None
+        mx.eval(parts)
+        return parts, lost
+
+
+def bytes_of(array: mx.array) -> npt.NDArray[np.uint8]:
+    """The bytes of an evaluated array, flat; bf16 has no numpy type."""
+    flat: npt.NDArray[np.uint8] = np.array(array.reshape(-1).view(mx.uint8))
+    return flat
+
+
+def array_of(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> mx.array:
+    """Bytes of a safetensors dtype as an array.
+
+    Args:
+        data: uint8, as many as the shape takes.
+    """
+    return mx.array(data).view(LOADED_AS[dtype]).reshape(shape)

@@ -1,0 +1,186 @@
+"""mlx-lm's ``sanitize`` as a description: which source tensors make which tensors of the model.
+
+``sanitize`` of an architecture renames, splits, stacks, shifts and transposes the tensors of a
+checkpoint. It is run on lazy zeros of the right shapes, which reads and computes nothing; the graph
+then tells what each result is made of. So a checkpoint can be planned from its headers alone, and
+converted shard by shard.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.compat.expert_modules import replace_module
+from flash_moe.compat.mlx_lm import SwitchGLU, get_classes
+from flash_moe.errors import UnsupportedModelError
+from flash_moe.store.experts import layer_number
+from flash_moe.store.safetensors_header import TensorEntry
+
+_EDGE = re.compile(r'"?([^"\s]+)"? -> "?([^"\s]+)"?')
+Weights = dict[str, mx.array]
+MAX_NAMED = 1000  # arrays in a picture of MLX, which takes 1024
+
+
+class _Placeholder(nn.Module):
+    """Stands where the experts were, while mlx-lm quantizes the rest."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of one layer in the model.
+
+    Attributes:
+        path: Module path.
+        names: Of their tensors in the sanitized weights: ``gate_proj.weight`` and so on.
+    """
+
+    path: str
+    module: Any
+    names: tuple[str, ...]
+
+
+class Sanitizer:
+    """mlx-lm's model for a config, and what it makes of the tensors of a checkpoint.
+
+    Attributes:
+        model: Without experts, and without weights.
+        experts: By layer.
+        zeros: Every source tensor, lazy.
+        outputs: Every tensor of the model, lazy, made from ``zeros``.
+        made_of: Output name to the names of the source tensors that it depends on.
+
+    Raises:
+        UnsupportedModelError: mlx-lm does not know the architecture, or it has no experts.
+    """
+
+    def __init__(self, config: dict[str, Any], tensors: Mapping[str, TensorEntry]) -> None:
+        try:
+            model_class, args_class = get_classes(config=config)
+        except ValueError as error:
+            raise UnsupportedModelError("pack", f"mlx-lm: {error}", "Update mlx-lm.") from error
+        self.model: Any = model_class(args_class.from_dict(copy.deepcopy(config)))  # type: ignore[attr-defined]
+        self.zeros = {n: mx.zeros(_shape(e), _dtype(e)) for n, e in tensors.items()}
+        self.outputs = self.run({})
+        self.made_of = _dependencies(self.zeros, self.outputs)
+        self.experts = self._take_experts()
+        if not self.experts:
+            raise UnsupportedModelError(
+                "pack",
+                f"{config['model_type']}: expected MoE layers built on SwitchGLU, found none",
+            )
+
+    def run(self, given: Weights) -> Weights:
+        """``sanitize`` with some source tensors given, and zeros in the place of the others."""
+        weights = {**self.zeros, **given}
+        if hasattr(self.model, "sanitize"):
+            try:
+                weights = self.model.sanitize(weights)
+            except KeyError as error:
+                raise UnsupportedModelError(
+                    "pack",
+                    f"mlx-lm expects a tensor {error} that the checkpoint lacks",
+                    "Is the download complete?",
+                ) from error
+        return weights
+
+    def _take_experts(self) -> list[Experts]:
+        """Put a placeholder in the place of each SwitchGLU."""
+        found = [(p, m) for p, m in self.model.named_modules() if isinstance(m, SwitchGLU)]
+        experts = []
+        for path, module in sorted(found, key=lambda item: layer_number(item[0])):
+            replace_module(self.model, path, _Placeholder())  # type: ignore[no-untyped-call]
+            parameters: Any = tree_flatten(module.parameters())
+            names = tuple(n for n, _ in parameters if f"{path}.{n}" in self.outputs)
+            experts.append(Experts(path, module, names))
+        return experts
+
+
+def caster(config: dict[str, Any], model: Any) -> Callable[[str], mx.Dtype | None]:
+    """What mlx-lm's convert casts a tensor to: the dtype of the config, but for some names."""
+    name = config.get("torch_dtype") or config.get("dtype")
+    name = name or (config.get("text_config") or {}).get("dtype")
+    dtypes = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+    dtype = dtypes.get(str(name))
+    castable = getattr(model, "cast_predicate", lambda path: True)
+    return lambda path: dtype if castable(path) else None
+
+
+def _shape(entry: TensorEntry) -> tuple[int, ...]:
+    return entry.shape
+
+
+def _dtype(entry: TensorEntry) -> mx.Dtype:
+    if entry.dtype not in LOADED_AS:
+        raise UnsupportedModelError(
+            "pack", f"{entry.name}: expected a type that MLX reads, got {entry.dtype}"
+        )
+    return LOADED_AS[entry.dtype]
+
+
+def _dependencies(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ...]]:
+    """Read the graph that MLX draws: nodes are arrays and primitives, edges go to what uses them.
+
+    A primitive is drawn under the same number in every picture, an array has a name there only if
+    it is given one. MLX takes 1024 names at most, so each picture is of some of the arrays.
+
+    Returns:
+        For each output its sources, in the order in which the graph takes them.
+    """
+    arrays = {id(array): array for array in (*sources.values(), *outputs.values())}
+    inputs: dict[str, list[str]] = {}  # of a primitive: the primitives that make them
+    made_by: dict[int, str] = {}
+    for batch in _batches(list(arrays), MAX_NAMED):
+        labels = {f"a{number}": arrays[number] for number in batch}
+        makers, users = _picture(labels)
+        for primitive, names in users.items():
+            inputs[primitive] = [makers[name] for name in names if name in makers]
+        made_by |= {n: makers.get(f"a{n}", f"a{n}") for n in batch}
+    drawn = {made_by[id(array)]: name for name, array in sources.items()}
+    known: dict[str, tuple[str, ...]] = {}
+
+    def sources_of(start: str) -> tuple[str, ...]:
+        stack = [start]
+        while stack:  # not recursive: graphs can be deep
+            node = stack[-1]
+            if node in known:
+                stack.pop()
+            elif node in drawn:
+                known[stack.pop()] = (drawn[node],)
+            elif waiting := [n for n in inputs.get(node, ()) if n not in known]:
+                stack.extend(reversed(waiting))
+            else:
+                found = (name for n in inputs.get(stack.pop(), ()) for name in known[n])
+                known[node] = tuple(dict.fromkeys(found))
+        return known[start]
+
+    return {name: sources_of(made_by[id(array)]) for name, array in outputs.items()}
+
+
+def _batches(numbers: list[int], size: int) -> Iterator[list[int]]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def _picture(labels: Mapping[str, mx.array]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """One picture: name of an array to the primitive that makes it; primitive to what it takes."""
+    text = io.StringIO()
+    mx.export_to_dot(text, **labels)
+    makers: dict[str, str] = {}
+    users: dict[str, list[str]] = defaultdict(list)
+    for line in text.getvalue().splitlines():
+        edge = _EDGE.fullmatch(line.strip())
+        if edge and edge[1].isdigit():
+            makers[edge[2]] = edge[1]
+        elif edge:
+            users[edge[2]].append(edge[1])
+    return makers, users

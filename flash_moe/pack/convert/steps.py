@@ -1,0 +1,254 @@
+"""The steps of packing that compute: cast, quantize, quantize anew. MLX arrays, one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from flash_moe.pack.convert.expert_views import ExpertSlice, View
+from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of
+from flash_moe.pack.convert.sanitize_graph import Sanitizer
+from flash_moe.pack.steps import Errors, OnBytes, Work, read_exactly
+from flash_moe.pack.store_writer import StoreFiles
+from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.safetensors_header import BITS, TensorEntry
+
+# Source bytes at a time: enough for MLX to be busy, little beside what packing may take.
+BLOCK_BYTES = 32 * 1024 * 1024
+
+
+def write_experts(
+    files: StoreFiles,
+    layer: int,
+    projection: str,
+    part: str,
+    experts: Sequence[int],
+    parts: Mapping[str, mx.array],
+) -> int:
+    """Write ``[experts, ...]`` arrays into the records; returns the bytes written.
+
+    Args:
+        part: What the array called ``weight`` is: ``"weight"``, or ``"bias"``.
+    """
+    layout, n_bytes = files.layers[layer].layout, 0
+    for name, array in parts.items():
+        component = layout.component(projection, part if name == "weight" else name)
+        assert component is not None  # the layout was made for this recipe
+        rows = bytes_of(array).reshape(len(experts), component.n_bytes)
+        for row, expert in zip(rows, experts, strict=True):
+            files.write_component(layer, expert, component.offset, row.data)
+        n_bytes += rows.nbytes
+    return n_bytes
+
+
+@dataclass(frozen=True)
+class ConvertExperts(Work):
+    """One tensor of some experts of a layer, taken from slices of the source and perhaps quantized.
+
+    Attributes:
+        name: Component that it becomes, ``gate_proj.weight``.
+        key: Tells this work's share of the errors from that of others.
+    """
+
+    layer: int
+    name: str
+    view: View
+    slices: tuple[ExpertSlice, ...]
+    recipe: Recipe
+    n_bytes: int
+    key: str = ""
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(s.entry for s in self.slices))
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        projection, part = self.name.split(".")
+        lost = LostSum()
+        for experts, array in self._blocks():
+            parts, sums = self.recipe.parts(array)
+            lost.add(sums)
+            on_bytes(write_experts(files, self.layer, projection, part, experts, parts))
+        return lost.errors(projection + self.key)
+
+    def _blocks(self) -> Iterator[tuple[list[int], mx.array]]:
+        dtype = self.slices[0].entry.dtype
+        itemsize = BITS[dtype] // 8
+        n_bytes = self.view.count * itemsize
+        at_once = max(1, BLOCK_BYTES // n_bytes)
+        with ExitStack() as stack:
+            fds = {file: os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in sorted(self.shards)}
+            for fd in fds.values():
+                stack.callback(os.close, fd)
+            for begin in range(0, len(self.slices), at_once):
+                some = self.slices[begin : begin + at_once]
+                taken = []
+                for s in some:
+                    data = np.empty(n_bytes, np.uint8)
+                    start = (s.start + self.view.first) * itemsize
+                    read_exactly(fds[s.entry.file], s.entry, start, data.data)
+                    taken.append(self.view.take(data.view(f"u{itemsize}")))
+                whole = np.stack(taken).reshape(-1).view(np.uint8)
+                shape = (len(some), *self.view.shape)
+                yield [s.expert for s in some], array_of(whole, dtype, shape)
+
+
+@dataclass(frozen=True)
+class ConvertTensor(Work):
+    """One resident tensor that sanitizing leaves as it is, row by row."""
+
+    entry: TensorEntry
+    name: str
+    recipe: Recipe
+    n_bytes: int
+    layer = None
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        entry = self.entry
+        width = (entry.shape or (1,))[-1]
+        row_bytes = width * BITS[entry.dtype] // 8
+        n_rows = entry.n_bytes // row_bytes if row_bytes else 0
+        at_once = max(1, BLOCK_BYTES // max(1, row_bytes))
+        written = dict.fromkeys(("weight", "scales", "biases"), 0)
+        fd = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for begin in range(0, n_rows, at_once):
+                count = min(at_once, n_rows - begin)
+                data = np.empty(count * row_bytes, np.uint8)
+                read_exactly(fd, entry, begin * row_bytes, data.data)
+                parts, _ = self.recipe.parts(array_of(data, entry.dtype, (count, width)))
+                for part, array in parts.items():
+                    raw = bytes_of(array)
+                    files.write_tensor(part_name(self.name, part), written[part], raw.data)
+                    written[part] += raw.nbytes
+                    on_bytes(raw.nbytes)
+        finally:
+            os.close(fd)
+        return {}
+
+
+@dataclass(frozen=True)
+class SanitizeTensors(Work):
+    """Tensors that mlx-lm's ``sanitize`` computes, each in one piece.
+
+    Attributes:
+        entries: What they are made of.
+        resident: Output name to recipe.
+        experts: Output name to (component name, recipe), for experts that are no views.
+    """
+
+    sanitizer: Sanitizer
+    entries: tuple[TensorEntry, ...]
+    resident: Mapping[str, Recipe]
+    experts: Mapping[str, tuple[str, Recipe]]
+    layer: int | None
+    n_bytes: int
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        given: dict[str, mx.array] = {}
+        for file in sorted(self.shards):
+            loaded: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
+            given |= {e.name: loaded[e.name] for e in self.entries if e.file == file}
+        weights = self.sanitizer.run(given)
+        given.clear()
+        errors: Errors = {}
+        for name, recipe in self.resident.items():
+            parts, _ = recipe.parts(weights.pop(name))
+            for part, array in parts.items():
+                raw = bytes_of(array)
+                files.write_tensor(part_name(name, part), 0, raw.data)
+                on_bytes(raw.nbytes)
+        for output, (name, recipe) in self.experts.items():
+            assert self.layer is not None
+            projection, part = name.split(".")
+            stacked = weights.pop(output)
+            lost = LostSum()
+            for expert in range(stacked.shape[0]):
+                parts, sums = recipe.parts(stacked[expert : expert + 1])
+                lost.add(sums)
+                n = write_experts(files, self.layer, projection, part, [expert], parts)
+                on_bytes(n)
+            errors |= lost.errors(projection)
+        return errors
+
+
+@dataclass(frozen=True)
+class RequantizeExperts(Work):
+    """One projection of a layer of an mlx checkpoint, quantized anew.
+
+    Attributes:
+        parts: The source tensors: ``weight``, and if it is quantized ``scales`` and ``biases``.
+        source: Their layout.
+    """
+
+    layer: int
+    projection: str
+    parts: Mapping[str, TensorEntry]
+    source: ExpertLayer
+    recipe: Recipe
+    n_bytes: int
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return tuple(self.parts.values())
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        lost = LostSum()
+        q = self.source.layout.quantization(self.projection)
+        n_experts = self.source.n_experts
+        per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
+        # Up to four times as large when it is dequantized to float32.
+        at_once = max(1, BLOCK_BYTES // 8 // per_expert)
+        with ExitStack() as stack:
+            fds = {}
+            for part, entry in self.parts.items():
+                fds[part] = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fds[part])
+            for begin in range(0, n_experts, at_once):
+                experts = range(begin, min(begin + at_once, n_experts))
+                arrays = {p: self._read(fds[p], e, experts) for p, e in self.parts.items()}
+                w = arrays["weight"]
+                if q is not None:
+                    scales = arrays["scales"].astype(mx.float32)
+                    biases = arrays["biases"].astype(mx.float32)
+                    w = mx.dequantize(w, scales, biases, q.group_size, q.bits)
+                parts, sums = self.recipe.parts(w)
+                lost.add(sums)
+                n = write_experts(files, self.layer, self.projection, "weight", experts, parts)
+                on_bytes(n)
+        return lost.errors(self.projection)
+
+    def _read(self, fd: int, entry: TensorEntry, experts: range) -> mx.array:
+        size = entry.n_bytes // self.source.n_experts
+        data = np.empty(size * len(experts), np.uint8)
+        read_exactly(fd, entry, experts.start * size, data.data)
+        return array_of(data, entry.dtype, (len(experts), *entry.shape[1:]))
+
+
+class LostSum:
+    """The sums of squares of several blocks."""
+
+    def __init__(self) -> None:
+        self._sums: tuple[float, float] | None = None
+
+    def add(self, sums: tuple[float, float] | None) -> None:
+        if sums is not None:
+            before = self._sums or (0.0, 0.0)
+            self._sums = before[0] + sums[0], before[1] + sums[1]
+
+    def errors(self, key: str) -> Errors:
+        return {} if self._sums is None else {key: self._sums}
+
+
+def part_name(weight: str, part: str) -> str:
+    """Name of the scales of a tensor, and so on: ``a.weight`` has ``a.scales``."""
+    return weight if part == "weight" else f"{weight.removesuffix('.weight')}.{part}"

@@ -1,0 +1,165 @@
+"""The directory of a store that is being written: what may be there, what is good, its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Set
+from dataclasses import replace
+from pathlib import Path
+
+from flash_moe.errors import PackError
+from flash_moe.pack.journal import Journal, read_journal
+from flash_moe.pack.shard_supply import KEPT, Shards
+from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.store_writer import StoreFiles, temporary
+from flash_moe.store.checksums import describe
+from flash_moe.store.layout import PROJECTIONS, RecordLayout
+from flash_moe.store.manifest import (
+    MANIFEST_FILE,
+    PARTIAL_FILE,
+    LayerEntry,
+    Manifest,
+    read_manifest,
+)
+from flash_moe.version import __version__
+
+
+def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
+    """Look at ``dst`` without changing a store: nothing there, or the journal of a partial one.
+
+    Args:
+        allowed: Names that may be there without a journal.
+
+    Raises:
+        PackError: It holds something else.
+    """
+    if dst.exists() and not dst.is_dir():
+        raise PackError("pack", f"{dst} is not a directory", "Choose another destination.")
+    journal = read_journal(dst)
+    if journal is None:
+        if (dst / MANIFEST_FILE).exists():
+            read_manifest(dst)
+            shutil.rmtree(dst / KEPT, ignore_errors=True)  # of a run killed at its very end
+            raise PackError(
+                "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
+            )
+        # A run may have been killed while it wrote its first journal.
+        ours = {*allowed, f"{PARTIAL_FILE}.tmp"}
+        if dst.is_dir() and any(file.name not in ours for file in dst.iterdir()):
+            raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
+    return journal
+
+
+def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> Journal:
+    """Make the directory, or take up the journal there, without what is not good any more.
+
+    Raises:
+        PackError: The directory holds something else, or the disk is too small.
+        OSError: It cannot be made.
+    """
+    journal = check_destination(files.dst, supply.staged)
+    if journal is None:
+        journal = Journal()
+    elif journal.fingerprint not in ("", source.fingerprint):
+        raise PackError(
+            "pack",
+            f"{files.dst} is a partial store of another source or of other settings",
+            "Choose another destination, or delete it.",
+        )
+    journal.fingerprint = source.fingerprint
+    journal.origin = dict(supply.origin)
+    _forget_lost_files(source, files, journal)
+    files.dst.mkdir(parents=True, exist_ok=True)
+    check_free_space(source, files, supply)
+    journal.write(files.dst)
+    (files.dst / "experts").mkdir(exist_ok=True)
+    return journal
+
+
+def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) -> None:
+    """What went into a file that somebody removed or cut has to be done again."""
+    lost: set[int | None] = set()
+    for index, layer in enumerate(source.layers):
+        file = files.record_file(index)
+        if layer.number in journal.layers:
+            if not files.is_complete(file):
+                del journal.layers[layer.number]
+                temporary(file).unlink(missing_ok=True)
+                lost.add(index)
+        elif not files.is_begun(file):
+            lost.add(index)
+    if not all(files.is_begun(file) for file in files.resident_files):
+        lost.add(None)
+    for work in source.works:
+        if work.layer in lost:
+            journal.shards -= {shard.name for shard in work.shards}
+
+
+def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> None:
+    """Compare the disk with what the rest of a run takes at its peak.
+
+    Raises:
+        PackError: It is too small.
+    """
+    linked = sum(
+        layer.n_experts * layer.layout.record_bytes
+        for index, layer in enumerate(source.layers)
+        if source.existing_file(index) is not None and not files.is_begun(files.record_file(index))
+    )
+    needed = files.missing_bytes() - linked + supply.extra_disk(source, files)
+    free = shutil.disk_usage(files.dst).free
+    if needed > free:
+        raise PackError(
+            "pack",
+            f"{files.dst}: expected {needed / 1e9:.2f} GB of free disk, got {free / 1e9:.2f} GB",
+            "Free some space and run the same command again.",
+        )
+
+
+def link_file(existing: Path, file: Path) -> None:
+    """A hard link survives the removal of the original directory; other disks need a symlink."""
+    if file.exists():
+        return
+    try:
+        os.link(existing, file)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        os.symlink(existing, file)
+
+
+def manifest_of(
+    source: PackSource, files: StoreFiles, journal: Journal, side_files: Iterable[str]
+) -> Manifest:
+    """The manifest of the finished store; reads all files but the records for their checksums.
+
+    Args:
+        side_files: Names of the files that are no weights.
+    """
+    layouts: list[RecordLayout] = []
+    entries = []
+    for index, layer in enumerate(source.layers):
+        if layer.layout not in layouts:
+            layouts.append(layer.layout)
+        errors = {p: journal.error(layer.number, p) for p in PROJECTIONS}
+        entries.append(
+            LayerEntry(
+                layer.number,
+                layer.path,
+                str(files.record_file(index).relative_to(files.dst)),
+                layer.n_experts,
+                layouts.index(layer.layout),
+                tuple(journal.layers[layer.number]),
+                {p: error for p, error in errors.items() if error is not None} or None,
+            )
+        )
+    manifest = Manifest(
+        f"flash_moe {__version__}", source.source, tuple(layouts), tuple(entries), ()
+    )
+    return replace(
+        manifest,
+        resident=describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors"))),
+        side_files=describe(files.dst, side_files),
+    )

@@ -1,0 +1,134 @@
+"""``flash_moe.partial.json``: what of a store is finished, so that a stopped run is continued.
+
+It stands where the manifest will be. Nothing is noted before it is on the disk. Format in
+docs/store-format.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flash_moe.errors import PackError
+from flash_moe.files.atomic import write_json
+from flash_moe.files.json_file import (
+    array,
+    checked_integer,
+    integer,
+    member,
+    number,
+    read_json,
+    table,
+    text,
+)
+from flash_moe.files.names import file_name, shown
+from flash_moe.store.manifest import PARTIAL_FILE, Manifest
+from flash_moe.store.manifest_entries import checksum
+
+JOURNAL = 2
+
+
+@dataclass
+class Journal:
+    """What an earlier run finished.
+
+    Attributes:
+        fingerprint: Of source and settings.
+        origin: Of a pulled store: repository, revision asked for, commit.
+        shards: Names of source files of which nothing more is needed.
+        layers: Decoder layer number to checksums, for complete record files.
+        errors: ``"layer/projection"`` to (sum of squared errors, sum of squares); ``"/part"``
+            follows where several steps did their share.
+    """
+
+    fingerprint: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
+    shards: set[str] = field(default_factory=set)
+    layers: dict[int, list[str]] = field(default_factory=dict)
+    errors: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def write(self, dst: Path) -> None:
+        row = {
+            "journal": JOURNAL,
+            "fingerprint": self.fingerprint,
+            "origin": self.origin,
+            "shards": sorted(self.shards),
+            "layers": self.layers,
+            "errors": self.errors,
+        }
+        write_json(dst / PARTIAL_FILE, row)
+
+    def error(self, layer: int, projection: str) -> float | None:
+        """Relative squared error of a layer's projection, or ``None`` if it was not quantized."""
+        name = f"{layer}/{projection}"
+        # Sorted, because sums of floats depend on their order.
+        found = [self.errors[k] for k in sorted(self.errors) if k.rpartition("/")[0] == name]
+        found += [self.errors[name]] if name in self.errors else []
+        if not found:
+            return None
+        lost, all_ = (sum(sums) for sums in zip(*found, strict=True))
+        return lost / all_ if all_ else 0.0
+
+
+class Unwritten(Journal):
+    """A journal that is kept in memory, where the manifest already says what is there."""
+
+    @staticmethod
+    def of(manifest: Manifest, files: Sequence[Path]) -> Unwritten:
+        """What is finished of a complete store: the layers whose record file is there."""
+        journal = Unwritten()
+        for entry, file in zip(manifest.layers, files, strict=True):
+            if file.exists():
+                journal.layers[entry.number] = list(entry.checksums)
+                for projection, error in (entry.error or {}).items():
+                    journal.errors[f"{entry.number}/{projection}"] = error, 1.0
+        return journal
+
+    def write(self, dst: Path) -> None:
+        pass
+
+
+def read_journal(dst: Path) -> Journal | None:
+    """The journal of a partial store; ``None`` where there is none.
+
+    Raises:
+        PackError: Not a journal of this version.
+    """
+    file = dst / PARTIAL_FILE
+    if not os.path.lexists(file):
+        return None
+    try:
+        row = read_json(file)
+        integer(row, "journal", least=JOURNAL, most=JOURNAL)
+        origin, layers, errors = (table(member(row, k)) for k in ("origin", "layers", "errors"))
+        return Journal(
+            text(row, "fingerprint"),
+            {key: text(origin, key) for key in origin},
+            {file_name(name) for name in array(row, "shards")},
+            {_layer(key): [checksum(c) for c in array(layers, key)] for key in layers},
+            {key: _sums(array(errors, key)) for key in errors},
+        )
+    except ValueError as error:
+        if not os.path.lexists(file):  # the store was completed meanwhile
+            return None
+        raise PackError(
+            "pack", f"{file} is not a journal of this version: {error}", "Delete the directory."
+        ) from None
+
+
+def _layer(key: str) -> int:
+    if not (key.isascii() and key.isdigit()):
+        raise ValueError(f"layers: expected a number, got {shown(key)}")
+    return checked_integer(int(key[:40]), "layers")
+
+
+def _sums(values: list[Any]) -> tuple[float, float]:
+    if len(values) != 2:
+        raise ValueError(f"errors: expected two sums, got {len(values)}")
+    lost, all_ = (number(value, "errors") for value in values)
+    if min(lost, all_) < 0:
+        raise ValueError(f"errors: expected no negative sum, got {values}")
+    return lost, all_

@@ -1,0 +1,91 @@
+"""A checkpoint as its headers describe it: names, shapes and places of tensors, no data.
+
+The shards may be on this disk already, or still at the hub; then the places are where they will be.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from flash_moe.config import read_config
+from flash_moe.store.experts import expert_stacks, is_mtp, read_checkpoint_tensors
+from flash_moe.store.manifest import Source
+from flash_moe.store.safetensors_header import TensorEntry
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a store can be made of.
+
+    Attributes:
+        root: Directory of the config, the tokenizer and the other small files.
+        config: Its config.json.
+        tensors: Every tensor, by name.
+        origin: Name, and revision if known. ``kind`` is set by who packs it.
+        fingerprint: Equal for two runs exactly if the files are the same.
+    """
+
+    root: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorEntry]
+    origin: Source
+    fingerprint: str
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return tuple(sorted({entry.file for entry in self.tensors.values()}))
+
+
+def local_checkpoint(root: Path, kept: Path | None = None) -> Checkpoint:
+    """The checkpoint in a directory.
+
+    Args:
+        kept: Directory where :class:`flash_moe.pack.shard_supply.DeletedShards` of an earlier
+            run kept the headers of shards that are gone.
+
+    Raises:
+        ModelNotFoundError: Not a model directory, or a shard is missing.
+        CorruptFileError: A shard is cut short, or its header lies.
+    """
+    config = read_config(root)
+    tensors = read_checkpoint_tensors(root, kept)
+    name, revision = origin(root)
+    source = Source("", name, revision)
+    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, kept))
+
+
+def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
+    return local_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+
+
+def origin(root: Path) -> tuple[str, str | None]:
+    """Name and revision of a model directory: of its repository if it lies in the hub's cache."""
+    path = root.resolve()
+    match = re.fullmatch(r"models--(.+)", path.parent.parent.name)
+    if match and path.parent.name == "snapshots":
+        return match[1].replace("--", "/"), path.name
+    return path.name, None
+
+
+def resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:
+    """The tensors of an mlx checkpoint that stay in memory, in order of name."""
+    stacks = expert_stacks(tensors)
+    dropped = {entry.name for parts in stacks.values() for entry in parts.values()}
+    return [e for name, e in sorted(tensors.items()) if name not in dropped and not is_mtp(name)]
+
+
+def _fingerprint(source: Source, tensors: dict[str, TensorEntry], kept: Path | None) -> str:
+    """A hash of origin, tensors, file sizes and times."""
+    digest = xxhash.xxh3_128(repr((source.name, source.revision)).encode())
+    for name, e in sorted(tensors.items()):
+        digest.update(repr((name, e.file.name, e.dtype, e.shape, e.offset)).encode())
+    for file in sorted({e.file for e in tensors.values()}):
+        there = file if kept is None or file.exists() else kept / file.name
+        stat = there.stat()
+        digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()

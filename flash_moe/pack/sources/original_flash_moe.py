@@ -1,0 +1,164 @@
+"""Record files of the original Flash-MoE, adopted where they are: linked, checked, not copied."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
+from flash_moe.files.json_file import integer, read_json
+from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
+from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertLayer,
+    PackedExperts,
+    expert_stacks,
+    is_mtp,
+    layer_number,
+    record_parts,
+)
+from flash_moe.store.layout import RecordLayout
+from flash_moe.store.manifest import LayerEntry, Manifest
+from flash_moe.store.reader import RecordReader
+from flash_moe.store.safetensors_header import TensorEntry
+
+_ROUTER_TENSOR = re.compile(r"(.+\.layers\.\d+\.mlp)\.gate\.weight")
+
+
+class OriginalFlashMoE(PackSource):
+    """A directory of the original Flash-MoE, and the checkpoint that it was made from.
+
+    Args:
+        checkpoint: Its expert tensors may be gone; the other weights, the config and the tokenizer
+            are needed.
+        packed: The ``packed_experts`` directory: ``layer_NN.bin`` and ``layout.json``.
+        compare: Compare the first and last expert of each layer with the checkpoint, where it has
+            them on this disk.
+
+    Raises:
+        ModelNotFoundError: A file is missing.
+        CorruptFileError: A file has the wrong size, or holds other bytes than the checkpoint.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint | Path, packed: Path, *, compare: bool = True
+    ) -> None:
+        checkpoint = as_checkpoint(checkpoint)
+        tensors = checkpoint.tensors
+        self.root, self.config = checkpoint.root, checkpoint.config
+        layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
+        paths = sorted(expert_stacks(tensors), key=layer_number) or _paths_from_routers(tensors)
+        if len(paths) != n_layers:
+            raise CorruptFileError(
+                "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
+            )
+        self.layers = tuple(
+            ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths
+        )
+        self._files = [packed / f"layer_{layer.number:02d}.bin" for layer in self.layers]
+        for file in self._files:
+            _check_size(file, n_experts * layout.record_bytes)
+        self.source = replace(checkpoint.origin, kind="flash-moe-original")
+        if compare:
+            self._compare_samples(tensors, packed)
+        self.resident, self.works = copied_resident(checkpoint)
+        self.fingerprint = fingerprint_of(checkpoint, *map(str, self._files))
+
+    def existing_file(self, layer: int) -> Path | None:
+        return self.record_file(layer).resolve()
+
+    def record_file(self, layer: int) -> Path:
+        """Where the records of a layer are now."""
+        return self._files[layer]
+
+    def _as_experts(self, packed: Path) -> PackedExperts:
+        entries = tuple(
+            LayerEntry(layer.number, layer.path, file.name, layer.n_experts, 0, ())
+            for layer, file in zip(self.layers, self._files, strict=True)
+        )
+        layout = self.layers[0].layout
+        return PackedExperts(packed, Manifest("", self.source, (layout,), entries, ()))
+
+    def _compare_samples(self, tensors: dict[str, TensorEntry], packed: Path) -> None:
+        if not expert_stacks(tensors):
+            return
+        checkpoint = CheckpointExperts(tensors)
+        ours, theirs = RecordReader(self._as_experts(packed)), RecordReader(checkpoint)
+        try:
+            for index, layer in enumerate(self.layers):
+                _check_same_shapes(layer, checkpoint.layers[index])
+                for expert in (0, layer.n_experts - 1):
+                    self._compare(ours, theirs, index, expert)
+        finally:
+            ours.close()
+            theirs.close()
+
+    def _compare(self, ours: RecordReader, theirs: RecordReader, layer: int, expert: int) -> None:
+        parts = []
+        for reader in (ours, theirs):
+            layout = reader.experts.layers[layer].layout
+            record = memoryview(bytearray(layout.record_bytes))
+            reader.read(layer, expert, record)
+            parts.append(record_parts(layout, record))
+        for name, part in parts[1].items():
+            if parts[0][name] != part:
+                raise CorruptFileError(
+                    "store",
+                    f"{self._files[layer]}: expert {expert}: {name} differs from the checkpoint "
+                    f"{self.root}",
+                    "Give the checkpoint that the records were made from.",
+                )
+
+
+def _check_same_shapes(ours: ExpertLayer, theirs: ExpertLayer) -> None:
+    kinds = [{(c.name, c.dtype, c.shape) for c in one.layout.components} for one in (ours, theirs)]
+    if ours.n_experts != theirs.n_experts or kinds[0] != kinds[1]:
+        raise CorruptFileError(
+            "store",
+            f"layer {ours.number}: layout.json describes other experts than the checkpoint",
+            "Give the checkpoint that the records were made from.",
+        )
+
+
+def _paths_from_routers(tensors: dict[str, TensorEntry]) -> list[str]:
+    """Where the experts belong, when the checkpoint no longer has their tensors."""
+    routers = (_ROUTER_TENSOR.fullmatch(name) for name in tensors if not is_mtp(name))
+    return sorted((f"{m[1]}.switch_mlp" for m in routers if m), key=layer_number)
+
+
+def _check_size(file: Path, expected: int) -> None:
+    if not file.is_file():
+        raise ModelNotFoundError("store", f"{file} is missing", "Repack that layer.")
+    got = file.stat().st_size
+    if got != expected:
+        raise CorruptFileError(
+            "store", f"{file}: expected {expected} bytes, got {got}", "Repack that layer."
+        )
+
+
+def read_layout_json(file: Path) -> tuple[RecordLayout, int, int]:
+    """Read a layout, without looking at the record files beside it.
+
+    Returns:
+        The layout of a record, the number of MoE layers, and of experts in each.
+
+    Raises:
+        ModelNotFoundError: There is no such file.
+        CorruptFileError: It is no layout.
+        UnsupportedModelError: It is one of records that do not form an expert.
+    """
+    if not os.path.isfile(file):
+        raise ModelNotFoundError(
+            "store", f"{file.parent} has no {file.name}", "Give the packed_experts directory."
+        )
+    try:
+        table = read_json(file)
+        layout = RecordLayout.from_json(table, size_key="expert_size")
+        return layout, integer(table, "num_layers", least=1), integer(table, "num_experts", least=1)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError("store", f"{file}: {error.problem}", error.hint) from None
+    except ValueError as error:
+        raise CorruptFileError("store", f"{file}: not a layout: {error}") from None

@@ -1,0 +1,207 @@
+"""The steps that packing is made of: what each reads, and what it writes where.
+
+A step can run as soon as the shards it reads are on the disk, in any order and again after a crash:
+it always writes the same bytes to the same places.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from flash_moe.errors import CorruptFileError
+from flash_moe.pack.store_writer import StoreFiles
+from flash_moe.store.checksums import COPY_BYTES
+from flash_moe.store.layout import Component
+from flash_moe.store.reader import open_for, read_range
+from flash_moe.store.safetensors_header import TensorEntry
+
+OnBytes = Callable[[int], None]
+# Projection to (sum of squared errors, sum of squared weights).
+Errors = dict[str, tuple[float, float]]
+
+
+class Work(ABC):
+    """One step.
+
+    Attributes:
+        entries: Tensors that it reads; the files of all must be there.
+        layer: Index of the layer whose records it writes, or ``None`` for resident weights.
+        n_bytes: Bytes it writes, all told.
+        in_threads: Whether it may run beside others, away from the main thread.
+    """
+
+    entries: tuple[TensorEntry, ...]
+    layer: int | None
+    n_bytes: int
+    in_threads: bool = False
+
+    @cached_property
+    def shards(self) -> frozenset[Path]:
+        """Files that it reads."""
+        return frozenset(entry.file for entry in self.entries)
+
+    @abstractmethod
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        """Do it, telling of each piece written.
+
+        Returns:
+            What quantizing lost, where it quantized anew.
+
+        Raises:
+            CorruptFileError: A shard does not hold what its header said.
+            OSError: Reading or writing failed.
+        """
+
+
+@dataclass(frozen=True)
+class CopyExperts(Work):
+    """Copies one stacked tensor ``[experts, ...]`` into its component of every record."""
+
+    entry: TensorEntry
+    layer: int
+    component: Component
+    in_threads = True
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
+
+    @property
+    def n_bytes(self) -> int:  # type: ignore[override]
+        return self.entry.n_bytes
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        size, offset = self.component.n_bytes, self.component.offset
+        at_once = max(1, COPY_BYTES // size)
+        for start, part in pieces(self.entry, at_once * size):
+            for begin in range(0, len(part), size):
+                expert = (start + begin) // size
+                files.write_component(self.layer, expert, offset, part[begin : begin + size])
+            on_bytes(len(part))
+        return {}
+
+    def gather(self, fd: int, experts: range, buffer: memoryview, record_bytes: int) -> None:
+        """Read the tensor of some experts into their records, which ``buffer`` has side by side.
+
+        Raises:
+            CorruptFileError: The file ends before.
+        """
+        size, offset = self.component.n_bytes, self.component.offset
+        places = range(offset, len(experts) * record_bytes, record_bytes)
+        parts = [buffer[place : place + size] for place in places]
+        start = experts.start * size
+        done = os.preadv(fd, parts, self.entry.offset + start)
+        if done != len(experts) * size:  # a signal, or the end of the file
+            for number, part in enumerate(parts):
+                read_exactly(fd, self.entry, start + number * size, part)
+
+
+def copy_records(
+    works: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
+) -> list[str]:
+    """Copy whole records of a layer: each byte is read, hashed and written once, in order.
+
+    Args:
+        works: Those of one layer, one for each component.
+        experts: Which records; others may be copied at the same time.
+
+    Returns:
+        xxh3-128 of each record, in hex.
+
+    Raises:
+        CorruptFileError, OSError: As of :meth:`Work.run`.
+    """
+    layer = works[0].layer
+    size = files.layers[layer].layout.record_bytes
+    payload = sum(work.component.n_bytes for work in works)
+    at_once = max(1, COPY_BYTES // size)
+    # Bytes between components are never written to, so they stay zero.
+    buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
+    sums = []
+    with ExitStack() as stack:
+        files_of = sorted({work.entry.file for work in works})
+        fds = {file: open_shard(file, stack) for file in files_of}
+        for begin in experts[::at_once]:
+            records = range(begin, min(begin + at_once, experts.stop))
+            for work in works:
+                work.gather(fds[work.entry.file], records, buffer, size)
+            whole = buffer[: len(records) * size]
+            for start in range(0, len(whole), size):
+                sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
+            files.write_records(layer, begin, whole)
+            on_bytes(len(records) * payload)
+    return sums
+
+
+@dataclass(frozen=True)
+class CopyTensor(Work):
+    """Copies one tensor that stays in memory."""
+
+    entry: TensorEntry
+    layer = None
+    in_threads = True
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
+        return (self.entry,)
+
+    @property
+    def n_bytes(self) -> int:  # type: ignore[override]
+        return self.entry.n_bytes
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        for start, part in pieces(self.entry, COPY_BYTES):
+            files.write_tensor(self.entry.name, start, part)
+            on_bytes(len(part))
+        return {}
+
+
+def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]:
+    """A tensor in pieces, each with its first byte; a view is valid until the next one.
+
+    Raises:
+        CorruptFileError: The file ends inside the tensor.
+    """
+    buffer = memoryview(bytearray(min(at_once, entry.n_bytes)))
+    with ExitStack() as stack:
+        fd = open_shard(entry.file, stack)
+        for start in range(0, entry.n_bytes, at_once):
+            part = buffer[: min(at_once, entry.n_bytes - start)]
+            read_exactly(fd, entry, start, part)
+            yield start, part
+
+
+def open_shard(file: Path, stack: ExitStack) -> int:
+    """Open for reading until the stack is closed.
+
+    Without the read-ahead of the system: several tensors of a file are read side by side, in large
+    pieces. With read-ahead, where 300 MB were left for the page cache, 2 GB were read as 7
+    (bench_pack's checkpoint on Linux), because pages were dropped before their turn came.
+    """
+    fd = open_for(file, "cached")
+    stack.callback(os.close, fd)
+    return fd
+
+
+def read_exactly(fd: int, entry: TensorEntry, start: int, part: memoryview) -> None:
+    """Fill ``part`` from byte ``start`` of a tensor.
+
+    Raises:
+        CorruptFileError: The file ends before.
+    """
+    got = read_range(fd, entry.offset + start, part)
+    if got != len(part):
+        raise CorruptFileError(
+            "pack",
+            f"{entry.file} ends inside tensor {entry.name}: expected {len(part)} bytes at "
+            f"{entry.offset + start}, got {got}",
+            "Download the file again.",
+        )

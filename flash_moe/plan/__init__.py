@@ -1,0 +1,1 @@
+"""Forecasts: disk, memory and speed of a model before it is downloaded."""

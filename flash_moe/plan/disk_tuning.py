@@ -1,0 +1,196 @@
+"""Measures how fast this disk gives the records of a store, and picks the reader's settings.
+
+Reads what a token would read: as many experts of a layer as a token uses, at random, through the
+product's own reader threads, waiting for each such batch. Every read is cold: its pages are dropped
+from the page cache before, and the cache is looked at to see that they went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from flash_moe.errors import ConfigError, FlashMoEError
+from flash_moe.files.page_cache import cached_bytes, drop_cached
+from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.reader import RecordReader, check_direct
+from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
+from flash_moe.stream.readers import Read, ReaderPool
+
+THREADS = (1, 2, 4, 8, 16, 32)
+SPLITS = (4,)  # of 2, 4, 8 and 16, the forks of the original Flash-MoE found 4 best on Macs
+ROUNDS = 3
+# A trial takes about this long, and reads at most this much: long against the start of a thread
+# (0.1 ms) and what a disk does beside, short enough for 60 trials in a few seconds.
+TRIAL_S = 0.1
+MAX_TRIAL_BYTES = 500_000_000
+# Pages that another program brings back while they are dropped.
+MAX_CACHED_SHARE = 0.01
+
+Key = tuple[int, int]  # (layer index, expert)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one setting gave: median of the rounds, and the lowest and highest."""
+
+    settings: IoSettings
+    gb_s: float
+    low: float
+    high: float
+
+
+def tune(
+    experts: ExpertFiles,
+    top_k: int,
+    on_trial: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    seed: int = 0,
+) -> list[Trial]:
+    """Measure cold reads with 1 to 32 threads, cached and direct, whole and split.
+
+    Args:
+        top_k: Experts of a layer that are read together.
+        on_trial: Called with (measurements done, all of them).
+
+    Raises:
+        ConfigError: The page cache does not let go of the files, so that nothing can be measured.
+        StoreError: A record cannot be read.
+    """
+    modes = ["cached"]
+    try:
+        check_direct(experts)
+        modes.append("direct")
+    except FlashMoEError:
+        pass  # the model cannot be read so, or not from here
+    choose = random.Random(seed)
+    whole = [IoSettings(io, threads) for io in modes for threads in THREADS]
+    splits = [IoSettings(io, threads, n) for io in modes for n in SPLITS for threads in THREADS[2:]]
+    settings = whole + splits
+    n_bytes = bytes_of_a_trial(experts, top_k, choose)
+    rates: dict[IoSettings, list[float]] = {setting: [] for setting in settings}
+    for number in range(ROUNDS):
+        for index, setting in enumerate(settings):
+            rates[setting].append(measure(experts, setting, top_k, n_bytes, choose))
+            on_trial(number * len(settings) + index + 1, ROUNDS * len(settings))
+    return [Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items()]
+
+
+def bytes_of_a_trial(experts: ExpertFiles, top_k: int, choose: random.Random) -> int:
+    """How much to read so that a trial takes ``TRIAL_S`` on this disk, by a first read."""
+    gb_s = measure(experts, IoSettings(), top_k, MAX_TRIAL_BYTES // 20, choose)
+    return round(min(max(gb_s * 1e9 * TRIAL_S, 1), MAX_TRIAL_BYTES, experts.n_bytes))
+
+
+def measure(
+    experts: ExpertFiles, settings: IoSettings, top_k: int, n_bytes: int, choose: random.Random
+) -> float:
+    """Read about ``n_bytes`` of random records cold, in batches of ``top_k``.
+
+    Returns:
+        10^9 bytes a second.
+    """
+    batches = list(_batches(experts, top_k, n_bytes, choose))
+    drop(experts, [key for batch in batches for key in batch])
+    largest = max(layer.layout.record_bytes for layer in experts.layers)
+    with slots(max(map(len, batches)), largest) as memory, pool_for(experts, settings) as pool:
+        done = 0
+        started = time.perf_counter()
+        for keys in batches:
+            sizes = [experts.layers[layer].layout.record_bytes for layer, _ in keys]
+            reads = [
+                Read(*key, slot[:size])
+                for key, slot, size in zip(keys, memory, sizes, strict=False)
+            ]
+            batch = pool.batch(reads)
+            pool.submit(batch)
+            batch.wait()
+            done += batch.n_bytes
+            for read in reads:
+                read.record.release()
+        return done / (time.perf_counter() - started) / 1e9
+
+
+def _batches(
+    experts: ExpertFiles, top_k: int, n_bytes: int, choose: random.Random
+) -> Iterator[list[Key]]:
+    """Random experts, each once, in batches of one layer, of about ``n_bytes`` together."""
+    layers = list(range(len(experts.layers)))
+    choose.shuffle(layers)
+    left = {
+        layer: choose.sample(range(n := experts.layers[layer].n_experts), n) for layer in layers
+    }
+    while n_bytes > 0 and any(left.values()):
+        for layer in layers:
+            keys = [(layer, left[layer].pop()) for _ in range(min(top_k, len(left[layer])))]
+            if keys and n_bytes > 0:
+                n_bytes -= len(keys) * experts.layers[layer].layout.record_bytes
+                yield keys
+
+
+def drop(experts: ExpertFiles, keys: Sequence[Key]) -> None:
+    """Drop the files of records from the page cache, and look whether the records went.
+
+    Raises:
+        ConfigError: They did not.
+    """
+    segments = [segment for key in keys for segment in experts.segments(*key)]
+    for file in {segment.file for segment in segments}:
+        drop_cached(file)
+    total = sum(segment.n_bytes for segment in segments)
+    cached = sum(cached_bytes(s.file, s.offset, s.n_bytes) for s in segments)
+    if cached > MAX_CACHED_SHARE * total:
+        raise ConfigError(
+            "tune",
+            f"{cached} of {total} bytes of {segments[0].file} and others stay in the page cache, "
+            "so that reads of the disk cannot be measured",
+            "Is the store on a disk, yours, and not in use by another program?",
+        )
+
+
+@contextmanager
+def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
+    """Page-aligned memory to read into, touched once, so that no read pays for new pages."""
+    memory = mmap.mmap(-1, n * n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # as in a slab
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    for page in range(0, n * n_bytes, mmap.PAGESIZE):
+        memory[page] = 1
+    view = memoryview(memory)
+    parts = [view[i * n_bytes : (i + 1) * n_bytes] for i in range(n)]
+    try:
+        yield parts
+    finally:
+        # After an error or Ctrl-C reads still hold records; the memory goes with the last of them.
+        with suppress(BufferError):
+            for held in (*parts, view):
+                held.release()
+            memory.close()
+
+
+@contextmanager
+def pool_for(experts: ExpertFiles, settings: IoSettings) -> Iterator[ReaderPool]:
+    """The reader threads of a bank with these settings."""
+    reader = RecordReader(experts, io=settings.io)
+    pool = ReaderPool(reader, settings.threads, settings.split)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:
+    """For each mode the simplest setting that is as fast as the fastest, within 3 %."""
+    best: dict[str, Measured] = {}
+    for io in dict.fromkeys(trial.settings.io for trial in trials):
+        mine = [trial for trial in trials if trial.settings.io == io]
+        enough = max(trial.gb_s for trial in mine) / WORTH
+        good = [trial for trial in mine if trial.gb_s >= enough]
+        first = min(good, key=lambda trial: (trial.settings.split or 0, trial.settings.threads))
+        best[io] = Measured(first.settings.threads, first.settings.split or 1, round(first.gb_s, 3))
+    return best

@@ -1,0 +1,226 @@
+"""A planned model and this machine as a forecast takes them.
+
+A rate that nobody gave or measured is not a number (``math.nan``), and so is all that follows from
+it; hit rates and memory do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from flash_moe.config import RuntimeConfig
+from flash_moe.memory.plan import MIN_CHUNK
+from flash_moe.memory.prefill_workspace import scratch_of
+from flash_moe.memory.pressure import reserve
+from flash_moe.memory.system import available_memory, usable_memory
+from flash_moe.ops.kernel import backend
+from flash_moe.pack.safetensors_writer import TensorSpec
+from flash_moe.plan.forecast import (
+    LAYER_COST,
+    PROCESS_BYTES,
+    Figure,
+    Machine,
+    ModelShape,
+    assumptions,
+)
+from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
+from flash_moe.plan.planned import Planned, existing
+from flash_moe.store.layout import PROJECTIONS
+from flash_moe.stream.budget import smallest_budget
+
+_QUANTIZED = ("weight", "scales", "biases")
+_TABLES = ("embed_tokens", "word_embeddings", "embeddings", "wte")
+
+
+@dataclass(frozen=True)
+class LeastMemory:
+    """What a process takes at least. Bytes.
+
+    Attributes:
+        process: Python, MLX and mlx-lm.
+        resident: The weights that are no experts.
+        bank: One layer's experts of one token.
+        prompt: The pass over the shortest chunk of a prompt.
+        reserve: What the machine should have left.
+    """
+
+    process: int
+    resident: int
+    bank: int
+    prompt: int
+    reserve: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.process + self.resident + self.bank + self.prompt
+
+
+def least_memory(shape: ModelShape, machine_bytes: int) -> LeastMemory:
+    """The smallest process that runs a model on a machine of so much memory."""
+    return LeastMemory(
+        PROCESS_BYTES,
+        shape.resident_bytes,
+        smallest_budget(shape.layers, shape.top_k),
+        shape.scratch.n_bytes(MIN_CHUNK, MIN_CHUNK),
+        reserve(machine_bytes),
+    )
+
+
+def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
+    """The shape that a forecast takes, as this machine would compute it.
+
+    Args:
+        top_k: Experts a token; ``None`` is the model's own number.
+
+    Raises:
+        ConfigError: ``top_k`` is not from 1 to the number of experts.
+    """
+    model = planned.model
+    RuntimeConfig(top_k=top_k).checked_for(model)
+    on_cpu = mx.default_device().type == mx.cpu
+    float32 = on_cpu or "float32" in (model.text.get("dtype"), model.text.get("torch_dtype"))
+    top_k = top_k or model.top_k
+    resident = _in_memory(planned.resident, on_cpu)
+    return ModelShape(
+        planned.layers,
+        top_k,
+        resident,
+        resident - _in_memory(_embedding(planned), on_cpu),
+        scratch_of(
+            model.text,
+            planned.layers,
+            top_k,
+            itemsize=4 if float32 else 2,
+            delta_states=on_cpu or not mx.metal.is_available(),
+        ),
+    )
+
+
+def _in_memory(tensors: Iterable[TensorSpec], on_cpu: bool) -> int:
+    """A CPU computes in float32."""
+    half = ("BF16", "F16") if on_cpu else ()
+    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)
+
+
+def _embedding(planned: Planned) -> list[TensorSpec]:
+    """The table of which a token needs one row, unless the output uses it as well."""
+    vocab = planned.model.vocab_size
+    rows = [t for t in planned.resident if len(t.shape) == 2 and t.shape[0] == vocab]
+    modules = {tensor.name.rpartition(".")[0] for tensor in rows}
+    tables = [path for path in modules if path.endswith(_TABLES)]
+    if len(modules) < 2 or len(tables) != 1:
+        return []
+    return [tensor for tensor in rows if tensor.name.rpartition(".")[0] == tables[0]]
+
+
+def expert_bits(planned: Planned) -> int:
+    """The most bits of a projection; 16 of one that is not quantized."""
+    kinds = (layer.layout.quantization(p) for layer in planned.layers for p in PROJECTIONS)
+    return max(q.bits if q else 16 for q in kinds)
+
+
+def resident_kinds(planned: Planned) -> dict[str, int]:
+    """How the resident weights are stored: ``"4-bit, group 64"`` or a dtype, to bytes."""
+    group_size = _group_sizes(planned.model.raw)
+    modules: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
+    for tensor in planned.resident:
+        path, _, part = tensor.name.rpartition(".")
+        modules[path][part] = tensor
+    kinds: dict[str, int] = defaultdict(int)
+    for path, parts in modules.items():
+        packed = _QUANTIZED if "scales" in parts and "weight" in parts else ()
+        for part, tensor in parts.items():
+            kind = tensor.dtype
+            if part in packed:
+                group = group_size(path)
+                n_in = parts["scales"].shape[-1] * group
+                kind = f"{32 * parts['weight'].shape[-1] // n_in}-bit, group {group}"
+            kinds[kind] += tensor.n_bytes
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
+
+
+def _group_sizes(config: dict[str, Any]) -> Callable[[str], int]:
+    """Path of a module to its group size, as config.json has it; 64 where it is silent."""
+    table = config.get("quantization") or config.get("quantization_config")
+    rows = table if isinstance(table, dict) else {}
+
+    def group_size(path: str) -> int:
+        for row in (rows.get(path), rows):
+            found = row.get("group_size") if isinstance(row, dict) else None
+            if isinstance(found, int) and found > 0:
+                return found
+        return 64
+
+    return group_size
+
+
+def machine_of(
+    shape: ModelShape,
+    folder: Path,
+    *,
+    disk: float | None = None,
+    weights: float | None = None,
+    measure: bool = True,
+    bits: int = 4,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Machine:
+    """This machine for a forecast.
+
+    Args:
+        folder: On the disk to measure, existing or not; up to 1.5 GB are written for some seconds.
+        disk, weights: Bytes a second, as somebody says; then this is not measured.
+        measure: Whether to measure what is not given.
+        bits: Of the weights.
+        on_step: As of ``disk_read_bytes_per_s``.
+    """
+    record = max(layer.layout.record_bytes for layer in shape.layers)
+    # Of a token's experts about half are missing with a bank of the usual size.
+    at_once = max(1, shape.top_k // 2)
+
+    def read() -> Speed:
+        return disk_read_bytes_per_s(existing(folder), record, at_once=at_once, on_step=on_step)
+
+    return Machine(
+        _figure(disk, measure, read),
+        _figure(weights, measure, lambda: weight_bytes_per_s(bits=bits)),
+        usable_memory(),
+        available_memory(),
+        LAYER_COST[backend() or "cpu"],
+    )
+
+
+def rates_known(machine: Machine) -> bool:
+    """Whether times and tokens/s can be forecast."""
+    rates = (machine.read_bytes_per_s, machine.weight_bytes_per_s)
+    return all(math.isfinite(rate.value) for rate in rates)
+
+
+def sentences(machine: Machine) -> tuple[str, ...]:
+    """What the figures of a plan rest on."""
+    said = assumptions(machine)
+    if not rates_known(machine):
+        said = said[-2:]  # all before is about rates
+    return (
+        *said,
+        "Sizes follow from the headers of the files, exactly. Memory counts prompts in their "
+        f"shortest chunks, {MIN_CHUNK} tokens; longer ones are faster and take what is left.",
+    )
+
+
+def _figure(given: float | None, measure: bool, speed: Callable[[], Speed]) -> Figure:
+    if given is not None:
+        return Figure(given, "given", "on the command line")
+    if not measure:
+        return Figure(math.nan, "unknown", "not measured")
+    found = speed()
+    if found.bytes_per_s is None:
+        return Figure(math.nan, "unknown", f"cannot be measured: {found.note}")
+    spread = f"{found.low / 1e9:.3g} to {found.high / 1e9:.3g} GB/s"
+    return Figure(found.bytes_per_s, "measured", f"{spread}, {found.note}")

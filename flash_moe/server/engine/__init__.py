@@ -1,0 +1,1 @@
+"""Generation behind the server: admission, the thread that owns MLX, and answers."""

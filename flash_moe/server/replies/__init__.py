@@ -1,0 +1,1 @@
+"""Responses of the two APIs, whole and as server-sent events."""

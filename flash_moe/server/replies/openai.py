@@ -1,0 +1,174 @@
+"""Answers in the form of OpenAI's APIs, whole and as events."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flash_moe.errors import GrammarError
+from flash_moe.grammar.vocabulary import vocabulary_of
+from flash_moe.server.engine.answer import Answer, Step, Token
+from flash_moe.tools.calls import ToolCall
+from flash_moe.tools.splitter import TextPiece, ThinkingPiece
+
+DONE = b"data: [DONE]\n\n"
+KEEPALIVE = b": keepalive\n\n"
+
+
+def event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+class Replies:
+    """The answer to one request, of the chat API or of completions."""
+
+    SIGN_OF_LIFE = KEEPALIVE
+
+    def __init__(self, answer: Answer, fingerprint: str) -> None:
+        self._answer = answer
+        self._asked = answer.prepared.asked
+        self._chat = self._asked.prompt is None
+        self._tokenizer = answer.prepared.tokenizer
+        self._head = {
+            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": self._asked.model,
+            "system_fingerprint": fingerprint,
+        }
+        self._n_calls = 0
+        self._offset = 0
+
+    def whole(self) -> dict[str, Any]:
+        """Wait for the answer, and give all of it."""
+        text: list[str] = []
+        thoughts: list[str] = []
+        calls: list[dict[str, Any]] = []
+        tokens: list[Token] = []
+        for step in self._answer.steps():
+            tokens += step.tokens
+            for piece in step.pieces:
+                if isinstance(piece, ToolCall):
+                    calls.append(self._call(piece))
+                elif isinstance(piece, ThinkingPiece):
+                    thoughts.append(piece.text)
+                else:
+                    text.append(piece.text)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self._finish_reason}
+        choice["logprobs"] = self._logprobs(tokens)
+        said = "".join(text)
+        if self._chat:
+            message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
+            if thoughts:
+                message["reasoning"] = "".join(thoughts)
+            if calls:
+                message["content"] = said or None
+                message["tool_calls"] = calls
+            choice["message"] = message
+        else:
+            choice["text"] = said
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": [choice], "usage": self.usage()}
+
+    def events(self) -> Iterator[bytes]:
+        """The answer as server-sent events."""
+        if self._chat:
+            yield self._chunk({"role": "assistant", "content": ""})
+        held: list[Token] = []
+        for step in self._answer.steps():
+            held += step.tokens
+            yield from self._of_step(step, held)
+        logprobs = self._logprobs(held) if held else None
+        yield self._chunk({}, self._finish_reason, logprobs)
+        if self._asked.usage:
+            kind = "chat.completion.chunk" if self._chat else "text_completion"
+            yield event({**self._head, "object": kind, "choices": [], "usage": self.usage()})
+        yield DONE
+
+    def _of_step(self, step: Step, held: list[Token]) -> Iterator[bytes]:
+        """Chunks of new pieces; the first has the tokens since the chunk before."""
+        for piece in step.pieces:
+            delta: dict[str, Any]
+            if isinstance(piece, ToolCall):
+                delta = {"tool_calls": [{"index": self._n_calls, **self._call(piece)}]}
+                self._n_calls += 1
+            elif isinstance(piece, TextPiece):
+                delta = {"content": piece.text}
+            else:
+                delta = {"reasoning": piece.text}
+            logprobs = self._logprobs(held)
+            held.clear()
+            yield self._chunk(delta, None, logprobs)
+
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Any = None
+    ) -> bytes:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": logprobs}
+        if self._chat:
+            choice["delta"] = delta
+        else:
+            choice["text"] = delta.get("content", "")
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        data = {**self._head, "object": kind, "choices": [choice]}
+        if self._asked.usage:
+            data["usage"] = None
+        return event(data)
+
+    @property
+    def _finish_reason(self) -> str:
+        return self._answer.finish_reason
+
+    def usage(self) -> dict[str, Any]:
+        answer = self._answer
+        return {
+            "prompt_tokens": answer.n_prompt,
+            "completion_tokens": answer.n_tokens,
+            "total_tokens": answer.n_prompt + answer.n_tokens,
+            "prompt_tokens_details": {"cached_tokens": answer.n_cached},
+        }
+
+    @staticmethod
+    def _call(call: ToolCall) -> dict[str, Any]:
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        return {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": arguments},
+        }
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """Of all tokens but the end's: also those of thoughts, and around calls."""
+        if not self._asked.logprobs:
+            return None
+        if self._chat:
+            return {"content": [self._with_top(token) for token in tokens], "refusal": None}
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "text_offset": []}
+        found["top_logprobs"] = []
+        for token in tokens:
+            text = self._text(token.id)
+            found["tokens"].append(text)
+            found["token_logprobs"].append(token.logprob)
+            found["text_offset"].append(self._offset)
+            found["top_logprobs"].append({self._text(i): value for i, value in token.top})
+            self._offset += len(text)
+        return found
+
+    def _with_top(self, token: Token) -> dict[str, Any]:
+        top = [self._one(i, value) for i, value in token.top]
+        return {**self._one(token.id, token.logprob), "top_logprobs": top}
+
+    def _one(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._text(token)
+        try:
+            # A token may be a part of a character only.
+            raw = vocabulary_of(self._tokenizer).text(token) or text.encode()
+        except GrammarError:  # not a fast tokenizer
+            raw = text.encode()
+        # JSON has no form for minus infinity; the API's own stand-in is this.
+        shown = max(logprob, -9999.0)
+        return {"token": text, "id": token, "logprob": shown, "bytes": list(raw)}
+
+    def _text(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))

@@ -1,0 +1,1 @@
+"""Request bodies of the two APIs, validated, as one type."""

@@ -1,0 +1,297 @@
+"""What is kept of a conversation, on real models of three kinds of cache: taken up, or left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash_moe import FlashMoE, load
+from flash_moe.chat import cache_file
+from flash_moe.chat.autosave import Keeper
+from flash_moe.chat.cache_file import INDEX, MisfitError, fingerprint, read_cache
+from flash_moe.chat.plain_view import Plain
+from flash_moe.chat.sessions import Session, find_session, list_sessions, new_session, prune
+from flash_moe.chat.turn import Talk
+from flash_moe.errors import ConfigError, FlashMoEError
+from tests.model.test_architectures import write_model
+
+GB = 10**9
+QUESTIONS = ("Tell me something of some length, please.", "And what else?", "Go on.")
+
+
+@pytest.fixture(scope="module", params=["recurrent", "trimmable", "windows"])
+def path(
+    request: pytest.FixtureRequest, tiny_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if request.param == "recurrent":
+        return tiny_store
+    made = tmp_path_factory.mktemp(request.param)
+    write_model(made, {"trimmable": "qwen3_moe", "windows": "gpt_oss"}[request.param])
+    return made
+
+
+@pytest.fixture(scope="module")
+def flash(path: Path) -> Iterator[FlashMoE]:
+    with load(path) as loaded:
+        yield loaded
+
+
+def talk(
+    flash: FlashMoE,
+    path: Path,
+    session: Session | None = None,
+    limit: int = 2 * GB,
+    said: list[str] | None = None,
+) -> Talk:
+    """A chat that writes its answers to standard output, and what it tells to ``said``."""
+    notes: list[str] = [] if said is None else said
+    of = fingerprint(path, flash.model.top_k)
+    keeper = Keeper(path, of, limit, notes.append, session)
+    made = Talk(flash, path, Plain(), [], keeper=keeper, options={"max_tokens": 12})
+    if session is not None:
+        keeper.resume(made.conversation)
+    return made
+
+
+def folder(made: Talk) -> Path:
+    assert made.keeper is not None
+    assert made.keeper.session is not None
+    return made.keeper.session.path
+
+
+def left(made: Talk) -> Path:
+    """The folder of a chat whose process is gone."""
+    path = folder(made)
+    assert made.keeper is not None
+    made.keeper.leave()
+    return path
+
+
+@pytest.mark.usefixtures("sessions")
+def test_going_on_gives_the_same_answers_and_processes_as_little(
+    flash: FlashMoE, path: Path
+) -> None:
+    unbroken = talk(flash, path)
+    for question in QUESTIONS:
+        assert unbroken.say(question)
+    first = talk(flash, path)
+    assert first.say(QUESTIONS[0])
+    second = talk(flash, path, Session(left(first)))
+    assert second.say(QUESTIONS[1])
+    third = talk(flash, path, Session(left(second)))
+    assert third.say(QUESTIONS[2])
+    assert third.conversation.messages == unbroken.conversation.messages
+    resumed = [t.prompt_tokens for made in (first, second, third) for t in made.turns]
+    assert resumed == [t.prompt_tokens for t in unbroken.turns]
+    everything = len(
+        flash.tokenizer.apply_chat_template(
+            third.conversation.messages[:-1], add_generation_prompt=True
+        )
+    )
+    assert resumed[2] < everything / 2
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_cache_that_does_not_fit_is_left_aside_with_one_line(flash: FlashMoE, path: Path) -> None:
+    fresh = talk(flash, path)
+    fresh.say(QUESTIONS[0])
+    fresh.say(QUESTIONS[1])
+    for key, value, why in (
+        ("model", "0" * 16, "another model"),
+        ("mlx-lm", "0.1", "it is of mlx-lm 0.1, this is "),
+        ("top_k", 1, "top_k 1"),
+    ):
+        first = talk(flash, path)
+        first.say(QUESTIONS[0])
+        at = left(first)
+        index = json.loads((at / INDEX).read_text())
+        index["of"][key] = value
+        (at / INDEX).write_text(json.dumps(index))
+        said: list[str] = []
+        second = talk(flash, path, Session(at), said=said)
+        assert len(said) == 1
+        assert why in said[0]
+        second.say(QUESTIONS[1])
+        assert second.conversation.messages == fresh.conversation.messages
+        assert second.turns[0].prompt_tokens > fresh.turns[1].prompt_tokens
+        # What it made anew fits again.
+        assert read_cache(left(second), fingerprint(path, flash.model.top_k)) is not None
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "no index", "index"])
+def test_a_damaged_cache_is_never_used(flash: FlashMoE, path: Path, damage: str) -> None:
+    made = talk(flash, path)
+    made.say(QUESTIONS[0])
+    at = left(made)
+    (file,) = at.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(data[:-100])
+    elif damage == "flipped":
+        data[-50] ^= 1
+        file.write_bytes(data)
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "no index":
+        (at / INDEX).unlink()
+    else:
+        (at / INDEX).write_text('{"of": 3')
+    if damage == "no index":
+        assert read_cache(at, {}) is None
+    else:
+        with pytest.raises(MisfitError):
+            read_cache(at, fingerprint(path, flash.model.top_k))
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_process_killed_while_writing_leaves_the_cache_before(
+    flash: FlashMoE, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = talk(flash, path)
+    made.say(QUESTIONS[0])
+    kept = (folder(made) / INDEX).read_text()
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(file: Path, value: Any) -> None:
+        if file.name == INDEX:
+            raise KilledError
+        plain(file, value)
+
+    plain = cache_file.write_json
+    monkeypatch.setattr(cache_file, "write_json", killed)
+    with pytest.raises(KilledError):
+        made.say(QUESTIONS[1])
+    monkeypatch.undo()
+    at = left(made)
+    assert (at / INDEX).read_text() == kept
+    assert read_cache(at, fingerprint(path, flash.model.top_k)) is not None
+
+
+def test_the_disk_is_bounded_and_messages_stay(flash: FlashMoE, path: Path, sessions: Path) -> None:
+    said: list[str] = []
+    made = [talk(flash, path, said=said)]
+    made[0].say(QUESTIONS[0])
+    one = sum(file.stat().st_size for file in sessions.glob("*/*.safetensors"))
+    os.utime(next(left(made[0]).glob("*.safetensors")), (1, 1))  # the oldest
+    for _ in range(2):
+        made.append(talk(flash, path, limit=one * 5 // 2, said=said))
+        made[-1].say(QUESTIONS[0])
+    (oldest,) = {path.parent for path in sessions.glob("*/session.json")} - set(
+        map(folder, made[1:])
+    )
+    assert not list(oldest.glob("*.safetensors"))
+    assert all(list(folder(m).glob("*.safetensors")) for m in made[1:])
+    assert len(said) == 1
+    assert f"session {oldest.name} was deleted" in said[0]
+    assert len(list(sessions.glob("*/session.json"))) == 3
+    small = talk(flash, path, limit=1000, said=said)
+    small.say(QUESTIONS[0])
+    small.say(QUESTIONS[1])
+    assert len(said) == 2
+    assert "more than --session-disk-gb allows" in said[1]
+    assert not list(folder(small).glob("*.safetensors"))
+    assert prune(0) == []  # all are open
+    for m in made[1:]:
+        left(m)
+    assert len(prune(0)) == 2
+    assert sum(info.cache_bytes for info in list_sessions()) == 0
+
+
+def test_what_a_killed_chat_left_half_written_goes(sessions: Path) -> None:
+    """But not what a chat that lives is writing."""
+    ours, theirs, gone, never = (Session(sessions / name) for name in "abcd")
+    for session in (ours, theirs, gone):
+        session.save([], "store")
+    for session in (ours, theirs, gone, never):
+        (session.path / ".session.json.123").write_text("{")
+        (session.path / ".cache.json.123").write_text("{")
+        if session is not theirs:
+            session.close()
+    prune(GB)
+    assert len(list(sessions.glob("*/.*"))) == 2
+    assert len(list(theirs.path.glob(".*"))) == 2
+    (ours.path / ".session.json.123").write_text("{")
+    Session(ours.path).close()
+    assert not list(ours.path.glob(".*"))
+
+
+def test_what_cannot_be_written_is_said_and_the_chat_goes_on(
+    flash: FlashMoE, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLASH_MOE_SESSIONS", str(tmp_path / "file" / "sessions"))
+    said: list[str] = []
+    made = talk(flash, path, said=said)
+    assert made.say(QUESTIONS[0])
+    assert made.say(QUESTIONS[1])
+    assert len(said) == 2
+    assert all("could not be kept" in line for line in said)
+
+
+def test_a_failed_pass_takes_the_kept_cache_up_again(
+    flash: FlashMoE, path: Path, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loses the one in memory."""
+    unbroken = talk(flash, path)
+    unbroken.say(QUESTIONS[0])
+    unbroken.say(QUESTIONS[1])
+    made = talk(flash, path)
+    made.say(QUESTIONS[0])
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(type(flash.model), "__call__", failing)
+    assert not made.say("Is it there?")
+    monkeypatch.undo()
+    assert made.say(QUESTIONS[1])
+    assert made.conversation.messages == unbroken.conversation.messages
+    assert made.turns[-1].prompt_tokens == unbroken.turns[-1].prompt_tokens
+
+
+def test_names_of_sessions(sessions: Path) -> None:
+    with pytest.raises(ConfigError, match="there are no sessions"):
+        find_session("last")
+    made = [Session(sessions / name) for name in ("20260101-a", "20260102-b")]
+    for n, session in enumerate(made):
+        session.save([{"role": "user", "content": f"question {n}"}], "store")
+        os.utime(session.path / "session.json", (n, n))
+    assert find_session("last") == made[1].path
+    assert find_session("20260101") == made[0].path
+    with pytest.raises(ConfigError, match="2 sessions begin with 2026"):
+        find_session("2026")
+    with pytest.raises(ConfigError, match="no session other"):
+        find_session("other")
+    assert [info.title for info in list_sessions()] == ["question 1", "question 0"]
+    assert (made[0].path / "session.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(ConfigError, match=f"open in another terminal .process {os.getpid()}"):
+        Session(made[0].path)
+    made[0].close()
+    Session(made[0].path).close()
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "messages": [3]}'])
+def test_damaged_messages_are_one_error_and_a_line_in_the_list(content: str) -> None:
+    session = new_session()
+    (session.path / "session.json").write_text(content)
+    with pytest.raises(FlashMoEError):
+        session.load()
+    assert [info.title for info in list_sessions()] == ["(damaged)"]
+
+
+def test_another_store_has_another_fingerprint(tiny_store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_store, tmp_path / "copy"))
+    assert fingerprint(copy, 4) == fingerprint(tiny_store, 4)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "changed": True}))
+    assert fingerprint(copy, 4)["model"] != fingerprint(tiny_store, 4)["model"]

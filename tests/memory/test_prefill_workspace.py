@@ -1,0 +1,123 @@
+"""The estimate of a chunk's memory against the peak that MLX reports, on small models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+
+from flash_moe import FlashMoE, load
+from flash_moe.config import RuntimeConfig, model_config
+from flash_moe.memory.prefill_workspace import Scratch, scratch_of
+from flash_moe.model.open import open_streaming
+from flash_moe.ops.kernel import backend
+from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.layout import layout_of
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
+from tests.support.resident import budget_gb, prompt_ids
+
+SMALL = dataclasses.replace(PRESETS["tiny"], layers=4, experts=16)
+SHAPES = {
+    "tiny": SMALL,
+    "experts": dataclasses.replace(SMALL, hidden=256, expert_width=256, top_k=8),
+    "attention": dataclasses.replace(
+        SMALL, full_attention_interval=2, heads=16, head_dim=64, vocab=512
+    ),
+    "delta": dataclasses.replace(
+        SMALL, linear_k_heads=4, linear_v_heads=8, linear_k_dim=64, linear_v_dim=64
+    ),
+}
+
+
+def peak_of_chunk(flash: FlashMoE, chunk: int, before: int) -> int:
+    """Bytes at the peak of one pass, beyond what is there before it."""
+    cache: Any = make_prompt_cache(flash.model)
+
+    def go(n: int) -> None:
+        flash.model(mx.array([prompt_ids(n)]), cache=cache)
+        mx.eval([c.state for c in cache])
+        mx.clear_cache()
+
+    go(before)
+    mx.reset_peak_memory()
+    active = mx.get_active_memory()
+    go(chunk)
+    return mx.get_peak_memory() - active
+
+
+@pytest.mark.skipif(backend() is not None, reason="measured on a CPU")
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_estimate_is_not_below_what_mlx_takes(name: str, tmp_path: Path) -> None:
+    write_mlx_checkpoint(tmp_path, SHAPES[name])
+    with load(tmp_path, cache_gb=budget_gb(tmp_path, "all")) as flash:
+        flash.model(mx.array([prompt_ids(300)]))  # every slab is there
+        scratch = dataclasses.replace(flash.model.scratch, fixed=0)
+        for chunk, before in ((256, 1), (768, 1), (256, 512)):
+            estimate = scratch.n_bytes(chunk, before + chunk)
+            measured = peak_of_chunk(flash, chunk, before)
+            assert 0.5 * estimate < measured < 1.05 * estimate, (chunk, before)
+
+
+def layer(hidden: int, width: int) -> ExpertLayer:
+    gate = ("F32", (width, hidden))
+    down = ("F32", (hidden, width))
+    layout = layout_of({"gate_proj.weight": gate, "up_proj.weight": gate, "down_proj.weight": down})
+    return ExpertLayer(0, "layers.0.mlp", 8, layout)
+
+
+def estimate(config: dict[str, Any], **options: Any) -> Scratch:
+    given = {"itemsize": 2, "delta_states": False, **options}
+    return scratch_of(config, [layer(64, 32)], 2, **given)
+
+
+def test_the_state_of_each_token_counts_where_metal_is_missing() -> None:
+    """0.5 MB a token for ``mid``, most of what its chunks take."""
+    config = PRESETS["mid"].config()["text_config"]
+    with_states, without = (estimate(config, delta_states=flag) for flag in (True, False))
+    assert with_states.delta - without.delta == 8 * 128 * 128 * 4
+
+
+def test_caches() -> None:
+    config = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16}
+    assert estimate({**config, "num_hidden_layers": 6}).position == 2 * (2 * 2 * 16) * 7
+    kinds = ["linear_attention"] * 5 + ["full_attention"]
+    mixed = {**config, "num_hidden_layers": 6, "layer_types": kinds}
+    assert estimate(mixed).position == 2 * (2 * 2 * 16) * 2
+    latent = {**config, "num_hidden_layers": 6, "kv_lora_rank": 40, "qk_rope_head_dim": 8}
+    assert estimate(latent).position == 2 * 48 * 7
+
+
+def test_a_config_that_says_little() -> None:
+    found = estimate({})
+    assert found.experts == 2 * (4 * 64 + 2 * (4 * 64 + 3 * 32))
+    assert found.largest_chunk(0, 10) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_resident_bytes_are_those_that_are_computed_on(
+    packed: bool, dtype: Any, tmp_path: Path
+) -> None:
+    from flash_moe.pack.packer import pack
+    from flash_moe.pack.sources.base import MlxCheckpoint
+
+    write_mlx_checkpoint(tmp_path / "mlx", dataclasses.replace(SMALL, scale_dtype=dtype))
+    path = tmp_path / "mlx"
+    if packed:
+        path = tmp_path / "store"
+        pack(MlxCheckpoint(tmp_path / "mlx"), path)
+    with load(path, cache_gb=budget_gb(path, "token")) as flash:
+        found = sum(w.nbytes for _, w in tree_flatten(flash.model.parameters()))
+    assert open_streaming(path, RuntimeConfig()).resident_bytes == found
+
+
+def test_text_fields(tiny_mlx: Path) -> None:
+    raw = json.loads((tiny_mlx / "config.json").read_text())
+    assert model_config(raw).text == raw["text_config"]
+    assert model_config({**raw.pop("text_config"), **raw}).text["hidden_size"] == 128

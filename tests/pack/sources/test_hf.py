@@ -1,0 +1,99 @@
+"""Originals of several architectures, shard by shard, equal mlx-lm's convert of the whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import mlx_lm
+import pytest
+
+from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
+from flash_moe.pack.packer import pack
+from flash_moe.pack.shard_supply import KEPT, DeletedShards
+from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import HuggingFaceCheckpoint, QuantizeOptions
+from flash_moe.store.manifest import read_manifest
+from tests.support.hf_originals import KINDS, write_original
+
+
+def resident(root: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted(root.glob("model*.safetensors"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
+    original = write_original(tmp_path / "hf", kind)
+    mlx_lm.convert(str(original), str(tmp_path / "mlx"), quantize=True)
+    pack(MlxCheckpoint(tmp_path / "mlx"), tmp_path / "expected")
+    source = HuggingFaceCheckpoint(original, QuantizeOptions())
+    pack(source, tmp_path / "got")
+    ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
+    assert (ours.layouts, ours.layers) == (theirs.layouts, theirs.layers)
+    assert resident(tmp_path / "got") == resident(tmp_path / "expected")
+    configs = [json.loads((tmp_path / n / "config.json").read_text()) for n in ("got", "expected")]
+    assert configs[0]["quantization"] == configs[1]["quantization"]
+    # No expert is taken by computing a whole layer, and little else is.
+    kinds = Counter(type(work) for work in source.works)
+    assert kinds[ConvertExperts] > 2 * 3 * len(source.layers)  # three shards
+    assert kinds[ConvertTensor] > kinds[SanitizeTensors]
+    computed = [work for work in source.works if isinstance(work, SanitizeTensors)]
+    assert not any(work.experts for work in computed)
+
+
+def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
+    """The tensors of every layer lie in every shard; each shard is gone when it was read."""
+    original = write_original(tmp_path / "hf", "qwen3_next", n_shards=5, shuffle=3)
+    pack(HuggingFaceCheckpoint(original, QuantizeOptions(expert_bits=3)), tmp_path / "expected")
+    source = HuggingFaceCheckpoint(original, QuantizeOptions(expert_bits=3))
+    left: list[int] = []
+
+    def on_progress(what: str, n_bytes: int) -> None:
+        left.append(len(list(original.glob("model*.safetensors"))))
+
+    shards = DeletedShards(sorted(original.glob("model*.safetensors")), tmp_path / "got" / KEPT)
+    pack(source, tmp_path / "got", on_progress, shards=shards)
+    assert sorted(set(left)) == [1, 2, 3, 4, 5]
+    ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
+    assert [e.checksums for e in ours.layers] == [e.checksums for e in theirs.layers]
+    for one, other in zip(ours.layers, theirs.layers, strict=True):
+        assert one.error is not None
+        assert dict(one.error) == pytest.approx(dict(other.error or {}), rel=1e-12)
+    assert resident(tmp_path / "got") == resident(tmp_path / "expected")
+
+
+def test_a_layer_that_is_no_view_is_computed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an architecture whose sanitize computes with its experts."""
+    original = write_original(tmp_path / "hf", "qwen3_moe")
+    pack(HuggingFaceCheckpoint(original, QuantizeOptions()), tmp_path / "expected")
+    monkeypatch.setattr("flash_moe.pack.sources.hf.ViewFinder.find", lambda *arguments: None)
+    source = HuggingFaceCheckpoint(original, QuantizeOptions())
+    assert not any(isinstance(work, ConvertExperts) for work in source.works)
+    pack(source, tmp_path / "got")
+    ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
+    assert ours.layers == theirs.layers
+
+
+def test_an_original_that_is_quantized_itself(tmp_path: Path) -> None:
+    """As gpt-oss is published: blocks of mxfp4, which mlx-lm takes as they are."""
+    import mlx.core as mx
+
+    from flash_moe.errors import UnsupportedModelError
+    from flash_moe.pack.sources.open_source import open_source
+
+    original = write_original(tmp_path / "hf", "gpt_oss", n_shards=1)
+    file = original / "model-00001-of-00001.safetensors"
+    tensors: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
+    tensors = {n: a for n, a in tensors.items() if ".experts." not in n}
+    for layer in range(4):
+        path = f"model.layers.{layer}.mlp.experts"
+        for name, rows, width in (("gate_up_proj", 128, 64), ("down_proj", 64, 64)):
+            tensors[f"{path}.{name}_blocks"] = mx.zeros((8, rows, width // 32, 16), mx.uint8)
+            tensors[f"{path}.{name}_scales"] = mx.zeros((8, rows, width // 32), mx.uint8)
+            tensors[f"{path}.{name}_bias"] = mx.zeros((8, rows), mx.bfloat16)
+    mx.save_safetensors(str(file), tensors)
+    with pytest.raises(UnsupportedModelError, match=r"quantized itself .*mlx format"):
+        open_source(original)
