@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
@@ -16,8 +17,9 @@ from hypothesis import settings as hypothesis_settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import mlx.core as mx
+from mlx_lm.utils import load_tokenizer
 
-from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
+from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint, write_tokenizer
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore a
 # closed terminal, and their children would do so too.
@@ -67,6 +69,20 @@ def tiny_store(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("models") / "tiny-store"
     pack(MlxCheckpoint(tiny_mlx), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy tokenizer as files. Do not change them."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(path, 512)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_path: Path) -> Any:
+    """The toy tokenizer: thinking, and calls in the format of Qwen3.5."""
+    return load_tokenizer(tokenizer_path, {})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The rooms of the package and who may import whom: imports go only to the left."""
+"""The shape of the package: a ground, two wings that never import each other, and a roof."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,36 +14,20 @@ import pytest
 import flash_moe
 
 ROOT = Path(flash_moe.__file__).parent
-ORDER = (
-    *("errors", "env", "config", "top_k_notice", "memory", "pressure", "routing_model", "store"),
-    "scratch",
-    *("memory_plan", "mlx_lm_api", "mlx_threads", "stream", "forecast", "machine_speed", "ops"),
-    *("padding", "shared_expert", "next_router", "moe", "moe_block", "expert_modules"),
-    *(
-        "prompt",
-        "prefill",
-        "model",
-        "stop",
-        "result",
-        "new_tokens",
-        "tools",
-        "thinking_limit",
-        "grammar",
-        "reply_form",
-        "generate",
-        "scale_search",
-        "convert",
-        "hub",
-    ),
-    *("stores", "pull", "repair", "planner", "demo_model", "loader", "quality", "chat", "server"),
-    *("testing", "cli", "__main__"),
+# Each group in its order: a room imports from its own group to the left, and from the groups that
+# its own stands on. The wings stand on the ground and never on each other; the roof on everything.
+GROUND = (
+    *("version", "errors", "env", "config", "files", "store", "compat", "memory", "demo_model"),
 )
+WINGS = {
+    "make": ("pack", "hub"),
+    "run": ("stream", "ops", "model", "tools", "grammar", "generation"),
+}
+ROOF = ("loader", "plan", "eval", "chat", "server", "testing", "cli", "__main__")
+MAX_TOP_MODULES = 8
 MAX_LINES = 400
 # The model file of the store in the package is data, as in every store.
 FILES = sorted(f for f in ROOT.rglob("*.py") if ROOT / "demo_model" / "store" not in f.parents)
-# What the package itself offers, and where it comes from.
-FRONT = {"load": "loader", "FlashMoE": "loader", "Chunk": "result", "Generation": "result"}
-FRONT |= {"FlashMoEError": "errors"}
 
 
 def name_of(file: Path) -> str:
@@ -57,6 +42,7 @@ def room_of(file: Path) -> str:
     return relative.parts[0].removesuffix(".py")
 
 
+@cache
 def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
 
@@ -82,74 +68,131 @@ def package_of(file: Path) -> str:
     return ".".join(["flash_moe", *file.relative_to(ROOT).parts[:-1]])
 
 
+def allowed(room: str) -> set[str]:
+    """Rooms that a room may import."""
+    for group, below in (
+        (GROUND, ()),
+        *((wing, GROUND) for wing in WINGS.values()),
+        (ROOF, (*GROUND, *WINGS["make"], *WINGS["run"])),
+    ):
+        if room in group:
+            return {*below, *group[: group.index(room) + 1]}
+    raise AssertionError(f"{room}: give it a place in GROUND, WINGS or ROOF")
+
+
 def rooms_imported(tree: ast.AST, package: str) -> set[str]:
     found = set()
     for module in modules(tree, package):
         top, _, rest = module.partition(".")
-        if top != "flash_moe" or rest == "__version__":
-            continue
-        room = rest.split(".")[0]
-        found.add(FRONT.get(room, room))
+        if top == "flash_moe":
+            room = rest.split(".")[0]
+            # The front of the package is for users: what it offers is imported from its own file.
+            found.add("version" if room == "__version__" else room)
     return found
 
 
 def wrong_imports(room: str, tree: ast.AST, package: str) -> list[str]:
-    allowed = ORDER[: ORDER.index(room) + 1]
-    return sorted(rooms_imported(tree, package) - set(allowed))
+    return sorted(rooms_imported(tree, package) - allowed(room))
 
 
 def top_levels(tree: ast.AST, package: str) -> set[str]:
     return {module.split(".")[0] for module in modules(tree, package)}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_imports_go_only_to_the_left(file: Path) -> None:
-    room = room_of(file)
-    if not room:  # the front may name what it offers lazily, but imports only the errors
-        body = [
-            node for node in tree_of(file).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        assert rooms_imported(ast.Module(body, []), "flash_moe") == {"errors"}
-        return
-    assert room in ORDER, f"{name_of(file)}: give it a place in ORDER"
-    assert wrong_imports(room, tree_of(file), package_of(file)) == []
+def test_imports_keep_to_the_shape() -> None:
+    wrong = {
+        name_of(file): wrong_imports(room_of(file), tree_of(file), package_of(file))
+        for file in FILES
+        if room_of(file)
+    }
+    assert {name: rooms for name, rooms in wrong.items() if rooms} == {}
 
 
-def test_every_room_exists() -> None:
-    assert {room_of(file) for file in FILES} - {""} == set(ORDER)
+def test_the_front_imports_only_the_errors_and_the_version() -> None:
+    """What else it offers is imported by the first use."""
+    tree = tree_of(ROOT / "__init__.py")
+    body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert rooms_imported(ast.Module(body, []), "flash_moe") == {"errors", "version"}
+
+
+def test_every_room_exists_and_few_are_loose_modules() -> None:
+    groups = (GROUND, *WINGS.values(), ROOF)
+    assert {room_of(file) for file in FILES} - {""} == {room for group in groups for room in group}
+    assert len(list(ROOT.glob("*.py"))) <= MAX_TOP_MODULES
+
+
+def imports_of(file: Path) -> set[str]:
+    """Modules of the package that a file imports, each by its dotted name."""
+    return {
+        whole if whole in BY_NAME else whole.rpartition(".")[0]
+        for whole in modules(tree_of(file), package_of(file))
+    } & BY_NAME.keys()
+
+
+def dotted(file: Path) -> str:
+    parts = file.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+BY_NAME = {dotted(file): file for file in FILES}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes that are left when leaves are taken away again and again: none without a circle."""
+    left = dict(graph)
+    while leaves := [node for node, below in left.items() if not below & left.keys()]:
+        for node in leaves:
+            del left[node]
+    return sorted(left)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c", "d"]
+    graph = {name: imports_of(file) - {name} for name, file in BY_NAME.items()}
+    assert circle(graph) == []
 
 
 @pytest.mark.parametrize(
     ("room", "text"),
     [
-        ("store", "from flash_moe.stream.slot_table import SlotTable"),
+        ("pack", "from flash_moe.stream.slot_table import SlotTable"),  # the other wing
+        ("stream", "from flash_moe.pack import packer"),
+        ("hub", "from flash_moe.model.open import open_streaming"),
+        ("model", "from flash_moe.server import run"),  # the roof
         ("store", "import flash_moe.loader"),
         ("store", "from flash_moe import load"),
-        ("stream", "from flash_moe import ops"),
-        ("stream", "def f():\n    from ..moe import StreamedSwitchGLU"),
-        ("store", "from .. import generate"),
+        ("stream", "from flash_moe import ops"),  # the same wing, further up
+        ("tools", "def f():\n    from ..generation.conversation import Conversation"),
+        ("server", "from .. import cli"),
+        ("files", "from flash_moe.store import manifest"),  # the ground has an order too
     ],
 )
-def test_an_import_to_the_right_is_found(room: str, text: str) -> None:
+def test_an_import_against_the_shape_is_found(room: str, text: str) -> None:
     assert wrong_imports(room, ast.parse(text), f"flash_moe.{room}")
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("room", "text"),
     [
-        "from flash_moe.store.layout import align",
-        "from flash_moe import __version__, errors",
-        "from .plan import SlotTable",
-        "from ..store import layout",
+        ("stream", "from flash_moe.store.layout import align"),
+        ("stream", "from flash_moe import __version__, errors"),
+        ("stream", "from .slot_table import SlotTable"),
+        ("hub", "from ..pack import packer"),
+        ("loader", "from flash_moe.hub.resolve import resolve\nfrom flash_moe.model import open"),
     ],
 )
-def test_an_import_to_the_left_is_fine(text: str) -> None:
-    assert wrong_imports("stream", ast.parse(text), "flash_moe.stream") == []
+def test_an_import_with_the_shape_is_fine(room: str, text: str) -> None:
+    assert wrong_imports(room, ast.parse(text), f"flash_moe.{room}") == []
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "store").rglob("*.py")), ids=name_of)
-def test_the_store_knows_no_mlx(file: Path) -> None:
-    assert not {"mlx", "mlx_lm"} & top_levels(tree_of(file), package_of(file))
+def files_importing(*names: str) -> set[str]:
+    return {
+        name_of(file) for file in FILES if set(names) & top_levels(tree_of(file), package_of(file))
+    }
+
+
+def test_the_store_knows_no_mlx() -> None:
+    assert not {name for name in files_importing("mlx", "mlx_lm") if name.startswith("store/")}
 
 
 def test_importing_the_store_or_the_package_loads_no_mlx() -> None:
@@ -168,10 +211,9 @@ def test_importing_the_store_or_the_package_loads_no_mlx() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_mlx_lm_is_reached_through_one_file(file: Path) -> None:
-    if room_of(file) not in ("mlx_lm_api", "testing"):
-        assert "mlx_lm" not in top_levels(tree_of(file), package_of(file))
+def test_mlx_lm_is_reached_through_one_file() -> None:
+    others = {name for name in files_importing("mlx_lm") if not name.startswith("testing/")}
+    assert others == {"compat/mlx_lm.py"}
 
 
 def prints(tree: ast.AST) -> list[int]:
@@ -194,16 +236,12 @@ def environment_uses(tree: ast.AST) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_only_the_command_line_prints(file: Path) -> None:
-    if room_of(file) != "cli":
-        assert prints(tree_of(file)) == []
+def test_only_the_command_line_prints() -> None:
+    assert {room_of(file) for file in FILES if prints(tree_of(file))} == {"cli"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_only_one_file_reads_the_environment(file: Path) -> None:
-    if room_of(file) != "env":
-        assert environment_uses(tree_of(file)) == []
+def test_only_one_file_reads_the_environment() -> None:
+    assert {name_of(file) for file in FILES if environment_uses(tree_of(file))} == {"env.py"}
 
 
 def test_the_finders_find() -> None:
@@ -214,9 +252,9 @@ def test_the_finders_find() -> None:
     assert top_levels(ast.parse("from mlx_lm.utils import load"), "x") == {"mlx_lm"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_files_stay_small_and_say_what_they_are(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert text.count("\n") <= MAX_LINES
-    assert file.stem not in ("utils", "util", "helpers", "common", "misc")
-    assert ast.get_docstring(ast.parse(text)), "a file begins with a docstring"
+def test_files_stay_small_and_say_what_they_are() -> None:
+    texts = {name_of(file): file.read_text(encoding="utf-8") for file in FILES}
+    assert [name for name, text in texts.items() if text.count("\n") > MAX_LINES] == []
+    assert [name for name, text in texts.items() if not ast.get_docstring(ast.parse(text))] == []
+    vague = {"utils", "util", "helpers", "common", "misc"}
+    assert [name_of(file) for file in FILES if file.stem in vague] == []

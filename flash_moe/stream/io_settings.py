@@ -2,8 +2,8 @@
 
 ``flash-moe doctor --tune`` measures (``plan/disk_tuning.py``) and saves here: a small JSON file in
 the user's cache directory, one entry for each disk. The file is a convenience: one that cannot be
-read counts as empty, and it decides about speed only. Direct reads that a measurement recommends are
-used only for a model that can be read so.
+read counts as empty, and it decides about speed only. Direct reads that a measurement recommends
+are used only for a model that can be read so.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 While a layer computes, the router of the next one is asked with this layer's hidden state
 (``flash_moe/model/next_router.py``), and what it picks and the bank lacks is read behind the reads
 of this layer. When the next layer asks, right guesses are there or on their way. Wrong ones that
-have not begun are dropped, and those that a thread is reading go on in slots that nobody else gets, so
-that nobody waits for them.
+have not begun are dropped, and those that a thread is reading go on in slots that nobody else
+gets, so that nobody waits for them.
 
 A guess needs a slab that belongs to its layer alone: a slot that is written ahead must not be one
 that the layer before computes on.

@@ -1,8 +1,8 @@
 """Command lines in processes that need not start Python: forks of one that has imported all.
 
 ``python -m tests.support.hub.fork_server`` reads JSON lists from its standard input, a line each: a
-file for the output, and arguments. It forks a process that runs them, writes its id, and when that has
-ended what it returned, negative for a signal.
+file for the output, and arguments. It forks a process that runs them, writes its id, and when that
+has ended what it returned, negative for a signal.
 """
 
 from __future__ import annotations
