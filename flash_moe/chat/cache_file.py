@@ -19,9 +19,10 @@ import mlx.core as mx
 import xxhash
 from mlx.utils import tree_flatten
 
-from flash_moe.chat.messages import read_json, write_json
+from flash_moe.chat.messages import read_json
 from flash_moe.compat.mlx_lm import load_prompt_cache, save_prompt_cache
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.atomic import give_name, write_json
 from flash_moe.generation.prompt import encode_prompt
 from flash_moe.generation.turn_cache import Held, TurnCache, common_length
 from flash_moe.model.kv_length import held_positions
@@ -106,12 +107,11 @@ def write_cache(folder: Path, place: Place, of: Mapping[str, Any]) -> None:
     new = folder / f"new-{os.getpid()}.safetensors"
     try:
         save_prompt_cache(str(new), place.held.cache)
-        with open(new, "rb+") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            os.fsync(stream.fileno())
         checksum = _checksum(new)
         file = folder / f"cache-{checksum}.safetensors"
-        os.replace(new, file)
+        with open(new, "rb+") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            give_name(stream.fileno(), new, file)
     finally:
         new.unlink(missing_ok=True)
     write_json(
@@ -123,6 +123,7 @@ def write_cache(folder: Path, place: Place, of: Mapping[str, Any]) -> None:
             "of": dict(of),
             "ids": list(place.held.ids),
         },
+        private=True,
     )
     for old in folder.glob("*.safetensors"):
         if old != file:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flash_moe.chat.keyboard import FILES
-from flash_moe.chat.messages import checked_messages, read_json, write_json
+from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
 from flash_moe.chat.stats import size
 from flash_moe.chat.turn import Talk
 from flash_moe.errors import ConfigError, PromptError
+from flash_moe.files.atomic import write_json
 from flash_moe.memory.system import peak_memory
 
 THINKING = ("on", "hide", "off")
@@ -108,7 +109,7 @@ def _save(talk: Talk, rest: str, confirm: Callable[[str], str]) -> None:
         talk.view.note("not saved")
         return
     try:
-        write_json(file, talk.conversation.messages)
+        write_json(file, talk.conversation.messages, private=True)
     except OSError as error:
         raise PromptError("chat", f"/save: {file}: {error.strerror}") from error
     talk.view.note(f"{len(talk.conversation.messages)} messages saved to {file}")

@@ -1,10 +1,8 @@
-"""Messages in files: written whole or not at all, and checked when they are read."""
+"""Messages from files, checked when they are read."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,6 @@ from flash_moe.files.names import shown
 
 MAX_BYTES = 64_000_000
 ROLES = ("system", "user", "assistant", "tool")
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Put JSON in the place of a file, for its owner alone. Raises OSError."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, ensure_ascii=False, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-
-
-def half_written(folder: Path) -> list[Path]:
-    """Files that a process killed in ``write_json`` has left."""
-    return list(folder.glob(".*.json.*"))
 
 
 def read_json(file: Path) -> Any:

@@ -21,10 +21,11 @@ from typing import Any
 import platformdirs
 
 from flash_moe.chat.cache_file import drop_cache
-from flash_moe.chat.messages import checked_messages, half_written, read_json, write_json
+from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError
+from flash_moe.files.atomic import half_written, write_json
 
 FILE, LAST = "session.json", "last"
 _FORMAT = 1
@@ -76,7 +77,7 @@ class Session:
     def save(self, messages: list[dict[str, Any]], store: str) -> None:
         """Keep the messages. Raises OSError."""
         value = {"format": _FORMAT, "store": store, "messages": messages}
-        write_json(self.path / FILE, value)
+        write_json(self.path / FILE, value, private=True)
 
     def load(self) -> tuple[list[dict[str, Any]], str]:
         """Messages, and the store that answered them.

@@ -1,10 +1,11 @@
-"""Bytes and names that must outlive a power cut."""
+"""Atomic writes, and bytes and names that must outlive a power cut."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,25 +31,55 @@ def sync_file(fd: int) -> None:
     os.fsync(fd)
 
 
-@contextmanager
-def whole_file(file: Path) -> Iterator[BinaryIO]:
-    """A file to write so that a crash leaves the old one or the new one, never half of it.
+def temporary_file(file: Path) -> Path:
+    """Path of a file until it is complete."""
+    return file.with_name(file.name + ".tmp")
 
-    The name is on the disk when :func:`sync_directory` says so.
+
+def give_name(fd: int, written: Path, file: Path) -> None:
+    """Rename a complete file, in the place of an older one, when its bytes are on the disk.
+
+    The name is on the disk when :func:`sync_directory` returns.
+
+    Args:
+        fd: ``written``, opened.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be synced or renamed.
     """
-    temporary = file.with_name(file.name + ".tmp")
+    sync_file(fd)
+    os.replace(written, file)
+
+
+@contextmanager
+def whole_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Open a file for writing so that a crash leaves the old one or the new one, never half of it.
+
+    Args:
+        private: For the user alone, and written by any of the user's threads and processes at any
+            time. Other files have one writer at a time, which takes up what a killed one left.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    written = temporary_file(file)
+    if private:
+        written = file.with_name(f".{file.name}.{threading.get_native_id()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    fd = os.open(written, flags, 0o600 if private else 0o666)
     try:
-        with open(temporary, "wb") as stream:
+        with open(fd, "wb") as stream:
             yield stream
             stream.flush()
-            sync_file(stream.fileno())
-        os.replace(temporary, file)
+            give_name(stream.fileno(), written, file)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Private JSON files that killed processes left incomplete in a folder."""
+    return list(folder.glob(".*.json.*"))
 
 
 def sync_directory(directory: Path) -> None:
@@ -66,8 +97,8 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def write_json(file: Path, table: dict[str, Any]) -> None:
-    """Write JSON so that a crash leaves the old file or the new one, never half of it."""
-    content = json.dumps(table, indent=1) + "\n"
-    with whole_file(file) as stream:
+def write_json(file: Path, value: Any, *, private: bool = False) -> None:
+    """Write JSON as a :func:`whole_file`. A private one keeps the letters that people read."""
+    content = json.dumps(value, ensure_ascii=not private, indent=1) + "\n"
+    with whole_file(file, private=private) as stream:
         stream.write(content.encode())

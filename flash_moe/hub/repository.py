@@ -15,6 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
+from flash_moe.files.atomic import give_name
 from flash_moe.files.names import file_name
 from flash_moe.hub.requests import fetch_range, read_range
 from flash_moe.hub.retry import patiently
@@ -134,10 +135,10 @@ class Repository:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             fetch_range(remote.url, fd, 0, remote.n_bytes, remote.n_bytes, lambda n: None)
+            remote.check(part)
+            give_name(fd, part, file)
         finally:
             os.close(fd)
-        remote.check(part)
-        os.replace(part, file)
 
     def headers(self, shards: list[str], place: Callable[[str], Path]) -> dict[str, TensorEntry]:
         """Every tensor of some shards, by name, from their headers alone.

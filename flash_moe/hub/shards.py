@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
-from flash_moe.files.atomic import sync_file
+from flash_moe.files.atomic import give_name
 from flash_moe.hub.repository import RemoteFile
 from flash_moe.hub.requests import fetch_range
 from flash_moe.hub.threads import GRACE_SECONDS, in_thread
@@ -133,10 +133,9 @@ class HubShards(Shards):
             os.ftruncate(fd, remote.n_bytes)
             for start, stop in self._ranges[shard]:
                 self._fetch(remote, fd, start, stop)
-            sync_file(fd)
+            give_name(fd, _part(shard), shard)
         finally:
             os.close(fd)
-        os.replace(_part(shard), shard)
 
     def _get_whole(self, shard: Path) -> None:
         remote = self._remote[shard]
@@ -170,10 +169,9 @@ class HubShards(Shards):
             os.ftruncate(fd, have)
             self._on_bytes(have)
             self._fetch(remote, fd, have, remote.n_bytes)
-            sync_file(fd)  # what has its name shall have its bytes, also after a power cut
+            give_name(fd, part, shard)
         finally:
             os.close(fd)
-        os.replace(part, shard)
 
     def _fetch(self, remote: RemoteFile, fd: int, start: int, stop: int) -> None:
         fetch_range(remote.url, fd, start, stop, remote.n_bytes, self._on_bytes, self._stop)

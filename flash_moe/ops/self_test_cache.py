@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from flash_moe.files.atomic import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -61,14 +61,8 @@ def _read() -> dict[str, Any]:
 def _write(passed: dict[str, Any]) -> None:
     """Replace the file in one step. Of two processes that write at once, one is forgotten."""
     file = memory_file()
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix="self-test-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            json.dump({"passed": passed}, out, indent=1)
-        os.replace(temporary, file)
+        write_json(file, {"passed": passed}, private=True)
     except OSError as error:
         _log.info("the self-test cannot be remembered in %s: %s", file, error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.errors import PackError
+from flash_moe.files.atomic import temporary_file
 from flash_moe.pack.journal import Journal, read_journal
 from flash_moe.pack.shard_supply import KEPT, Shards
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.store_writer import StoreFiles, temporary
+from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import describe
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import (
@@ -46,7 +47,7 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
                 "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
             )
         # A run may have been killed while it wrote its first journal.
-        ours = {*allowed, f"{PARTIAL_FILE}.tmp"}
+        ours = {*allowed, temporary_file(dst / PARTIAL_FILE).name}
         if dst.is_dir() and any(file.name not in ours for file in dst.iterdir()):
             raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
     return journal
@@ -86,7 +87,7 @@ def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) 
         if layer.number in journal.layers:
             if not files.is_complete(file):
                 del journal.layers[layer.number]
-                temporary(file).unlink(missing_ok=True)
+                temporary_file(file).unlink(missing_ok=True)
                 lost.add(index)
         elif not files.is_begun(file):
             lost.add(index)

@@ -7,13 +7,12 @@ memory. A file has its name only when it is complete and on the disk.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flash_moe.files.atomic import sync_file
+from flash_moe.files.atomic import whole_file
 from flash_moe.store.safetensors_header import BITS
 
 Bytes = bytes | memoryview
@@ -122,8 +121,7 @@ def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes
 def _write_file(
     file: Path, tensors: Sequence[TensorSource], on_bytes: Callable[[int], None], odd_offsets: bool
 ) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as out:
+    with whole_file(file) as out:
         out.write(header_of(tensors, odd_offsets))
         for tensor in tensors:
             written = 0
@@ -135,6 +133,3 @@ def _write_file(
                 raise OSError(
                     f"tensor {tensor.name}: expected {tensor.n_bytes} bytes, got {written}"
                 )
-        out.flush()
-        sync_file(out.fileno())
-    os.replace(temporary, file)

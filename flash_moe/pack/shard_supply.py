@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from flash_moe.errors import ConfigError, ModelNotFoundError
-from flash_moe.files.atomic import sync_directory, sync_file
+from flash_moe.files.atomic import sync_directory, whole_file
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import read_header
@@ -152,11 +152,8 @@ def keep_header(shard: Path, kept: Path) -> None:
     """
     offsets = [entry.offset for entry in read_header(shard).values()]
     status = shard.stat()
-    temporary = kept.with_name(kept.name + ".tmp")
-    with open(shard, "rb") as source, open(temporary, "wb") as out:
+    with open(shard, "rb") as source, whole_file(kept) as out:
         out.write(source.read(min(offsets, default=status.st_size)))
         out.truncate(status.st_size)
         out.flush()
-        os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        sync_file(out.fileno())
-    os.replace(temporary, kept)
+        os.utime(out.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))

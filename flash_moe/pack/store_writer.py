@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flash_moe.files.atomic import sync_directory, sync_file
+from flash_moe.files.atomic import give_name, sync_directory, sync_file, temporary_file
 from flash_moe.pack.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
 from flash_moe.store.experts import ExpertLayer
 
@@ -84,7 +84,7 @@ class StoreFiles:
 
     def is_begun(self, file: Path) -> bool:
         """Whether ``file`` is there at its full size, complete or not."""
-        return any(_size(f) == self._sizes[file] for f in (file, temporary(file)))
+        return any(_size(f) == self._sizes[file] for f in (file, temporary_file(file)))
 
     def is_complete(self, file: Path) -> bool:
         return _size(file) == self._sizes[file]
@@ -92,7 +92,7 @@ class StoreFiles:
     def missing_bytes(self) -> int:
         """Disk that the files will take beyond what they take now."""
         return sum(
-            max(0, size - max(_allocated(file), _allocated(temporary(file))))
+            max(0, size - max(_allocated(file), _allocated(temporary_file(file))))
             for file, size in self._sizes.items()
         )
 
@@ -108,8 +108,7 @@ class StoreFiles:
         if file not in self._fds and self.is_complete(file):
             return
         fd = self._fd(file)
-        sync_file(fd)
-        os.replace(temporary(file), file)
+        give_name(fd, temporary_file(file), file)
         with self._lock:
             os.close(self._fds.pop(file))
 
@@ -125,15 +124,11 @@ class StoreFiles:
                 if self.is_complete(file):
                     # A run was killed before it noted that. Of shards that were noted, and may be
                     # gone, nothing is written again, so what they gave is kept.
-                    os.replace(file, temporary(file))
-                fd = self._fds[file] = _open(temporary(file), self._sizes[file])
+                    os.replace(file, temporary_file(file))
+                fd = self._fds[file] = _open(temporary_file(file), self._sizes[file])
                 if file in self._heads:
                     _write(fd, 0, self._heads[file])
             return fd
-
-
-def temporary(file: Path) -> Path:
-    return file.with_name(file.name + ".tmp")
 
 
 def _open(file: Path, size: int) -> int:

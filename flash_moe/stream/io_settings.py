@@ -138,7 +138,7 @@ def remember(disk: str, best: dict[str, Measured]) -> Path:
     disks[disk] = {"measured": when, **{io: asdict(row) for io, row in best.items()}}
     file = settings_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"disks": disks})
+    write_json(file, {"disks": disks}, private=True)
     return file
 
 

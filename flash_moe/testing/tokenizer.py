@@ -68,8 +68,8 @@ def write_tokenizer(path: Path, vocab_size: int = MIN_VOCAB_SIZE) -> None:
     _build(vocab_size).save(str(path / "tokenizer.json"))
     shutil.copyfile(Path(__file__).with_name("chat_template.jinja"), path / "chat_template.jinja")
     ids = added_token_ids(vocab_size)
-    _write_json(path / "tokenizer_config.json", _tokenizer_config(ids))
-    _write_json(
+    _save(path / "tokenizer_config.json", _tokenizer_config(ids))
+    _save(
         path / "generation_config.json",
         {
             "bos_token_id": ids["<|endoftext|>"],
@@ -152,5 +152,5 @@ def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _save(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -161,10 +161,10 @@ def test_a_process_killed_while_writing_leaves_the_cache_before(
     class KilledError(BaseException):
         pass
 
-    def killed(file: Path, value: Any) -> None:
+    def killed(file: Path, value: Any, **options: Any) -> None:
         if file.name == INDEX:
             raise KilledError
-        plain(file, value)
+        plain(file, value, **options)
 
     plain = cache_file.write_json
     monkeypatch.setattr(cache_file, "write_json", killed)

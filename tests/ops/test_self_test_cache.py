@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_nothing_is_left_of_a_write_that_fails(
         raise OSError(28, "No space left on device")
 
     remember("a", {})
-    monkeypatch.setattr(self_test_cache.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     remember("b", {})
     forget("a")
     assert recall("a")
