@@ -34,16 +34,14 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.errors import ConfigError
     from flash_moe.generation.conversation import Conversation
     from flash_moe.loader import load
+    from flash_moe.store.experts import PackedExperts
     from flash_moe.store.manifest import read_manifest
     from flash_moe.tools.builtin import calculate, convert_units, get_time
 
     if not 0 < args.share <= 1:
         raise ConfigError("demo", f"--share: expected above 0 and at most 1, got {args.share}")
-    manifest = read_manifest(STORE)
-    expert_bytes = sum(
-        e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
-    )
-    with load(STORE, cache_gb=args.share * expert_bytes / 1e9) as flash:
+    experts = PackedExperts(STORE, read_manifest(STORE))
+    with load(STORE, cache_gb=args.share * experts.n_bytes / 1e9) as flash:
         talk = Conversation(
             flash,
             [calculate, convert_units, get_time],

@@ -100,20 +100,14 @@ def _repair(root: Path, damaged: frozenset[str]) -> int:
     return 0
 
 
-def _expert_bytes(manifest: Manifest) -> int:
-    return sum(e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers)
-
-
-def _resident_bytes(manifest: Manifest) -> int:
-    return sum(r.n_bytes for r in manifest.resident)
-
-
 def describe(root: Path) -> dict[str, Any]:
     """Geometry, quantization, sizes and origin of a store."""
     from flash_moe.config import model_config, read_config
+    from flash_moe.store.experts import PackedExperts, expert_bytes, token_bytes
     from flash_moe.store.layout import PROJECTIONS
 
     manifest = read_manifest(root)
+    layers = PackedExperts(root, manifest).layers
     config = model_config(read_config(root))
     quantization = {
         projection: [
@@ -135,12 +129,9 @@ def describe(root: Path) -> dict[str, Any]:
         "expert_width": first.expert_width,
         "max_context": config.max_context,
         "record_bytes": [layout.record_bytes for layout in manifest.layouts],
-        "expert_bytes": _expert_bytes(manifest),
-        "resident_bytes": _resident_bytes(manifest),
-        "bytes_per_token_uncached": sum(
-            min(config.top_k, e.n_experts) * manifest.layouts[e.layout].record_bytes
-            for e in manifest.layers
-        ),
+        "expert_bytes": expert_bytes(layers),
+        "resident_bytes": sum(r.n_bytes for r in manifest.resident),
+        "bytes_per_token_uncached": token_bytes(layers, config.top_k),
         "quantization": quantization,
         "checks": checks(manifest),
         "quantization_error": errors(manifest),

@@ -23,7 +23,7 @@ from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
 from flash_moe.model.open import open_streaming
 from flash_moe.model.top_k_warning import TopKWarning
-from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.experts import ExpertLayer, token_bytes
 from flash_moe.store.manifest import is_store
 
 
@@ -74,7 +74,7 @@ def streamed(name: str, top_k: int | None = None) -> Candidate:
         resident=False,
         top_k=k,
         own_top_k=model.top_k,
-        bytes_per_token=bytes_per_token(layers, k),
+        bytes_per_token=token_bytes(layers, k),
         bits_per_weight=bits_per_weight(layers),
         vocab_size=model.vocab_size,
         max_context=model.max_context,
@@ -127,11 +127,6 @@ def _count(config: Mapping[str, Any], key: str) -> int | None:
         if type(value) is int and value > 0:
             return value
     return None
-
-
-def bytes_per_token(layers: Sequence[ExpertLayer], top_k: int) -> int:
-    """Bytes of the experts of one token: ``top_k`` records of each layer."""
-    return top_k * sum(layer.layout.record_bytes for layer in layers)
 
 
 def bits_per_weight(layers: Sequence[ExpertLayer]) -> float:

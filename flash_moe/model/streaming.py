@@ -20,7 +20,7 @@ from flash_moe.memory.system import (
     resident_memory,
     usable_memory,
 )
-from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
@@ -93,7 +93,7 @@ class Streaming:
         runtime, top_k = self.runtime, self.top_k
         plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
         if runtime.lookahead and len(plans[0].layers) > 1:
-            least = top_k * sum(layer.layout.record_bytes for layer in self.experts.layers)
+            least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(
                 "bank",
                 f"lookahead with a budget of {budget / 1e9} GB: expected at least one token's "

@@ -105,7 +105,7 @@ def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> N
         PackError: It is too small.
     """
     linked = sum(
-        layer.n_experts * layer.layout.record_bytes
+        layer.n_bytes
         for index, layer in enumerate(source.layers)
         if source.existing_file(index) is not None and not files.is_begun(files.record_file(index))
     )

@@ -93,7 +93,7 @@ def pack(
         dst,
         len(source.layers) - run.kept,
         run.kept,
-        sum(layer.n_experts * layer.layout.record_bytes for layer in source.layers),
+        source.expert_bytes,
         sum(r.n_bytes for r in manifest.resident),
     )
 

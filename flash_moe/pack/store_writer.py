@@ -45,7 +45,7 @@ class StoreFiles:
         self._fds: dict[Path, int] = {}
         self._lock = threading.Lock()
         for index, layer in enumerate(layers):
-            self._sizes[self.record_file(index)] = layer.n_experts * layer.layout.record_bytes
+            self._sizes[self.record_file(index)] = layer.n_bytes
         for name, shard in split_shards(resident, MAX_SHARD_BYTES).items():
             file = dst / name
             head = self._heads[file] = header_of(shard)

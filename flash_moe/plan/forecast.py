@@ -33,7 +33,7 @@ from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import Scratch
 from flash_moe.memory.pressure import reserve
 from flash_moe.plan.hit_rate_model import TEXT, hit_rates
-from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs, smallest_budget
 
 # A process with Python, MLX and mlx-lm, before the model (docs/experiments.md).
@@ -106,14 +106,12 @@ class ModelShape:
     @property
     def expert_bytes(self) -> int:
         """All experts."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+        return expert_bytes(self.layers)
 
     @property
     def token_bytes(self) -> int:
         """The experts of a token."""
-        return sum(
-            min(self.top_k, layer.n_experts) * layer.layout.record_bytes for layer in self.layers
-        )
+        return token_bytes(self.layers, self.top_k)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.policy import Key, Policy
 from flash_moe.stream.slot_table import SlotTable
@@ -62,7 +63,7 @@ def _count(
     counters = Counters(
         (layer.number for layer in header.layers),
         sum(plan.n_bytes for plan in plans),
-        header.expert_bytes,
+        expert_bytes(header.layers),
     )
     for plan in plans:
         calls = [call for call in trace.calls if call[0] in plan.layers]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,21 @@ class ExpertLayer:
     path: str
     n_experts: int
     layout: RecordLayout
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all records, padding included."""
+        return self.n_experts * self.layout.record_bytes
+
+
+def expert_bytes(layers: Iterable[ExpertLayer]) -> int:
+    """Bytes of all experts of some layers, padding of records included."""
+    return sum(layer.n_bytes for layer in layers)
+
+
+def token_bytes(layers: Iterable[ExpertLayer], top_k: int) -> int:
+    """Bytes of the experts of one token: ``top_k`` records of each layer."""
+    return sum(min(top_k, layer.n_experts) * layer.layout.record_bytes for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ class ExpertFiles(ABC):
     @property
     def n_bytes(self) -> int:
         """Bytes of all records, padding included."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+        return expert_bytes(self.layers)
 
 
 class PackedExperts(ExpertFiles):

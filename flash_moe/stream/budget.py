@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
-from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.experts import ExpertLayer, token_bytes
 from flash_moe.store.layout import ITEMSIZE
 from flash_moe.store.reader import DIRECT_ALIGNMENT
 
@@ -51,7 +51,7 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
         BudgetError: The budget cannot hold one layer's experts of one token.
     """
     largest = max(layer.layout.record_bytes for layer in layers)
-    one_token = _one_token(layers, top_k)
+    one_token = token_bytes(layers, top_k)
     if budget_bytes < one_token:
         minimum = smallest_budget(layers, top_k)
         if budget_bytes < minimum:
@@ -78,11 +78,7 @@ def smallest_budget(layers: Sequence[ExpertLayer], top_k: int) -> int:
     """Bytes that ``plan_slabs`` needs at least: one layer's experts of one token."""
     largest = max(layer.layout.record_bytes for layer in layers)
     one_layer = min(top_k, max(layer.n_experts for layer in layers)) * largest
-    return min(one_layer, _one_token(layers, top_k))
-
-
-def _one_token(layers: Sequence[ExpertLayer], top_k: int) -> int:
-    return sum(min(top_k, la.n_experts) * la.layout.record_bytes for la in layers)
+    return min(one_layer, token_bytes(layers, top_k))
 
 
 def _max_slab_bytes(layer: ExpertLayer) -> int:

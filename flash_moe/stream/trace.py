@@ -63,11 +63,6 @@ class TraceHeader:
         )
         return TraceHeader(model_type, top_k, policy, budget_bytes, experts.layers, read_bytes)
 
-    @property
-    def expert_bytes(self) -> int:
-        """Size of all experts of the model."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
-
     def to_json(self) -> dict[str, Any]:
         layouts = list(dict.fromkeys(layer.layout for layer in self.layers))
         return {

@@ -17,7 +17,13 @@ from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint, resident_entries
 from flash_moe.pack.steps import CopyExperts, CopyTensor, Work
-from flash_moe.store.experts import CheckpointExperts, ExpertLayer, expert_stacks, layer_number
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertLayer,
+    expert_bytes,
+    expert_stacks,
+    layer_number,
+)
 from flash_moe.store.manifest import Source
 
 
@@ -58,13 +64,13 @@ class PackSource:
     @property
     def expert_bytes(self) -> int:
         """Bytes of all records, padding included."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+        return expert_bytes(self.layers)
 
     @property
     def n_bytes(self) -> int:
         """What ``on_progress`` of the packer will be told of, all told."""
         linked = (
-            layer.n_experts * layer.layout.record_bytes
+            layer.n_bytes
             for index, layer in enumerate(self.layers)
             if self.existing_file(index) is not None
         )

@@ -59,8 +59,8 @@ class OriginalFlashMoE(PackSource):
             ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths
         )
         self._files = [packed / f"layer_{layer.number:02d}.bin" for layer in self.layers]
-        for file in self._files:
-            _check_size(file, n_experts * layout.record_bytes)
+        for file, layer in zip(self._files, self.layers, strict=True):
+            _check_size(file, layer.n_bytes)
         self.source = replace(checkpoint.origin, kind="flash-moe-original")
         if compare:
             self._compare_samples(tensors, packed)
