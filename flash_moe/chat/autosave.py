@@ -19,8 +19,8 @@ from flash_moe.chat.cache_file import (
     write_cache,
 )
 from flash_moe.chat.sessions import Session, new_session, prune
-from flash_moe.chat.stats import size
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.conversation import Conversation
 
 
@@ -110,8 +110,8 @@ class Keeper:
             self._kept = None
             if self._limit and not self._told_too_large:
                 self._say(
-                    f"the prompt cache takes {size(n_bytes)}, more than --session-disk-gb allows: "
-                    "only the messages are kept"
+                    f"the prompt cache takes {format_bytes(n_bytes)}, more than --session-disk-gb "
+                    "allows: only the messages are kept"
                 )
             self._told_too_large = True
             return
@@ -119,8 +119,9 @@ class Keeper:
         self._kept = list(place.held.ids)
         for name, freed in prune(self._limit):
             self._say(
-                f"the prompt cache of session {name} was deleted ({size(freed)}): all together "
-                f"may take {size(self._limit)} (--session-disk-gb); its messages are kept"
+                f"the prompt cache of session {name} was deleted ({format_bytes(freed)}): all "
+                f"together may take {format_bytes(self._limit)} (--session-disk-gb); its messages "
+                "are kept"
             )
 
     @staticmethod

@@ -10,10 +10,10 @@ from pathlib import Path
 from flash_moe.chat.keyboard import FILES
 from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
-from flash_moe.chat.stats import size
 from flash_moe.chat.turn import Talk
 from flash_moe.errors import ConfigError, PromptError
 from flash_moe.files.atomic import write_json
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import peak_memory
 
 THINKING = ("on", "hide", "off")
@@ -149,9 +149,10 @@ def _stats(talk: Talk, rest: str, confirm: Callable[[str], str]) -> None:
         f"messages      {len(conversation.messages)}",
         f"all turns     {len(turns)}: {sum(t.prompt_tokens for t in turns)} prompt tokens, "
         f"{sum(t.answer_tokens for t in turns)} tokens, "
-        f"{size(sum(t.bytes_read for t in turns))} read",
-        f"experts       {size(stream.bank_bytes)} held of {size(stream.expert_bytes)}",
-        f"peak memory   {size(peak_memory())}",
+        f"{format_bytes(sum(t.bytes_read for t in turns))} read",
+        f"experts       {format_bytes(stream.bank_bytes)} held of "
+        f"{format_bytes(stream.expert_bytes)}",
+        f"peak memory   {format_bytes(peak_memory())}",
     ]
     session = talk.keeper.session if talk.keeper else None
     lines.append(f"session       {session.path if session else 'not kept'}")

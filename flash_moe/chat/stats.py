@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from flash_moe.files.sizes import format_bytes
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -50,7 +52,7 @@ class Figures:
         found.append(f"prompt {self.prompt_tokens}")
         if self.first_token_s is not None:
             found.append(f"first {self.first_token_s:.2f} s")
-        found += [f"read {size(self.bytes_read)}", f"hits {self.hit_rate:.0%}"]
+        found += [f"read {format_bytes(self.bytes_read)}", f"hits {self.hit_rate:.0%}"]
         if self.stopped:
             found.insert(0, "stopped")
         return found
@@ -72,12 +74,3 @@ def fitting(parts: list[str], columns: int, between: str = " · ") -> str:
             break
         line = longer
     return line
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.cli.generate import standard_input
 from flash_moe.cli.options import add_sampling_options, add_streaming_options, streaming_options
 from flash_moe.errors import ConfigError, PromptError
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.chat.autosave import Keeper
@@ -241,19 +242,18 @@ def _on_terminal(talk: Talk, private: bool) -> int:
 def _list_sessions(limit_gb: float) -> int:
     from flash_moe.chat.sanitize import one_line
     from flash_moe.chat.sessions import list_sessions, sessions_dir
-    from flash_moe.chat.stats import size
 
     found = list_sessions()
     for info in found:
         date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
-        taken = size(info.message_bytes + info.cache_bytes)
+        taken = format_bytes(info.message_bytes + info.cache_bytes)
         print(
             f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"
         )
     caches = sum(info.cache_bytes for info in found)
     print(
         f"{len(found)} sessions in {one_line(str(sessions_dir()))}; prompt caches take "
-        f"{size(caches)} of {size(limit_gb * 1e9)}",
+        f"{format_bytes(caches)} of {format_bytes(limit_gb * 1e9)}",
         file=sys.stderr,
     )
     return 0

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.demo_model import STORE
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.generation.conversation import Conversation
@@ -95,14 +96,14 @@ def _report(talk: Conversation, answer: Answer, as_json: bool) -> None:
         print(json.dumps({"text": answer.text, "messages": talk.messages, **figures}))
         return
     print(f"tokens/s        {stats.generation_tps:.1f}", file=sys.stderr)
-    print(f"experts read    {bytes_read / 1e6:.1f} MB", file=sys.stderr)
+    print(f"experts read    {format_bytes(bytes_read)}", file=sys.stderr)
     print(f"hit rate        {stream.hit_rate:.0%}", file=sys.stderr)
     print(
-        f"expert budget   {stream.bank_bytes / 1e6:.1f} MB "
-        f"of {stream.expert_bytes / 1e6:.1f} MB of experts",
+        f"expert budget   {format_bytes(stream.bank_bytes)} "
+        f"of {format_bytes(stream.expert_bytes)} of experts",
         file=sys.stderr,
     )
     print(
-        f"peak memory     {peak_memory() / 1e6:.0f} MB, mostly Python, MLX and mlx-lm",
+        f"peak memory     {format_bytes(peak_memory())}, mostly Python, MLX and mlx-lm",
         file=sys.stderr,
     )

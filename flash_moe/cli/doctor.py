@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli import tune
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.store.layout import describe
 from flash_moe.version import __version__
 
@@ -154,9 +155,9 @@ def why_not_taken(layout: RecordLayout) -> str | None:
 
 def report(facts: dict[str, Any]) -> list[str]:
     """The facts as lines for people."""
-    memory = f"{facts['memory_bytes'] / 1e9:.1f} GB"
+    memory = format_bytes(facts["memory_bytes"])
     if facts["gpu_memory_bytes"]:
-        memory += f", {facts['gpu_memory_bytes'] / 1e9:.1f} GB of it for the GPU"
+        memory += f", {format_bytes(facts['gpu_memory_bytes'])} of it for the GPU"
     where = "FLASH_MOE_KERNEL_DIR" if facts["kernels_overridden"] else "shipped"
     rows = {
         "flash_moe": facts["flash_moe"],

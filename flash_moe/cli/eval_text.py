@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from flash_moe.eval.report import short_names
 from flash_moe.eval.windows import n_scored
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.eval.evaluation import Plan, Run
@@ -118,7 +118,7 @@ def text_table(plan: Plan, runs: Sequence[Run]) -> Table:
     for run in runs:
         c, text = run.candidate, run.text
         row = [
-            "-" if c.bytes_per_token is None else decimal(c.bytes_per_token),
+            "-" if c.bytes_per_token is None else format_bytes(c.bytes_per_token),
             "-" if c.bits_per_weight is None else f"{c.bits_per_weight:.2f}",
             f"{text.perplexity:.4g}",
             _nats(text.mean_kl),

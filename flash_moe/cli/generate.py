@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.options import add_sampling_options, add_streaming_options, streaming_options
 from flash_moe.errors import PromptError
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.generation.prompt import Prompt
@@ -126,14 +127,14 @@ def print_timing(stats: GenerationStats) -> None:
         title="per layer; read is summed over threads, wait is what the layer waited, overlap what "
         "it did not"
     )
-    for name in ("layer", "calls", "hits", "misses", "MB read"):
+    for name in ("layer", "calls", "hits", "misses", "bytes"):
         table.add_column(name, justify="right")
     for name in ("read", "wait", "overlap", "compute"):
         table.add_column(f"{name} ms", justify="right")
 
     def row(name: str, calls: str, s: Any) -> list[str]:
         times = [f"{1e3 * t:.1f}" for t in (s.read_s, s.wait_s, s.overlap_s, s.compute_s)]
-        return [name, calls, str(s.hits), str(s.misses), f"{s.bytes_read / 1e6:.1f}", *times]
+        return [name, calls, str(s.hits), str(s.misses), format_bytes(s.bytes_read), *times]
 
     for layer in stats.stream.layers:
         table.add_row(*row(str(layer.layer), str(layer.calls), layer))

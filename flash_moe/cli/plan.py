@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.errors import ConfigError, ModelNotFoundError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.forecast import Row
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: None
         return
     print(
-        f"measuring the disk: a temporary file of up to {MAX_FILE_BYTES / 1e9:.1f} GB is written "
+        f"measuring the disk: a temporary file of up to {format_bytes(MAX_FILE_BYTES)} is written "
         f"to {existing(folder)}, read, and removed; some seconds (--no-measure: not)",
         file=sys.stderr,
     )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
 from flash_moe.store.layout import describe as describe_records
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from flash_moe.plan.this_machine import LeastMemory
     from flash_moe.plan.verdict import Verdict
 
-UNITS = ((" kB", 1e3), (" MB", 1e6), (" GB", 1e9))
 KINDS = {
     "mlx": "in mlx format",
     "hf": "in the original format, to be quantized",
@@ -88,7 +87,7 @@ def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     if planned.from_bits:
         bits = ", ".join(map(str, planned.from_bits))
         again = f"; quantized again from {bits} bits, which costs quality"
-    kinds = (f"{kind} {decimal(n)}" for kind, n in resident_kinds(planned).items())
+    kinds = (f"{kind} {format_bytes(n)}" for kind, n in resident_kinds(planned).items())
     return {
         "architecture": f"{model.model_type}{named}",
         "layers": f"{layers}, {len(planned.layers)} of them with experts",
@@ -104,35 +103,35 @@ def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     disk = planned.disk
     facts = {}
     if disk.download:
-        facts["download"] = decimal(disk.download)
-    rest = disk.store - shape.expert_bytes
-    facts["store"] = f"{decimal(disk.store)}: experts {decimal(shape.expert_bytes)}, other files "
-    facts["store"] += decimal(rest)
+        facts["download"] = format_bytes(disk.download)
+    experts, rest = format_bytes(shape.expert_bytes), disk.store - shape.expert_bytes
+    parts = f"experts {experts}, other files {format_bytes(rest)}"
+    facts["store"] = f"{format_bytes(disk.store)}: {parts}"
     if planned.state == "complete":
         facts["place"] = f"{disk.path}, complete"
     else:
         shards = "one shard" if disk.shards == 1 else f"{disk.shards} shards"
         peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint stays"
         done = "; an earlier run left the rest" if planned.state == "partial" else ""
-        facts["needed"] = f"{decimal(disk.needed)}: {peak}{done}"
-        facts["free"] = f"{decimal(disk.free)}: {'enough' if disk.fits else 'not enough'}"
+        facts["needed"] = f"{format_bytes(disk.needed)}: {peak}{done}"
+        facts["free"] = f"{format_bytes(disk.free)}: {'enough' if disk.fits else 'not enough'}"
         facts["place"] = str(disk.path)
     records = dict.fromkeys(layer.layout.record_bytes for layer in planned.layers)
     facts["one expert"] = ", ".join(f"{n:,} bytes" for n in records)
-    facts["read for a token"] = f"{decimal(shape.token_bytes)} if none is in memory"
+    facts["read for a token"] = f"{format_bytes(shape.token_bytes)} if none is in memory"
     return facts
 
 
 def memory_facts(least: LeastMemory, machine: Machine) -> dict[str, str]:
     """What it takes of memory at least."""
     now = machine.available_bytes
-    available = "" if now is None else f", {decimal(now)} available now"
+    available = "" if now is None else f", {format_bytes(now)} available now"
     return {
-        "needed at least": f"{decimal(least.n_bytes)}: other weights {decimal(least.resident)}, "
-        f"smallest bank {decimal(least.bank)}, prompts {decimal(least.prompt)}, "
-        f"process {decimal(least.process)}",
-        "this machine": f"{decimal(machine.memory_bytes)}{available}; "
-        f"{decimal(least.reserve)} should stay free",
+        "needed at least": f"{format_bytes(least.n_bytes)}: other weights "
+        f"{format_bytes(least.resident)}, smallest bank {format_bytes(least.bank)}, prompts "
+        f"{format_bytes(least.prompt)}, process {format_bytes(least.process)}",
+        "this machine": f"{format_bytes(machine.memory_bytes)}{available}; "
+        f"{format_bytes(least.reserve)} should stay free",
     }
 
 
@@ -163,12 +162,12 @@ def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Ta
         f = row.forecast
         table.add_row(
             row.label,
-            decimal(f.bank_bytes),
+            format_bytes(f.bank_bytes),
             f"{f.bank_bytes / shape.expert_bytes:.0%}",
             _range(f.hit_rate, lambda x: f"{100 * x:.0f}", " %"),
-            _bytes(f.read_bytes),
+            _range(f.read_bytes, format_bytes),
             _range(f.tokens_per_s, _digits) if rates_known(machine) else "?",
-            decimal(f.memory_bytes),
+            format_bytes(f.memory_bytes),
             fits(f),
         )
     return table
@@ -186,7 +185,7 @@ def verdict_lines(
             "the overhead": machine.layer_s.value * len(planned.layers),
         }
         expected = f"Expect {_range(found.tokens_per_s, _digits)} tokens/s"
-        held = f"with {decimal(found.bank_bytes)} of experts in memory"
+        held = f"with {format_bytes(found.bank_bytes)} of experts in memory"
         most = max(parts, key=parts.__getitem__)
         console.print(Text(f"{expected} {held}; {most} takes most of the time."))
     console.print(Text("It fits." if end.fits else "It does not fit.", style="bold"))
@@ -207,15 +206,6 @@ def fits(found: Forecast) -> str:
 def _range(found: Range, shown: Callable[[float], str], unit: str = "") -> str:
     low, high = shown(found.low), shown(found.high)
     return (low if low == high else f"{low} to {high}") + unit
-
-
-def _bytes(found: Range) -> str:
-    unit, size = next((u for u in UNITS if found.high < 1000 * u[1]), UNITS[-1])
-
-    def shown(n_bytes: float) -> str:
-        return f"{n_bytes / size:.2f}" if 0 < n_bytes < 10 * size else f"{n_bytes / size:.0f}"
-
-    return _range(found, shown, unit)
 
 
 def _digits(value: float) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from flash_moe.files.sizes import format_bytes
 
 # Of all bytes, between two lines of a log.
 LINE_EVERY = 0.05
@@ -52,7 +53,8 @@ class Bars:
                 return
             self._next_line = share - share % LINE_EVERY + LINE_EVERY
             states = (
-                f"{n} {decimal(self._done[n])} of {decimal(t)}" for n, t in self._totals.items()
+                f"{name} {format_bytes(self._done[name])} of {format_bytes(total)}"
+                for name, total in self._totals.items()
             )
             # Here, so that no later line overtakes it.
             self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)

@@ -8,10 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.filesize import decimal
-
 from flash_moe.cli.progress import LayerCount, progress
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.pack.packer import PackResult
@@ -111,10 +110,10 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | Non
         **quantization,
     )
     origin = pull.shards.origin
-    to_come = decimal(pull.download_bytes)
+    to_come = format_bytes(pull.download_bytes)
     print(
         f"{args.repo} at {origin['commit'][:12]}: {to_come} to download, "
-        f"{decimal(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
+        f"{format_bytes(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
         file=sys.stderr,
     )
     held, _ = pull.shards.held_at_peak(pull.source)
@@ -202,6 +201,7 @@ def _say(result: PackResult) -> int:
     kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
     print(
         f"{result.path}: {result.layers_written} layers packed{kept}; "
-        f"experts {decimal(result.expert_bytes)}, resident {decimal(result.resident_bytes)}"
+        f"experts {format_bytes(result.expert_bytes)}, "
+        f"resident {format_bytes(result.resident_bytes)}"
     )
     return 0

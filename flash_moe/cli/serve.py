@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.cli.options import add_streaming_options, streaming_options
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.server.engine.model_provider import Provider
@@ -163,8 +164,8 @@ def _say(url: str, provider: Provider) -> None:
     caches = provider.cli_args.prompt_cache_bytes
     print(
         f"flash-moe: {provider.name} at {url}/v1 (Anthropic clients: {url}); "
-        f"{provider.flash.stats.bank_bytes / 1e9:.2f} GB for experts, up to "
-        f"{caches / 1e9:.2f} GB for prompt caches",
+        f"{format_bytes(provider.flash.stats.bank_bytes)} for experts, up to "
+        f"{format_bytes(caches)} for prompt caches",
         file=sys.stderr,
         flush=True,
     )

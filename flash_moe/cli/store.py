@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from flash_moe.cli.progress import progress
+from flash_moe.files.sizes import format_bytes
 from flash_moe.store.manifest import Manifest, read_manifest
 
 
@@ -75,7 +75,7 @@ def _verify(root: Path, repair: bool) -> int:
     state = f"{len(found.problems)} damaged" if found.problems else "all sound"
     print(
         f"{root}: {found.n_records} records, files beside them: {found.n_files}, "
-        f"{decimal(found.n_bytes)}: {state}"
+        f"{format_bytes(found.n_bytes)}: {state}"
     )
     if not found.problems:
         return 0
@@ -89,7 +89,7 @@ def _repair(root: Path, damaged: frozenset[str]) -> int:
     repair = open_repair(root, damaged, lambda n: report[0](n))
     totals = {"download": repair.shards.download_bytes, "write": repair.source.n_bytes}
     print(
-        f"{len(repair.damaged)} files are written anew, {decimal(totals['download'])} of "
+        f"{len(repair.damaged)} files are written anew, {format_bytes(totals['download'])} of "
         f"{repair.source.source.name} to download",
         file=sys.stderr,
     )
@@ -176,7 +176,7 @@ def run_info(args: argparse.Namespace) -> int:
         return "; ".join(sorted(kinds))
 
     table = Table(show_header=False, box=None)
-    source = facts["source"]
+    source, token = facts["source"], format_bytes(facts["bytes_per_token_uncached"])
     rows = {
         "model": facts["model_type"],
         "source": f"{source['name']} ({source['kind']})",
@@ -189,10 +189,10 @@ def run_info(args: argparse.Namespace) -> int:
         "gate, up": bits("gate_proj"),
         "down": bits("down_proj"),
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
-        "all experts": decimal(facts["expert_bytes"]),
-        "resident weights": decimal(facts["resident_bytes"]),
+        "all experts": format_bytes(facts["expert_bytes"]),
+        "resident weights": format_bytes(facts["resident_bytes"]),
         "checks": "; ".join(facts["checks"]),
-        "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if none is in memory",
+        "read for a token": f"{token} if none is in memory",
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
@@ -233,11 +233,11 @@ def run_ls(args: argparse.Namespace) -> int:
     table.add_column("DISK", justify="right", no_wrap=True)
     for store in stores:
         revision = (store.revision or "-")[:12]
-        size = decimal(store.disk_bytes)
+        size = format_bytes(store.disk_bytes)
         cells = (store.path.name, store.source, revision, store.state, size)
         table.add_row(*map(escape, cells))
     Console().print(table, highlight=False)
-    total = decimal(sum(s.disk_bytes for s in stores))
+    total = format_bytes(sum(s.disk_bytes for s in stores))
     print(f"{len(stores)} in {stores_dir()}, {total}")
     return 0
 
@@ -247,7 +247,7 @@ def run_rm(args: argparse.Namespace) -> int:
 
     info = removable(args.store)
     path = f"{info.path} -> {info.path.resolve()}" if info.path.is_symlink() else str(info.path)
-    said = f"{path} ({info.source}, {info.state}, {decimal(info.disk_bytes)})"
+    said = f"{path} ({info.source}, {info.state}, {format_bytes(info.disk_bytes)})"
     if not args.yes:
         if not sys.stdin.isatty():
             print("flash-moe: [rm] nobody to ask: add --yes", file=sys.stderr)

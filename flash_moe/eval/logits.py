@@ -20,6 +20,7 @@ import numpy.typing as npt
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.errors import ConfigError
 from flash_moe.eval.windows import Window
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.streamed import StreamedModel
 
@@ -101,13 +102,13 @@ class ReferenceLogits:
         self._directory = tempfile.gettempdir()
         free = shutil.disk_usage(self._directory).free
         if free < self._n_bytes:
-            raise self._too_small(f"{free} bytes are free")
+            raise self._too_small(f"{format_bytes(free)} are free")
         self._file = tempfile.TemporaryFile(prefix="flash-moe-eval-")  # noqa: SIM115
 
     def _too_small(self, found: str) -> ConfigError:
         return ConfigError(
             "eval",
-            f"the probabilities of the reference take {self._n_bytes} bytes in "
+            f"the probabilities of the reference take {format_bytes(self._n_bytes)} in "
             f"{self._directory}: {found}",
             "Make room, set TMPDIR to a directory on another disk, or take fewer --tokens.",
         )

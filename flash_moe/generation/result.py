@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.stream.stats import StreamStats
 
 
@@ -40,7 +41,7 @@ class GenerationStats:
         return (
             f"{self.prompt_tokens} prompt tokens in {self.prompt_s:.2f} s, "
             f"{self.generation_tokens} tokens at {self.generation_tps:.2f} tokens/s, "
-            f"{s.bytes_read / 1e6:.1f} MB of experts read, hit rate {s.hit_rate:.0%}"
+            f"{format_bytes(s.bytes_read)} of experts read, hit rate {s.hit_rate:.0%}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from flash_moe import demo_model
 from flash_moe.errors import (
     ModelNotFoundError,
 )
+from flash_moe.files.sizes import format_bytes
 from flash_moe.hub.local_stores import complete_stores, find_store
 
 
@@ -56,7 +57,7 @@ def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
             f"flash-moe pull {repo} DST --revision {revision}",
         )
     n_bytes = disk_for(repo, revision)
-    takes = f"about {n_bytes / 1e9:.0f} GB of disk; " if n_bytes is not None else ""
+    takes = f"about {format_bytes(n_bytes)} of disk; " if n_bytes is not None else ""
     of = f" --revision {revision}" if revision else ""
     return ModelNotFoundError(
         "load",

@@ -6,10 +6,10 @@ the pass over a chunk of a prompt needs for a moment. The last two are ours to c
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
+from flash_moe.files.sizes import format_bytes, format_least_gb
 from flash_moe.memory.prefill_workspace import Scratch
 from flash_moe.memory.pressure import reserve
 
@@ -60,10 +60,10 @@ def plan_for_limit(
         minimum = taken + resident + smallest_bank + smallest_chunk
         raise BudgetError(
             "memory",
-            f"memory_gb of {limit / 1e9}: expected at least {math.ceil(minimum / 1e6) / 1e3} GB: "
-            f"{taken / 1e9:.2f} GB taken already, {resident / 1e9:.2f} of resident weights, "
-            f"{smallest_bank / 1e9:.2f} for the smallest bank, {smallest_chunk / 1e9:.2f} for "
-            f"prompts in chunks of {MIN_CHUNK} tokens",
+            f"memory_gb of {limit / 1e9:g}: expected at least {format_least_gb(minimum)}: "
+            f"{format_bytes(taken)} taken already, {format_bytes(resident)} of resident weights, "
+            f"{format_bytes(smallest_bank)} for the smallest bank, {format_bytes(smallest_chunk)} "
+            f"for prompts in chunks of {MIN_CHUNK} tokens",
             "Raise memory_gb, or lower top_k.",
         )
     prompt = min(max(left // 4, smallest_chunk), left - smallest_bank)

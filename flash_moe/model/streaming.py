@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from flash_moe.config import ModelConfig, RuntimeConfig
 from flash_moe.errors import BudgetError
+from flash_moe.files.sizes import format_bytes, format_least_gb
 from flash_moe.memory.plan import (
     MemoryPlan,
     default_bank,
@@ -96,8 +97,8 @@ class Streaming:
             least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(
                 "bank",
-                f"lookahead with a budget of {budget / 1e9} GB: expected at least one token's "
-                f"experts, {least / 1e9} GB",
+                f"lookahead with a budget of {format_bytes(budget)}: expected at least one token's "
+                f"experts, {format_least_gb(least)}",
                 "Raise cache_gb, or load it without lookahead.",
             )
         reads = io_settings(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flash_moe.errors import PackError
 from flash_moe.files.atomic import temporary_file
+from flash_moe.files.sizes import format_bytes
 from flash_moe.pack.journal import Journal, read_journal
 from flash_moe.pack.shard_supply import KEPT, Shards
 from flash_moe.pack.sources.base import PackSource
@@ -114,7 +115,7 @@ def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> N
     if needed > free:
         raise PackError(
             "pack",
-            f"{files.dst}: expected {needed / 1e9:.2f} GB of free disk, got {free / 1e9:.2f} GB",
+            f"{files.dst}: expected {format_bytes(needed)} of free disk, got {format_bytes(free)}",
             "Free some space and run the same command again.",
         )
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from flash_moe.config import DEFAULT_IO_THREADS
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.disk_tuning import Trial, bytes_of_a_trial, measure
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, Segment
 from flash_moe.store.layout import RecordLayout
@@ -118,7 +119,7 @@ def disk_read_bytes_per_s(
         n_records = min(free_bytes(folder) - LEAVE_FREE_BYTES, max_file_bytes) // record_bytes
         if n_records < 2 * at_once:
             room = 2 * at_once * record_bytes + LEAVE_FREE_BYTES
-            return DiskSpeed(None, note=f"{folder} has less than {room / 1e9:.2f} GB free")
+            return DiskSpeed(None, note=f"{folder} has less than {format_bytes(room)} free")
         # Named before it is there, so that no interrupt can come between making and removing it.
         file = folder / f".flash-moe-speed-{uuid.uuid4().hex}"
         try:
@@ -181,8 +182,8 @@ def _measure_disk(
     trials = tuple(Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items())
     best = max(trials, key=lambda trial: trial.gb_s)
     note = (
-        f"cold random reads of {records.segments(0, 0)[0].n_bytes / 1e6:.3g} MB, {at_once} at "
-        f"once, {best.settings}, in a new file of {records.n_bytes / 1e9:.2g} GB"
+        f"cold random reads of {format_bytes(records.segments(0, 0)[0].n_bytes)}, {at_once} at "
+        f"once, {best.settings}, in a new file of {format_bytes(records.n_bytes)}"
     )
     return DiskSpeed(1e9 * best.gb_s, 1e9 * best.low, 1e9 * best.high, note, trials)
 
@@ -202,7 +203,7 @@ def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
         return lambda: -x
 
     return _measure_device(
-        prepare, 2 * n_bytes, f"an array of {n_bytes / 1e6:.3g} MB copied, both directions counted"
+        prepare, 2 * n_bytes, f"an array of {format_bytes(n_bytes)} copied, both directions counted"
     )
 
 
@@ -220,7 +221,7 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     n_in, group = 4096, 64
     row_bytes = n_in * bits // 8 + n_in // group * 2 * dtype.size
     n_out = max(n_bytes // row_bytes, 1)
-    note = f"a {bits}-bit matrix of {n_out * row_bytes / 1e6:.3g} MB times one token"
+    note = f"a {bits}-bit matrix of {format_bytes(n_out * row_bytes)} times one token"
 
     def prepare() -> Callable[[], mx.array]:
         weight = mx.random.randint(0, 2**31 - 1, (n_out, n_in * bits // 32)).astype(mx.uint32)

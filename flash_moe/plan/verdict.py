@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.forecast import Machine
 from flash_moe.plan.planned import AS_IT_IS, Planned, Quantize
 from flash_moe.plan.this_machine import LeastMemory
@@ -57,8 +58,8 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
     if disk.fits:
         return Verdict(True, memory, command(planned, request))
     lacks = (
-        f"The disk lacks {_gb(disk.needed - disk.free)} at {disk.path}: {_gb(disk.needed)} are "
-        f"needed, {_gb(disk.free)} are free.",
+        f"The disk lacks {format_bytes(disk.needed - disk.free)} at {disk.path}: "
+        f"{format_bytes(disk.needed)} are needed, {format_bytes(disk.free)} are free.",
     )
     if disk.deleting is not None and disk.deleting <= disk.free:
         hint = "With --delete-source each shard of the checkpoint makes room when it is packed."
@@ -68,13 +69,13 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
     for bits, needed in planned.smaller:
         if needed <= disk.free:
             hint = (
-                f"With --expert-bits {bits} it fits: {_gb(needed)}. That costs quality; flash-moe "
-                "info will show how much."
+                f"With --expert-bits {bits} it fits: {format_bytes(needed)}. That costs quality; "
+                "flash-moe info will show how much."
             )
             less = command(planned, request, expert_bits=bits)
             return Verdict(False, (*lacks, hint, *memory), less)
     least_bits = "".join(
-        f"Even with --expert-bits {bits} it takes {_gb(needed)}. "
+        f"Even with --expert-bits {bits} it takes {format_bytes(needed)}. "
         for bits, needed in planned.smaller[-1:]
     )
     hint = f"{least_bits}Make room, or name a directory on another disk with --dst."
@@ -83,15 +84,15 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
 
 def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
     """What there is to say of memory, if anything."""
-    needed = least.n_bytes + least.reserve
-    now = machine.available_bytes
-    if needed > machine.memory_bytes:
+    n_bytes, now = least.n_bytes + least.reserve, machine.available_bytes
+    needed = f"{format_bytes(n_bytes)} are needed"
+    if n_bytes > machine.memory_bytes:
         return (
-            f"The machine has {_gb(machine.memory_bytes)} of memory for a process; at least "
-            f"{_gb(needed)} are needed, {_gb(least.resident)} of them for resident weights.",
+            f"The machine has {format_bytes(machine.memory_bytes)} of memory for a process; at "
+            f"least {needed}, {format_bytes(least.resident)} of them for resident weights.",
         )
-    if now is not None and needed > now:
-        return (f"Other programs hold memory now: {_gb(needed)} are needed, {_gb(now)} are free.",)
+    if now is not None and n_bytes > now:
+        return (f"Other programs hold memory now: {needed}, {format_bytes(now)} are free.",)
     return ()
 
 
@@ -113,7 +114,3 @@ def command(
         return ("flash-moe", "pack", request.model, str(planned.disk.path), *flags)
     dst = [] if request.dst is None else [str(request.dst)]
     return ("flash-moe", "pull", request.model, *dst, *flags)
-
-
-def _gb(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.3g} GB" if n_bytes < 1e11 else f"{n_bytes / 1e9:.1f} GB"

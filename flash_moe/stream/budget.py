@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
+from flash_moe.files.sizes import format_bytes, format_least_gb
 from flash_moe.store.experts import ExpertLayer, token_bytes
 from flash_moe.store.layout import ITEMSIZE
 from flash_moe.store.reader import DIRECT_ALIGNMENT
@@ -57,7 +58,8 @@ def plan_slabs(layers: Sequence[ExpertLayer], budget_bytes: int, top_k: int) -> 
         if budget_bytes < minimum:
             raise BudgetError(
                 "bank",
-                f"budget of {budget_bytes / 1e9} GB: expected at least {minimum / 1e9} GB, "
+                f"budget of {format_bytes(budget_bytes)}: expected at least "
+                f"{format_least_gb(minimum)}, "
                 f"one layer's {top_k} experts of one token at {largest} bytes",
                 "Raise cache_gb, or lower top_k.",
             )

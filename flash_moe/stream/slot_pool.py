@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import release_free_memory
 from flash_moe.stream.budget import SlabPlan
 from flash_moe.stream.policy import POLICIES
@@ -106,10 +107,10 @@ def shrink(
     counters.shrinks += 1
     if counters.shrinks == 1:
         _log.warning(
-            "memory is short: the bank of experts shrinks from %.3f to %.3f GB. It may shrink "
+            "memory is short: the bank of experts shrinks from %s to %s. It may shrink "
             "again, and does not grow back",
-            before / 1e9,
-            counters.bank_bytes / 1e9,
+            format_bytes(before),
+            format_bytes(counters.bank_bytes),
         )
     return before - counters.bank_bytes
 

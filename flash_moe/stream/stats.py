@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field, fields
 
+from flash_moe.files.sizes import format_bytes
+
 
 @dataclass(frozen=True)
 class LayerStats:
@@ -64,8 +66,8 @@ class StreamStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.bytes_read / 1e6:.1f} MB of experts read, hit rate {self.hit_rate:.0%}, "
-            f"bank {self.bank_bytes / 1e6:.1f} MB of {self.expert_bytes / 1e6:.1f} MB of experts"
+            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, "
+            f"bank {format_bytes(self.bank_bytes)} of {format_bytes(self.expert_bytes)} of experts"
         )
 
     def _sum(self, name: str) -> float:

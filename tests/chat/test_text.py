@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flash_moe.chat.markdown_stream import Blocks, Document, Unit
 from flash_moe.chat.sanitize import as_value, one_line, replaced, visible
-from flash_moe.chat.stats import Figures, fitting, footer, size
+from flash_moe.chat.stats import Figures, fitting, footer
 from flash_moe.chat.terminal_view import Safe, Screen, document, plain_lines, rendered, safe_console
 from flash_moe.chat.view import call_text, result_text
 from flash_moe.tools import ToolCall
@@ -149,4 +149,3 @@ def test_the_footer_has_what_fits() -> None:
     assert footer(figures, 5) == ""
     assert fitting(["a", "b"], 0) == "a"
     assert footer(Figures(answer_tokens=1, stopped=True), 20) == "stopped · 1 tokens"
-    assert [size(n) for n in (999, 1000, 2.5e9, 3e12)] == ["999 B", "1.0 kB", "2.5 GB", "3.0 TB"]

@@ -153,7 +153,7 @@ def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
         (("generate", tmp_path / "none", "-p", "x"), "no such directory"),
         (("generate", tmp_path, "-p", "x"), "no config.json"),
         (("generate", tiny_store, "-p", "  "), "prompt is empty"),
-        (("generate", tiny_store, "-p", "x", "--cache-gb", "1e-9"), "at least 6.5536e-05 GB"),
+        (("generate", tiny_store, "-p", "x", "--cache-gb", "1e-9"), "at least 0.00006554 GB"),
         (("generate", tiny_store, "-p", "x" * 5000), "expected at most 4095"),
         (("generate", tiny_store, "--messages", tmp_path / "m.json"), "expected JSON"),
         (("info", tmp_path), "no flash_moe.json"),

@@ -199,7 +199,7 @@ def test_measuring_is_said_before_and_leaves_nothing(
     for rate in found["machine"]["disk_bytes_per_s"], found["machine"]["weight_bytes_per_s"]:
         assert rate["source"] == "measured"
         assert rate["value"] > 0
-    assert "cold random reads of 0.0164 MB, 2 at once" in found["assumptions"][0]
+    assert "cold random reads of 16.4 kB, 2 at once" in found["assumptions"][0]
     assert found["budgets"][0]["tokens_per_s"]["low"] > 0
 
 

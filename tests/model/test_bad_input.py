@@ -19,6 +19,7 @@ from flash_moe.errors import (
     NotMoEError,
     UnsupportedModelError,
 )
+from flash_moe.files.sizes import format_least_gb
 
 
 def edit_config(path: Path, **changes: Any) -> None:
@@ -168,7 +169,7 @@ def test_store_that_lost_a_layer(store_copy: Path) -> None:
 
 def test_budget_below_one_layer_of_one_token(tiny_store: Path) -> None:
     minimum = 4 * 16384
-    with pytest.raises(BudgetError, match=f"at least {minimum / 1e9:.6g} GB"):
+    with pytest.raises(BudgetError, match=f"at least {format_least_gb(minimum)}"):
         load(tiny_store, cache_gb=(minimum - 1) / 1e9)
     load(tiny_store, cache_gb=minimum / 1e9).close()
     load(tiny_store, cache_gb=minimum / 2e9, top_k=2).close()

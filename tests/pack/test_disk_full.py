@@ -128,7 +128,7 @@ def test_too_little_free_space_is_said_before_anything_is_written(
     free = needed(source, dst) - 1
     assert free > 8 * LAYER_BYTES + source.resident_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
-    with pytest.raises(PackError, match=r"0\.00 GB of free disk") as caught:
+    with pytest.raises(PackError, match=r"expected [\d.]+ MB of free disk, got") as caught:
         pack(source, dst)
     assert "run the same command again" in str(caught.value)
     assert not contents(dst)

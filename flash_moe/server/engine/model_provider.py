@@ -8,6 +8,7 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import make_prompt_cache, server_module
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import FlashMoE, load
 from flash_moe.memory.prefill_chunks import MAX_CHUNK
@@ -78,7 +79,7 @@ class Provider(_mlx.ModelProvider):  # type: ignore[misc, name-defined]
         if self._streaming["memory_gb"] <= 0:
             raise ConfigError(
                 "serve",
-                f"prompt caches of {n_bytes / 1e9} GB: expected less than memory_gb, {limit}",
+                f"prompt caches of {format_bytes(n_bytes)}: expected less than memory_gb, {limit}",
             )
         return n_bytes
 
