@@ -1,6 +1,6 @@
 """Print one line per module of the package: the first sentence of its docstring.
 
-    python scripts/modules.py [PACKAGE]
+python scripts/modules.py [PACKAGE]
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def test_the_architecture_page_names_every_package_and_stays_short() -> None:
     for name in names - {"__init__.py", "__main__.py"}:
         package = name.split("/")[0].removesuffix(".py")
         assert f"`{package}`" in text or f"`{package}/`" in text, package
-    for path in re.findall(r"`(\w+/\w+\.py)", text):
+    for path in set(re.findall(r"`(\w+/\w+\.py)", text)) - {"tests/test_layering.py"}:
         assert (ROOT / "flash_moe" / path).is_file(), path
 
 
