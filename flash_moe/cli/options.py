@@ -44,9 +44,15 @@ def add_options(
 
 
 def given(args: argparse.Namespace, options: type) -> dict[str, Any]:
-    """Return the options of a class that the command line sets, by name."""
+    """Return the options of a class that the command line sets, by name.
+
+    Raises:
+        ConfigError: A value out of range, before anything is loaded.
+    """
     values = {name: getattr(args, _dest(options, name), None) for name in declared(options)}
-    return {name: value for name, value in values.items() if value is not None}
+    found = {name: value for name, value in values.items() if value is not None}
+    options(**found)
+    return found
 
 
 def _dest(options: type, name: str) -> str:
