@@ -16,7 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import load
 from flash_moe.errors import BudgetError
 from flash_moe.memory.system import resident_memory
-from flash_moe.model import streamed
+from flash_moe.model import streamed, streaming
 from tests.model.test_padded_batches import masks_new_prompts
 from tests.support.processes import environment, flash_moe
 from tests.support.resident import Resident, budget_gb, prompt_ids
@@ -142,8 +142,8 @@ def test_the_default_bank(
     tiny_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(streamed, "usable_memory", lambda: machine)
-    monkeypatch.setattr(streamed, "available_memory", lambda: available)
+    monkeypatch.setattr(streaming, "usable_memory", lambda: machine)
+    monkeypatch.setattr(streaming, "available_memory", lambda: available)
     with load(tiny_store) as flash:
         assert flash.stats.bank_bytes == round(budget_gb(tiny_store, share) * 1e9)
 
@@ -151,6 +151,6 @@ def test_the_default_bank(
 def test_a_machine_that_is_too_small_for_any_bank(
     tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "usable_memory", lambda: 10_000)
+    monkeypatch.setattr(streaming, "usable_memory", lambda: 10_000)
     with pytest.raises(BudgetError, match=r"budget of .* expected at least"):
         load(tiny_store)
