@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe.compat.mlx_lm import load_model, load_tokenizer
+from flash_moe.compat.precision import computed_dtype
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import ConfigError, FlashMoEError, ModelError, ModelNotFoundError
 from flash_moe.errors import UnsupportedModelError as Unsupported
@@ -203,8 +204,6 @@ def _load_resident(path: Path) -> tuple[Any, Any]:
         raise Unsupported(
             "eval", f"{path}: mlx-lm cannot load it: {type(error).__name__}: {error}"
         ) from error
-    if mx.default_device().type == mx.cpu:
-        # As streamed models do: bf16 products of MLX on a CPU are slow and lose 5 % of precision.
-        model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
+    model.apply(lambda weight: weight.astype(computed_dtype(weight.dtype)))  # as streamed ones
+    mx.eval(model.parameters())
     return model, tokenizer_of(path, config.get("eos_token_id"))

@@ -99,6 +99,22 @@ def scratch_of(
     )
 
 
+def scratch_here(config: Mapping[str, Any], layers: Sequence[ExpertLayer], top_k: int) -> Scratch:
+    """The estimate for a model on MLX's default device; arguments as of :func:`scratch_of`."""
+    import mlx.core as mx  # only where a model runs
+
+    from flash_moe.compat.precision import computed_dtype, on_cpu
+
+    float32 = "float32" in (config.get("dtype"), config.get("torch_dtype"))
+    return scratch_of(
+        config,
+        layers,
+        top_k,
+        itemsize=computed_dtype(mx.float32 if float32 else mx.bfloat16).size,
+        delta_states=on_cpu() or not mx.metal.is_available(),
+    )
+
+
 def _delta_net(get: Any) -> tuple[int, int, int]:
     """Widths of keys and of values, and the numbers in a state, as Qwen's configs name them."""
     k_dim, v_heads = get("linear_key_head_dim"), get("linear_num_value_heads")

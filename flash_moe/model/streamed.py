@@ -21,6 +21,7 @@ import mlx.nn as nn
 
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
 from flash_moe.compat.mlx_lm import SwiGLU
+from flash_moe.compat.precision import computed_dtype
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
@@ -246,16 +247,12 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             return mx.concatenate(outs, axis=1)
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
+            """mlx-lm's own sanitize, without the experts, in the precision of this device."""
             if hasattr(base, "sanitize"):
                 weights = base.sanitize(self, weights)
             prefixes = tuple(self._expert_prefixes)
             kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
-            if mx.default_device().type == mx.cpu:
-                # bf16 products of MLX on a CPU are ten times slower and lose 5 % of precision.
-                half = (mx.bfloat16, mx.float16)
-                kept = {n: w.astype(mx.float32) if w.dtype in half else w for n, w in kept.items()}
-            return kept
+            return {name: w.astype(computed_dtype(w.dtype)) for name, w in kept.items()}
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
     return Streamed

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import mlx.core as mx
 
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
@@ -16,7 +13,7 @@ from flash_moe.memory.plan import (
     default_bank,
     plan_for_limit,
 )
-from flash_moe.memory.prefill_workspace import Scratch, scratch_of
+from flash_moe.memory.prefill_workspace import Scratch, scratch_here
 from flash_moe.memory.system import (
     available_memory,
     resident_memory,
@@ -24,7 +21,6 @@ from flash_moe.memory.system import (
 )
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
-from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
 from flash_moe.stream.events import EventLog
@@ -52,16 +48,7 @@ class Streaming:
 
     def scratch(self) -> Scratch:
         """What the pass over a chunk of a prompt takes on this device."""
-        on_cpu = mx.default_device().type == mx.cpu
-        config = self.model.text
-        float32 = on_cpu or "float32" in (config.get("dtype"), config.get("torch_dtype"))
-        return scratch_of(
-            config,
-            self.experts.layers,
-            self.top_k,
-            itemsize=4 if float32 else 2,
-            delta_states=on_cpu or not mx.metal.is_available(),
-        )
+        return scratch_here(self.model.text, self.experts.layers, self.top_k)
 
     def plan_memory(self) -> MemoryPlan:
         """Divide the memory that was asked for, or that there is now.
@@ -122,9 +109,3 @@ class Streaming:
             trace=TraceWriter(Path(options.trace), header) if options.trace else None,
             events=EventLog(Path(options.trace_events)) if options.trace_events else None,
         )
-
-
-def resident_bytes(tensors: Iterable[TensorEntry]) -> int:
-    """What tensors on disk take in memory: on a CPU half precision becomes float32."""
-    half = ("BF16", "F16") if mx.default_device().type == mx.cpu else ()
-    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)

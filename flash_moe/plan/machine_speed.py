@@ -215,9 +215,9 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     """
     import mlx.core as mx
 
-    # Half precision on a GPU; on a CPU everything is computed in float32.
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    dtype = mx.bfloat16 if on_gpu else mx.float32
+    from flash_moe.compat.precision import computed_dtype
+
+    dtype = computed_dtype(mx.bfloat16)
     n_in, group = 4096, 64
     row_bytes = n_in * bits // 8 + n_in // group * 2 * dtype.size
     n_out = max(n_bytes // row_bytes, 1)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
+from flash_moe.compat.precision import resident_bytes
 from flash_moe.memory.plan import MIN_CHUNK
-from flash_moe.memory.prefill_workspace import scratch_of
+from flash_moe.memory.prefill_workspace import scratch_here
 from flash_moe.memory.pressure import reserve
 from flash_moe.memory.system import available_memory, usable_memory
 from flash_moe.ops.kernel import backend
@@ -83,29 +82,15 @@ def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
     """
     model = planned.model
     model.checked_top_k(top_k)
-    on_cpu = mx.default_device().type == mx.cpu
-    float32 = on_cpu or "float32" in (model.text.get("dtype"), model.text.get("torch_dtype"))
     top_k = top_k or model.top_k
-    resident = _in_memory(planned.resident, on_cpu)
+    resident = resident_bytes(planned.resident)
     return ModelShape(
         planned.layers,
         top_k,
         resident,
-        resident - _in_memory(_embedding(planned), on_cpu),
-        scratch_of(
-            model.text,
-            planned.layers,
-            top_k,
-            itemsize=4 if float32 else 2,
-            delta_states=on_cpu or not mx.metal.is_available(),
-        ),
+        resident - resident_bytes(_embedding(planned)),
+        scratch_here(model.text, planned.layers, top_k),
     )
-
-
-def _in_memory(tensors: Iterable[TensorSpec], on_cpu: bool) -> int:
-    """A CPU computes in float32."""
-    half = ("BF16", "F16") if on_cpu else ()
-    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)
 
 
 def _embedding(planned: Planned) -> list[TensorSpec]:
