@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flash_moe.compat.mlx_lm import get_classes, load_model, load_tokenizer
+from flash_moe.compat.mlx_lm import load_model, model_classes, open_tokenizer
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.env import load_options
 from flash_moe.errors import (
     FlashMoEError,
-    ModelNotFoundError,
     UnsupportedModelError,
 )
 from flash_moe.generation.generate import generate, stream
@@ -153,35 +152,14 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
             f"{path}: mlx-lm cannot make a model of it: {type(error).__name__}: {error}",
             "Is config.json that of these weights?",
         ) from error
-    tokenizer = _load_tokenizer(path, dict(options.tokenizer_config), config.get("eos_token_id"))
-    model.tokenizer = tokenizer
-    return FlashMoE(model, tokenizer)
-
-
-def _load_tokenizer(path: Path, options: dict[str, Any], eos_token_id: Any) -> Any:
-    try:
-        # Unless it is told, transformers asks on the terminal whether to run foreign code.
-        tokenizer = load_tokenizer(
-            path, {"trust_remote_code": False, **options}, eos_token_ids=eos_token_id
-        )
-    except Exception as error:  # whatever a file makes of transformers' classes
-        raise ModelNotFoundError(
-            "load",
-            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
-            "Are tokenizer.json and tokenizer_config.json those of the model?",
-        ) from error
-    if not tokenizer.vocab_size:  # transformers makes an empty one where the files are missing
-        raise ModelNotFoundError(
-            "load", f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
-        )
-    return tokenizer
+    model.tokenizer = open_tokenizer(
+        "load", path, config.get("eos_token_id"), options.tokenizer_config
+    )
+    return FlashMoE(model, model.tokenizer)
 
 
 def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:
-    try:
-        base, args = get_classes(config=config)
-    except ValueError as error:
-        raise UnsupportedModelError("load", f"mlx-lm: {error}", "Update mlx-lm.") from error
+    base, args = model_classes("load", config)
     return streamed_class(base, streaming, GeneratingModel), args
 
 

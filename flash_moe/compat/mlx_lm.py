@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import IncompatibleMlxLmError
+from flash_moe.errors import IncompatibleMlxLmError, ModelNotFoundError, UnsupportedModelError
 
 TESTED = "0.31.3 to 0.32.2"
 
@@ -177,3 +178,48 @@ ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")
+
+
+def model_classes(component: str, config: dict[str, Any]) -> tuple[type, type]:
+    """Return mlx-lm's ``Model`` and ``ModelArgs`` for a config.json.
+
+    Args:
+        component: For the error.
+
+    Raises:
+        UnsupportedModelError: mlx-lm does not know the architecture.
+    """
+    try:
+        return get_classes(config=config)
+    except ValueError as error:
+        raise UnsupportedModelError(component, f"mlx-lm: {error}", "Update mlx-lm.") from error
+
+
+def open_tokenizer(
+    component: str, path: Path, eos_token_ids: Any = None, options: Mapping[str, Any] | None = None
+) -> Any:
+    """Return mlx-lm's tokenizer of a model directory.
+
+    Args:
+        component: For the errors.
+        options: Options of the tokenizer, over those of its files.
+
+    Raises:
+        ModelNotFoundError: The files make no tokenizer.
+    """
+    try:
+        # Unless it is told, transformers asks on the terminal whether to run foreign code.
+        tokenizer = load_tokenizer(
+            path, {"trust_remote_code": False, **(options or {})}, eos_token_ids=eos_token_ids
+        )
+    except Exception as error:  # whatever a file makes of transformers' classes
+        raise ModelNotFoundError(
+            component,
+            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
+            "Are tokenizer.json and tokenizer_config.json those of the model?",
+        ) from error
+    if not tokenizer.vocab_size:  # transformers makes an empty one where the files are missing
+        raise ModelNotFoundError(
+            component, f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
+        )
+    return tokenizer

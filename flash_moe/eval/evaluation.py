@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from flash_moe.compat.mlx_lm import open_tokenizer
 from flash_moe.errors import ConfigError
 from flash_moe.eval import scoring
 from flash_moe.eval.answers import MAX_TOKENS, ask, askable, call_in
@@ -22,7 +23,6 @@ from flash_moe.eval.models import (
     other_vocabulary,
     reference,
     streamed,
-    tokenizer_of,
 )
 from flash_moe.eval.prompts import kinds
 from flash_moe.eval.scoring import Prompt
@@ -119,13 +119,14 @@ def _common_windows(
     first: Candidate, runs: Sequence[Candidate], text: str, n_tokens: int
 ) -> list[Window]:
     """The windows of the text. Raises ConfigError if two models read it as different tokens."""
-    cut = windows(tokenizer_of(first.path), text, n_tokens)
+    cut = windows(open_tokenizer("eval", first.path), text, n_tokens)
     paths = {first.path}
     for run in runs:
         check_vocabulary(run, first)
-        if run.path not in paths and windows(tokenizer_of(run.path), text, n_tokens) != cut:
-            raise other_vocabulary(run, first, "", "a tokenizer that cuts the text otherwise")
-        paths.add(run.path)
+        if run.path not in paths:
+            paths.add(run.path)
+            if windows(open_tokenizer("eval", run.path), text, n_tokens) != cut:
+                raise other_vocabulary(run, first, "", "a tokenizer that cuts the text otherwise")
     return cut
 
 

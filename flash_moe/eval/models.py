@@ -15,10 +15,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from flash_moe.compat.mlx_lm import load_model, load_tokenizer
+from flash_moe.compat.mlx_lm import load_model, open_tokenizer
 from flash_moe.compat.precision import computed_dtype
 from flash_moe.config import model_config, read_config
-from flash_moe.errors import ConfigError, FlashMoEError, ModelError, ModelNotFoundError
+from flash_moe.errors import ConfigError, FlashMoEError, ModelError
 from flash_moe.errors import UnsupportedModelError as Unsupported
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
@@ -137,23 +137,6 @@ def bits_per_weight(layers: Sequence[ExpertLayer]) -> float:
     return stored / sum(3 * la.layout.hidden_size * la.layout.expert_width for la in layers)
 
 
-def tokenizer_of(path: Path, eos_token_ids: Any = None) -> Any:
-    """mlx-lm's tokenizer of a directory.
-
-    Raises:
-        ModelNotFoundError: There is none that works.
-    """
-    try:
-        # Unless it is told, transformers asks on the terminal whether to run foreign code.
-        return load_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=eos_token_ids)
-    except Exception as error:  # whatever a file makes of transformers' classes
-        raise ModelNotFoundError(
-            "eval",
-            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
-            "Are tokenizer.json and tokenizer_config.json those of the model?",
-        ) from error
-
-
 def check_vocabulary(candidate: Candidate, reference: Candidate) -> None:
     """Raise ConfigError if the two give their numbers for other tokens."""
     got, expected = candidate.vocab_size, reference.vocab_size
@@ -206,4 +189,4 @@ def _load_resident(path: Path) -> tuple[Any, Any]:
         ) from error
     model.apply(lambda weight: weight.astype(computed_dtype(weight.dtype)))  # as streamed ones
     mx.eval(model.parameters())
-    return model, tokenizer_of(path, config.get("eos_token_id"))
+    return model, open_tokenizer("eval", path, config.get("eos_token_id"))

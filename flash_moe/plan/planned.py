@@ -12,11 +12,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from flash_moe.compat.mlx_lm import get_classes
+from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
-from flash_moe.errors import FlashMoEError, PackError, UnsupportedModelError
+from flash_moe.errors import FlashMoEError, PackError
 from flash_moe.hub.pull import shards_left, wanted_revision
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import INCOMING, HubShards
@@ -178,7 +177,7 @@ def plan_store(root: Path) -> Planned:
     """
     manifest = read_manifest(root)
     config = read_config(root)
-    _check_architecture(config)
+    model_classes("plan", config)
     files = [root / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
     entries = [entry for file in files for entry in read_header(file).values()]
     size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file())
@@ -210,7 +209,7 @@ def _planned(
             f"{disk.path} is a partial store of another source or of other settings",
             "Choose another destination, or delete it.",
         )
-    _check_architecture(source.config)
+    model_classes("plan", source.config)  # before anything is downloaded
     smaller = []
     if not disk.fits and journal is None:
         for bits in SMALLER:
@@ -230,14 +229,6 @@ def _planned(
         from_bits=source.from_bits if isinstance(source, RequantizedCheckpoint) else (),
         smaller=tuple(smaller),
     )
-
-
-def _check_architecture(config: dict[str, Any]) -> None:
-    """Nobody should download 200 GB to learn that mlx-lm does not know the model."""
-    try:
-        get_classes(config=config)
-    except ValueError as error:
-        raise UnsupportedModelError("plan", f"mlx-lm: {error}", "Update mlx-lm.") from error
 
 
 def _disk(source: PackSource, dst: Path, shards: Shards, small: int) -> Disk:

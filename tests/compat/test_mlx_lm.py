@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flash_moe.compat import mlx_lm as mlx_lm_api
-from flash_moe.errors import IncompatibleMlxLmError
+from flash_moe.errors import IncompatibleMlxLmError, ModelNotFoundError, UnsupportedModelError
 from tests.support.processes import environment
 
 
@@ -53,3 +54,13 @@ def test_a_user_sees_one_line() -> None:
     assert out.returncode == 1
     assert len(out.stderr.strip().splitlines()) == 1
     assert "expected mlx_lm.models.switch_layers.SwitchGLU" in out.stderr
+
+
+def test_an_architecture_that_mlx_lm_does_not_know() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"^\[plan\] mlx-lm: .*other.* Update mlx-lm"):
+        mlx_lm_api.model_classes("plan", {"model_type": "other"})
+
+
+def test_files_that_make_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^\[eval\] .*the tokenizer"):
+        mlx_lm_api.open_tokenizer("eval", tmp_path)

@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 
 from flash_moe.compat.dtypes import LOADED_AS
 from flash_moe.compat.expert_modules import replace_module
-from flash_moe.compat.mlx_lm import SwitchGLU, get_classes
+from flash_moe.compat.mlx_lm import SwitchGLU, model_classes
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.store.experts import layer_number
 from flash_moe.store.safetensors_header import TensorEntry
@@ -65,10 +65,7 @@ class Sanitizer:
     """
 
     def __init__(self, config: dict[str, Any], tensors: Mapping[str, TensorEntry]) -> None:
-        try:
-            model_class, args_class = get_classes(config=config)
-        except ValueError as error:
-            raise UnsupportedModelError("pack", f"mlx-lm: {error}", "Update mlx-lm.") from error
+        model_class, args_class = model_classes("pack", config)
         self.model: Any = model_class(args_class.from_dict(copy.deepcopy(config)))  # type: ignore[attr-defined]
         self.zeros = {n: mx.zeros(_shape(e), _dtype(e)) for n, e in tensors.items()}
         self.outputs = self.run({})
