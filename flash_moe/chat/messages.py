@@ -8,6 +8,7 @@ from typing import Any
 
 from flash_moe.errors import PromptError
 from flash_moe.files.names import shown
+from flash_moe.tools.calls import openai_function
 
 MAX_BYTES = 64_000_000
 ROLES = ("system", "user", "assistant", "tool")
@@ -76,7 +77,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
             arguments = None
     if not isinstance(arguments, dict):
         raise PromptError("chat", f"{where}: arguments of {shown(name)}: expected an object")
-    return {**call, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {**call, **openai_function(name, arguments=arguments)}
 
 
 def _text(text: str) -> str:

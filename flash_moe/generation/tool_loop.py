@@ -13,7 +13,7 @@ from flash_moe.generation.prompt import encode_prompt
 from flash_moe.generation.result import GenerationStats
 from flash_moe.generation.turn_cache import TurnCache, common_length, network_of
 from flash_moe.options.declare import accepts, option, values
-from flash_moe.tools.calls import ToolCall
+from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.definition import Tool, as_tools
 from flash_moe.tools.result_text import clean, error_text, markers_of, without_markers
 from flash_moe.tools.splitter import Piece, ReplySplitter, ThinkingPiece, opens_thinking
@@ -113,11 +113,7 @@ class _Said:
             message["reasoning_content"] = self.thinking
         if calls:
             message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
+                {"id": call.id, **openai_function(call.name, arguments=call.arguments)}
                 for call in calls
             ]
         return message

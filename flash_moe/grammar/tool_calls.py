@@ -13,6 +13,7 @@ from flash_moe.grammar.constraint import Constraint
 from flash_moe.grammar.json_text import json_source, response_grammar
 from flash_moe.grammar.plan import Calls, Thinking
 from flash_moe.grammar.vocabulary import vocabulary_of
+from flash_moe.tools.calls import openai_function
 
 FORMATS = ("qwen3_coder", "json_tools")
 Tools = Sequence[Mapping[str, Any]]
@@ -115,8 +116,7 @@ def parser_tools(
         described = xml_calls.properties_of(name, root)
         read = {key: xml_calls.parser_schema(schema, root) for key, schema in described.items()}
         parameters = {"type": "object", "properties": read}
-        function = {"name": name, "parameters": parameters}
-        found.append({"type": "function", "function": function})
+        found.append(openai_function(name, parameters=parameters))
     return found
 
 

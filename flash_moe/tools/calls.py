@@ -40,6 +40,11 @@ class ToolCall:
     text: str = field(default="", repr=False)
 
 
+def openai_function(name: str, **fields: Any) -> dict[str, Any]:
+    """Return the form in which OpenAI's API has tools, calls of them, and the choice of one."""
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
 def new_id() -> str:
     """Nine letters and digits: all that Mistral's chat templates take."""
     return uuid.uuid4().hex[:9]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flash_moe.errors import ToolArgumentError, ToolDefinitionError
+from flash_moe.tools.calls import openai_function
 from flash_moe.tools.docstring import read_docstring
 from flash_moe.tools.hints import (
     Entry,
@@ -86,14 +87,7 @@ class Tool(Generic[P, R]):
     @property
     def schema(self) -> dict[str, Any]:
         """The tool in OpenAI's form, which chat templates take."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": self.parameters,
-            },
-        }
+        return openai_function(self.name, description=self.description, parameters=self.parameters)
 
     def bind(self, arguments: Mapping[str, Any]) -> Callable[[], str]:
         """Check and convert arguments as a model wrote them, and call later.

@@ -11,7 +11,7 @@ from typing import Any
 from flash_moe.errors import GrammarError
 from flash_moe.grammar.vocabulary import vocabulary_of
 from flash_moe.server.engine.answer import Answer, Step, Token
-from flash_moe.tools.calls import ToolCall
+from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 
 DONE = b"data: [DONE]\n\n"
@@ -132,11 +132,7 @@ class Replies:
     @staticmethod
     def _call(call: ToolCall) -> dict[str, Any]:
         arguments = json.dumps(call.arguments, ensure_ascii=False)
-        return {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": arguments},
-        }
+        return {"id": call.id, **openai_function(call.name, arguments=arguments)}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         """Of all tokens but the end's: also those of thoughts, and around calls."""

@@ -10,6 +10,7 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, bad
 from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import Asked, Choice, Tools, read_sampling
+from flash_moe.tools.calls import openai_function
 
 IGNORED = (
     *("metadata", "service_tier", "container", "context_management", "inference_geo"),
@@ -187,8 +188,7 @@ def _call(block: Fields) -> dict[str, Any]:
         raise bad(block.name("input"), f"expected an object, got {kind_of(arguments)}")
     return {
         "id": block.required_text("id"),
-        "type": "function",
-        "function": {"name": block.required_text("name"), "arguments": json.dumps(arguments)},
+        **openai_function(block.required_text("name"), arguments=json.dumps(arguments)),
     }
 
 
@@ -223,7 +223,7 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
             strict.add(name)
         tool.ignore(IGNORED_OF_TOOLS)
         tool.finish()
-        given.append({"type": "function", "function": described})
+        given.append(openai_function(**described))
     if body.mapping("tool_choice") is None:
         return Tools(given, strict=frozenset(strict))
     choice = body.inner("tool_choice")

@@ -18,6 +18,7 @@ from flash_moe.server.requests.request import (
     read_sampling,
     read_seed,
 )
+from flash_moe.tools.calls import openai_function
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # They change nothing that could be changed here.
@@ -170,8 +171,7 @@ def _call(call: Fields) -> dict[str, Any]:
         raise bad(function.name("arguments"), "expected a JSON object as text")
     found = {
         "id": call.text("id", "") or "",
-        "type": "function",
-        "function": {"name": function.required_text("name"), "arguments": arguments},
+        **openai_function(function.required_text("name"), arguments=arguments),
     }
     call.ignore(("type", "index"))
     call.finish()
@@ -201,7 +201,7 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         function.finish()
         tool.ignore(("cache_control",))
         tool.finish()
-        given.append({"type": "function", "function": described})
+        given.append(openai_function(**described))
     choice, named = _choice(body, [tool["function"]["name"] for tool in given])
     parallel = body.flag("parallel_tool_calls", True)
     return Tools(given, choice, named, frozenset(strict), parallel)

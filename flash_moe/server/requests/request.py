@@ -10,6 +10,7 @@ from flash_moe.options.declare import declared
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.fields import Fields
+from flash_moe.tools.calls import openai_function
 
 Choice: TypeAlias = Literal["auto", "none", "required", "named"]
 
@@ -41,7 +42,7 @@ class Tools:
     def mode(self) -> str | dict[str, Any]:
         """The choice, as :class:`flash_moe.generation.output_spec.ReplyForm` takes it."""
         if self.choice == "named":  # a name alone could be "auto"
-            return {"type": "function", "function": {"name": self.named}}
+            return openai_function(self.named)
         return self.choice
 
 
