@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from flash_moe.errors import IncompatibleMlxLmError, ModelNotFoundError, UnsupportedModelError
 
@@ -223,3 +225,16 @@ def open_tokenizer(
             component, f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
         )
     return tokenizer
+
+
+def held_positions(cache: Sequence[Any]) -> int:
+    """How many positions a prompt cache holds."""
+    return max((_offset(c) for c in cache), default=0)
+
+
+def _offset(cache: Any) -> int:
+    """Of one layer; that of the longest row of a batch."""
+    offset = getattr(cache, "offset", 0)
+    if isinstance(offset, mx.array):
+        return int(offset.max().item())  # type: ignore[arg-type]
+    return int(offset or 0)

@@ -15,8 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.mlx_lm import load_model, open_tokenizer
-from flash_moe.compat.precision import computed_dtype
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import ConfigError, FlashMoEError, ModelError
 from flash_moe.errors import UnsupportedModelError as Unsupported

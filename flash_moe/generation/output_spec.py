@@ -13,7 +13,7 @@ from flash_moe.tools.splitter import opens_thinking, parse_calls
 
 if TYPE_CHECKING:
     from flash_moe.grammar import Constraint
-    from flash_moe.grammar.plan import Thinking
+    from flash_moe.grammar.answer import Thinking
 
 AnyTool: TypeAlias = Tool[..., Any] | Callable[..., Any] | Mapping[str, Any]
 

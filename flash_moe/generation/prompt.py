@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from flash_moe.compat.mlx_lm import held_positions
 from flash_moe.errors import PromptError
-from flash_moe.model.kv_length import held_positions
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = "str | Messages | Sequence[int] | mx.array"

@@ -5,7 +5,7 @@ Owns which tokens may come next; llguidance does the parsing. Callers give a con
 """
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.constraint import Constraint
+from flash_moe.grammar.constraint import Constraint, Processor
 from flash_moe.grammar.json_text import (
     from_response_format,
     json_object,
@@ -13,7 +13,6 @@ from flash_moe.grammar.json_text import (
     lark,
     regex,
 )
-from flash_moe.grammar.processor import Processor
 from flash_moe.grammar.tool_calls import parser_tools, tool_calls
 
 __all__ = [

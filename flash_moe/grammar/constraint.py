@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 from llguidance import LLMatcher
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.plan import Calls, Plan, Thinking, Thoughts
-from flash_moe.grammar.processor import Processor
-from flash_moe.grammar.vocabulary import Vocabulary, vocabulary_of
+from flash_moe.grammar.answer import Answer, Calls, Plan, Thinking, Thoughts
+from flash_moe.grammar.new_tokens import NewTokens
+from flash_moe.grammar.vocabulary import Vocabulary, Words, vocabulary_of
 
 JSON_SCHEMA = "JSON schema"  # in errors
 
@@ -52,6 +55,54 @@ class Constraint:
     def processor(self) -> Processor:
         """A logits processor for one answer: ``(tokens [n], logits [1, V]) -> logits``."""
         return Processor(self._plan, self._matcher, self._instead)
+
+
+class Processor:
+    """Holds one answer to a constraint, as a logits processor of mlx-lm.
+
+    If tokens are other than before (a draft was rejected), the answer is gone through again.
+    """
+
+    def __init__(self, plan: Plan, matcher: LLMatcher, instead: LLMatcher | None) -> None:
+        self._begun = functools.partial(Answer, plan, matcher, instead)
+        self._answer = self._begun()
+        self._new = NewTokens()
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and ended."""
+        return self._answer.done
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Logits with minus infinity for tokens that may not come next.
+
+        Args:
+            tokens: Prompt, or its end, and all tokens generated so far: ints [n].
+            logits: Of the next token: [1, V].
+
+        Raises:
+            GrammarError: A token was generated that was not allowed; or the grammar is too
+                complex to go on with.
+            ConfigError: The processor was used for another answer.
+        """
+        mx.async_eval(logits)  # the device works while the host makes the mask
+        new = self._new.of(tokens)
+        if new.again:
+            self._answer = self._begun()
+        for token in new.tokens:
+            self._answer.take(token)
+        return masked(logits, flags_of(self._answer.allowed(), logits.shape[-1]))
+
+
+def flags_of(words: Words, n: int) -> mx.array:
+    """Whether each of the ids 0 to n - 1 is in the set: bool [n]; ids beyond the words are not."""
+    bits = np.unpackbits(words.view(np.uint8), count=n, bitorder="little")
+    return mx.array(bits.view(np.bool_))
+
+
+def masked(logits: mx.array, flags: mx.array) -> mx.array:
+    """Logits [..., V], minus infinity where ``flags`` [V] is false."""
+    return mx.where(flags, logits, mx.array(-mx.inf, logits.dtype))
 
 
 def _matcher(vocabulary: Vocabulary, grammar: str, what: str) -> LLMatcher:

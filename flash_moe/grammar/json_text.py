@@ -10,8 +10,8 @@ from typing import Any
 from llguidance import LLMatcher
 
 from flash_moe.errors import GrammarError
+from flash_moe.grammar.answer import Thinking
 from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
-from flash_moe.grammar.plan import Thinking
 from flash_moe.grammar.schema_shapes import check_shapes
 
 # Nothing, a space, or a line break with its indentation: models write all three, and one that

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import xml_calls
+from flash_moe.grammar.answer import Calls, Thinking
 from flash_moe.grammar.constraint import Constraint
 from flash_moe.grammar.json_text import json_source, response_grammar
-from flash_moe.grammar.plan import Calls, Thinking
 from flash_moe.grammar.vocabulary import vocabulary_of
 from flash_moe.tools.calls import openai_function
 

@@ -9,14 +9,35 @@ from __future__ import annotations
 import json
 import threading
 import weakref
+from collections.abc import Collection, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llguidance import LLTokenizer
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.masks import Words, words_of
+
+# A set of token ids: uint32 [ceil(ids / 32)]; bit i % 32 of word i // 32 stands for id i.
+Words: TypeAlias = "np.ndarray[Any, np.dtype[np.uint32]]"
+
+
+def words_of(ids: Collection[int], size: int) -> Words:
+    """The set of these ids, of ``size`` in all."""
+    flags = np.zeros(-(-size // 32) * 32, np.uint8)
+    flags[np.fromiter(ids, np.int64, len(ids))] = 1
+    return np.packbits(flags, bitorder="little").view(np.uint32)
+
+
+def add(words: Words, ids: Iterable[int]) -> None:
+    for i in ids:
+        words[i // 32] |= np.uint32(1 << i % 32)
+
+
+def remove(words: Words, ids: Iterable[int]) -> None:
+    for i in ids:
+        words[i // 32] &= ~np.uint32(1 << i % 32)
+
 
 _lock = threading.Lock()
 _known: weakref.WeakKeyDictionary[Any, dict[frozenset[int], Vocabulary]]

@@ -1,4 +1,4 @@
-"""How the memory of a run is divided: arithmetic on bytes, no system is asked here.
+"""How the memory of a run is divided, and a prompt into chunks: arithmetic on bytes.
 
 What a process takes is what it took before, the resident weights, the bank of experts, and what
 the pass over a chunk of a prompt needs for a moment. The last two are ours to choose.
@@ -13,9 +13,11 @@ from flash_moe.files.sizes import format_bytes, format_least_gb
 from flash_moe.memory.prefill_workspace import Scratch
 from flash_moe.memory.pressure import reserve
 
-# Tokens. With 10 of 512 experts a token so many ask for 7 of 10 experts of a layer; the tokens of
-# shorter chunks hardly share experts.
+# Tokens of a chunk. With 10 of 512 experts a token so many ask for 7 of 10 experts of a layer; the
+# tokens of shorter chunks hardly share experts.
 MIN_CHUNK = 64
+MAX_CHUNK = 8192
+RESIDENT_CHUNK = 2048  # mlx-lm's own
 
 
 @dataclass(frozen=True)
@@ -117,3 +119,25 @@ def prompt_allowance(
     if available is not None:
         allowance = min(allowance, max(available - unfilled - reserve(machine), 0) // 2)
     return allowance
+
+
+def chunk_tokens(scratch: Scratch, allowance: int, context: int, *, all_held: bool) -> int:
+    """The longest chunk for a prompt that ends at position ``context``.
+
+    Each chunk asks for nearly all experts of each layer, once, however long it is. So a bank that
+    cannot hold them all reads nearly all of them again for each chunk, and chunks are as long as
+    memory allows; but 64 tokens at least. Where the bank holds all experts nothing is gained
+    beyond mlx-lm's own length.
+
+    Args:
+        allowance: Bytes that the pass over a chunk may take.
+        all_held: Whether the bank has room for all experts.
+    """
+    most = RESIDENT_CHUNK if all_held else MAX_CHUNK
+    return min(max(scratch.largest_chunk(allowance, context), MIN_CHUNK), most)
+
+
+def chunks(n_tokens: int, most: int) -> list[int]:
+    """Lengths of the fewest chunks of at most ``most`` tokens, which differ by one at most."""
+    n_chunks = -(-n_tokens // most)
+    return [(n_tokens + i) // n_chunks for i in reversed(range(n_chunks))]

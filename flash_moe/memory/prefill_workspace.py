@@ -103,7 +103,7 @@ def scratch_here(config: Mapping[str, Any], layers: Sequence[ExpertLayer], top_k
     """The estimate for a model on MLX's default device; arguments as of :func:`scratch_of`."""
     import mlx.core as mx  # only where a model runs
 
-    from flash_moe.compat.precision import computed_dtype, on_cpu
+    from flash_moe.compat.dtypes import computed_dtype, on_cpu
 
     float32 = "float32" in (config.get("dtype"), config.get("torch_dtype"))
     return scratch_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flash_moe.compat.precision import resident_bytes
+from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import (
     ManifestError,

@@ -19,18 +19,19 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.mlx_lm import SwiGLU
-from flash_moe.compat.precision import computed_dtype
+from flash_moe.compat.mlx_lm import SwiGLU, held_positions
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
 from flash_moe.memory.plan import (
     MIN_CHUNK,
     MemoryPlan,
+    chunk_tokens,
+    chunks,
     prompt_allowance,
 )
-from flash_moe.memory.prefill_chunks import chunk_tokens, chunks
 from flash_moe.memory.prefill_workspace import Scratch
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import (
@@ -38,7 +39,6 @@ from flash_moe.memory.system import (
     release_free_memory,
     usable_memory,
 )
-from flash_moe.model.kv_length import held_positions
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
 from flash_moe.model.padding import Padding, remember_lengths

@@ -215,7 +215,7 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     """
     import mlx.core as mx
 
-    from flash_moe.compat.precision import computed_dtype
+    from flash_moe.compat.dtypes import computed_dtype
 
     dtype = computed_dtype(mx.bfloat16)
     n_in, group = 4096, 64

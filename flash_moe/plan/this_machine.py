@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.compat.precision import resident_bytes
+from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.memory.plan import MIN_CHUNK
 from flash_moe.memory.prefill_workspace import scratch_here
 from flash_moe.memory.pressure import reserve

@@ -1,4 +1,4 @@
-"""Weight shards of toy checkpoints: their index, and bytes of floats, arrays, random words."""
+"""Weight shards of toy checkpoints: index, hash, and bytes of floats, arrays, random words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from flash_moe.compat.dtypes import DTYPE_NAMES
 from flash_moe.pack import safetensors_writer
 from flash_moe.pack.safetensors_writer import TensorSource
-from flash_moe.store.safetensors_header import INDEX_FILE
+from flash_moe.store.safetensors_header import INDEX_FILE, read_header
 
 DtypeCode = Literal["F32", "F16", "BF16", "U32"]
 
@@ -34,6 +35,20 @@ def write_shards(
         "weight_map": dict(sorted(weight_map.items())),
     }
     (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def weights_hash(path: Path) -> str:
+    """Return xxh3-128 over name, dtype, shape and bytes of all tensors, whatever their shards.
+
+    Goldens keep it, so that a drift of the generator is seen as a drift and not as wrong logits.
+    """
+    entries = [e for file in path.glob("model*.safetensors") for e in read_header(file).values()]
+    digest = xxhash.xxh3_128()
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        digest.update(f"{entry.name} {entry.dtype} {list(entry.shape)}\n".encode())
+        data = np.memmap(entry.file, mode="r", offset=entry.offset, shape=entry.n_bytes)
+        digest.update(data.data)
+    return digest.hexdigest()
 
 
 def float_bytes(values: npt.NDArray[np.float32], code: DtypeCode) -> bytes:

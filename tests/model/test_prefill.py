@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
-from flash_moe.memory.plan import MIN_CHUNK
-from flash_moe.memory.prefill_chunks import MAX_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
+from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
 from flash_moe.memory.prefill_workspace import Scratch
 from flash_moe.model import streamed
 from tests.support.resident import Resident, budget_gb, prompt_ids

@@ -11,7 +11,7 @@ from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import FlashMoE, load
-from flash_moe.memory.prefill_chunks import MAX_CHUNK
+from flash_moe.memory.plan import MAX_CHUNK
 from flash_moe.memory.system import usable_memory
 from flash_moe.server.options import PROMPT_CACHE_SHARE, ServeOptions
 
