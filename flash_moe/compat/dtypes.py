@@ -14,10 +14,10 @@ DTYPES = {
     "F16": mx.float16,
     "U8": mx.uint8,
 }
-
-
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+# By the names that config.json has for them.
+FLOAT_DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 
 # Stored as other types: MLX has no type for them, and mx.load gives bytes.
 LOADED_AS = {

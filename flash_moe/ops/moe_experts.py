@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.compat.dtypes import DTYPES
+from flash_moe.compat.dtypes import DTYPES, FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel, Template
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
@@ -269,7 +269,7 @@ class ExpertKernels:
     def _check_floats(self, **arrays: mx.array) -> None:
         for name, array in arrays.items():
             fits = array.ndim == 2 and array.shape[1] == self.layout.hidden_size
-            if not fits or array.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+            if not fits or array.dtype not in FLOAT_DTYPES.values():
                 raise UnsupportedModelError(
                     "ops",
                     f"{name}: expected [tokens, {self.layout.hidden_size}] in float32, float16 or "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel
 
@@ -71,11 +72,7 @@ def router_topk_reference(
 
 
 def _check(logits: mx.array, k: int) -> None:
-    if (
-        logits.ndim != 2
-        or not logits.size
-        or logits.dtype not in (mx.float32, mx.float16, mx.bfloat16)
-    ):
+    if logits.ndim != 2 or not logits.size or logits.dtype not in FLOAT_DTYPES.values():
         raise UnsupportedModelError(
             "ops",
             "router_topk: expected [tokens, n_experts] in float32, float16 or bfloat16, got "

@@ -14,6 +14,7 @@ from typing import Any
 
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.files.json_file import array, integer, integers, text
+from flash_moe.store.safetensors_header import BITS
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PARTS = ("weight", "scales", "biases", "bias")
@@ -27,7 +28,7 @@ RECORD_ALIGNMENT = 16 * 1024
 MAX_RECORD_BYTES = 16 * 2**30
 
 # Element sizes of the safetensors dtypes that an expert may have.
-ITEMSIZE = {"U32": 4, "F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+ITEMSIZE = {dtype: BITS[dtype] // 8 for dtype in ("U32", "F32", "BF16", "F16", "U8")}
 FLOATS = ("F32", "BF16", "F16")
 
 

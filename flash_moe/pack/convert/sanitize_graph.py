@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.compat.dtypes import FLOAT_DTYPES, LOADED_AS
 from flash_moe.compat.expert_modules import replace_module
 from flash_moe.compat.mlx_lm import SwitchGLU, model_classes
 from flash_moe.errors import UnsupportedModelError
@@ -107,8 +107,7 @@ def caster(config: dict[str, Any], model: Any) -> Callable[[str], mx.Dtype | Non
     """What mlx-lm's convert casts a tensor to: the dtype of the config, but for some names."""
     name = config.get("torch_dtype") or config.get("dtype")
     name = name or (config.get("text_config") or {}).get("dtype")
-    dtypes = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
-    dtype = dtypes.get(str(name))
+    dtype = FLOAT_DTYPES.get(str(name))
     castable = getattr(model, "cast_predicate", lambda path: True)
     return lambda path: dtype if castable(path) else None
 

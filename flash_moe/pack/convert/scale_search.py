@@ -41,11 +41,11 @@ from typing import NamedTuple, TypeAlias
 import mlx.core as mx
 import numpy as np
 
+from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import ConfigError, UnsupportedModelError
 
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-SCALE_DTYPES = (mx.bfloat16, mx.float16, mx.float32)
 
 # Weights of a block, of which up to 16 float32 arrays live at a time. On a CPU 2^18 was fastest
 # (8.9 million weights/s of one core; 5.8 with 2^16, 6.1 with 2^20); a GPU wants fewer launches.
@@ -162,12 +162,12 @@ def _check(weight: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> Non
     for name, value, known in (
         ("bits", bits, BITS),
         ("group_size", group_size, GROUP_SIZES),
-        ("dtype", dtype, SCALE_DTYPES),
+        ("dtype", dtype, FLOAT_DTYPES.values()),
     ):
         if value not in known:
             allowed = ", ".join(map(str, known))
             raise ConfigError("quantize", f"{name}: expected one of {allowed}, got {value}")
-    if weight.dtype not in SCALE_DTYPES:
+    if weight.dtype not in FLOAT_DTYPES.values():
         raise UnsupportedModelError(
             "quantize",
             f"weight: expected bfloat16, float16 or float32, got {weight.dtype}",

@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import ConfigError, UnsupportedModelError
 from flash_moe.pack.convert import scale_search
 from flash_moe.pack.convert.scale_search import (
     BITS,
     GROUP_SIZES,
-    SCALE_DTYPES,
     Quantized,
     quantize_searched,
     relative_error,
 )
 
+SCALE_DTYPES = tuple(FLOAT_DTYPES.values())
 ALL = list(itertools.product(BITS, GROUP_SIZES, SCALE_DTYPES))
 IDS = [f"{bits}-{group}-{str(dtype).split('.')[-1]}" for bits, group, dtype in ALL]
 KINDS = ("gaussian", "laplace", "uniform", "outliers", "offset")
