@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,7 +187,7 @@ def _call(block: Fields) -> dict[str, Any]:
     return {
         "id": block.required_text("id"),
         "type": "function",
-        "function": {"name": block.required_text("name"), "arguments": json.dumps(arguments)},
+        "function": {"name": block.required_text("name"), "arguments": arguments},
     }
 
 

@@ -161,12 +161,12 @@ def _content(message: Fields) -> str:
 
 def _call(call: Fields) -> dict[str, Any]:
     function = call.inner("function")
-    arguments = function.text("arguments", "{}") or "{}"
     try:
-        fits = isinstance(json.loads(arguments), dict)
+        # Chat templates take a mapping.
+        arguments = json.loads(function.text("arguments", "{}") or "{}")
     except (ValueError, RecursionError):
-        fits = False
-    if not fits:
+        arguments = None
+    if not isinstance(arguments, dict):
         raise bad(function.name("arguments"), "expected a JSON object as text")
     found = {
         "id": call.text("id", "") or "",
