@@ -111,6 +111,7 @@ class _Sequence:
         cache: Its prompt cache until it is decoded; then the batch has it.
         n_cached: Prompt tokens that ``cache`` held at first.
         chunks: The prefill that runs.
+        first_turn: Whether none of it has run yet.
         failed: Whether its receiver has got an exception.
     """
 
@@ -119,6 +120,7 @@ class _Sequence:
     cache: list[Any]
     n_cached: int
     chunks: Iterator[int]
+    first_turn: bool = True
     failed: bool = False
 
     def fail(self, error: Exception) -> None:
@@ -181,6 +183,7 @@ class Engine:
         self._incoming: SimpleQueue[tuple[EngineRequest, Running]] = SimpleQueue()
         self._prefilling: deque[_Sequence] = deque()
         self._decoding: dict[int, _Sequence] = {}
+        self._last_turn_was_first = False
         self._decoder: Any = None
         self._lock = threading.Lock()  # between the last look into the queue and a new request
         self._stopping = self._over = False
@@ -284,7 +287,10 @@ class Engine:
             ends=[n - n_cached for n, _ in request.checkpoints],
             most=lambda: _SHARED_CHUNK if self._decoding or self._prefilling else None,
         )
-        self._prefilling.append(_Sequence(request, running, cache, n_cached, chunks))
+        # A new request has its first turn before those that had one; but not two in a row, or a
+        # stream of short requests would keep a long prompt waiting.
+        place = 1 if self._last_turn_was_first else 0
+        self._prefilling.insert(place, _Sequence(request, running, cache, n_cached, chunks))
         running.events.put(Started(n_cached))
 
     def _drop_cancelled(self) -> None:
@@ -318,20 +324,22 @@ class Engine:
                 self._keep(response.all_tokens, response.prompt_cache, ASSISTANT)
 
     def _prefill(self) -> None:
-        """Process one chunk of the prompt whose turn it is; or its last token, and decode it."""
+        """Process one chunk of the prompt whose turn it is, and after the last one its end."""
         if not self._prefilling:
             return
         sequence = self._prefilling.popleft()
         ids = list(sequence.request.ids)
+        self._last_turn_was_first = sequence.first_turn
+        sequence.first_turn = False
         try:
-            done = next(sequence.chunks, None)
-            if done is None:
-                self._first_token(sequence, ids)
-                return
+            done = sequence.n_cached + next(sequence.chunks, 0)
             for n, kind in sequence.request.checkpoints:
-                if n == sequence.n_cached + done:
+                if n == done:
                     self._keep(ids[:n], copy.deepcopy(sequence.cache), kind)
-            self._prefilling.append(sequence)
+            if done == len(ids) - 1:
+                self._first_token(sequence, ids)
+            else:
+                self._prefilling.append(sequence)
         except Exception as error:
             sequence.fail(error.with_traceback(None))
 

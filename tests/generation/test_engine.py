@@ -160,14 +160,32 @@ def test_a_short_request_waits_for_one_chunk_of_a_long_prompt(
     third = engine.submit(EngineRequest(prompt_ids(3), sampling(40)))
     assert first_chunk.wait(TIMEOUT_S)
     long = engine.submit(EngineRequest(prompt_ids(32 * 20 + 1), sampling(2)))
-    short = engine.submit(EngineRequest(prompt_ids(5, 1), sampling(3)))
     go.set()
+    while lengths.count(32) < 3:
+        time.sleep(0.001)
+    before = lengths.count(32)
+    short = engine.submit(EngineRequest(prompt_ids(6, 1), sampling(3)))
     answer(short)
-    chunks = [n for n in lengths if n == 32]
-    assert len(chunks) <= 4  # of 20: one before its turn, the others while it is decoded
+    at = lengths.index(5)  # all of the short prompt but its last token, which follows at once
+    assert lengths[:at].count(32) <= before + 1
+    assert lengths[at + 1] == 1
     answer(third)
     answer(long)
     assert lengths.count(32) == 20
+
+
+def test_short_requests_do_not_keep_a_long_prompt_waiting(
+    engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 32)
+    engine = engines()
+    long = engine.submit(EngineRequest(prompt_ids(32 * 10 + 1), sampling(1)))
+    short: list[Running] = []
+    while long.events.qsize() < 2:  # it has begun, and has its token
+        short = [each for each in short if each.events.qsize() < 2]
+        while len(short) < 8:
+            short.append(engine.submit(EngineRequest(prompt_ids(6, 1), sampling(1))))
+    assert answer(long)[1] == "length"
 
 
 def test_decoding_goes_on_while_a_prompt_is_processed(
