@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
+from tokenizers.decoders import DecodeStream
 
 from flash_moe.compat.mlx_lm import generation_stream
 from flash_moe.generation.sampling import LogitsProcessor, Sampler
@@ -73,6 +74,41 @@ def next_token(
         return int(sampler(logprobs).item()), logprobs[0]  # type: ignore[arg-type]
 
 
+class Detokenizer:
+    """Text of tokens as they arrive; all pieces together are ``tokenizer.decode(ids)``.
+
+    mlx-lm's detokenizers drop the space that an answer begins with.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._ids: list[int] = []
+        self._text = ""
+
+    def add(self, token: int) -> str:
+        """Take a token; return the text that no later token changes."""
+        self._ids.append(token)
+        if self._backend is not None:
+            try:
+                piece = self._stream.step(self._backend, token) or ""
+                self._text += piece
+                return piece
+            except Exception:  # of a decoder that changes earlier text: decode the whole instead
+                self._backend = None
+        return self._beyond(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
+
+    def finish(self) -> str:
+        """Return what is left: the bytes of a character that was not completed."""
+        return self._beyond(self._tokenizer.decode(self._ids))
+
+    def _beyond(self, whole: str) -> str:
+        piece = whole[len(self._text) :] if whole.startswith(self._text) else ""
+        self._text += piece
+        return piece
+
+
 class AnswerText:
     """Text of an answer as its tokens arrive, cut at a stop text.
 
@@ -82,8 +118,7 @@ class AnswerText:
 
     def __init__(self, tokenizer: Any, max_tokens: int, stops: Sequence[str] = ()) -> None:
         self._ends = tokenizer.eos_token_ids
-        self._detokenizer = tokenizer.detokenizer
-        self._detokenizer.reset()
+        self._detokenizer = Detokenizer(tokenizer)
         self._stop = StopText(stops)
         self._left = max_tokens
         self.finish_reason: str | None = None
@@ -92,12 +127,11 @@ class AnswerText:
         """Take a token; return the text that is sure by now."""
         self._left -= 1
         ended = token in self._ends
-        if not ended:
-            self._detokenizer.add_token(token)
         self.finish_reason = "stop" if ended else "length" if self._left == 0 else None
+        new = "" if ended else self._detokenizer.add(token)
         if self.finish_reason:
-            self._detokenizer.finalize()
-        text = self._stop.feed(self._detokenizer.last_segment, last=bool(self.finish_reason))
+            new += self._detokenizer.finish()
+        text = self._stop.feed(new, last=bool(self.finish_reason))
         if self._stop.found:
             self.finish_reason = "stop"
         return text
