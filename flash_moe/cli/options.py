@@ -1,4 +1,4 @@
-"""Options that several commands share: sampling and streaming."""
+"""Options that several commands share: sampling, streaming and quantization."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from flash_moe.env import CACHE_POLICIES, IO_OPTIONS, KERNEL_OPTIONS
+from flash_moe.store.quantization import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizationConfig
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -87,3 +88,26 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
         "trace": args.trace,
         "trace_events": args.trace_events,
     }
+
+
+def add_quantization_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of :class:`~flash_moe.store.quantization.QuantizationConfig`."""
+    parser.add_argument(
+        "--bits", type=int, help=f"quantize the weights (default {DEFAULT_BITS} if they are not)"
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        help=f"weights that share a scale (default {DEFAULT_GROUP_SIZE})",
+    )
+    parser.add_argument(
+        "--expert-bits",
+        type=int,
+        metavar="N",
+        help="quantize the experts to 2, 3, 4, 6 or 8 bits with searched scales, also anew",
+    )
+
+
+def quantization_of(args: argparse.Namespace) -> QuantizationConfig:
+    """What the user chose. Raises ConfigError for a number that is not allowed."""
+    return QuantizationConfig(args.bits, args.group_size, args.expert_bits)

@@ -1,0 +1,124 @@
+"""How weights are quantized on their way into a store: the choice of a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flash_moe.errors import ConfigError
+from flash_moe.files.json_file import integer, kind, table
+from flash_moe.store.layout import Quantization
+
+DEFAULT_BITS = 4
+DEFAULT_GROUP_SIZE = 64
+GROUP_SIZES = (32, 64, 128)
+EXPERT_BITS = (2, 3, 4, 6, 8)  # those with a search for scales
+_ALLOWED = {"bits": (2, 3, 4, 5, 6, 8), "group_size": GROUP_SIZES, "expert_bits": EXPERT_BITS}
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """Quantization of a store's weights. ``None`` is what the user did not choose.
+
+    Attributes:
+        bits: Bits of the weights, with the scales of ``mx.quantize`` (affine). Without a choice
+            quantized weights stay as they are, and the others get 4 bits.
+        group_size: Weights that share a scale; 64 without a choice.
+        expert_bits: Bits of the experts, quantized or not, with a search for the best scales
+            (``scale_search.py``). Without a choice they are treated like the other weights.
+
+    Raises:
+        ConfigError: A number that MLX or the search does not take.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    expert_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, n in self.chosen.items():
+            if n not in _ALLOWED[name]:
+                what = name.replace("_", " ")
+                raise ConfigError("pack", f"{what}: expected one of {_ALLOWED[name]}, got {n}")
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """The options that the user chose, by name."""
+        return {name: n for name, n in vars(self).items() if n is not None}
+
+    @property
+    def weights(self) -> Quantization:
+        """Quantization of weights that are not quantized yet, with the defaults filled in."""
+        return Quantization(self.bits or DEFAULT_BITS, self.group_size or DEFAULT_GROUP_SIZE)
+
+    @property
+    def experts(self) -> Quantization | None:
+        """Quantization of experts with searched scales, if it differs from the other weights."""
+        if self.expert_bits is None:
+            return None
+        return Quantization(self.expert_bits, self.weights.group_size)
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether all weights must be quantized, because the user chose bits or group size."""
+        return self.bits is not None or self.group_size is not None
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [("--" + name.replace("_", "-"), str(n)) for name, n in self.chosen.items()]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The choice as words of a command line: ``--bits``, ``4``."""
+        return tuple(word for pair in self._pairs for word in pair)
+
+    @property
+    def suffix(self) -> str:
+        """End of the name of a store's directory: ``--bits-4``; empty without a choice."""
+        return "".join(map("-".join, self._pairs))
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that a journal hashes. Its old name stays: older partial stores are continued."""
+        q = f"bits={self.weights.bits}, group_size={self.weights.group_size}"
+        return f"QuantizeOptions({q}, expert_bits={self.expert_bits})"
+
+    def check_adopted(self) -> None:
+        """Raises ConfigError if anything is chosen for record files that are adopted."""
+        if self.chosen:
+            raise ConfigError(
+                "pack",
+                "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits",
+            )
+
+    def check_quantized(self, name: str) -> None:
+        """Raises ConfigError if all weights of ``name``, whose experts are quantized, are meant."""
+        if self.is_for_all:
+            raise ConfigError(
+                "pack",
+                f"the experts of {name} are quantized already",
+                "Drop --bits and --group-size to pack them as they are; --expert-bits quantizes "
+                "them anew.",
+            )
+
+    def to_json(self) -> dict[str, int]:
+        """The row of the manifest; empty without a choice."""
+        return dict(sorted(self.chosen.items()))
+
+    @staticmethod
+    def from_json(row: Any) -> QuantizationConfig:
+        """Read a row of the manifest.
+
+        Raises:
+            ValueError: An unknown option, or a number that no store is quantized with.
+        """
+        chosen = table(row)
+        if not set(chosen) <= set(_ALLOWED):
+            raise ValueError(f"quantize: expected {tuple(_ALLOWED)}, got {kind(chosen)}")
+        try:
+            return QuantizationConfig(**{name: integer(chosen, name) for name in chosen})
+        except ConfigError as error:
+            raise ValueError(f"quantize: {error.problem}") from None
+
+
+AS_IT_IS = QuantizationConfig()
