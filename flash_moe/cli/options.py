@@ -92,20 +92,15 @@ def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_quantization_options(parser: argparse.ArgumentParser) -> None:
     """The fields of :class:`~flash_moe.store.quantization.QuantizationConfig`."""
-    parser.add_argument(
-        "--bits", type=int, help=f"quantize the weights (default {DEFAULT_BITS} if they are not)"
-    )
-    parser.add_argument(
-        "--group-size",
-        type=int,
-        help=f"weights that share a scale (default {DEFAULT_GROUP_SIZE})",
-    )
-    parser.add_argument(
-        "--expert-bits",
-        type=int,
-        metavar="N",
-        help="quantize the experts to 2, 3, 4, 6 or 8 bits with searched scales, also anew",
-    )
+    for name, text in (
+        ("--bits", f"quantize the weights (default {DEFAULT_BITS} if they are not)"),
+        ("--group-size", f"weights that share a scale (default {DEFAULT_GROUP_SIZE})"),
+        (
+            "--expert-bits",
+            "quantize the experts to 2, 3, 4, 6 or 8 bits with searched scales, also anew",
+        ),
+    ):
+        parser.add_argument(name, type=int, metavar="N", help=text)
 
 
 def quantization_of(args: argparse.Namespace) -> QuantizationConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -26,12 +25,9 @@ class Bars:
     """One bar for each kind of bytes, drawn on standard error for the length of a ``with``.
 
     Threads may report at the same time.
-
-    Args:
-        totals: Name of a bar to its bytes.
     """
 
-    def __init__(self, totals: Mapping[str, int] = MappingProxyType({})) -> None:
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description:28}"),
@@ -47,8 +43,11 @@ class Bars:
         self._done: dict[str, int] = {}
         self._next_line = LINE_EVERY
         self._tasks: dict[str, TaskID] = {}
-        for name, total in totals.items():
-            self.start(name, total)
+
+    def start(self, name: str, total: int) -> None:
+        """Add a bar for so many bytes."""
+        self._totals[name], self._done[name] = total, 0
+        self._tasks[name] = self._bars.add_task(name, total=total)
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -56,11 +55,6 @@ class Bars:
 
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
-
-    def start(self, name: str, total: int) -> None:
-        """Add a bar."""
-        self._totals[name], self._done[name] = total, 0
-        self._tasks[name] = self._bars.add_task(name, total=total)
 
     def add(self, name: str, n_bytes: int, text: str | None = None) -> None:
         """Bytes done; ``text`` stands before the bar from now on."""

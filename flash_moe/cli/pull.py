@@ -17,7 +17,6 @@ from flash_moe.errors import ConfigError
 from flash_moe.hub.incoming import JOBS
 
 if TYPE_CHECKING:
-    from flash_moe.pack.packer import PackResult
     from flash_moe.pack.shard_supply import Shards
     from flash_moe.pack.sources.base import PackSource
     from flash_moe.store.quantization import QuantizationConfig
@@ -169,7 +168,7 @@ def _pack(
     sizes: Counter[str] = Counter()
     for step in source.steps:
         if step.layer is not None:
-            sizes[f"layer {source.layers[step.layer].number}"] += step.n_bytes
+            sizes[source.name_of(step.layer)] += step.n_bytes
     count = LayerCount(sizes)
     bars = bars or Bars()
     bars.start("pack", source.n_bytes)
@@ -180,10 +179,6 @@ def _pack(
             lambda what, n: bars.add("pack", n, f"pack, {count.add(what, n)}"),
             shards=shards,
         )
-    return _say(result)
-
-
-def _say(result: PackResult) -> int:
     kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
     print(
         f"{result.path}: {result.layers_written} layers packed{kept}; "

@@ -55,7 +55,9 @@ def _verify(root: Path, repair: bool) -> int:
     from flash_moe.store.verify import verified_bytes, verify
 
     manifest = read_manifest(root, sizes=False)
-    with Bars({"verify": verified_bytes(manifest)}) as bars:
+    bars = Bars()
+    bars.start("verify", verified_bytes(manifest))
+    with bars:
         found = verify(root, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -97,12 +97,7 @@ def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
     """The shards of which a pull, or the rest of one, needs something."""
     if journal is None:
         return source.shards
-
-    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
-        noted = layer is not None and source.layers[layer].number in journal.layers
-        return noted or any(shard.name in journal.shards for shard in shards)
-
-    left = (step for step in source.steps if not is_done(step.layer, step.shards))
+    left = (s for s in source.steps if not journal.is_done(source.number_of(s.layer), s.shards))
     return {shard for step in left for shard in step.shards}
 
 

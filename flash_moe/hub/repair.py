@@ -108,11 +108,10 @@ def _open_repair(
     checkpoint, places = stage(remote, root / INCOMING)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
     source = open_source(checkpoint, made_from.quantization)
-    expected = made_from
-    if made_from.kind == "flash-moe-original":  # the records of which are copies of the same bytes
-        expected = replace(made_from, kind="mlx")
+    # Records of the original are copies of the same bytes.
+    kind = "mlx" if made_from.kind == "flash-moe-original" else made_from.kind
     layers = [(e.path, e.n_experts, manifest.layouts[e.layout]) for e in manifest.layers]
-    if source.source != expected or layers != [
+    if source.source != replace(made_from, kind=kind) or layers != [
         (layer.path, layer.n_experts, layer.layout) for layer in source.layers
     ]:
         raise PackError(

@@ -146,8 +146,10 @@ class RemoteFile:
         at = start
         with closing(self.pieces(start, stop, patience)) as found:
             for piece in found:
-                _write_all(fd, at, piece)
-                at += len(piece)
+                view = memoryview(piece)
+                while view:
+                    n = os.pwrite(fd, view, at)
+                    view, at = view[n:], at + n
                 on_bytes(len(piece))
 
     def check(self, file: Path) -> None:
@@ -170,10 +172,3 @@ class RemoteFile:
                 f"with {digest.hexdigest()}",
                 "The download was damaged, or the mirror serves another file.",
             )
-
-
-def _write_all(fd: int, offset: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        n = os.pwrite(fd, view, offset)
-        view, offset = view[n:], offset + n

@@ -114,7 +114,7 @@ class HubShards(Shards):
 
     def _get(self, shard: Path) -> None:
         if self._ranges is not None and shard.parent == self._folder:
-            self._get_parts(shard)
+            self._download(shard, self._ranges[shard])
         else:
             self._get_whole(shard)
         if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
@@ -124,24 +124,11 @@ class HubShards(Shards):
                 "Run the same command again.",
             )
 
-    def _get_parts(self, shard: Path) -> None:
-        assert self._ranges is not None
-        remote = self._remote[shard]
-        fd = os.open(part_of(shard), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            os.ftruncate(fd, remote.n_bytes)
-            for start, stop in self._ranges[shard]:
-                self._fetch(remote, fd, start, stop)
-            sync_file(fd)
-        finally:
-            os.close(fd)
-        os.replace(part_of(shard), shard)
-
     def _get_whole(self, shard: Path) -> None:
         remote = self._remote[shard]
         for again in (True, False):
             if not shard.exists():
-                self._download(remote, shard)
+                self._download(shard)
             else:
                 self._on_bytes(remote.n_bytes)
             try:
@@ -161,21 +148,22 @@ class HubShards(Shards):
                 if not again:
                     raise
 
-    def _download(self, remote: RemoteFile, shard: Path) -> None:
-        part = part_of(shard)
+    def _download(self, shard: Path, parts: Sequence[tuple[int, int]] = ()) -> None:
+        """Fetch some ranges of a shard, or all that an earlier run has not fetched."""
+        remote, part = self._remote[shard], part_of(shard)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            have = min(os.fstat(fd).st_size, remote.n_bytes)
-            os.ftruncate(fd, have)
-            self._on_bytes(have)
-            self._fetch(remote, fd, have, remote.n_bytes)
+            size = remote.n_bytes
+            if not parts:
+                size = min(os.fstat(fd).st_size, remote.n_bytes)
+                self._on_bytes(size)
+            os.ftruncate(fd, size)
+            for start, stop in parts or [(size, remote.n_bytes)]:
+                remote.fetch(fd, start, stop, self._on_bytes, Patience(self._stop))
             sync_file(fd)  # what has its name shall have its bytes, also after a power cut
         finally:
             os.close(fd)
         os.replace(part, shard)
-
-    def _fetch(self, remote: RemoteFile, fd: int, start: int, stop: int) -> None:
-        remote.fetch(fd, start, stop, self._on_bytes, Patience(self._stop))
 
     def release(self, shard: Path) -> None:
         self._held.discard(shard)

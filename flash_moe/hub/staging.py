@@ -80,18 +80,12 @@ def headers(
     tensors: dict[str, TensorEntry] = {}
     away = {}
     for place, file in places.items():
-        if place.parent != incoming and _size(place) == file.n_bytes:
+        cached = place.parent != incoming and place.is_file()
+        if cached and place.stat().st_size == file.n_bytes:
             tensors.update(read_header(place))
         else:
             away[file.name] = place
     return tensors | remote.headers(list(away), away.__getitem__)
-
-
-def _size(file: Path) -> int | None:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return None
 
 
 def shard_names(remote: Repository, folder: Path) -> list[str]:

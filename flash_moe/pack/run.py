@@ -50,23 +50,17 @@ class Run:
                 self._todo.append(step)
 
     def _is_done(self, step: PackStep) -> bool:
-        if step.layer is not None and self._number(step.layer) in self.journal.layers:
-            return True
         if step.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
             return True
-        # A shard is noted when everything that reads it has been done.
-        return any(shard.name in self.journal.shards for shard in step.shards)
+        return self.journal.is_done(self.source.number_of(step.layer), step.shards)
 
     def _number(self, layer: int) -> int:
         return self.source.layers[layer].number
 
-    def _name(self, layer: int | None) -> str:
-        return "resident weights" if layer is None else f"layer {self._number(layer)}"
-
     def _tell(self, layer: int | None, n_bytes: int) -> None:
         if self._stopped:
             raise CancelledError
-        self._report(self._name(layer), n_bytes)
+        self._report(self.source.name_of(layer), n_bytes)
 
     def stop(self) -> None:
         """Return when no thread writes any more: what they were at is left half done.

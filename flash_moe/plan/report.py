@@ -106,17 +106,12 @@ def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tup
         unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
         read, weights = (replace(figure, value=math.nan) for figure in unknown)
         machine = replace(machine, read_bytes_per_s=read, weight_bytes_per_s=weights)
-    if cache_gb:
-        asked = {f"--cache-gb {gb:g}": round(gb * 1e9) for gb in cache_gb}
-    else:
-        asked = {}
-        for share, bank in budgets(shape, machine).items():
-            limit = None if share is None else share * machine.memory_bytes / 1e9
-            label = "default, now" if limit is None else f"--memory-gb {limit:.3g}"
-            asked[label] = bank
-    rows: list[Row] = []
-    for label, bank in asked.items():
+    banks = {f"--cache-gb {gb:g}": round(gb * 1e9) for gb in cache_gb}
+    for share, bank in budgets(shape, machine).items() if not banks else ():
+        limit = None if share is None else share * machine.memory_bytes / 1e9
+        banks["default, now" if limit is None else f"--memory-gb {limit:.3g}"] = bank
+    rows: dict[int, Row] = {}  # by the size that a bank gets, which may be less
+    for label, bank in banks.items():
         row = Row(label, forecast(shape, machine, bank))
-        if row.forecast.bank_bytes not in [other.forecast.bank_bytes for other in rows]:
-            rows.append(row)
-    return tuple(rows)
+        rows.setdefault(row.forecast.bank_bytes, row)
+    return tuple(rows.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flash_moe.errors import ConfigError
@@ -54,9 +54,7 @@ class QuantizationConfig:
     @property
     def experts(self) -> Quantization | None:
         """Quantization of experts with searched scales, if it differs from the other weights."""
-        if self.expert_bits is None:
-            return None
-        return Quantization(self.expert_bits, self.weights.group_size)
+        return None if self.expert_bits is None else replace(self.weights, bits=self.expert_bits)
 
     @property
     def is_for_all(self) -> bool:

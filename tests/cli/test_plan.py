@@ -52,6 +52,7 @@ def facts_of(*words: object) -> dict[str, Any]:
 
 def test_sizes_are_those_of_the_store(tiny_store: Path, tiny_mlx: Path, tmp_path: Path) -> None:
     store = facts_of(tiny_store, "--no-measure")
+    assert facts_of("demo", "--no-measure")["state"] == "complete"
     checkpoint = facts_of(tiny_mlx, "--no-measure", "--dst", tmp_path / "new")
     info = json.loads(flash_moe("info", tiny_store, "--json").stdout)
     same = ("model_type", "moe_layers", "experts_per_layer", "experts_per_token", "hidden_size",

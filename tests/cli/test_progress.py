@@ -24,7 +24,9 @@ def test_lines_of_several_threads_stand_in_order(
         whole(self, *text, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Console, "print", slow)
-    with Bars({"pack": 4000}) as bars:
+    bars = Bars()
+    bars.start("pack", 4000)
+    with bars:
 
         def work() -> None:
             for _ in range(1000):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,19 @@ class PackSource:
         values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
         return PackSource(**{**values, "steps": tuple(steps)})
 
+    def number_of(self, layer: int | None) -> int | None:
+        """Decoder layer number of the layer of a step."""
+        return None if layer is None else self.layers[layer].number
+
+    def name_of(self, layer: int | None) -> str:
+        """What ``on_progress`` of the packer is called with for a step of this layer."""
+        return "resident weights" if layer is None else f"layer {self.layers[layer].number}"
+
     def existing_file(self, layer: int) -> Path | None:
         """A file that already is this layer's record file, to be linked instead of written."""
         return self.record_files[layer].resolve() if self.record_files else None
 
-    @property
+    @cached_property
     def shards(self) -> frozenset[Path]:
         """The files that something is needed of."""
         return frozenset(shard for step in self.steps for shard in step.shards)
@@ -74,12 +83,8 @@ class PackSource:
     @property
     def n_bytes(self) -> int:
         """Bytes that ``on_progress`` of the packer reports in a whole run."""
-        linked = (
-            layer.n_experts * layer.layout.record_bytes
-            for index, layer in enumerate(self.layers)
-            if self.existing_file(index) is not None
-        )
-        return sum(step.n_bytes for step in self.steps) + sum(linked)
+        linked = self.expert_bytes if self.record_files else 0
+        return sum(step.n_bytes for step in self.steps) + linked
 
 
 class MlxCheckpoint(PackSource):

@@ -148,7 +148,10 @@ class _Conversion:
         views: Mapping[str, ViewedTensor] | None,
     ) -> Iterator[PackStep]:
         if views is None:
-            yield self._whole_layer(index, layer, recipes)
+            outputs = {f"{layer.path}.{name}": (name, recipes[name]) for name in layer.names}
+            size = self.layers[index].n_experts * self.layers[index].layout.payload_bytes
+            entries = self._sources(outputs)
+            yield SanitizeTensors(entries, index, size, self._sanitizer, {}, outputs)
             return
         for name, viewed in views.items():
             by_shard: dict[Path, list[ExpertSlice]] = defaultdict(list)
@@ -162,12 +165,6 @@ class _Conversion:
                 yield ConvertExperts(
                     entries, index, n_bytes, name, viewed.view, slices, recipes[name], key
                 )
-
-    def _whole_layer(self, index: int, layer: Experts, recipes: Mapping[str, Recipe]) -> PackStep:
-        outputs = {f"{layer.path}.{name}": (name, recipes[name]) for name in layer.names}
-        info = self.layers[index]
-        n_bytes = info.n_experts * info.layout.payload_bytes
-        return SanitizeTensors(self._sources(outputs), index, n_bytes, self._sanitizer, {}, outputs)
 
     def _expert_bytes(self, index: int, name: str, recipe: Recipe) -> int:
         """Bytes in a record of what becomes of one component."""

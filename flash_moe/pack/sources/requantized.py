@@ -71,8 +71,8 @@ def _layer_steps(
             assert component is not None
             yield CopyExperts((entry,), index, entry.n_bytes, component)
     for projection, recipe in recipes.items():
-        names = (f"{projection}.{part}" for part in ("weight", "scales", "biases"))
-        parts = {name.split(".")[1]: tensors[name] for name in names if name in tensors}
+        found = {p: tensors.get(f"{projection}.{p}") for p in ("weight", "scales", "biases")}
+        parts = {part: entry for part, entry in found.items() if entry is not None}
         made = [c for c in new.layout.components if c.name.startswith(f"{projection}.")]
         n_bytes = sum(c.n_bytes for c in made if not c.name.endswith(".bias")) * new.n_experts
         yield RequantizeExperts(
