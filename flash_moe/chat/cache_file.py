@@ -22,8 +22,8 @@ from mlx.utils import tree_flatten
 from flash_moe.chat.messages import read_json, write_json
 from flash_moe.compat.mlx_lm import load_prompt_cache, save_prompt_cache
 from flash_moe.errors import FlashMoEError
-from flash_moe.generation.prompt import encode_prompt
-from flash_moe.generation.turn_cache import Held, TurnCache, common_length
+from flash_moe.generation.prompt import common_length, encode_prompt
+from flash_moe.generation.turn_cache import Held, TurnCache
 from flash_moe.model.kv_length import held_positions
 from flash_moe.store.manifest import MANIFEST_FILE
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_quantization_options, quantization_of
+from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError
+from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
     from flash_moe.plan.planned import Planned
@@ -29,7 +30,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "model", help="repository at the hub, ORG/MODEL; or directory of a checkpoint or a store"
     )
     parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
-    add_quantization_options(parser)
+    add_options(parser, "quantization", QuantizationConfig)
     parser.add_argument(
         "--cache-gb", type=float, nargs="+", default=[], metavar="X", help="budgets to look at"
     )
@@ -60,14 +61,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.plan_text import print_report
-    from flash_moe.config import RuntimeConfig
+    from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.report import plan_report
     from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of
     from flash_moe.stream.budget import plan_slabs
 
     disk, weights = (_rate(args, name) for name in ("disk_gbps", "memory_gbps"))
     for gb in args.cache_gb:
-        RuntimeConfig(cache_gb=gb)
+        LoadOptions(cache_gb=gb)
     request, planned = look(args)
     shape = shape_of(planned, args.top_k_experts)
     for gb in args.cache_gb:  # what cannot be is said before time is spent on measuring
@@ -110,7 +111,7 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
     from flash_moe.plan.verdict import Request
     from flash_moe.store.manifest import MANIFEST_FILE, is_store
 
-    quantization = quantization_of(args)
+    quantization = QuantizationConfig(**given(args, QuantizationConfig))
     root = local_path(args.model)
     request = Request(args.model, root is not None, args.dst, args.revision, quantization)
     if root is not None and is_store(root):

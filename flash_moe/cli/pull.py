@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
-from flash_moe.cli.options import add_quantization_options, quantization_of
+from flash_moe.cli.options import add_options, given
 from flash_moe.cli.progress import Bars, LayerCount
 from flash_moe.errors import ConfigError
 from flash_moe.hub.incoming import JOBS
+from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
     from flash_moe.pack.shard_supply import Shards
     from flash_moe.pack.sources.base import PackSource
-    from flash_moe.store.quantization import QuantizationConfig
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_making_options(parser: argparse.ArgumentParser) -> None:
-    add_quantization_options(parser)
+    add_options(parser, "quantization", QuantizationConfig)
     parser.add_argument(
         "--adopt",
         type=Path,
@@ -72,7 +72,7 @@ def run_pull(args: argparse.Namespace) -> int:
     from flash_moe.hub.resolve import resolve
     from flash_moe.pack.sources.open_source import open_source
 
-    quantization = quantization_of(args)
+    quantization = QuantizationConfig(**given(args, QuantizationConfig))
     dst = args.dst or default_store(args.repo, quantization)
     with working_on(dst):
         if constants.HF_HUB_OFFLINE:
@@ -144,7 +144,8 @@ def _pack_local(args: argparse.Namespace) -> int:
         )
     kept = args.dst / KEPT
     checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
-    source = open_source(checkpoint, quantization_of(args), adopt=args.adopt)
+    quantization = QuantizationConfig(**given(args, QuantizationConfig))
+    source = open_source(checkpoint, quantization, adopt=args.adopt)
     shards = None
     if args.delete_source:
         check_beside(checkpoint.shards, args.dst)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import ClosedError
+from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import release_free_memory
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.engine.answer import Answer
-from flash_moe.server.engine.generator import Generator
 from flash_moe.server.engine.prepare import Preparer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
@@ -24,6 +24,7 @@ from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, 
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
 from flash_moe.server.requests.request import Asked
+from flash_moe.server.served_model import ServedModel
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
@@ -45,12 +46,13 @@ class Reply:
 class Service:
     """Answers requests for one model."""
 
-    def __init__(self, options: ServeOptions, generator: Generator) -> None:
+    def __init__(self, options: ServeOptions, model: ServedModel, engine: Engine) -> None:
         self.options = options
-        self.generator = generator
+        self.engine = engine
+        self._served = model
         self.admission = Admission(options.concurrency, options.max_queue)
-        self.metrics = Metrics(generator, self.admission)
-        self._preparer = Preparer(generator, options.concurrency + options.max_queue)
+        self.metrics = Metrics(engine, self.admission)
+        self._preparer = Preparer(engine.flash, options)
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
@@ -123,10 +125,8 @@ class Service:
 
     @property
     def _vocab_size(self) -> int | None:
-        flash = self.generator.provider.flash
-        if flash is None:
-            raise unavailable("the model is not there")
-        return flash.model.config.vocab_size
+        size: int | None = self.engine.flash.model.config.vocab_size
+        return size
 
     def _accept(self, fields: Fields, asked: Asked) -> None:
         """Refuse what nobody has read, and other models."""
@@ -134,11 +134,10 @@ class Service:
         self._known_model(asked.model)
 
     def _known_model(self, name: str) -> None:
-        provider = self.generator.provider
-        if not provider.serves(name):
+        if not self._served.serves(name):
             raise ApiError(
                 404,
-                f"this server has the model {provider.name}, not {name!r:.200}",
+                f"this server has the model {self._served.name}, not {name!r:.200}",
                 param="model",
                 code="model_not_found",
             )
@@ -150,7 +149,7 @@ class Service:
         check = channel.check if stream is None else stream.check
         reason = "error"
         with self.admission.turn(check):
-            answer = Answer(self.generator, prepared, check)
+            answer = Answer(self.engine, prepared, check)
             try:
                 answer.begin()
                 replies = form(answer, self._fingerprint)
@@ -203,7 +202,7 @@ class Service:
         )
 
     def _models(self, channel: Channel, body: dict[str, Any]) -> None:
-        name = self.generator.provider.name
+        name = self._served.name
         names = list(dict.fromkeys([name, *self.options.aliases]))
         channel.send_json(
             {
@@ -232,7 +231,7 @@ class Service:
         channel.send_bytes(self.metrics.text(), CONTENT_TYPE)
 
     def _health(self, channel: Channel, body: dict[str, Any]) -> None:
-        alive = self.generator.alive and not self._cancelled
+        alive = self.engine.alive and not self._cancelled
         status = {"status": "ok" if alive else "unavailable"}
         channel.send_json(status, 200 if alive else 503)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flash_moe.errors import ConfigError
 from flash_moe.files.json_file import integer, kind, table
+from flash_moe.options.declare import option
 from flash_moe.store.layout import Quantization
 
 DEFAULT_BITS = 4
@@ -20,20 +21,26 @@ _ALLOWED = {"bits": (2, 3, 4, 5, 6, 8), "group_size": GROUP_SIZES, "expert_bits"
 class QuantizationConfig:
     """Quantization of a store's weights. ``None`` is what the user did not choose.
 
-    Attributes:
-        bits: Bits of the weights, with the scales of ``mx.quantize`` (affine). Without a choice
-            quantized weights stay as they are, and the others get 4 bits.
-        group_size: Weights that share a scale; 64 without a choice.
-        expert_bits: Bits of the experts, quantized or not, with a search for the best scales
-            (``scale_search.py``). Without a choice they are treated like the other weights.
-
     Raises:
         ConfigError: A number that MLX or the search does not take.
     """
 
-    bits: int | None = None
-    group_size: int | None = None
-    expert_bits: int | None = None
+    bits: int | None = option(
+        None,
+        "quantize the weights to this many bits, with the scales of mx.quantize",
+        "--bits",
+        default=f"quantized weights stay as they are, others get {DEFAULT_BITS}",
+    )
+    group_size: int | None = option(
+        None, "weights that share a scale", "--group-size", default=str(DEFAULT_GROUP_SIZE)
+    )
+    expert_bits: int | None = option(
+        None,
+        "quantize the experts, also quantized ones, to this many bits with searched scales: "
+        f"{', '.join(map(str, EXPERT_BITS))}",
+        "--expert-bits",
+        default="like the other weights",
+    )
 
     def __post_init__(self) -> None:
         for name, n in self.chosen.items():
