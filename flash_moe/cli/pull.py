@@ -156,7 +156,7 @@ def _pack_local(args: argparse.Namespace) -> int:
 def _pack(
     source: PackSource, dst: Path, shards: Shards | None = None, bars: Bars | None = None
 ) -> int:
-    """Write a store, with a bar beside those that there are."""
+    """Write a store; ``bars`` gets a bar for it."""
     from flash_moe.pack.packer import pack
 
     if source.from_bits:

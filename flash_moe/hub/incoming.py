@@ -1,4 +1,4 @@
-"""The directory of a store in which a pull keeps its downloads until they are packed."""
+"""Directory of a store for downloads of a pull until they are packed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flash_moe.errors import PackError
 from flash_moe.pack.auxiliary_files import SIDE_FILES
 
 INCOMING = "incoming"
-# Shards in it at a time: unless the user chooses, and at most.
+# Shards in it at a time: the default, and the most that a user may choose.
 JOBS, MAX_JOBS = 2, 32
 _PART = ".part"
 
@@ -25,10 +25,10 @@ def downloaded_bytes(file: Path) -> int:
 
 
 def check_incoming(folder: Path) -> None:
-    """Check that all of a folder may be what a pull has put there, since a pull deletes it.
+    """Check that a folder holds only downloads of pulls, because a pull deletes it.
 
     Raises:
-        PackError: It holds something else.
+        PackError: It holds another file.
     """
     ours = (*SIDE_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
     for found in folder.iterdir() if folder.is_dir() else ():

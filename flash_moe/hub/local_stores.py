@@ -40,18 +40,18 @@ class StoreInfo:
 
     @cached_property
     def disk_bytes(self) -> int:
-        """What it takes on the disk; a file with several names is counted once."""
+        """Bytes on the disk; a file with several names counts once."""
         return disk_bytes(self.path)
 
 
 def stores_dir() -> Path:
-    """Where stores are put unless a destination is named."""
+    """Directory of stores for which the user names no destination."""
     chosen = read_environment().stores
     return chosen or platformdirs.user_cache_path("flash_moe") / "stores"
 
 
 def default_store(repo: str, quantization: QuantizationConfig = AS_IT_IS) -> Path:
-    """Where the store of a repository goes."""
+    """Directory of the store of a repository, unless the user names one."""
     return stores_dir() / (repo.replace("/", "--") + quantization.suffix)
 
 
@@ -63,7 +63,7 @@ def list_stores() -> list[StoreInfo]:
 
 
 def describe_store(path: Path) -> StoreInfo | None:
-    """What ``path`` is; ``None`` if it holds nothing of a store."""
+    """Identify the store in ``path``; ``None`` if it holds nothing of one."""
     if not path.is_dir():
         return None
     try:

@@ -1,8 +1,8 @@
-"""Files at the hub, by ranges, through huggingface_hub's session: tokens, mirrors, proxies.
+"""Ranges of files at the hub, through huggingface_hub's session: tokens, mirrors, proxies.
 
 huggingface_hub itself downloads a file in one call, which begins again after a kill (1.20 and
 later), and which does not check what it got. So bodies are fetched here, by ranges: a stopped
-download goes on where it was, and a dropped connection, 429 or 503 costs a wait.
+download resumes where it stopped, and a dropped connection, 429 or 503 costs a wait.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. Methods that take a range take its first byte and the end.
+    """A file of a repository. Ranges are bytes ``start`` to ``stop``, without ``stop``.
 
     Attributes:
         sha256: Of the content, of files in LFS or Xet; ``None`` for small ones.
@@ -44,12 +44,12 @@ class RemoteFile:
 
     @property
     def noted(self) -> SourceFile:
-        """The row of the manifest."""
+        """Row of the manifest."""
         return SourceFile(self.name, self.sha256, self.n_bytes)
 
     @contextmanager
     def opened(self, start: int, stop: int) -> Iterator[Any]:
-        """The response to one request for a range.
+        """Open the response to one request for a range.
 
         Raises:
             HubError: The server sends something else.
@@ -73,7 +73,7 @@ class RemoteFile:
             yield response
 
     def _check_range(self, sent: str, start: int, stop: int) -> None:
-        """Compare the range that a server sends with the request; it may send less of its end.
+        """Compare the range in a response with the request; its end may be missing.
 
         Raises:
             HubError: It is something else.
@@ -95,7 +95,7 @@ class RemoteFile:
     def pieces(
         self, start: int, stop: int, patience: Patience | None = None
     ) -> Generator[bytes, None, None]:
-        """The bytes of a range, as they come.
+        """Yield the bytes of a range as they arrive.
 
         Raises:
             HubError: They cannot be had.
@@ -125,7 +125,7 @@ class RemoteFile:
                     patience.failed(NoBytes(self.url))
 
     def read(self, start: int, stop: int, patience: Patience | None = None) -> bytes:
-        """The bytes of a range. Raises like :meth:`pieces`."""
+        """Return the bytes of a range. Raises like :meth:`pieces`."""
         return b"".join(self.pieces(start, stop, patience))
 
     def fetch(

@@ -1,4 +1,4 @@
-"""From the name that a user gives a model to a directory on this disk. Never downloads.
+"""Names of models: from what the user types to a directory on this disk. Never downloads.
 
 A name is a path, ``"demo"`` for the small model in the package, a repository, or the name of a
 directory among the stores that were pulled.
@@ -23,7 +23,7 @@ from flash_moe.store.manifest import is_store
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """The directory of a model that can be read: also a repository's store or files in the cache.
+    """Return the directory of a model: by path, store of a repository, or cache of the hub.
 
     Raises:
         ModelNotFoundError: There is none of them.
@@ -44,7 +44,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
 
 
 def resolve_store(name: str) -> Path:
-    """The directory of a store, complete, partial or damaged; it may not exist.
+    """Return the directory of a store, complete, partial or damaged; it may not exist.
 
     Raises:
         ConfigError: There are several stores of the repository.
@@ -56,10 +56,10 @@ def resolve_store(name: str) -> Path:
 
 
 def resolve_removable(name: str) -> StoreInfo:
-    """The store that may be deleted by this name, which is first one among the stores.
+    """Return the store to delete: the name of a pulled store goes before a path.
 
     Raises:
-        ModelNotFoundError: There is none, or the directory is no store.
+        ModelNotFoundError: There is no store of this name.
         ConfigError: There are several.
     """
     for path in (_among_stores(name), Path(name).expanduser()):
@@ -76,10 +76,10 @@ def resolve_removable(name: str) -> StoreInfo:
 
 
 def local_path(name: str | Path) -> Path | None:
-    """The directory that a name is by itself: a path, or the model in the package.
+    """Return the directory if the name is a path, or that of the model in the package.
 
     Raises:
-        ModelNotFoundError: It can only be a path, and there is nothing.
+        ModelNotFoundError: The name can only be a path, and nothing is there.
     """
     found = _existing(name)
     if found is None and str(name).startswith((".", "/", "~")):
@@ -102,14 +102,14 @@ def _among_stores(name: str) -> Path | None:
 
 
 def find_store(repo: str, revision: str | None = None) -> Path | None:
-    """The complete store of a repository, of its main form if there are several.
+    """Return the complete store of a repository, the one without options if there are several.
 
     Args:
         revision: Only one of this commit, or that was pulled by this name (what a branch is now is
             not looked up).
 
     Raises:
-        ConfigError: There are several and none is the main form.
+        ConfigError: There are several, all of them with options.
     """
     found = [
         store.path
@@ -132,7 +132,7 @@ def _no_directory(name: str | Path) -> ModelNotFoundError:
 
 
 def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
-    """Says what to do, and what that takes if the hub can be asked."""
+    """Error with the command to run, and the disk that it takes where the hub answers."""
     from flash_moe.hub.pull import disk_for
 
     if there := complete_stores(repo):

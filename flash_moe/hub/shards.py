@@ -149,7 +149,7 @@ class HubShards(Shards):
                     raise
 
     def _download(self, shard: Path, parts: Sequence[tuple[int, int]] = ()) -> None:
-        """Fetch some ranges of a shard, or all that an earlier run has not fetched."""
+        """Fetch some ranges of a shard, or all bytes that an earlier run has not fetched."""
         remote, part = self._remote[shard], part_of(shard)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

@@ -62,7 +62,7 @@ class Journal:
         write_json(dst / PARTIAL_FILE, row)
 
     def is_done(self, layer: int | None, shards: Iterable[Path]) -> bool:
-        """Whether a step is done: that layer is finished, or no more is needed of such a shard."""
+        """True for a step whose layer is complete, or of which a shard is recorded as used up."""
         return layer in self.layers or any(shard.name in self.shards for shard in shards)
 
     def error(self, layer: int, projection: str) -> float | None:

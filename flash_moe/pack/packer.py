@@ -121,10 +121,10 @@ def _whole_run(
     on_progress: Progress | None,
     open_journal: Callable[[StoreFiles, Shards], Journal],
 ) -> Iterator[Run]:
-    """A run that has done all steps; at the end of the ``with`` its threads and files are closed.
+    """Run all steps; the end of the ``with`` closes threads and files, also after an error.
 
     Raises:
-        PackError: For an OSError, also of the body.
+        PackError: In the place of an OSError, also from the body.
     """
     files = StoreFiles(dst, source.layers, source.resident)
     journal, run = Journal(), None
@@ -135,7 +135,7 @@ def _whole_run(
         yield run
     except OSError as error:
         if run is not None:
-            run.stop()  # it may note one more layer
+            run.stop()  # may record one more layer, which the message counts
         raise _stopped(source, dst, journal, error) from error
     finally:
         supply.close()

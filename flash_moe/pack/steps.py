@@ -52,7 +52,7 @@ class PackStep(ABC):
 
     @property
     def entry(self) -> TensorEntry:
-        """The tensor that it reads, of a step that reads one."""
+        """The only tensor that this step reads."""
         (entry,) = self.entries
         return entry
 
@@ -61,7 +61,7 @@ class PackStep(ABC):
         """Do it, telling of each piece written.
 
         Returns:
-            What quantizing lost, where it quantized anew.
+            Errors of quantizing, where the step quantizes again.
 
         Raises:
             CorruptFileError: A shard does not hold what its header said.

@@ -1,4 +1,4 @@
-"""Everything that ``flash-moe plan`` finds out, for its page and for its JSON."""
+"""Report of ``flash-moe plan``: all figures, for the page and for JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PlanReport:
     verdict: Verdict
 
     def facts(self) -> dict[str, Any]:
-        """All figures, sizes in bytes; what has no source of its own follows from the headers."""
+        """Return all figures, sizes in bytes; those without a source follow from the headers."""
         planned, shape, machine = self.planned, self.shape, self.machine
         disk = planned.disk
         model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))

@@ -96,7 +96,7 @@ def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
 
 
 def command(planned: Planned, request: Request) -> tuple[str, ...]:
-    """What makes the store, or uses it if it is complete."""
+    """Command that makes the store, or uses it if it is complete."""
     if planned.state == "complete":
         return ("flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
     flags = request.quantization.flags

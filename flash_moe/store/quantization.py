@@ -1,4 +1,4 @@
-"""How weights are quantized on their way into a store: the choice of a user."""
+"""Quantization of weights on their way into a store, as the user chooses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALLOWED = {"bits": (2, 3, 4, 5, 6, 8), "group_size": GROUP_SIZES, "expert_bits"
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """Quantization of a store's weights. ``None`` is what the user did not choose.
+    """Quantization of a store's weights. ``None`` means that the user did not choose.
 
     Raises:
         ConfigError: A number that MLX or the search does not take.
@@ -50,7 +50,7 @@ class QuantizationConfig:
 
     @property
     def chosen(self) -> dict[str, int]:
-        """The options that the user chose, by name."""
+        """Options that the user chose, by name."""
         return {name: n for name, n in vars(self).items() if n is not None}
 
     @property
@@ -65,7 +65,7 @@ class QuantizationConfig:
 
     @property
     def is_for_all(self) -> bool:
-        """Whether all weights must be quantized, because the user chose bits or group size."""
+        """True if the user chose bits or group size, so that all weights are quantized."""
         return self.bits is not None or self.group_size is not None
 
     @property
@@ -74,7 +74,7 @@ class QuantizationConfig:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The choice as words of a command line: ``--bits``, ``4``."""
+        """Words of a command line that make this choice: ``--bits``, ``4``."""
         return tuple(word for pair in self._pairs for word in pair)
 
     @property
@@ -84,12 +84,12 @@ class QuantizationConfig:
 
     @property
     def fingerprint(self) -> str:
-        """Text that a journal hashes. Its old name stays: older partial stores are continued."""
+        """Text that journals hash. The old class name stays, so older partial stores continue."""
         q = f"bits={self.weights.bits}, group_size={self.weights.group_size}"
         return f"QuantizeOptions({q}, expert_bits={self.expert_bits})"
 
     def check_adopted(self) -> None:
-        """Raises ConfigError if anything is chosen for record files that are adopted."""
+        """Refuse any choice for adopted record files, with a ConfigError."""
         if self.chosen:
             raise ConfigError(
                 "pack",
@@ -97,7 +97,7 @@ class QuantizationConfig:
             )
 
     def check_quantized(self, name: str) -> None:
-        """Raises ConfigError if all weights of ``name``, whose experts are quantized, are meant."""
+        """Refuse bits and group size for experts that are quantized, with a ConfigError."""
         if self.is_for_all:
             raise ConfigError(
                 "pack",
@@ -107,7 +107,7 @@ class QuantizationConfig:
             )
 
     def to_json(self) -> dict[str, int]:
-        """The row of the manifest; empty without a choice."""
+        """Return the row of the manifest; empty without a choice."""
         return dict(sorted(self.chosen.items()))
 
     @staticmethod

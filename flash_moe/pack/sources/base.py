@@ -1,4 +1,4 @@
-"""What the packer can pack. Here: a checkpoint in mlx format, whose bytes are copied as they are.
+"""Sources of a store: the base class, and a checkpoint in mlx format, which is copied as it is.
 
 Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and what MLX has
 to quantize on the way (``hf.py``, ``requantized.py``).
@@ -32,11 +32,11 @@ class PackSource:
         config: config.json of the store, without the entry that names our model file.
         layers: The MoE layers; ``layout`` is that of the records to write.
         resident: The tensors that stay in memory, in the order in which they are to lie.
-        steps: They write every byte of layers and resident tensors.
+        steps: Steps that write every byte of layers and resident tensors.
         fingerprint: Equal for two runs exactly if they would write the same store.
-        record_files: Files that already hold the records, one for each layer, to be linked instead
-            of written; empty where steps write them.
-        from_bits: Bits of the quantized experts that are quantized once more, smallest first.
+        record_files: Existing record files, one for each layer, to link; empty where steps write
+            the records.
+        from_bits: Bits of quantized experts that are quantized again, smallest first.
     """
 
     source: Source
@@ -50,16 +50,16 @@ class PackSource:
     from_bits: tuple[int, ...] = ()
 
     def with_steps(self, steps: Iterable[PackStep]) -> PackSource:
-        """The same source with other steps, as for a repair, which needs some of them."""
+        """Return this source with other steps: a repair runs some of them."""
         values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
         return PackSource(**{**values, "steps": tuple(steps)})
 
     def number_of(self, layer: int | None) -> int | None:
-        """Decoder layer number of the layer of a step."""
+        """Decoder layer number of a step's ``layer``."""
         return None if layer is None else self.layers[layer].number
 
     def name_of(self, layer: int | None) -> str:
-        """What ``on_progress`` of the packer is called with for a step of this layer."""
+        """Name under which the packer reports the progress of a step's ``layer``."""
         return "resident weights" if layer is None else f"layer {self.layers[layer].number}"
 
     def existing_file(self, layer: int) -> Path | None:
@@ -82,7 +82,7 @@ class PackSource:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that ``on_progress`` of the packer reports in a whole run."""
+        """Bytes that the packer reports to ``on_progress`` in a whole run."""
         linked = self.expert_bytes if self.record_files else 0
         return sum(step.n_bytes for step in self.steps) + linked
 
@@ -131,10 +131,10 @@ def copied_resident(
 
 
 def fingerprint_of(checkpoint: Checkpoint, settings: str) -> str:
-    """The fingerprint of a source: of its files, and of what is made of them.
+    """Return the fingerprint of a source: a hash of its files and its settings.
 
     Args:
-        settings: A tuple as Python writes it. It never changes, because a journal keeps the hash,
-            and a newer version continues the partial store of an older one.
+        settings: Text that no version changes: a journal records the hash, and a newer version
+            continues the partial store of an older one.
     """
     return xxhash.xxh3_128_hexdigest(f"({checkpoint.fingerprint!r}, {settings})".encode())

@@ -64,7 +64,7 @@ class HuggingFaceCheckpoint(PackSource):
 
 
 class _Conversion:
-    """The layers, tensors and steps that an original checkpoint becomes."""
+    """Layers, tensors and steps that an original checkpoint becomes."""
 
     def __init__(self, checkpoint: Checkpoint, quantization: QuantizationConfig) -> None:
         self._tensors = checkpoint.tensors
@@ -82,7 +82,7 @@ class _Conversion:
         )
 
     def steps(self) -> Iterator[PackStep]:
-        """Takes seconds, to find out how experts lie."""
+        """Yield the steps. Finding the slices of the experts takes seconds."""
         yield from self._resident_steps()
         finder = ViewFinder(self._sanitizer, self._tensors)
         for index, layer in enumerate(self._sanitizer.experts):
