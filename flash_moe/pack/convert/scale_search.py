@@ -42,9 +42,8 @@ import mlx.core as mx
 import numpy as np
 
 from flash_moe.errors import ConfigError, UnsupportedModelError
+from flash_moe.store.quantization import EXPERT_BITS, GROUP_SIZES
 
-BITS = (2, 3, 4, 6, 8)
-GROUP_SIZES = (32, 64, 128)
 SCALE_DTYPES = (mx.bfloat16, mx.float16, mx.float32)
 
 # Weights of a block, of which up to 16 float32 arrays live at a time. On a CPU 2^18 was fastest
@@ -160,7 +159,7 @@ def relative_error(
 
 def _check(weight: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> None:
     for name, value, known in (
-        ("bits", bits, BITS),
+        ("bits", bits, EXPERT_BITS),
         ("group_size", group_size, GROUP_SIZES),
         ("dtype", dtype, SCALE_DTYPES),
     ):
