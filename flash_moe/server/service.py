@@ -1,4 +1,4 @@
-"""What is behind each path."""
+"""Answers of each path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flash_moe.errors import ClosedError
@@ -23,7 +24,7 @@ from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, unavailable
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest
 from flash_moe.server.served_model import ServedModel
 
 _log = logging.getLogger("flash_moe.server")
@@ -32,7 +33,7 @@ MODELS = "/v1/models"
 
 @dataclass(frozen=True)
 class Reply:
-    """How a path is answered.
+    """Handler of a path.
 
     Attributes:
         run: Takes the way back, and the body.
@@ -99,28 +100,19 @@ class Service:
         """End all answers, with an error."""
         self._cancelled = True
 
-    def _fields(self, body: dict[str, Any]) -> Fields:
-        return Fields(body, lenient=self.options.ignore_unknown)
-
     def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_chat(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_chat, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Replies)
 
     def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_completion(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_completion, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Replies)
 
     def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options)
-        self._generate(channel, fields, asked, anthropic.Replies)
+        self._generate(channel, self._read(body, read_messages), anthropic.Replies)
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options, counting=True)
-        self._accept(fields, asked)
+        asked = self._read(body, partial(read_messages, counting=True))
         channel.send_json({"input_tokens": self._preparer.count(asked, channel.check)})
 
     @property
@@ -128,10 +120,15 @@ class Service:
         size: int | None = self.engine.flash.model.config.vocab_size
         return size
 
-    def _accept(self, fields: Fields, asked: Asked) -> None:
-        """Refuse what nobody has read, and other models."""
+    def _read(
+        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], GenerationRequest]
+    ) -> GenerationRequest:
+        """Read a body. Refuses fields that ``read`` leaves over, and other models."""
+        fields = Fields(body, lenient=self.options.ignore_unknown)
+        asked = read(fields, self.options)
         fields.finish()
         self._known_model(asked.model)
+        return asked
 
     def _known_model(self, name: str) -> None:
         if not self._served.serves(name):
@@ -142,8 +139,7 @@ class Service:
                 code="model_not_found",
             )
 
-    def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
-        self._accept(fields, asked)
+    def _generate(self, channel: Channel, asked: GenerationRequest, form: Any) -> None:
         prepared = self._preparer.prepare(asked, channel.check)
         stream = EventStream(channel, form.SIGN_OF_LIFE) if asked.stream else None
         check = channel.check if stream is None else stream.check

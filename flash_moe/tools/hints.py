@@ -32,9 +32,10 @@ def unwrap(hint: Any) -> tuple[Any, str]:
     while (origin := get_origin(hint)) is Annotated or origin in _QUALIFIERS:
         hint, *extras = get_args(hint)
         text = text or next((extra for extra in extras if isinstance(extra, str)), "")
-    if origin in _UNIONS:  # Python 3.10 makes Annotated[...] | None where the default is None
+    if origin in _UNIONS:  # Python 3.10 adds None to Annotated[...] for such a default
         members = [unwrap(member) for member in get_args(hint)]
-        text = text or next((said for _, said in members if said), "")
+        texts = {said for _, said in members if said}
+        text = text or ("" if len(texts) != 1 else texts.pop())
         hint = Union[tuple(member for member, _ in members)]  # noqa: UP007  (flattens)
     return hint, text
 

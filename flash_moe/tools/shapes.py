@@ -159,7 +159,7 @@ def union_of(members: Sequence[Shape]) -> Shape:
 
 
 def object_of(fields: Mapping[str, Shape], build: Callable[..., Any]) -> Shape:
-    """What ``build`` makes of the fields of an object; those left out stay out.
+    """An object whose fields become arguments of ``build``; fields left out stay out.
 
     Null for a field that has a default and takes no null counts as left out.
     """

@@ -137,7 +137,24 @@ def test_unknown_fields_are_refused_unless_told() -> None:
     with pytest.raises(ApiError, match="unknown") as caught:
         fields.inner("inside").finish()
     assert caught.value.param == "inside.also"
-    Fields(body, lenient=True).inner("inside").finish()
+    with pytest.raises(ApiError, match="unknown"):
+        fields.finish()  # of what is inside too
+    lenient = Fields(body, lenient=True)
+    assert lenient.inner("inside") is not None
+    assert lenient.inner("outside") is None
+    lenient.finish()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("beside", [True, False])
+def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) -> None:
+    function = {"name": "f", "strict": inside}
+    fields = Fields(
+        {**GOOD, "tools": [{"type": "function", "strict": beside, "function": function}]}
+    )
+    asked = read_chat(fields, OPTIONS, None)
+    fields.finish()
+    assert asked.tools.strict == ({"f"} if inside or beside else set())
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.engine.tokenize import Tokenizing
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
-from flash_moe.server.requests.request import Asked, Tools
+from flash_moe.server.requests.request import GenerationRequest, Tools
 from tests.support.live_server import Live
 
 SAMPLING = SamplingParams(max_tokens=5)
 LONG = 6_000_000  # characters
 
 
-def asked(text: str, role: str = "user") -> Asked:
-    return Asked("demo", SAMPLING, messages=[{"role": role, "content": text}])
+def asked(text: str, role: str = "user") -> GenerationRequest:
+    return GenerationRequest("demo", SAMPLING, messages=[{"role": role, "content": text}])
 
 
 class SlowTokenizer:
@@ -57,7 +57,7 @@ def tokenizing(tokenizer: SlowTokenizer, alone: FlashMoE) -> Tokenizing:
 def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(
     tokenizing: Tokenizing, tokenizer: SlowTokenizer, text: str
 ) -> None:
-    prompts = [asked(text), Asked("demo", SAMPLING, prompt=text)]
+    prompts = [asked(text), GenerationRequest("demo", SAMPLING, prompt=text)]
     for prompt in prompts:
         tokenizer.seen = 0
         with pytest.raises(ApiError) as caught:
@@ -69,7 +69,7 @@ def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(
 
 @pytest.mark.parametrize("prompt", [asked(" " * LONG), asked("a" * LONG, "assistant"), asked("a")])
 def test_what_may_fit_is_tokenized(
-    tokenizing: Tokenizing, tokenizer: SlowTokenizer, prompt: Asked
+    tokenizing: Tokenizing, tokenizer: SlowTokenizer, prompt: GenerationRequest
 ) -> None:
     """Templates drop space around a message, and the thoughts of an assistant."""
     tokenizer.go.set()
@@ -101,7 +101,7 @@ def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     found = tokenizing.tokenized(
-        Asked("demo", SAMPLING, messages=messages, tools=Tools([tool])), lambda: None
+        GenerationRequest("demo", SAMPLING, messages=messages, tools=Tools([tool])), lambda: None
     )
     (system, kind), (user, other) = found.checkpoints
     assert (kind, other) == ("system", "user")
@@ -110,10 +110,12 @@ def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     assert tokenizer.decode(found.ids[:user]).endswith("Hello<|im_end|>\n")
     last = [*messages, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Again"}]
     longer = tokenizing.tokenized(
-        Asked("demo", SAMPLING, messages=last, tools=Tools([tool])), lambda: None
+        GenerationRequest("demo", SAMPLING, messages=last, tools=Tools([tool])), lambda: None
     )
     assert longer.ids[:user] == found.ids[:user]
-    without = tokenizing.tokenized(Asked("demo", SAMPLING, messages=messages[1:]), lambda: None)
+    without = tokenizing.tokenized(
+        GenerationRequest("demo", SAMPLING, messages=messages[1:]), lambda: None
+    )
     assert [kind for _, kind in without.checkpoints] == ["user"]
 
 

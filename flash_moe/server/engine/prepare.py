@@ -24,7 +24,7 @@ from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.engine.tokenize import Tokenizing, too_long
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import bad
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
 # Agents send the same tools with each request; a grammar of 20 tools takes some ms to build.
@@ -39,7 +39,7 @@ class Prepared:
         splitter: Takes the answer apart; ``None`` where it stays as it is.
     """
 
-    asked: Asked
+    asked: GenerationRequest
     engine_request: EngineRequest
     splitter: ReplySplitter | None
     tokenizer: Any
@@ -65,7 +65,7 @@ class Preparer:
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
 
-    def prepare(self, asked: Asked, check: Callable[[], None]) -> Prepared:
+    def prepare(self, asked: GenerationRequest, check: Callable[[], None]) -> Prepared:
         """
         Args:
             check: Raises when the client has gone.
@@ -100,7 +100,7 @@ class Preparer:
         request = EngineRequest(ids, sampling, processors, found.checkpoints, top)
         return Prepared(asked, request, splitter, tokenizer)
 
-    def count(self, asked: Asked, check: Callable[[], None]) -> int:
+    def count(self, asked: GenerationRequest, check: Callable[[], None]) -> int:
         """Tokens of a prompt. Arguments and errors as for :meth:`prepare`."""
         return len(self._tokenizing.tokenized(asked, check).ids)
 
@@ -141,7 +141,7 @@ class Preparer:
         return not form.held
 
 
-def _form(asked: Asked) -> ReplyForm:
+def _form(asked: GenerationRequest) -> ReplyForm:
     tools = asked.tools
     return ReplyForm(
         tools.shown,

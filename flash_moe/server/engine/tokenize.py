@@ -16,7 +16,7 @@ from flash_moe.generation.engine import SYSTEM, USER
 from flash_moe.generation.prompt import end_of_messages, end_of_system
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.requests.errors import ApiError, bad
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest
 
 # Texts have 3 to 5 characters a token. Those with more than this for each token of the context are
 # counted before they are tokenized; it costs what fits twice, and is refused else.
@@ -57,7 +57,7 @@ class Tokenizing:
         self._template_args = template_args
         self._turns = Admission(1, max_waiting)
 
-    def tokenized(self, asked: Asked, check: Callable[[], None]) -> Tokenized:
+    def tokenized(self, asked: GenerationRequest, check: Callable[[], None]) -> Tokenized:
         """Tokenize the prompt of a request.
 
         Args:
@@ -80,7 +80,7 @@ class Tokenizing:
             except Exception as error:  # whatever a text makes of a tokenizer
                 raise bad("prompt", f"the tokenizer refuses this: {error}") from error
 
-    def _chat(self, asked: Asked) -> Tokenized:
+    def _chat(self, asked: GenerationRequest) -> Tokenized:
         arguments: dict[str, Any] = {**self._template_args, **_checked(asked.template_args)}
         if asked.tools.shown:
             arguments["tools"] = asked.tools.shown
@@ -100,7 +100,7 @@ class Tokenizing:
         )
         return Tokenized(ids, tuple((n, kind) for n, kind in ends if 0 < n < len(ids)))
 
-    def _refuse_too_long(self, asked: Asked, check: Callable[[], None]) -> None:
+    def _refuse_too_long(self, asked: GenerationRequest, check: Callable[[], None]) -> None:
         limit = self._max_context
         texts = list(_texts(asked))
         if limit is None or sum(map(len, texts)) <= limit * _CHARACTERS_A_TOKEN:
@@ -125,7 +125,7 @@ def too_long(length: int | str, limit: int) -> ApiError:
     )
 
 
-def _texts(asked: Asked) -> Iterator[str]:
+def _texts(asked: GenerationRequest) -> Iterator[str]:
     """Texts that are surely a part of the prompt: templates drop thoughts and space around."""
     if isinstance(asked.prompt, str):
         yield asked.prompt
