@@ -23,8 +23,8 @@ from flash_moe.chat.messages import read_json
 from flash_moe.compat.mlx_lm import held_positions, load_prompt_cache, save_prompt_cache
 from flash_moe.errors import FlashMoEError
 from flash_moe.files.atomic import give_name, write_json
-from flash_moe.generation.prompt import encode_prompt
-from flash_moe.generation.turn_cache import Held, TurnCache, common_length
+from flash_moe.generation.prompt import common_length, encode_prompt
+from flash_moe.generation.turn_cache import Held, TurnCache
 from flash_moe.store.manifest import MANIFEST_FILE
 
 INDEX = "cache.json"

@@ -18,8 +18,8 @@ from flash_moe.store.layout import describe as describe_records
 if TYPE_CHECKING:
     from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range, Row
     from flash_moe.plan.planned import Planned
+    from flash_moe.plan.report import PlanReport
     from flash_moe.plan.this_machine import LeastMemory
-    from flash_moe.plan.verdict import Verdict
 
 KINDS = {
     "mlx": "in mlx format",
@@ -28,35 +28,29 @@ KINDS = {
 }
 
 
-def report(
-    planned: Planned,
-    shape: ModelShape,
-    machine: Machine,
-    rows: Sequence[Row],
-    least: LeastMemory,
-    end: Verdict,
-) -> None:
+def print_report(report: PlanReport) -> None:
     """Print tables, the sentences they rest on, and the verdict."""
+    planned, shape, machine = report.planned, report.shape, report.machine
     console = Console(highlight=False)
     commit = f" at {planned.commit[:12]}" if planned.commit else ""
     console.print(Text(f"{planned.name}{commit}, {KINDS[planned.kind]}", style="bold"))
     for title, facts in (
         ("model", model_facts(planned, shape)),
         ("disk: exact, from the headers of the files", disk_facts(planned, shape)),
-        ("memory: weights exact, prompts and process assumed", memory_facts(least, machine)),
+        ("memory: weights exact, prompts and process assumed", memory_facts(report.least, machine)),
         ("speed", speed_facts(machine)),
     ):
         console.print()
         console.print(Text(title, style="bold"))
         console.print(_table(facts))
     console.print()
-    print_whole(console, budget_table(shape, machine, rows))
+    print_whole(console, budget_table(shape, machine, report.rows))
     console.print()
     console.print(Text("what this rests on", style="bold"))
     for sentence in sentences(machine):
         console.print(Text(f"- {sentence}"))
     console.print()
-    verdict_lines(console, planned, rows, machine, end)
+    verdict_lines(console, report)
 
 
 def print_whole(console: Console, table: Table) -> None:
@@ -173,12 +167,11 @@ def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Ta
     return table
 
 
-def verdict_lines(
-    console: Console, planned: Planned, rows: Sequence[Row], machine: Machine, end: Verdict
-) -> None:
+def verdict_lines(console: Console, report: PlanReport) -> None:
     """Whether it fits, what is missing, and the next command."""
+    planned, machine, end = report.planned, report.machine, report.verdict
     if rates_known(machine):
-        found = rows[0].forecast
+        found = report.rows[0].forecast
         parts = {
             "reading": found.read_s.high,
             "computing": found.compute_s.value,

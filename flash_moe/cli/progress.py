@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -24,19 +23,39 @@ LINE_EVERY = 0.05
 
 
 class Bars:
-    """One bar for each kind of bytes. Threads may report at the same time.
+    """One bar for each kind of bytes, drawn on standard error for the length of a ``with``.
 
-    Args:
-        totals: Name of a bar to the bytes it will be told of.
+    Threads may report at the same time.
     """
 
-    def __init__(self, console: Console, bars: Progress, totals: Mapping[str, int]) -> None:
-        self._console, self._bars = console, bars
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description:28}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
         self._lock = threading.Lock()
-        self._totals = dict(totals)
-        self._done = dict.fromkeys(totals, 0)
+        self._totals: dict[str, int] = {}
+        self._done: dict[str, int] = {}
         self._next_line = LINE_EVERY
-        self._tasks: dict[str, TaskID] = {n: bars.add_task(n, total=t) for n, t in totals.items()}
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, name: str, total: int) -> None:
+        """Add a bar for so many bytes."""
+        self._totals[name], self._done[name] = total, 0
+        self._tasks[name] = self._bars.add_task(name, total=total)
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
 
     def add(self, name: str, n_bytes: int, text: str | None = None) -> None:
         """Bytes done; ``text`` stands before the bar from now on."""
@@ -58,23 +77,6 @@ class Bars:
             )
             # Here, so that no later line overtakes it.
             self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
-
-
-@contextmanager
-def progress(totals: Mapping[str, int]) -> Iterator[Bars]:
-    """Bars on standard error, for the length of a ``with``."""
-    console = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description:28}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bars:
-        yield Bars(console, bars, totals)
 
 
 class LayerCount:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.progress import LayerCount, progress
+from flash_moe.cli.options import add_options, given
+from flash_moe.cli.progress import Bars, LayerCount
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
+from flash_moe.hub.incoming import JOBS
+from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
-    from flash_moe.pack.packer import PackResult
     from flash_moe.pack.shard_supply import Shards
     from flash_moe.pack.sources.base import PackSource
 
@@ -27,12 +30,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "dst", type=Path, nargs="?", help="directory of the store (default: in the user's cache)"
     )
     pull.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
-    _add_quantization(pull)
+    _add_making_options(pull)
     pull.add_argument(
         "--jobs",
         type=int,
-        default=2,
-        help="shards on the disk at a time (2); each more takes the disk of one more",
+        default=JOBS,
+        help=f"shards on the disk at a time ({JOBS}); each more takes the disk of one more",
     )
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
@@ -41,7 +44,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="mlx or Hugging Face checkpoint: directory, or repository in the local cache",
     )
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
-    _add_quantization(pack)
+    _add_making_options(pack)
     pack.add_argument(
         "--delete-source",
         action="store_true",
@@ -50,15 +53,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pack.set_defaults(run=run_pack)
 
 
-def _add_quantization(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bits", type=int, help="quantize the weights (default 4 if they are not)")
-    parser.add_argument("--group-size", type=int, help="weights that share a scale (default 64)")
-    parser.add_argument(
-        "--expert-bits",
-        type=int,
-        metavar="N",
-        help="quantize the experts to 2, 3, 4, 6 or 8 bits with searched scales, also anew",
-    )
+def _add_making_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, "quantization", QuantizationConfig)
     parser.add_argument(
         "--adopt",
         type=Path,
@@ -75,19 +71,18 @@ def run_pull(args: argparse.Namespace) -> int:
     from flash_moe.hub.resolve import resolve
     from flash_moe.pack.sources.open_source import open_source
 
-    quantization = {
-        "bits": args.bits, "group_size": args.group_size, "expert_bits": args.expert_bits
-    }  # fmt: skip
-    variant = [f"{n.replace('_', '-')}-{v}" for n, v in quantization.items() if v is not None]
-    dst = args.dst or default_store(args.repo, *variant)
+    quantization = QuantizationConfig(**given(args, QuantizationConfig))
+    dst = args.dst or default_store(args.repo, quantization)
     with working_on(dst):
         if constants.HF_HUB_OFFLINE:
             root = resolve(args.repo, args.revision)
-            source = open_source(root, **quantization, adopt=args.adopt)
-            return _pack(source, dst, None, 0)
-        adopts = args.adopt is not None
+            return _pack(open_source(root, quantization, adopt=args.adopt), dst)
         commit = pulled_already(
-            args.repo, dst, revision=args.revision, adopt=adopts, **quantization
+            args.repo,
+            dst,
+            revision=args.revision,
+            adopt=args.adopt is not None,
+            quantization=quantization,
         )
         if commit is not None:
             print(f"{dst}: complete already, of {args.repo} at {commit[:12]}")
@@ -95,19 +90,18 @@ def run_pull(args: argparse.Namespace) -> int:
         return _pull(args, dst, quantization)
 
 
-def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | None]) -> int:
+def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig) -> int:
     from flash_moe.hub.pull import open_pull
 
-    downloaded: Counter[str] = Counter()
-    report = [lambda n: downloaded.update(bytes=n)]  # until there are bars
+    bars = Bars()
     pull = open_pull(
         args.repo,
         dst,
         revision=args.revision,
+        quantization=quantization,
         adopt=args.adopt,
         jobs=args.jobs,
-        on_bytes=lambda n: report[0](n),
-        **quantization,
+        on_bytes=partial(bars.add, "download"),
     )
     origin = pull.shards.origin
     to_come = format_bytes(pull.download_bytes)
@@ -123,7 +117,8 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: dict[str, int | Non
             "tensors in several of them",
             file=sys.stderr,
         )
-    return _pack(pull.source, dst, pull.shards, pull.download_bytes, report)
+    bars.start("download", pull.download_bytes)
+    return _pack(pull.source, dst, pull.shards, bars)
 
 
 def run_pack(args: argparse.Namespace) -> int:
@@ -148,56 +143,42 @@ def _pack_local(args: argparse.Namespace) -> int:
         )
     kept = args.dst / KEPT
     checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
-    source = open_source(
-        checkpoint,
-        bits=args.bits,
-        group_size=args.group_size,
-        expert_bits=args.expert_bits,
-        adopt=args.adopt,
-    )
+    quantization = QuantizationConfig(**given(args, QuantizationConfig))
+    source = open_source(checkpoint, quantization, adopt=args.adopt)
     shards = None
     if args.delete_source:
         check_beside(checkpoint.shards, args.dst)
         shards = DeletedShards(checkpoint.shards, kept)
-    return _pack(source, args.dst, shards, 0)
+    return _pack(source, args.dst, shards)
 
 
 def _pack(
-    source: PackSource,
-    dst: Path,
-    shards: Shards | None,
-    download_bytes: int,
-    report_download: list[Any] | None = None,
+    source: PackSource, dst: Path, shards: Shards | None = None, bars: Bars | None = None
 ) -> int:
+    """Write a store; ``bars`` gets a bar for it."""
     from flash_moe.pack.packer import pack
-    from flash_moe.pack.sources.open_source import RequantizedCheckpoint
 
-    if isinstance(source, RequantizedCheckpoint) and source.from_bits:
-        bits = ", ".join(map(str, source.from_bits))
+    if source.from_bits:
         print(
-            f"warning: the experts are quantized to {bits} bits already; what that lost adds to "
-            "what is lost now. Quantize the original where you can; flash-moe info shows the loss",
+            f"warning: the experts are quantized to {', '.join(map(str, source.from_bits))} bits "
+            "already; what that lost adds to what is lost now. Quantize the original where you "
+            "can; flash-moe info shows the loss",
             file=sys.stderr,
         )
     sizes: Counter[str] = Counter()
-    for work in source.works:
-        if work.layer is not None:
-            sizes[f"layer {source.layers[work.layer].number}"] += work.n_bytes
+    for step in source.steps:
+        if step.layer is not None:
+            sizes[source.name_of(step.layer)] += step.n_bytes
     count = LayerCount(sizes)
-    totals = {"download": download_bytes} if report_download else {}
-    with progress({**totals, "pack": source.n_bytes}) as bars:
-        if report_download:
-            report_download[0] = lambda n: bars.add("download", n)
+    bars = bars or Bars()
+    bars.start("pack", source.n_bytes)
+    with bars:
         result = pack(
             source,
             dst,
             lambda what, n: bars.add("pack", n, f"pack, {count.add(what, n)}"),
             shards=shards,
         )
-    return _say(result)
-
-
-def _say(result: PackResult) -> int:
     kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
     print(
         f"{result.path}: {result.layers_written} layers packed{kept}; "

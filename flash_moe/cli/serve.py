@@ -16,7 +16,8 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from flash_moe.server.engine.model_provider import Provider
+    from flash_moe.generation.engine import Engine
+    from flash_moe.server.served_model import ServedModel
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -149,13 +150,11 @@ def _template_args(text: str) -> dict[str, Any]:
     return found
 
 
-def _say(url: str, provider: Provider) -> None:
-    assert provider.flash is not None
-    caches = provider.cli_args.prompt_cache_bytes
+def _say(url: str, model: ServedModel, engine: Engine) -> None:
     print(
-        f"flash-moe: {provider.name} at {url}/v1 (Anthropic clients: {url}); "
-        f"{format_bytes(provider.flash.stats.bank_bytes)} for experts, up to "
-        f"{format_bytes(caches)} for prompt caches",
+        f"flash-moe: {model.name} at {url}/v1 (Anthropic clients: {url}); "
+        f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
+        f"{format_bytes(model.prompt_cache_bytes)} for prompt caches",
         file=sys.stderr,
         flush=True,
     )

@@ -6,8 +6,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flash_moe.cli.progress import progress
+from flash_moe.cli.progress import Bars
 from flash_moe.files.sizes import format_bytes
 from flash_moe.store.manifest import Manifest, read_manifest
 
@@ -42,24 +42,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     rm.set_defaults(run=run_rm)
 
 
-def store_path(name: str) -> Path:
-    """The directory that is meant: a path, the store of a repository, or that in the package."""
-    from flash_moe import demo_model
-    from flash_moe.hub.local_stores import find_store, named_store
-
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name == demo_model.NAME:
-        return demo_model.STORE
-    # Also one that is partial or damaged, of which is to be said that it is.
-    return find_store(name) or named_store(name) or path
-
-
 def run_verify(args: argparse.Namespace) -> int:
     from flash_moe.files.lock import locked
+    from flash_moe.hub.resolve import resolve_store
 
-    root = store_path(args.store)
+    root = resolve_store(args.store)
     with locked(root) if args.repair and root.is_dir() else nullcontext():
         return _verify(root, args.repair)
 
@@ -68,7 +55,9 @@ def _verify(root: Path, repair: bool) -> int:
     from flash_moe.store.verify import verified_bytes, verify
 
     manifest = read_manifest(root, sizes=False)
-    with progress({"verify": verified_bytes(manifest)}) as bars:
+    bars = Bars()
+    bars.start("verify", verified_bytes(manifest))
+    with bars:
         found = verify(root, lambda n: bars.add("verify", n))
     for problem in found.problems:
         print(problem, file=sys.stderr)
@@ -85,16 +74,17 @@ def _verify(root: Path, repair: bool) -> int:
 def _repair(root: Path, damaged: frozenset[str]) -> int:
     from flash_moe.hub.repair import open_repair
 
-    report: list[Callable[[int], None]] = [lambda n: None]  # until there are bars
-    repair = open_repair(root, damaged, lambda n: report[0](n))
-    totals = {"download": repair.shards.download_bytes, "write": repair.source.n_bytes}
+    bars = Bars()
+    repair = open_repair(root, damaged, partial(bars.add, "download"))
+    to_come = repair.shards.download_bytes
     print(
-        f"{len(repair.damaged)} files are written anew, {format_bytes(totals['download'])} of "
+        f"{len(repair.damaged)} files are written anew, {format_bytes(to_come)} of "
         f"{repair.source.source.name} to download",
         file=sys.stderr,
     )
-    with progress(totals) as bars:
-        report[0] = lambda n: bars.add("download", n)
+    bars.start("download", to_come)
+    bars.start("write", repair.source.n_bytes)
+    with bars:
         repair.run(lambda what, n: bars.add("write", n))
     print(f"{root}: {len(repair.damaged)} files repaired")
     return 0
@@ -163,7 +153,9 @@ def errors(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    facts = describe(store_path(args.store))
+    from flash_moe.hub.resolve import resolve_store
+
+    facts = describe(resolve_store(args.store))
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -221,7 +213,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
     stores = list_stores()
     if args.json:
-        rows = [{**vars(s), "path": str(s.path)} for s in stores]
+        rows = [{**vars(s), "path": str(s.path), "disk_bytes": s.disk_bytes} for s in stores]
         print(json.dumps(rows, indent=2))
         return 0
     if not stores:
@@ -243,9 +235,10 @@ def run_ls(args: argparse.Namespace) -> int:
 
 
 def run_rm(args: argparse.Namespace) -> int:
-    from flash_moe.hub.local_stores import removable, remove
+    from flash_moe.hub.local_stores import remove
+    from flash_moe.hub.resolve import resolve_removable
 
-    info = removable(args.store)
+    info = resolve_removable(args.store)
     path = f"{info.path} -> {info.path.resolve()}" if info.path.is_symlink() else str(info.path)
     said = f"{path} ({info.source}, {info.state}, {format_bytes(info.disk_bytes)})"
     if not args.yes:

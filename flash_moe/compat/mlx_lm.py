@@ -27,8 +27,20 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
     ("mlx_lm.utils", "save_config", ()),
     ("mlx_lm.generate", "wired_limit", ()),
+    (
+        "mlx_lm.generate",
+        "BatchGenerator",
+        ("stop_tokens", "completion_batch_size", "prefill_batch_size"),
+    ),
+    (
+        "mlx_lm.generate",
+        "BatchGenerator.insert",
+        ("max_tokens", "caches", "all_tokens", "samplers", "logits_processors"),
+    ),
     ("mlx_lm.generate", "generation_stream", ()),
     ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
+    ("mlx_lm.models.cache", "LRUPromptCache", ("max_size", "max_bytes")),
+    ("mlx_lm.models.cache", "LRUPromptCache.insert_cache", ("cache_type",)),
     ("mlx_lm.models.cache", "save_prompt_cache", ()),
     ("mlx_lm.models.cache", "load_prompt_cache", ()),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
@@ -36,62 +48,22 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
     ("mlx_lm.models.qwen3_moe", "Qwen3MoeSparseMoeBlock", ()),
     ("mlx_lm.models.qwen3_next", "Qwen3NextSparseMoeBlock", ()),
-    ("mlx_lm.sample_utils", "make_sampler", ("temp", "top_p", "min_p", "top_k")),
+    (
+        "mlx_lm.sample_utils",
+        "make_sampler",
+        (
+            *("temp", "top_p", "min_p", "top_k", "xtc_probability", "xtc_threshold"),
+            "xtc_special_tokens",
+        ),
+    ),
     (
         "mlx_lm.sample_utils",
         "make_logits_processors",
-        ("logit_bias", "repetition_penalty", "repetition_context_size"),
-    ),
-)
-
-# What only the server needs, and what is therefore looked up when it starts.
-SERVER: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("mlx_lm.server", "ModelProvider", ("cli_args",)),
-    ("mlx_lm.server", "ModelProvider._load", ("model_path", "adapter_path", "draft_model_path")),
-    ("mlx_lm.server", "ModelProvider.load_default", ()),
-    ("mlx_lm.server", "ResponseGenerator", ("model_provider", "prompt_cache")),
-    ("mlx_lm.server", "ResponseGenerator._generate", ()),
-    ("mlx_lm.server", "ResponseGenerator._next_request", ("timeout",)),
-    ("mlx_lm.server", "ResponseGenerator._serve_single", ()),
-    ("mlx_lm.server", "ResponseGenerator._tokenize", ("tokenizer", "request", "args")),
-    (
-        "mlx_lm.server",
-        "CompletionRequest",
-        ("request_type", "prompt", "messages", "tools", "role_mapping"),
-    ),
-    (
-        "mlx_lm.server",
-        "GenerationArguments",
-        (
-            *("model", "sampling", "logits", "stop_words", "max_tokens", "num_draft_tokens"),
-            *("logprobs", "top_logprobs", "seed", "chat_template_kwargs"),
-        ),
-    ),
-    ("mlx_lm.server", "ModelDescription", ("model", "draft", "adapter")),
-    (
-        "mlx_lm.server",
-        "SamplingArguments",
-        ("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold"),
-    ),
-    (
-        "mlx_lm.server",
-        "LogitsProcessorArguments",
         (
             *("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty"),
             *("presence_context_size", "frequency_penalty", "frequency_context_size"),
         ),
     ),
-    ("mlx_lm.server", "GenerationContext", ("prompt", "prompt_cache_count")),
-    ("mlx_lm.server", "GenerationContext.stop", ()),
-    (
-        "mlx_lm.server",
-        "Response",
-        ("text", "token", "logprob", "finish_reason", "top_tokens"),
-    ),
-    ("mlx_lm.server", "_make_sampler", ("args", "tokenizer")),
-    ("mlx_lm.server", "_make_logits_processors", ("args",)),
-    ("mlx_lm.server", "LRUPromptCache", ("max_size", "max_bytes")),
-    ("mlx_lm.server", "LRUPromptCache.fetch_nearest_cache", ("model", "tokens")),
 )
 
 
@@ -135,17 +107,6 @@ def check() -> None:
         _lookup(module, name, parameters)
 
 
-def server_module() -> Any:
-    """``mlx_lm.server``, with all that is relied on in it.
-
-    Raises:
-        IncompatibleMlxLmError: Something is missing; names it and the versions.
-    """
-    for module, name, parameters in SERVER:
-        _lookup(module, name, parameters)
-    return importlib.import_module("mlx_lm.server")
-
-
 def _optional(module: str, name: str) -> Any:
     """Something that only saves work; stands for nothing in a version that lacks it."""
     try:
@@ -163,6 +124,8 @@ get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
 quantize_model: Callable[..., Any] = _names["quantize_model"]
 save_config: Callable[..., None] = _names["save_config"]
 wired_limit: Callable[..., Any] = _names["wired_limit"]
+BatchGenerator: Any = _names["BatchGenerator"]
+LRUPromptCache: Any = _names["LRUPromptCache"]
 generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -65,6 +66,40 @@ def encode_prompt(
             "Is the tokenizer that of the model?",
         )
     return ids
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def end_of_messages(
+    tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
+) -> int:
+    """Return how many ids of a prompt come before the header of the answer.
+
+    The prompt of the next turn begins with them too, unless the template drops what follows the
+    last message of the user. 0 where the template cannot do without the header.
+    """
+    try:
+        without = tokenizer.apply_chat_template(
+            list(messages), **{**template_args, "add_generation_prompt": False}
+        )
+    except Exception:  # a template raises what it likes; a checkpoint only saves work
+        return 0
+    return common_length(ids, without)
+
+
+def end_of_system(
+    tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
+) -> int:
+    """Return how many ids of a prompt are its system messages and tools; 0 for none."""
+    system = list(takewhile(lambda message: message["role"] == "system", messages))
+    if not system:
+        return 0
+    return end_of_messages(
+        tokenizer, [*system, {"role": "user", "content": ""}], template_args, ids
+    )
 
 
 def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -25,58 +26,76 @@ class RandomState:
         self._state = seed % 2**64
 
     def sample(self, sampler: Sampler, logprobs: mx.array) -> mx.array:
-        outside = self._current()
+        outside = _number(_key())
         mx.random.seed(self._state)
         try:
             token = sampler(logprobs)
-            self._state = self._current()
+            self._state = _number(_key())
         finally:
             mx.random.seed(outside)
         return token
 
-    @staticmethod
-    def _current() -> int:
-        state: Any = mx.random.state
-        high, low = state[0].tolist()
-        return int(high) << 32 | int(low)
+
+def _key() -> Any:
+    state: Any = mx.random.state
+    return state[0]
+
+
+def _number(key: Any) -> int:
+    high, low = key.tolist()
+    return int(high) << 32 | int(low)
 
 
 def sampler_of(params: SamplingParams, tokenizer: Any) -> Sampler:
     """Return a function from log probabilities ``[1, V]`` to the sampled token ``[1]``."""
+    if params.temperature == 0:
+        return make_sampler(temp=0.0)
     special = []
     if params.xtc_probability:
         newline = list(tokenizer.encode("\n", add_special_tokens=False))
         special = newline + list(tokenizer.eos_token_ids)
-    plain = make_sampler(
-        temp=params.temperature,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        top_k=params.top_k,
-        xtc_probability=params.xtc_probability,
-        xtc_threshold=params.xtc_threshold,
-        xtc_special_tokens=special,
-    )
-    if params.seed is None or params.temperature == 0:
-        return plain
+
+    @functools.cache
+    def made(vocab_size: int) -> Sampler:
+        return make_sampler(
+            temp=params.temperature,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            # mlx-lm refuses a top_k of the whole vocabulary, and of more.
+            top_k=params.top_k if params.top_k < vocab_size else 0,
+            xtc_probability=params.xtc_probability,
+            xtc_threshold=params.xtc_threshold,
+            xtc_special_tokens=special,
+        )
+
+    def sample(logprobs: mx.array) -> mx.array:
+        key = _key()
+        try:
+            return made(logprobs.shape[-1])(logprobs)
+        except BaseException:
+            # mlx-lm's samplers are compiled with the random state. One that raises while it is
+            # traced leaves a placeholder there, on which every later sampler fails.
+            mx.random.seed(_number(key))
+            raise
+
+    if params.seed is None:
+        return sample
     state = RandomState(params.seed)
-    return lambda logprobs: state.sample(plain, logprobs)
-
-
-def penalties_of(params: SamplingParams) -> dict[str, Any]:
-    """Return the biases and penalties as mlx-lm takes them, for ``make_logits_processors``."""
-    # mlx-lm processes with a penalty of 1 too, which changes nothing and takes time.
-    repetition = params.repetition_penalty
-    return {
-        "logit_bias": dict(params.logit_bias) or None,
-        "repetition_penalty": repetition if repetition not in (0, 1) else None,
-        "repetition_context_size": params.repetition_context_size,
-        "presence_penalty": params.presence_penalty or None,
-        "presence_context_size": params.presence_context_size,
-        "frequency_penalty": params.frequency_penalty or None,
-        "frequency_context_size": params.frequency_context_size,
-    }
+    return lambda logprobs: state.sample(sample, logprobs)
 
 
 def logits_processors_of(params: SamplingParams) -> list[LogitsProcessor]:
     """Return mlx-lm's logits processors for the biases and penalties that are set."""
-    return list(make_logits_processors(**penalties_of(params)))
+    # mlx-lm processes with a penalty of 1 too, which changes nothing and takes time.
+    repetition = params.repetition_penalty
+    return list(
+        make_logits_processors(
+            logit_bias=dict(params.logit_bias) or None,
+            repetition_penalty=repetition if repetition not in (0, 1) else None,
+            repetition_context_size=params.repetition_context_size,
+            presence_penalty=params.presence_penalty or None,
+            presence_context_size=params.presence_context_size,
+            frequency_penalty=params.frequency_penalty or None,
+            frequency_context_size=params.frequency_context_size,
+        )
+    )

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from flash_moe.errors import ConfigError, PromptError, ToolArgumentError
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested, Event
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.prompt import encode_prompt
+from flash_moe.generation.prompt import encode_prompt, end_of_messages
 from flash_moe.generation.result import GenerationStats
-from flash_moe.generation.turn_cache import TurnCache, common_length, network_of
+from flash_moe.generation.turn_cache import TurnCache, network_of
 from flash_moe.options.declare import accepts, option, values
 from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.definition import Tool, as_tools
@@ -185,13 +185,7 @@ class _Turn:
         """
         if self.messages[-1].get("role") != "user":
             return 0
-        try:
-            without = self.model.tokenizer.apply_chat_template(
-                list(self.messages), **{**self.template_args, "add_generation_prompt": False}
-            )
-        except Exception:  # a template that wants a header; the mark only saves work
-            return 0
-        return common_length(ids, without)
+        return end_of_messages(self.model.tokenizer, self.messages, self.template_args, ids)
 
     def _results(self, calls: Sequence[ToolCall], limit: int | None) -> Events:
         """Run calls in their order; each gets a result in the messages, whatever happens."""

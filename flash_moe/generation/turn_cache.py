@@ -12,10 +12,10 @@ import copy
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.generation.prompt import common_length
 from flash_moe.generation.result import Chunk
 
 # Of the options of a generation, those that prefilling a part of the prompt takes. The others
@@ -29,11 +29,6 @@ class Held:
 
     ids: list[int]
     cache: list[Any]
-
-
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 class TurnCache:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.hub.repository import HEADER_THREADS, RemoteFile
-from flash_moe.hub.requests import read_range
+from flash_moe.hub.repository import HEADER_THREADS
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import Patience
 from flash_moe.hub.threads import in_threads
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
@@ -60,7 +61,7 @@ def _compare(
     stop: threading.Event,
 ) -> None:
     info = source.layers[layer]
-    file = source.record_file(layer)
+    file = source.record_files[layer]
     component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
     entry = stack.get(component.name)
     if entry is None or entry.shape != (info.n_experts, *component.shape):
@@ -70,8 +71,7 @@ def _compare(
             "Name the repository that the records were made from.",
         )
     start = entry.offset + expert * component.n_bytes
-    remote = places[entry.file]
-    theirs = read_range(remote.url, start, start + component.n_bytes, remote.n_bytes, stop)
+    theirs = places[entry.file].read(start, start + component.n_bytes, Patience(stop))
     with open(file, "rb") as stream:
         stream.seek(expert * info.layout.record_bytes + component.offset)
         ours = stream.read(component.n_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -12,16 +12,17 @@ from pathlib import Path
 from flash_moe.errors import ConfigError, HubError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub.adopted import open_adopted
-from flash_moe.hub.repository import RemoteFile, Repository
-from flash_moe.hub.requests import read_range
-from flash_moe.hub.shards import INCOMING, MAX_JOBS, HubShards
-from flash_moe.hub.staging import check_incoming, stage
+from flash_moe.hub.incoming import INCOMING, JOBS, MAX_JOBS, check_incoming
+from flash_moe.hub.repository import Repository
+from flash_moe.hub.retry import Patience
+from flash_moe.hub.shards import HubShards
+from flash_moe.hub.staging import stage
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal, read_journal
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.pack.sources.open_source import QuantizeOptions, open_source
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import MANIFEST_FILE, is_store, read_manifest
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,15 @@ def open_pull(
     dst: Path,
     *,
     revision: str | None = None,
-    bits: int | None = None,
-    group_size: int | None = None,
-    expert_bits: int | None = None,
+    quantization: QuantizationConfig = AS_IT_IS,
     adopt: Path | None = None,
-    jobs: int = 2,
+    jobs: int = JOBS,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
     """Look at a repository, and at what an earlier run left in ``dst``; downloads small files.
 
     Args:
         revision: Branch, tag or commit. A run that is continued keeps the commit it began with.
-        bits, group_size, expert_bits: As of :func:`flash_moe.pack.sources.open_source.open_source`.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
         jobs: Shards on the disk at a time.
@@ -68,7 +66,8 @@ def open_pull(
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
-    QuantizeOptions(bits or 4, group_size or 64, expert_bits)  # refused before anything is asked
+    if adopt is not None:  # refused before any request
+        quantization.check_adopted()
     journal = check_destination(dst, frozenset({INCOMING}))
     incoming = dst / INCOMING
     if journal is None:
@@ -78,13 +77,16 @@ def open_pull(
     try:
         checkpoint, places = stage(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
-        source = _open(checkpoint, places, adopt, bits, group_size, expert_bits)
+        source = (
+            open_source(checkpoint, quantization)
+            if adopt is None
+            else open_adopted(checkpoint, places, adopt)
+        )
     except OSError as error:
         raise PackError("pull", f"{incoming}: {error.strerror or error}") from error
     origin = {"repo": repo, "revision": asked, "commit": remote.commit}
-    needed = {shard for work in source.works for shard in work.shards}
-    only = None if adopt is None else [e for work in source.works for e in work.entries]
-    wanted_places = {place: places[place] for place in places if place in needed}
+    only = None if adopt is None else [e for step in source.steps for e in step.entries]
+    wanted_places = {place: places[place] for place in places if place in source.shards}
     shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
     done = source.shards - shards_left(source, journal)
     to_come = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
@@ -95,30 +97,8 @@ def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
     """The shards of which a pull, or the rest of one, needs something."""
     if journal is None:
         return source.shards
-
-    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
-        noted = layer is not None and source.layers[layer].number in journal.layers
-        return noted or any(shard.name in journal.shards for shard in shards)
-
-    left = (work for work in source.works if not is_done(work.layer, work.shards))
-    return {shard for work in left for shard in work.shards}
-
-
-def _open(
-    checkpoint: Checkpoint,
-    places: dict[Path, RemoteFile],
-    adopt: Path | None,
-    bits: int | None,
-    group_size: int | None,
-    expert_bits: int | None,
-) -> PackSource:
-    if adopt is None:
-        return open_source(checkpoint, bits=bits, group_size=group_size, expert_bits=expert_bits)
-    if any(option is not None for option in (bits, group_size, expert_bits)):
-        raise ConfigError(
-            "pull", "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits"
-        )
-    return open_adopted(checkpoint, places, adopt)
+    left = (s for s in source.steps if not journal.is_done(source.number_of(s.layer), s.shards))
+    return {shard for step in left for shard in step.shards}
 
 
 def pulled_already(
@@ -127,13 +107,12 @@ def pulled_already(
     *,
     revision: str | None = None,
     adopt: bool = False,
-    **quantize: int | None,
+    quantization: QuantizationConfig = AS_IT_IS,
 ) -> str | None:
     """The commit of the complete store in ``dst``, if it is what a pull would make there.
 
     Args:
         adopt: Whether record files are to be adopted.
-        quantize: ``bits``, ``group_size``, ``expert_bits``.
 
     Returns:
         ``None`` if there is no complete store.
@@ -146,10 +125,9 @@ def pulled_already(
     if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
         return None
     there = read_manifest(dst).source
-    asked = tuple(sorted((name, n) for name, n in quantize.items() if n is not None))
     if there.name != repo or there.revision is None:
         other = there.name
-    elif there.quantize != asked or (there.kind == "flash-moe-original") != adopt:
+    elif there.quantization != quantization or (there.kind == "flash-moe-original") != adopt:
         other = "other settings"
     elif revision == there.revision or (
         (commit := Repository(repo, revision).commit) == there.revision
@@ -215,8 +193,8 @@ def disk_for(repo: str, revision: str | None = None) -> int | None:
     try:
         remote = Repository(repo, revision, tries=0)
         config = remote.files["config.json"]
-        size = config.n_bytes
-        quantized = b'"quantization' in read_range(config.url, 0, min(size, 1 << 20), size, tries=0)
+        head = config.read(0, min(config.n_bytes, 1 << 20), Patience(tries=0))
+        quantized = b'"quantization' in head
     except (HubError, KeyError):
         return None
     sizes = sorted(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, PackError
 from flash_moe.files.atomic import write_json
+from flash_moe.hub.incoming import INCOMING
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.shards import INCOMING, HubShards
+from flash_moe.hub.shards import HubShards
 from flash_moe.hub.staging import stage
 from flash_moe.pack.packer import rewrite
 from flash_moe.pack.sources.base import PackSource
@@ -52,7 +53,7 @@ class Repair:
         made_from = self.manifest.source
         # What is quantized on the way may get other bits on another machine; copies may not. Of
         # side files the hub's hash was compared; what is made of them may be another version's.
-        if made_from.kind != "hf" and "expert_bits" not in dict(made_from.quantize):
+        if made_from.kind != "hf" and made_from.quantization.expert_bits is None:
             self._compare(manifest)
         write_json(self.root / MANIFEST_FILE, manifest.to_json())
         self.shards.finish()
@@ -106,17 +107,11 @@ def _open_repair(
     remote = Repository(made_from.name, made_from.revision)
     checkpoint, places = stage(remote, root / INCOMING)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
-    chosen = dict(made_from.quantize)
-    source = open_source(
-        checkpoint,
-        bits=chosen.get("bits"),
-        group_size=chosen.get("group_size"),
-        expert_bits=chosen.get("expert_bits"),
-    )
+    source = open_source(checkpoint, made_from.quantization)
+    # Records of the original are copies of the same bytes.
+    kind = "mlx" if made_from.kind == "flash-moe-original" else made_from.kind
     layers = [(e.path, e.n_experts, manifest.layouts[e.layout]) for e in manifest.layers]
-    if made_from.kind == "flash-moe-original":  # the records of which are copies of the same bytes
-        source.source = replace(source.source, kind=made_from.kind)
-    if source.source != made_from or layers != [
+    if source.source != replace(made_from, kind=kind) or layers != [
         (layer.path, layer.n_experts, layer.layout) for layer in source.layers
     ]:
         raise PackError(
@@ -128,12 +123,12 @@ def _open_repair(
     if resident & damaged:
         damaged |= resident  # which tensor is in which of them is not noted
     files = [entry.file for entry in manifest.layers]
-    source.works = [
-        work
-        for work in source.works
-        if (resident & damaged if work.layer is None else files[work.layer] in damaged)
-    ]
-    entries = [entry for work in source.works for entry in work.entries]
+    source = source.with_steps(
+        step
+        for step in source.steps
+        if (resident & damaged if step.layer is None else files[step.layer] in damaged)
+    )
+    entries = [entry for step in source.steps for entry in step.entries]
     origin = {"repo": remote.name, "revision": remote.commit, "commit": remote.commit}
     shards = HubShards(
         places, checkpoint.tensors, root / INCOMING, origin, on_bytes=on_bytes, only=entries

@@ -1,12 +1,10 @@
-"""A repository at the hub at one commit: its files, their hashes, and the headers of its shards."""
+"""A repository at the hub at one commit: its files, and the headers of its shards."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -17,56 +15,14 @@ from huggingface_hub.utils import validate_repo_id
 from flash_moe.errors import HubError
 from flash_moe.files.atomic import give_name
 from flash_moe.files.names import file_name
-from flash_moe.hub.requests import fetch_range, read_range
-from flash_moe.hub.retry import patiently
+from flash_moe.hub.incoming import part_of
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import Patience, patiently
 from flash_moe.hub.threads import in_threads
-from flash_moe.store.manifest import SourceFile
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 
 HEADER_THREADS = 8
 _FIRST_BYTES = 100_000  # most headers are smaller, so that one request is enough
-_HASH_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository.
-
-    Attributes:
-        sha256: Of the content, of files in LFS or Xet; ``None`` for small ones.
-        blob_id: git's hash of the content, of small ones.
-    """
-
-    name: str
-    n_bytes: int
-    sha256: str | None
-    blob_id: str
-    url: str
-
-    @property
-    def noted(self) -> SourceFile:
-        return SourceFile(self.name, self.sha256, self.n_bytes)
-
-    def check(self, file: Path) -> None:
-        """Compare a downloaded file with what the hub says of it.
-
-        Raises:
-            HubError: Another size or hash.
-        """
-        size = file.stat().st_size
-        digest, expected = hashlib.sha256(), self.sha256
-        if expected is None:  # git hashes a header with the content
-            digest, expected = hashlib.sha1(b"blob %d\0" % size), self.blob_id
-        with open(file, "rb", buffering=0) as stream:
-            while piece := stream.read(_HASH_BYTES):
-                digest.update(piece)
-        if size != self.n_bytes or digest.hexdigest() != expected:
-            raise HubError(
-                "hub",
-                f"{self.name}: expected {self.n_bytes} bytes with hash {expected}, got {size} "
-                f"with {digest.hexdigest()}",
-                "The download was damaged, or the mirror serves another file.",
-            )
 
 
 class Repository:
@@ -131,10 +87,10 @@ class Repository:
             except HubError:
                 file.unlink()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
+        part = part_of(file)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            fetch_range(remote.url, fd, 0, remote.n_bytes, remote.n_bytes, lambda n: None)
+            remote.fetch(fd, 0, remote.n_bytes)
             remote.check(part)
             give_name(fd, part, file)
         finally:
@@ -173,9 +129,8 @@ class _Stream:
     def read(self, n_bytes: int) -> bytes:
         if n_bytes > len(self._ahead):
             start = self._at + len(self._ahead)
-            size = self._remote.n_bytes
-            end = min(size, max(self._at + n_bytes, start + _FIRST_BYTES))
-            self._ahead += read_range(self._remote.url, start, end, size, self._stop)
+            stop = min(self._remote.n_bytes, max(self._at + n_bytes, start + _FIRST_BYTES))
+            self._ahead += self._remote.read(start, stop, Patience(self._stop))
         got, self._ahead = self._ahead[:n_bytes], self._ahead[n_bytes:]
         self._at += len(got)
         return got

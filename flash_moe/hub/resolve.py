@@ -1,57 +1,147 @@
-"""Local directory of a model, from what a user calls it."""
+"""Names of models: from what the user types to a directory on this disk. Never downloads.
+
+A name is a path, ``"demo"`` for the small model in the package, a repository, or the name of a
+directory among the stores that were pulled.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from flash_moe import demo_model
-from flash_moe.errors import (
-    ModelNotFoundError,
-)
+from flash_moe.errors import ConfigError, ModelNotFoundError
+from flash_moe.files.names import file_name
 from flash_moe.files.sizes import format_bytes
-from flash_moe.hub.local_stores import complete_stores, find_store
+from flash_moe.hub.local_stores import (
+    StoreInfo,
+    complete_stores,
+    default_store,
+    describe_store,
+    list_stores,
+    stores_dir,
+)
+from flash_moe.store.manifest import is_store
 
 
-def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The local directory of a model: a path, a repository's store, its files in the hub's cache.
-
-    ``"demo"`` is the small model in the package.
-
-    Never downloads.
+def resolve(name: str | Path, revision: str | None = None) -> Path:
+    """Return the directory of a model: by path, store of a repository, or cache of the hub.
 
     Raises:
         ModelNotFoundError: There is none of them.
         ConfigError: There are several stores of the repository.
     """
-    path = Path(path_or_repo).expanduser()
-    if path.exists():
-        return path
-    if str(path_or_repo) == demo_model.NAME:
-        return demo_model.STORE
-    store = find_store(str(path_or_repo), revision)
-    if store is not None:
-        return store
+    found = local_path(name) or find_store(str(name), revision)
+    if found is not None:
+        return found
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path_or_repo), revision=revision, local_files_only=True))
+        return Path(snapshot_download(str(name), revision=revision, local_files_only=True))
     except HFValidationError:
-        raise ModelNotFoundError("load", f"no such directory: {path_or_repo}") from None
+        raise _no_directory(name) from None
     except LocalEntryNotFoundError:
-        raise _not_pulled(str(path_or_repo), revision) from None
+        raise _not_pulled(str(name), revision) from None
+
+
+def resolve_store(name: str) -> Path:
+    """Return the directory of a store, complete, partial or damaged; it may not exist.
+
+    Raises:
+        ConfigError: There are several stores of the repository.
+    """
+    found = _existing(name) or find_store(name)
+    if found is None and (among := _among_stores(name)) is not None and is_store(among):
+        found = among
+    return found or Path(name).expanduser()
+
+
+def resolve_removable(name: str) -> StoreInfo:
+    """Return the store to delete: the name of a pulled store goes before a path.
+
+    Raises:
+        ModelNotFoundError: There is no store of this name.
+        ConfigError: There are several.
+    """
+    for path in (_among_stores(name), Path(name).expanduser()):
+        info = path and describe_store(path)
+        if info and (is_store(info.path) or info.path.parent == stores_dir()):
+            return info
+    matches = [s for s in list_stores() if s.source == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(s.path.name for s in matches)
+        raise ConfigError("rm", f"{name}: several stores: {names}", "Name one of them.")
+    raise ModelNotFoundError("rm", f"{name} is no store", "flash-moe ls shows those there are.")
+
+
+def local_path(name: str | Path) -> Path | None:
+    """Return the directory if the name is a path, or that of the model in the package.
+
+    Raises:
+        ModelNotFoundError: The name can only be a path, and nothing is there.
+    """
+    found = _existing(name)
+    if found is None and str(name).startswith((".", "/", "~")):
+        raise _no_directory(name)
+    return found
+
+
+def _existing(name: str | Path) -> Path | None:
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    return demo_model.STORE if str(name) == demo_model.NAME else None
+
+
+def _among_stores(name: str) -> Path | None:
+    try:
+        return stores_dir() / file_name(name.replace("/", "--"))
+    except ValueError:  # it is a path, then
+        return None
+
+
+def find_store(repo: str, revision: str | None = None) -> Path | None:
+    """Return the complete store of a repository, the one without options if there are several.
+
+    Args:
+        revision: Only one of this commit, or that was pulled by this name (what a branch is now is
+            not looked up).
+
+    Raises:
+        ConfigError: There are several, all of them with options.
+    """
+    found = [
+        store.path
+        for store in complete_stores(repo)
+        if revision is None or revision in (store.revision, store.asked)
+    ]
+    if (main := default_store(repo)) in found:
+        return main
+    if len(found) > 1:
+        raise ConfigError(
+            "load",
+            f"{repo}: there are {len(found)} stores of it: {', '.join(p.name for p in found)}",
+            "Give the path of one; flash-moe ls shows them.",
+        )
+    return found[0] if found else None
+
+
+def _no_directory(name: str | Path) -> ModelNotFoundError:
+    return ModelNotFoundError("load", f"no such directory: {name}")
 
 
 def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
-    """Says what to do, and what that takes if the hub can be asked."""
+    """Error with the command to run, and the disk that it takes where the hub answers."""
     from flash_moe.hub.pull import disk_for
 
     if there := complete_stores(repo):
-        path, store = there[0]
+        store = there[0]
         of = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
         return ModelNotFoundError(
             "load",
-            f"{repo}: there is no store of revision {revision}; {path.name} is of "
+            f"{repo}: there is no store of revision {revision}; {store.path.name} is of "
             f"{of}commit {store.revision}",
             f"Load it without a revision, or pull {revision} into a directory of its own: "
             f"flash-moe pull {repo} DST --revision {revision}",

@@ -11,17 +11,16 @@ from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
 from flash_moe.files.atomic import give_name
-from flash_moe.hub.repository import RemoteFile
-from flash_moe.hub.requests import fetch_range
+from flash_moe.hub.incoming import JOBS, part_of
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import Patience
 from flash_moe.hub.threads import GRACE_SECONDS, in_thread
 from flash_moe.pack.shard_supply import Shards
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import Work
+from flash_moe.pack.steps import PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 
-INCOMING = "incoming"
-MAX_JOBS = 32
 # Bytes between two ranges that are fetched with them: a request costs as much.
 GAP_BYTES = 1 << 20
 
@@ -46,7 +45,7 @@ class HubShards(Shards):
         tensors: Mapping[str, TensorEntry],
         folder: Path,
         origin: Mapping[str, str],
-        jobs: int = 2,
+        jobs: int = JOBS,
         on_bytes: Callable[[int], None] = lambda n: None,
         only: Iterable[TensorEntry] | None = None,
     ) -> None:
@@ -70,7 +69,7 @@ class HubShards(Shards):
         return sum(stop - start for parts in self._ranges.values() for start, stop in parts)
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        found = (f for shard in self._remote for f in (shard, _part(shard)))
+        found = (f for shard in self._remote for f in (shard, part_of(shard)))
         there = sum(
             f.stat().st_blocks * 512 for f in found if f.parent == self._folder and f.exists()
         )
@@ -88,7 +87,7 @@ class HubShards(Shards):
                 parts = [(0, self._remote[shard].n_bytes)]
                 parts = parts if self._ranges is None else self._ranges[shard]
                 sizes[shard] = sum(stop - start for start, stop in parts)
-        return held_at_peak(source.works, order, self._jobs, sizes)
+        return held_at_peak(source.steps, order, self._jobs, sizes)
 
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         queue = list(wanted)
@@ -107,15 +106,15 @@ class HubShards(Shards):
 
     def _drop_others(self, wanted: list[Path]) -> None:
         """What an earlier run left and nothing needs any more."""
-        keep = {*wanted, *map(_part, wanted)}
+        keep = {*wanted, *map(part_of, wanted)}
         for file in self._remote:
-            for old in (file, _part(file)):
+            for old in (file, part_of(file)):
                 if old.parent == self._folder and old not in keep:
                     old.unlink(missing_ok=True)
 
     def _get(self, shard: Path) -> None:
         if self._ranges is not None and shard.parent == self._folder:
-            self._get_parts(shard)
+            self._download(shard, self._ranges[shard])
         else:
             self._get_whole(shard)
         if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
@@ -125,23 +124,11 @@ class HubShards(Shards):
                 "Run the same command again.",
             )
 
-    def _get_parts(self, shard: Path) -> None:
-        assert self._ranges is not None
-        remote = self._remote[shard]
-        fd = os.open(_part(shard), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            os.ftruncate(fd, remote.n_bytes)
-            for start, stop in self._ranges[shard]:
-                self._fetch(remote, fd, start, stop)
-            give_name(fd, _part(shard), shard)
-        finally:
-            os.close(fd)
-
     def _get_whole(self, shard: Path) -> None:
         remote = self._remote[shard]
         for again in (True, False):
             if not shard.exists():
-                self._download(remote, shard)
+                self._download(shard)
             else:
                 self._on_bytes(remote.n_bytes)
             try:
@@ -161,20 +148,21 @@ class HubShards(Shards):
                 if not again:
                     raise
 
-    def _download(self, remote: RemoteFile, shard: Path) -> None:
-        part = _part(shard)
+    def _download(self, shard: Path, parts: Sequence[tuple[int, int]] = ()) -> None:
+        """Fetch some ranges of a shard, or all bytes that an earlier run has not fetched."""
+        remote, part = self._remote[shard], part_of(shard)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            have = min(os.fstat(fd).st_size, remote.n_bytes)
-            os.ftruncate(fd, have)
-            self._on_bytes(have)
-            self._fetch(remote, fd, have, remote.n_bytes)
+            size = remote.n_bytes
+            if not parts:
+                size = min(os.fstat(fd).st_size, remote.n_bytes)
+                self._on_bytes(size)
+            os.ftruncate(fd, size)
+            for start, stop in parts or [(size, remote.n_bytes)]:
+                remote.fetch(fd, start, stop, self._on_bytes, Patience(self._stop))
             give_name(fd, part, shard)
         finally:
             os.close(fd)
-
-    def _fetch(self, remote: RemoteFile, fd: int, start: int, stop: int) -> None:
-        fetch_range(remote.url, fd, start, stop, remote.n_bytes, self._on_bytes, self._stop)
 
     def release(self, shard: Path) -> None:
         self._held.discard(shard)
@@ -188,10 +176,6 @@ class HubShards(Shards):
         # One whose connection has stalled is left behind: it writes nothing any more.
         self._stop.set()
         wait(self._coming, GRACE_SECONDS)
-
-
-def _part(shard: Path) -> Path:
-    return shard.with_name(shard.name + ".part")
 
 
 def merged_ranges(
@@ -220,7 +204,7 @@ def merged_ranges(
 
 
 def held_at_peak(
-    works: Iterable[Work], order: Sequence[Path], jobs: int, sizes: Mapping[Path, int]
+    steps: Iterable[PackStep], order: Sequence[Path], jobs: int, sizes: Mapping[Path, int]
 ) -> tuple[int, int]:
     """Shards that are held at the peak, and the most bytes that they take, which may be others.
 
@@ -234,8 +218,8 @@ def held_at_peak(
     """
     place = {shard: index for index, shard in enumerate(order)}
     last = dict(place)  # of all that a shard is read with
-    for work in works:
-        found = [place[shard] for shard in work.shards if shard in place]
+    for step in steps:
+        found = [place[shard] for shard in step.shards if shard in place]
         for index in found:
             last[order[index]] = max(last[order[index]], *found)
     count = min(jobs, len(order))

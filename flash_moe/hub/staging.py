@@ -10,8 +10,9 @@ import xxhash
 from huggingface_hub import try_to_load_from_cache
 
 from flash_moe.config import model_config, read_config
-from flash_moe.errors import HubError, PackError, UnsupportedModelError
-from flash_moe.hub.repository import RemoteFile, Repository
+from flash_moe.errors import HubError, UnsupportedModelError
+from flash_moe.hub.repository import Repository
+from flash_moe.hub.requests import RemoteFile
 from flash_moe.pack.auxiliary_files import SIDE_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.store.manifest import Source
@@ -28,22 +29,6 @@ def side_files(remote: Repository) -> list[RemoteFile]:
         for name, file in remote.files.items()
         if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
     ]
-
-
-def check_incoming(folder: Path) -> None:
-    """Check that all of a folder may be what a pull has put there, since a pull deletes it.
-
-    Raises:
-        PackError: It holds something else.
-    """
-    ours = (*SIDE_FILES, "model*.safetensors", "*.part", "*.tmp")
-    for found in folder.iterdir() if folder.is_dir() else ():
-        if not found.is_file() or not any(fnmatch(found.name, pattern) for pattern in ours):
-            raise PackError(
-                "pull",
-                f"{folder} holds {found.name}, which no pull has put there",
-                "Choose a new or empty directory.",
-            )
 
 
 def stage(
@@ -95,18 +80,12 @@ def headers(
     tensors: dict[str, TensorEntry] = {}
     away = {}
     for place, file in places.items():
-        if place.parent != incoming and _size(place) == file.n_bytes:
+        cached = place.parent != incoming and place.is_file()
+        if cached and place.stat().st_size == file.n_bytes:
             tensors.update(read_header(place))
         else:
             away[file.name] = place
     return tensors | remote.headers(list(away), away.__getitem__)
-
-
-def _size(file: Path) -> int | None:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return None
 
 
 def shard_names(remote: Repository, folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel
 from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
@@ -36,7 +37,7 @@ class ExpertMLP:
         for projection in PROJECTIONS:
             weight = layout.component(projection, "weight")
             if (
-                mx.default_device().type == mx.cpu
+                on_cpu()
                 and self._quantization[projection] is None
                 and weight is not None
                 and weight.dtype != "F32"

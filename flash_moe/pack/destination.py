@@ -94,9 +94,9 @@ def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) 
             lost.add(index)
     if not all(files.is_begun(file) for file in files.resident_files):
         lost.add(None)
-    for work in source.works:
-        if work.layer in lost:
-            journal.shards -= {shard.name for shard in work.shards}
+    for step in source.steps:
+        if step.layer in lost:
+            journal.shards -= {shard.name for shard in step.shards}
 
 
 def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> None:

@@ -7,7 +7,7 @@ docs/store-format.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Journal:
             "errors": self.errors,
         }
         write_json(dst / PARTIAL_FILE, row)
+
+    def is_done(self, layer: int | None, shards: Iterable[Path]) -> bool:
+        """True for a step whose layer is complete, or of which a shard is recorded as used up."""
+        return layer in self.layers or any(shard.name in self.shards for shard in shards)
 
     def error(self, layer: int, projection: str) -> float | None:
         """Relative squared error of a layer's projection, or ``None`` if it was not quantized."""

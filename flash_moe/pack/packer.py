@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from flash_moe.errors import PackError
 from flash_moe.files.atomic import write_json
 from flash_moe.pack.auxiliary_files import write_side_files
-from flash_moe.pack.destination import (
-    check_free_space,
-    manifest_of,
-    open_destination,
-)
+from flash_moe.pack.destination import check_free_space, manifest_of, open_destination
 from flash_moe.pack.journal import Journal, Unwritten
 from flash_moe.pack.run import Progress, Run
 from flash_moe.pack.shard_supply import KEPT, Shards
@@ -66,29 +65,15 @@ def pack(
         FlashMoEError: A shard cannot be had or is not what it should be; the same holds.
     """
     supply = shards or Shards()
-    files = StoreFiles(dst, source.layers, source.resident)
-    journal, run = Journal(), None
-    try:
-        journal = open_destination(source, files, supply)
-        run = Run(source, files, journal, on_progress or (lambda what, n: None))
-        run.all(supply)
+    with _whole_run(source, dst, supply, on_progress, partial(open_destination, source)) as run:
         side_files = write_side_files(source, dst)
-        manifest = manifest_of(source, files, journal, side_files)
+        manifest = manifest_of(source, run.files, run.journal, side_files)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
-        files.sync()
+        run.files.sync()
         supply.finish()
         (dst / PARTIAL_FILE).unlink()
         # Last: without it a run that has no shards any more could not be continued.
         shutil.rmtree(dst / KEPT, ignore_errors=True)
-    except OSError as error:
-        if run is not None:
-            run.stop()
-        raise _stopped(source, dst, journal, error) from error
-    finally:
-        supply.close()
-        if run is not None:
-            run.stop()
-        files.close()
     return PackResult(
         dst,
         len(source.layers) - run.kept,
@@ -109,25 +94,48 @@ def rewrite(
     """Write the files of a store that are not there, and return what its manifest is then.
 
     Args:
-        source: As of :func:`pack`; its ``works`` may be only those that write these files.
+        source: As of :func:`pack`; its ``steps`` may be only those that write these files.
         manifest: Of the store as it was.
         damaged: Names of files; of those that are no weights these are written, there or not.
 
     Raises:
         PackError, FlashMoEError: As of :func:`pack`.
     """
-    supply = shards or Shards()
-    files = StoreFiles(dst, source.layers, source.resident)
-    journal = Unwritten.of(manifest, [dst / e.file for e in manifest.layers])
-    run = None
-    try:
+
+    def open_journal(files: StoreFiles, supply: Shards) -> Journal:
         check_free_space(source, files, supply)
-        run = Run(source, files, journal, on_progress or (lambda what, n: None))
-        run.all(supply)
+        return Unwritten.of(manifest, [dst / e.file for e in manifest.layers])
+
+    with _whole_run(source, dst, shards or Shards(), on_progress, open_journal) as run:
         side_files = [file.file for file in manifest.side_files]
         write_side_files(source, dst, frozenset(side_files) & damaged)
-        return manifest_of(source, files, journal, side_files)
+        written = manifest_of(source, run.files, run.journal, side_files)
+        return replace(written, source=manifest.source)
+
+
+@contextmanager
+def _whole_run(
+    source: PackSource,
+    dst: Path,
+    supply: Shards,
+    on_progress: Progress | None,
+    open_journal: Callable[[StoreFiles, Shards], Journal],
+) -> Iterator[Run]:
+    """Run all steps; the end of the ``with`` closes threads and files, also after an error.
+
+    Raises:
+        PackError: In the place of an OSError, also from the body.
+    """
+    files = StoreFiles(dst, source.layers, source.resident)
+    journal, run = Journal(), None
+    try:
+        journal = open_journal(files, supply)
+        run = Run(source, files, journal, on_progress or (lambda what, n: None))
+        run.all(supply)
+        yield run
     except OSError as error:
+        if run is not None:
+            run.stop()  # may record one more layer, which the message counts
         raise _stopped(source, dst, journal, error) from error
     finally:
         supply.close()

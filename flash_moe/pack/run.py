@@ -1,6 +1,6 @@
 """One run of packing: what is still to do, and the doing of it in threads.
 
-Work is done layer by layer as shards arrive. While a layer is written the one before is synced.
+Steps run layer by layer as shards arrive. While a layer is written the one before is synced.
 Only what is on the disk is noted in the journal, and only noted shards go back to the supply.
 """
 
@@ -19,7 +19,7 @@ from flash_moe.pack.destination import link_file
 from flash_moe.pack.journal import Journal
 from flash_moe.pack.shard_supply import Shards
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import CopyExperts, Work, copy_records
+from flash_moe.pack.steps import CopyExperts, PackStep, copy_records
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import checksums
 
@@ -41,32 +41,26 @@ class Run:
         self._report = report
         self._stopped = False
         self._pool = ThreadPoolExecutor(THREADS + 1, "pack")  # one syncs
-        self._todo: list[Work] = []
+        self._todo: list[PackStep] = []
         self._syncing: tuple[int, Future[list[str]]] | None = None
-        for work in source.works:
-            if self._is_done(work):
-                self._tell(work.layer, work.n_bytes)
+        for step in source.steps:
+            if self._is_done(step):
+                self._tell(step.layer, step.n_bytes)
             else:
-                self._todo.append(work)
+                self._todo.append(step)
 
-    def _is_done(self, work: Work) -> bool:
-        if work.layer is not None and self._number(work.layer) in self.journal.layers:
+    def _is_done(self, step: PackStep) -> bool:
+        if step.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
             return True
-        if work.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
-            return True
-        # A shard is noted when everything that reads it has been done.
-        return any(shard.name in self.journal.shards for shard in work.shards)
+        return self.journal.is_done(self.source.number_of(step.layer), step.shards)
 
     def _number(self, layer: int) -> int:
         return self.source.layers[layer].number
 
-    def _name(self, layer: int | None) -> str:
-        return "resident weights" if layer is None else f"layer {self._number(layer)}"
-
     def _tell(self, layer: int | None, n_bytes: int) -> None:
         if self._stopped:
             raise CancelledError
-        self._report(self._name(layer), n_bytes)
+        self._report(self.source.name_of(layer), n_bytes)
 
     def stop(self) -> None:
         """Return when no thread writes any more: what they were at is left half done.
@@ -86,13 +80,13 @@ class Run:
             OSError, FlashMoEError: As of :func:`pack`.
         """
         self._finish_layers(self._unfinished())  # those that lack only their checksums, or a link
-        self._run([work for work in self._todo if not work.shards])
-        wanted = sorted({shard for work in self._todo for shard in work.shards})
+        self._run([step for step in self._todo if not step.shards])
+        wanted = sorted({shard for step in self._todo for shard in step.shards})
         here: set[Path] = set()
         for group in supply.arrivals(wanted):
             here |= set(group)
-            self._run([work for work in self._todo if work.shards <= here])
-            spent = here - {shard for work in self._todo for shard in work.shards}
+            self._run([step for step in self._todo if step.shards <= here])
+            spent = here - {shard for step in self._todo for shard in step.shards}
             self.files.sync()
             self.journal.shards |= {shard.name for shard in spent}
             self.journal.write(self.files.dst)
@@ -106,14 +100,14 @@ class Run:
 
     def _unfinished(self) -> list[int]:
         """Layers that nothing more has to be written to, and that are not noted yet."""
-        busy = {work.layer for work in self._todo}
+        busy = {step.layer for step in self._todo}
         return [
             index
             for index in range(len(self.source.layers))
             if index not in busy and self._number(index) not in self.journal.layers
         ]
 
-    def _run(self, ready: Sequence[Work]) -> None:
+    def _run(self, ready: Sequence[PackStep]) -> None:
         """Do some of what is left, layer by layer; finish each layer that becomes complete."""
         last = len(self.source.layers)
         for layer in sorted({last if w.layer is None else w.layer for w in ready}):
@@ -124,14 +118,14 @@ class Run:
             else:
                 self._do(group)
             done = set(map(id, group))
-            self._todo = [work for work in self._todo if id(work) not in done]
-            if layer < last and not any(work.layer == layer for work in self._todo):
+            self._todo = [step for step in self._todo if id(step) not in done]
+            if layer < last and not any(step.layer == layer for step in self._todo):
                 self._finish_layers([layer], sums)
         self._note_layer()
 
-    def _is_whole(self, group: Sequence[Work]) -> TypeGuard[Sequence[CopyExperts]]:
+    def _is_whole(self, group: Sequence[PackStep]) -> TypeGuard[Sequence[CopyExperts]]:
         """Whether these are copies that make all of a layer's records."""
-        if not all(isinstance(work, CopyExperts) for work in group):
+        if not all(isinstance(step, CopyExperts) for step in group):
             return False
         index = group[0].layer
         assert index is not None
@@ -150,19 +144,19 @@ class Run:
         ]
         return [checksum for copy in copies for checksum in copy.result()]
 
-    def _do(self, group: Sequence[Work]) -> None:
+    def _do(self, group: Sequence[PackStep]) -> None:
         """Copies run in threads, all else on this one: MLX arrays belong to their thread."""
 
-        def run(work: Work) -> None:
-            errors = work.run(self.files, partial(self._tell, work.layer))
+        def run(step: PackStep) -> None:
+            errors = step.run(self.files, partial(self._tell, step.layer))
             for projection, sums in errors.items():
-                assert work.layer is not None
-                self.journal.errors[f"{self._number(work.layer)}/{projection}"] = sums
+                assert step.layer is not None
+                self.journal.errors[f"{self._number(step.layer)}/{projection}"] = sums
 
-        copies = [self._pool.submit(run, work) for work in group if work.in_threads]
-        for work in group:
-            if not work.in_threads:
-                run(work)
+        copies = [self._pool.submit(run, step) for step in group if step.in_threads]
+        for step in group:
+            if not step.in_threads:
+                run(step)
         for copy in copies:
             copy.result()
 

@@ -79,9 +79,8 @@ class DeletedShards(Shards):
         """Negative: the last shards are packed when the first are gone."""
         begun: set[int | None] = set()
         freed = peak = 0
-        wanted = sorted({shard for work in source.works for shard in work.shards})
-        for shard in wanted:
-            begun |= {work.layer for work in source.works if shard in work.shards}
+        for shard in sorted(source.shards):
+            begun |= {step.layer for step in source.steps if shard in step.shards}
             peak = max(peak, sum(map(files.bytes_of, begun)) - freed)
             freed += _frees(shard, files.dst)
         return min(0, peak - sum(map(files.bytes_of, [None, *range(len(source.layers))])))

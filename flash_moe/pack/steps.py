@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import xxhash
 
@@ -28,32 +29,39 @@ OnBytes = Callable[[int], None]
 Errors = dict[str, tuple[float, float]]
 
 
-class Work(ABC):
-    """One step.
+@dataclass(frozen=True)
+class PackStep(ABC):
+    """One step of packing.
 
     Attributes:
         entries: Tensors that it reads; the files of all must be there.
         layer: Index of the layer whose records it writes, or ``None`` for resident weights.
-        n_bytes: Bytes it writes, all told.
+        n_bytes: Bytes it writes.
         in_threads: Whether it may run beside others, away from the main thread.
     """
 
     entries: tuple[TensorEntry, ...]
     layer: int | None
     n_bytes: int
-    in_threads: bool = False
+    in_threads: ClassVar[bool] = False
 
     @cached_property
     def shards(self) -> frozenset[Path]:
         """Files that it reads."""
         return frozenset(entry.file for entry in self.entries)
 
+    @property
+    def entry(self) -> TensorEntry:
+        """The only tensor that this step reads."""
+        (entry,) = self.entries
+        return entry
+
     @abstractmethod
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         """Do it, telling of each piece written.
 
         Returns:
-            What quantizing lost, where it quantized anew.
+            Errors of quantizing, where the step quantizes again.
 
         Raises:
             CorruptFileError: A shard does not hold what its header said.
@@ -62,21 +70,12 @@ class Work(ABC):
 
 
 @dataclass(frozen=True)
-class CopyExperts(Work):
+class CopyExperts(PackStep):
     """Copies one stacked tensor ``[experts, ...]`` into its component of every record."""
 
-    entry: TensorEntry
     layer: int
     component: Component
     in_threads = True
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
-
-    @property
-    def n_bytes(self) -> int:  # type: ignore[override]
-        return self.entry.n_bytes
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         size, offset = self.component.n_bytes, self.component.offset
@@ -105,34 +104,34 @@ class CopyExperts(Work):
 
 
 def copy_records(
-    works: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
+    steps: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
 ) -> list[str]:
     """Copy whole records of a layer: each byte is read, hashed and written once, in order.
 
     Args:
-        works: Those of one layer, one for each component.
+        steps: Those of one layer, one for each component.
         experts: Which records; others may be copied at the same time.
 
     Returns:
         xxh3-128 of each record, in hex.
 
     Raises:
-        CorruptFileError, OSError: As of :meth:`Work.run`.
+        CorruptFileError, OSError: As of :meth:`PackStep.run`.
     """
-    layer = works[0].layer
+    layer = steps[0].layer
     size = files.layers[layer].layout.record_bytes
-    payload = sum(work.component.n_bytes for work in works)
+    payload = sum(step.component.n_bytes for step in steps)
     at_once = max(1, COPY_BYTES // size)
     # Bytes between components are never written to, so they stay zero.
     buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
     sums = []
     with ExitStack() as stack:
-        files_of = sorted({work.entry.file for work in works})
+        files_of = sorted({step.entry.file for step in steps})
         fds = {file: open_shard(file, stack) for file in files_of}
         for begin in experts[::at_once]:
             records = range(begin, min(begin + at_once, experts.stop))
-            for work in works:
-                work.gather(fds[work.entry.file], records, buffer, size)
+            for step in steps:
+                step.gather(fds[step.entry.file], records, buffer, size)
             whole = buffer[: len(records) * size]
             for start in range(0, len(whole), size):
                 sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
@@ -141,21 +140,10 @@ def copy_records(
     return sums
 
 
-@dataclass(frozen=True)
-class CopyTensor(Work):
+class CopyTensor(PackStep):
     """Copies one tensor that stays in memory."""
 
-    entry: TensorEntry
-    layer = None
     in_threads = True
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
-
-    @property
-    def n_bytes(self) -> int:  # type: ignore[override]
-        return self.entry.n_bytes
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for start, part in pieces(self.entry, COPY_BYTES):

@@ -11,14 +11,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import FlashMoEError, PackError
+from flash_moe.hub.incoming import INCOMING, downloaded_bytes
 from flash_moe.hub.pull import shards_left, wanted_revision
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.shards import INCOMING, HubShards
+from flash_moe.hub.shards import HubShards
 from flash_moe.hub.staging import side_files, stage
 from flash_moe.pack.auxiliary_files import SIDE_FILES
 from flash_moe.pack.destination import check_destination
@@ -27,26 +29,14 @@ from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.shard_supply import KEPT, DeletedShards, Shards
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import local_checkpoint
-from flash_moe.pack.sources.open_source import RequantizedCheckpoint, open_source
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer, PackedExperts
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 from flash_moe.store.safetensors_header import INDEX_FILE, read_header
 
-JOBS = 2  # shards on the disk at a time, as in a pull that is not told otherwise
 SMALLER = (3, 2)  # expert bits to try where a store is too large
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """What is asked of a store, as of :func:`flash_moe.pack.sources.open_source.open_source`."""
-
-    bits: int | None = None
-    group_size: int | None = None
-    expert_bits: int | None = None
-
-
-AS_IT_IS = Quantize()
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,11 @@ class Planned:
 
 
 def plan_repository(
-    repo: str, dst: Path, *, revision: str | None = None, quantize: Quantize = AS_IT_IS
+    repo: str,
+    dst: Path,
+    *,
+    revision: str | None = None,
+    quantization: QuantizationConfig = AS_IT_IS,
 ) -> Planned:
     """Plan a pull. Downloads config.json, the index and the headers of the shards.
 
@@ -131,20 +125,20 @@ def plan_repository(
 
     def disk(source: PackSource) -> Disk:
         needed = {place: places[place] for place in shards_left(source, None)}
-        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {}, JOBS)
+        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
         with contextlib.closing(shards):
             here = _disk(source, dst, shards, small)
         remaining = shards_left(source, journal)
-        left = sum(places[s].n_bytes - _downloaded(s) for s in remaining)
+        left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
         return replace(here, download=left + small, shards=shards.held_at_peak(source)[0])
 
-    def source(asked: Quantize) -> PackSource:
-        return open_source(checkpoint, **vars(asked))
-
-    return _planned(source, disk, quantize, repo, remote.commit, journal)
+    open_as = partial(open_source, checkpoint)
+    return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
-def plan_checkpoint(root: Path, dst: Path, *, quantize: Quantize = AS_IT_IS) -> Planned:
+def plan_checkpoint(
+    root: Path, dst: Path, *, quantization: QuantizationConfig = AS_IT_IS
+) -> Planned:
     """Plan the packing of a checkpoint on this disk.
 
     Raises:
@@ -161,11 +155,8 @@ def plan_checkpoint(root: Path, dst: Path, *, quantize: Quantize = AS_IT_IS) -> 
         here = _disk(source, dst, Shards(), small)
         return replace(here, deleting=_disk(source, dst, deleted, small).needed)
 
-    def source(asked: Quantize) -> PackSource:
-        return open_source(checkpoint, **vars(asked))
-
-    origin = checkpoint.origin
-    return _planned(source, disk, quantize, origin.name, origin.revision, journal)
+    open_as, origin = partial(open_source, checkpoint), checkpoint.origin
+    return _planned(open_as, disk, quantization, origin.name, origin.revision, journal)
 
 
 def plan_store(root: Path) -> Planned:
@@ -194,14 +185,14 @@ def plan_store(root: Path) -> Planned:
 
 
 def _planned(
-    open_as: Callable[[Quantize], PackSource],
+    open_as: Callable[[QuantizationConfig], PackSource],
     disk_of: Callable[[PackSource], Disk],
-    quantize: Quantize,
+    quantization: QuantizationConfig,
     name: str,
     commit: str | None,
     journal: Journal | None,
 ) -> Planned:
-    source = open_as(quantize)
+    source = open_as(quantization)
     disk = disk_of(source)
     if journal is not None and journal.fingerprint not in ("", source.fingerprint):
         raise PackError(
@@ -214,7 +205,7 @@ def _planned(
     if not disk.fits and journal is None:
         for bits in SMALLER:
             with contextlib.suppress(FlashMoEError):  # not every width divides
-                needed = disk_of(open_as(replace(quantize, expert_bits=bits))).needed
+                needed = disk_of(open_as(replace(quantization, expert_bits=bits))).needed
                 if needed < disk.needed:
                     smaller.append((bits, needed))
     return Planned(
@@ -224,9 +215,9 @@ def _planned(
         state="absent" if journal is None else "partial",
         model=model_config(source.config),
         layers=source.layers,
-        resident=tuple(source.resident),
+        resident=source.resident,
         disk=disk,
-        from_bits=source.from_bits if isinstance(source, RequantizedCheckpoint) else (),
+        from_bits=source.from_bits,
         smaller=tuple(smaller),
     )
 
@@ -236,12 +227,6 @@ def _disk(source: PackSource, dst: Path, shards: Shards, small: int) -> Disk:
     store = sum(map(files.bytes_of, [None, *range(len(source.layers))])) + small
     needed = files.missing_bytes() + small + shards.extra_disk(source, files)
     return Disk(dst, _free(dst), store, max(0, needed))
-
-
-def _downloaded(shard: Path) -> int:
-    """Bytes of a shard that are on this disk, in the cache of the hub or of a stopped pull."""
-    part = shard.with_name(shard.name + ".part")
-    return next((f.stat().st_size for f in (shard, part) if f.is_file()), 0)
 
 
 def existing(path: Path) -> Path:

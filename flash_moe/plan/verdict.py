@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.forecast import Machine
-from flash_moe.plan.planned import AS_IT_IS, Planned, Quantize
+from flash_moe.plan.planned import Planned
 from flash_moe.plan.this_machine import LeastMemory
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Request:
     is_local: bool
     dst: Path | None = None
     revision: str | None = None
-    quantize: Quantize = AS_IT_IS
+    quantization: QuantizationConfig = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
                 f"With --expert-bits {bits} it fits: {format_bytes(needed)}. That costs quality; "
                 "flash-moe info will show how much."
             )
-            less = command(planned, request, expert_bits=bits)
-            return Verdict(False, (*lacks, hint, *memory), less)
+            less = replace(request, quantization=replace(request.quantization, expert_bits=bits))
+            return Verdict(False, (*lacks, hint, *memory), command(planned, less))
     least_bits = "".join(
         f"Even with --expert-bits {bits} it takes {format_bytes(needed)}. "
         for bits, needed in planned.smaller[-1:]
@@ -96,20 +96,13 @@ def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
     return ()
 
 
-def command(
-    planned: Planned, request: Request, *, expert_bits: int | None = None
-) -> tuple[str, ...]:
-    """What makes the store, or uses it if it is complete."""
+def command(planned: Planned, request: Request) -> tuple[str, ...]:
+    """Command that makes the store, or uses it if it is complete."""
     if planned.state == "complete":
         return ("flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
-    asked = request.quantize
-    options: Sequence[tuple[str, object]] = (
-        ("--revision", None if request.is_local else request.revision),
-        ("--bits", asked.bits),
-        ("--group-size", asked.group_size),
-        ("--expert-bits", expert_bits or asked.expert_bits),
-    )
-    flags = [word for name, value in options if value is not None for word in (name, str(value))]
+    flags = request.quantization.flags
+    if request.revision is not None and not request.is_local:
+        flags = ("--revision", request.revision, *flags)
     if request.is_local:
         return ("flash-moe", "pack", request.model, str(planned.disk.path), *flags)
     dst = [] if request.dst is None else [str(request.dst)]

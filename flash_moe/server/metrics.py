@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import peak_memory, resident_memory
 from flash_moe.server.engine.admission import Admission
-from flash_moe.server.engine.generator import Generator
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # From a small model in memory to 397 billion parameters on a slow disk.
@@ -22,7 +21,7 @@ _RATES = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 class Metrics:
     """Counters of one server, in a registry of its own."""
 
-    def __init__(self, generator: Generator, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission) -> None:
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -40,7 +39,7 @@ class Metrics:
             "time_to_first_token_seconds", "From a request's arrival to its first token.", _SECONDS
         )
         self.rate = histogram("tokens_per_second", "Of each answer, after its first token.", _RATES)
-        self.registry.register(_State(generator, admission))
+        self.registry.register(_State(engine, admission))
 
     def text(self) -> bytes:
         """All of it, for ``/metrics``."""
@@ -50,8 +49,8 @@ class Metrics:
 class _State:
     """Figures that others keep, read when they are asked for."""
 
-    def __init__(self, generator: Generator, admission: Admission) -> None:
-        self._generator = generator
+    def __init__(self, engine: Engine, admission: Admission) -> None:
+        self._engine = engine
         self._admission = admission
 
     def collect(self) -> Iterable[Metric]:
@@ -65,11 +64,11 @@ class _State:
         yield gauge("requests_waiting", "Requests in the queue.", self._admission.waiting)
         yield gauge("resident_memory_bytes", "Of this process.", resident_memory())
         yield gauge("peak_memory_bytes", "Of this process.", peak_memory())
-        caches: Any = getattr(self._generator, "prompt_cache", None)
+        caches = self._engine.prompt_caches
         if caches is not None:
             yield gauge("prompt_cache_bytes", "Prompt caches that are kept.", caches.nbytes)
             yield gauge("prompt_cache_entries", "Prompt caches that are kept.", len(caches))
-        flash = self._generator.provider.flash
+        flash = self._engine.flash
         if flash is None:
             return
         stats = flash.stats

@@ -1,8 +1,7 @@
-"""What a server is told at its start, checked, and mlx-lm's form of it."""
+"""Options of a server, checked."""
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,35 +87,3 @@ class ServeOptions:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    def for_mlx_lm(self) -> argparse.Namespace:
-        """What mlx-lm's server reads of its own command line.
-
-        Prompts are processed one at a time: a batch of them would ask for more experts at once,
-        and mlx-lm 0.31 computes padding into recurrent states.
-        """
-        return argparse.Namespace(
-            model=self.model,
-            adapter_path=None,
-            draft_model=None,
-            num_draft_tokens=0,
-            trust_remote_code=False,
-            chat_template="",
-            use_default_chat_template=False,
-            temp=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            top_k=self.sampling.top_k,
-            min_p=self.sampling.min_p,
-            max_tokens=self.sampling.max_tokens,
-            chat_template_args=dict(self.template_args),
-            decode_concurrency=self.concurrency,
-            prompt_concurrency=1,
-            prefill_step_size=2048,  # until the model is there
-            prompt_cache_size=self.prompt_cache_entries,
-            prompt_cache_bytes=self.prompt_cache_bytes,
-            kv_bits=None,
-            kv_group_size=64,
-            quantized_kv_start=0,
-            pipeline=False,
-            allowed_origins=list(self.origins),
-        )

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flash_moe.errors import ClosedError, ConfigError
-from flash_moe.server.engine.generator import Generator
-from flash_moe.server.engine.model_provider import Provider
+from flash_moe.generation.engine import Engine
 from flash_moe.server.handler import Handler
 from flash_moe.server.http.connection import HttpServer
 from flash_moe.server.options import ServeOptions
+from flash_moe.server.served_model import ServedModel
 from flash_moe.server.service import Service
 
 # Beside requests that wait or are answered: pages of metrics, health checks, refusals.
@@ -26,35 +26,35 @@ POLL_S = 0.2
 _log = logging.getLogger("flash_moe.server")
 
 
-def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> None:
+def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], None]) -> None:
     """Load a model and answer requests until SIGTERM or Ctrl-C; from the main thread.
 
     The first signal lets answers end for a while, then ends them; a second ends the process.
 
     Args:
-        on_ready: Called with the address and the provider when requests are answered.
+        on_ready: Called with the address, the model and its engine when requests are answered.
 
     Raises:
         ConfigError: The address is taken, or is none.
         FlashMoEError: The model cannot be loaded; or the thread of generation has ended.
     """
     stop = Signals()
-    provider = Provider(options)
+    model = ServedModel(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
     try:
-        generator = Generator(provider)
+        engine = model.start_engine()
         try:
-            while not provider.loaded.wait(POLL_S):
+            while not engine.loaded.wait(POLL_S):
                 pass
-            if provider.error is not None:
-                raise provider.error
-            service.append(Service(options, generator))
-            _answer(http, service[0], stop, on_ready, provider)
+            if engine.error is not None:
+                raise engine.error
+            service.append(Service(options, model, engine))
+            _answer(http, service[0], stop, lambda url: on_ready(url, model, engine))
             if not stop.asked:
-                raise ClosedError("serve", "the thread of generation has ended")
+                raise ClosedError("serve", "the generation thread has ended")
         finally:
-            generator.stop()
+            engine.close()
     finally:
         http.server_close()
 
@@ -63,8 +63,7 @@ def _answer(
     http: HttpServer,
     service: Service,
     stop: Signals,
-    on_ready: Callable[[str, Provider], None],
-    provider: Provider,
+    on_ready: Callable[[str], None],
 ) -> None:
     accepting = threading.Thread(
         target=functools.partial(http.serve_forever, poll_interval=0.1), name="accept"
@@ -72,8 +71,8 @@ def _answer(
     accepting.start()
     try:
         stop.loading = False
-        on_ready(http.url, provider)
-        stop.wait(lambda: service.generator.alive)
+        on_ready(http.url)
+        stop.wait(lambda: service.engine.alive)
     finally:
         _log.info("stopping: answers have %g s to end", service.options.grace_s)
         service.admission.close()

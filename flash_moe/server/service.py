@@ -1,4 +1,4 @@
-"""What is behind each path."""
+"""Answers of each path."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flash_moe.errors import ClosedError
+from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import release_free_memory
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.engine.answer import Answer
-from flash_moe.server.engine.generator import Generator
 from flash_moe.server.engine.prepare import Preparer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
@@ -23,7 +24,8 @@ from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, unavailable
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest
+from flash_moe.server.served_model import ServedModel
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
@@ -31,7 +33,7 @@ MODELS = "/v1/models"
 
 @dataclass(frozen=True)
 class Reply:
-    """How a path is answered.
+    """Handler of a path.
 
     Attributes:
         run: Takes the way back, and the body.
@@ -45,12 +47,13 @@ class Reply:
 class Service:
     """Answers requests for one model."""
 
-    def __init__(self, options: ServeOptions, generator: Generator) -> None:
+    def __init__(self, options: ServeOptions, model: ServedModel, engine: Engine) -> None:
         self.options = options
-        self.generator = generator
+        self.engine = engine
+        self._served = model
         self.admission = Admission(options.concurrency, options.max_queue)
-        self.metrics = Metrics(generator, self.admission)
-        self._preparer = Preparer(generator, options.concurrency + options.max_queue)
+        self.metrics = Metrics(engine, self.admission)
+        self._preparer = Preparer(engine.flash, options)
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
@@ -97,60 +100,52 @@ class Service:
         """End all answers, with an error."""
         self._cancelled = True
 
-    def _fields(self, body: dict[str, Any]) -> Fields:
-        return Fields(body, lenient=self.options.ignore_unknown)
-
     def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_chat(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_chat, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Replies)
 
     def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_completion(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_completion, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Replies)
 
     def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options)
-        self._generate(channel, fields, asked, anthropic.Replies)
+        self._generate(channel, self._read(body, read_messages), anthropic.Replies)
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options, counting=True)
-        self._accept(fields, asked)
+        asked = self._read(body, partial(read_messages, counting=True))
         channel.send_json({"input_tokens": self._preparer.count(asked, channel.check)})
 
     @property
     def _vocab_size(self) -> int | None:
-        flash = self.generator.provider.flash
-        if flash is None:
-            raise unavailable("the model is not there")
-        return flash.model.config.vocab_size
+        size: int | None = self.engine.flash.model.config.vocab_size
+        return size
 
-    def _accept(self, fields: Fields, asked: Asked) -> None:
-        """Refuse what nobody has read, and other models."""
+    def _read(
+        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], GenerationRequest]
+    ) -> GenerationRequest:
+        """Read a body. Refuses fields that ``read`` leaves over, and other models."""
+        fields = Fields(body, lenient=self.options.ignore_unknown)
+        asked = read(fields, self.options)
         fields.finish()
         self._known_model(asked.model)
+        return asked
 
     def _known_model(self, name: str) -> None:
-        provider = self.generator.provider
-        if not provider.serves(name):
+        if not self._served.serves(name):
             raise ApiError(
                 404,
-                f"this server has the model {provider.name}, not {name!r:.200}",
+                f"this server has the model {self._served.name}, not {name!r:.200}",
                 param="model",
                 code="model_not_found",
             )
 
-    def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
-        self._accept(fields, asked)
+    def _generate(self, channel: Channel, asked: GenerationRequest, form: Any) -> None:
         prepared = self._preparer.prepare(asked, channel.check)
         stream = EventStream(channel, form.SIGN_OF_LIFE) if asked.stream else None
         check = channel.check if stream is None else stream.check
         reason = "error"
         with self.admission.turn(check):
-            answer = Answer(self.generator, prepared, check)
+            answer = Answer(self.engine, prepared, check)
             try:
                 answer.begin()
                 replies = form(answer, self._fingerprint)
@@ -203,7 +198,7 @@ class Service:
         )
 
     def _models(self, channel: Channel, body: dict[str, Any]) -> None:
-        name = self.generator.provider.name
+        name = self._served.name
         names = list(dict.fromkeys([name, *self.options.aliases]))
         channel.send_json(
             {
@@ -232,7 +227,7 @@ class Service:
         channel.send_bytes(self.metrics.text(), CONTENT_TYPE)
 
     def _health(self, channel: Channel, body: dict[str, Any]) -> None:
-        alive = self.generator.alive and not self._cancelled
+        alive = self.engine.alive and not self._cancelled
         status = {"status": "ok" if alive else "unavailable"}
         channel.send_json(status, 200 if alive else 503)
 

@@ -13,10 +13,10 @@ from typing import Any
 from flash_moe.files.json_file import array, integer, kind, member, number, table, text
 from flash_moe.files.names import file_name
 from flash_moe.store.layout import PROJECTIONS
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 _CHECKSUM = re.compile("[0-9a-f]{32}")
 _SHA256 = re.compile("[0-9a-f]{64}")
-QUANTIZE_OPTIONS = ("bits", "group_size", "expert_bits")
 
 
 class ProjectionErrors(Mapping[str, float]):
@@ -163,15 +163,14 @@ class Source:
         name: Directory or repository name, no path of a machine.
         files: Its weights, as far as they were noted, to fetch them again.
         asked: The revision as it was asked for: a branch, a tag; ``None`` if that is not known.
-        quantize: How they were quantized on the way: ``bits``, ``group_size``, ``expert_bits``, as
-            far as they were chosen.
+        quantization: How they were quantized on the way, as far as that was chosen.
     """
 
     kind: str
     name: str
     revision: str | None = None
     files: tuple[SourceFile, ...] = ()
-    quantize: tuple[tuple[str, int], ...] = ()
+    quantization: QuantizationConfig = AS_IT_IS
     asked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -180,22 +179,19 @@ class Source:
             row["asked"] = self.asked
         if self.files:
             row["files"] = [f.to_json() for f in self.files]
-        if self.quantize:
-            row["quantize"] = dict(self.quantize)
+        if chosen := self.quantization.to_json():
+            row["quantize"] = chosen
         return row
 
     @staticmethod
     def from_json(row: Any) -> Source:
         files = array(row, "files") if "files" in table(row) else []
-        chosen = table(row["quantize"]) if "quantize" in row else {}
-        if not set(chosen) <= set(QUANTIZE_OPTIONS):
-            raise ValueError(f"quantize: expected {QUANTIZE_OPTIONS}, got {kind(chosen)}")
         source = Source(
             text(row, "kind"),
             text(row, "name"),
             None if row.get("revision") is None else text(row, "revision"),
             tuple(SourceFile.from_json(f) for f in files),
-            tuple((name, integer(chosen, name, most=128)) for name in sorted(chosen)),
+            QuantizationConfig.from_json(row.get("quantize", {})),
             text(row, "asked") if "asked" in row else None,
         )
         if len({f.name for f in source.files}) < len(files):

@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.compat.dtypes import DTYPES
+from flash_moe.compat.dtypes import DTYPES, on_cpu
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
 
@@ -53,7 +53,7 @@ class Slab:
         everything = memoryview(allocation).cast("B")
         address = int(np.frombuffer(everything, np.uint8).ctypes.data)
         begin = -address % DIRECT_ALIGNMENT
-        if sys.platform == "linux" and mx.default_device().type == mx.cpu:
+        if sys.platform == "linux" and on_cpu():
             _make_huge(address + begin, 4 * n_words)
         self.array = allocation[begin // 4 : begin // 4 + n_words]
         mx.eval(self.array)

@@ -11,13 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from flash_moe.errors import ToolArgumentError, ToolDefinitionError
 from flash_moe.tools.calls import openai_function
 from flash_moe.tools.docstring import read_docstring
-from flash_moe.tools.hints import (
-    Entry,
-    convert_entries,
-    entries_schema,
-    entry_of,
-    hints_of,
-)
+from flash_moe.tools.hints import parameters_of
 from flash_moe.tools.result_text import as_text, shown
 
 P = ParamSpec("P")
@@ -70,19 +64,19 @@ class Tool(Generic[P, R]):
         self.description = first if description is None else description
         self.max_result = max_result
         self._function: Callable[P, R] = function
-        self._entries = _parameters(function, self.name, texts)
+        self._shape = parameters_of(function, self.name, texts)
         self.__doc__ = function.__doc__
         self.__name__ = self.name
 
     def __repr__(self) -> str:
-        return f"Tool({self.name}({', '.join(self._entries)}))"
+        return f"Tool({self.name}({', '.join(self._shape.schema['properties'])}))"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._function(*args, **kwargs)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return copy.deepcopy(entries_schema(self._entries))
+        return copy.deepcopy(self._shape.schema)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -103,7 +97,7 @@ class Tool(Generic[P, R]):
             raise ToolArgumentError(
                 "tools", f"arguments: expected an object with names, got {shown(arguments)}"
             )
-        values = convert_entries(self._entries, arguments, "arguments", True)
+        values = self._shape.convert(dict(arguments), "arguments", True)
         function: Callable[..., Any] = self._function
         return lambda: as_text(function(**values), self.max_result)
 
@@ -114,34 +108,6 @@ class Tool(Generic[P, R]):
             ToolArgumentError: As ``bind``. What the function raises goes through.
         """
         return self.bind(arguments)()
-
-
-def _parameters(
-    function: Callable[..., Any], name: str, texts: Mapping[str, str]
-) -> dict[str, Entry]:
-    hints = hints_of(function, name)
-    entries = {}
-    for parameter in inspect.signature(function).parameters.values():
-        where = f"{name}: {parameter.name}"
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ToolDefinitionError(
-                "tools",
-                f"{where}: expected parameters with names, got *args or **kwargs",
-                "Name each parameter, or take a list[...] or dict[str, ...].",
-            )
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError("tools", f"{where}: expected a parameter that takes its name")
-        if parameter.name not in hints:
-            raise ToolDefinitionError(
-                "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."
-            )
-        entries[parameter.name] = entry_of(
-            hints[parameter.name],
-            where,
-            required=parameter.default is parameter.empty,
-            description=texts.get(parameter.name, ""),
-        )
-    return entries
 
 
 @overload

@@ -15,6 +15,7 @@ from pathlib import Path
 from flash_moe.demo_model import PROMPTS, STORE
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from scripts.demo_model import judge
 
 MOST_BYTES = 16_000_000
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     args = parser.parse_args()
     shutil.rmtree(STORE, ignore_errors=True)
-    pack(open_source(args.checkpoint, bits=4), STORE)
+    pack(open_source(args.checkpoint, QuantizationConfig(bits=4)), STORE)
     prompts = some_prompts(seed=1)
     lines = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
     PROMPTS.write_text(f"[\n{lines}\n]\n", "utf-8")

@@ -20,6 +20,7 @@ from mlx_lm import convert
 from flash_moe.demo_model import STORE
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from scripts.demo_model.chat import Chat
 from scripts.demo_model.dialogues import Dialogues
 
@@ -58,7 +59,8 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for bits in BITS:
-        pack(open_source(args.checkpoint, bits=4, expert_bits=bits), args.out / str(bits))
+        quantization = QuantizationConfig(bits=4, expert_bits=bits)
+        pack(open_source(args.checkpoint, quantization), args.out / str(bits))
     (args.out / "dialogues.txt").write_text(dialogues(), "utf-8")
     plain = args.out / "2-min-max.mlx"
     min_max(args.checkpoint, plain)

@@ -30,6 +30,7 @@ from flash_moe.plan.this_machine import (
     shape_of,
 )
 from flash_moe.plan.verdict import Request, verdict
+from flash_moe.store.quantization import QuantizationConfig
 from tests.support.processes import flash_moe
 
 GIVEN = ("--disk-gbps", "5.5", "--memory-gbps", "400")
@@ -51,6 +52,7 @@ def facts_of(*words: object) -> dict[str, Any]:
 
 def test_sizes_are_those_of_the_store(tiny_store: Path, tiny_mlx: Path, tmp_path: Path) -> None:
     store = facts_of(tiny_store, "--no-measure")
+    assert facts_of("demo", "--no-measure")["state"] == "complete"
     checkpoint = facts_of(tiny_mlx, "--no-measure", "--dst", tmp_path / "new")
     info = json.loads(flash_moe("info", tiny_store, "--json").stdout)
     same = ("model_type", "moe_layers", "experts_per_layer", "experts_per_token", "hidden_size",
@@ -97,7 +99,7 @@ def test_a_quantized_original_is_planned_as_it_is_packed(tiny_hf: Path, tmp_path
     options = {"bits": 8, "group_size": 32, "expert_bits": 3}
     words = [f"--{n.replace('_', '-')}={v}" for n, v in options.items()]
     before = facts_of(tiny_hf, *words, "--no-measure", "--dst", tmp_path / "store")
-    pack(open_source(tiny_hf, **options), tmp_path / "store")
+    pack(open_source(tiny_hf, QuantizationConfig(**options)), tmp_path / "store")
     after = facts_of(tmp_path / "store", "--no-measure")
     assert before["kind"] == after["kind"] == "hf"
     assert before["quantization"]["up_proj"][0]["bits"] == 3

@@ -16,7 +16,7 @@ from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import REPO, SHARDS, contents, pull
+from tests.support.hub.pulls import REPO, SHARDS, contents, opened, pull
 
 
 @pytest.fixture
@@ -84,4 +84,4 @@ def test_records_of_another_checkpoint(
     with pytest.raises(CorruptFileError, match=r"layer_03\.bin: expert \d+: .* differs"):
         open_pull(REPO, tmp_path / "store", adopt=packed)
     with pytest.raises(ConfigError, match="keeps its bits"):
-        open_pull(REPO, tmp_path / "store", adopt=packed, expert_bits=2)
+        opened(tmp_path / "store", adopt=packed, expert_bits=2)

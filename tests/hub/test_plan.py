@@ -19,9 +19,10 @@ from flash_moe.hub.pull import open_pull
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.staging import side_files
 from flash_moe.plan import planned as module
-from flash_moe.plan.planned import Planned, Quantize, plan_repository, plan_store
+from flash_moe.plan.planned import Planned, plan_repository, plan_store
 from flash_moe.plan.this_machine import resident_kinds, shape_of
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.testing import PRESETS
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.checkpoints import KINDS, Kind
@@ -75,16 +76,21 @@ def test_the_plan_is_what_the_pull_makes(
 @pytest.mark.parametrize(
     ("kind", "asked", "bits"),
     [
-        ("mlx", Quantize(expert_bits=2), 2),
-        ("hf-fused", Quantize(bits=8, group_size=32), 8),
-        ("hf-per-expert", Quantize(expert_bits=3), 3),
+        ("mlx", QuantizationConfig(expert_bits=2), 2),
+        ("hf-fused", QuantizationConfig(bits=8, group_size=32), 8),
+        ("hf-per-expert", QuantizationConfig(expert_bits=3), 3),
     ],
 )
 def test_bits_are_those_of_the_store(
-    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, kind: Kind, asked: Quantize, bits: int
+    hub: FakeHub,
+    checkpoints: Checkpoints,
+    tmp_path: Path,
+    kind: Kind,
+    asked: QuantizationConfig,
+    bits: int,
 ) -> None:
     hub.add_commit(REPO, checkpoints(kind))
-    before = plan_repository(REPO, tmp_path / "pulled", quantize=asked)
+    before = plan_repository(REPO, tmp_path / "pulled", quantization=asked)
     q = before.layers[0].layout.quantization("down_proj")
     assert q is not None
     assert q.bits == bits
@@ -145,7 +151,7 @@ def test_a_partial_store_of_other_settings_is_refused(
     with pytest.raises(KeyboardInterrupt):
         pull(tmp_path / "pulled", strike)
     with pytest.raises(PackError, match="of other settings"):
-        plan_repository(REPO, tmp_path / "pulled", quantize=Quantize(expert_bits=2))
+        plan_repository(REPO, tmp_path / "pulled", quantization=QuantizationConfig(expert_bits=2))
     with pytest.raises(PackError, match="not of other/model"):
         plan_repository("other/model", tmp_path / "pulled")
 
@@ -246,7 +252,7 @@ def test_fewer_bits_from_tensors_in_any_order_hold_many_shards(
     full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk_of(monkeypatch, 300 * GB)
-    few = plan_repository(REPO, tmp_path / "pulled", quantize=Quantize(expert_bits=2))
+    few = plan_repository(REPO, tmp_path / "pulled", quantization=QuantizationConfig(expert_bits=2))
     assert 30 < few.disk.shards <= 46
     assert few.disk.needed > few.disk.store + 150 * GB
     assert not few.disk.fits

@@ -21,7 +21,15 @@ from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.checkpoints import KINDS, Kind
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import REPO, SHARDS, contents, differences, pull, watching
+from tests.support.hub.pulls import (
+    REPO,
+    SHARDS,
+    contents,
+    differences,
+    opened,
+    pull,
+    watching,
+)
 
 BLOCK = 4096
 
@@ -87,7 +95,7 @@ def test_the_disk_holds_the_store_and_so_many_shards(
     _get = HubShards._get
     monkeypatch.setattr(HubShards, "_get", get)
     monkeypatch.setattr(HubShards, "release", release)
-    found = open_pull(REPO, dst, **options)
+    found = opened(dst, **options)
     n_shards, n_bytes = found.shards.held_at_peak(found.source)
     assert n_shards == expected
     with watching(dst) as most:
@@ -107,13 +115,13 @@ def test_what_is_held_is_foreseen(seed: int, jobs: int) -> None:
     draw = random.Random(seed)
     order = [Path(f"{n}") for n in range(draw.randint(1, 8))]
     sizes = {shard: draw.randint(1, 9) for shard in order}
-    works = [
+    steps = [
         SimpleNamespace(shards=frozenset(draw.sample(order, draw.randint(1, min(3, len(order))))))
         for _ in range(draw.randint(1, 8))
     ]
-    needed = set().union(*(work.shards for work in works))
+    needed = set().union(*(step.shards for step in steps))
     order = [shard for shard in order if shard in needed]
-    count, n_bytes = held_at_peak(works, order, jobs, sizes)  # type: ignore[arg-type]
+    count, n_bytes = held_at_peak(steps, order, jobs, sizes)  # type: ignore[arg-type]
     seen = []
     for _ in range(10):
         queue, coming, here, done = list(order), [], set(), set()
@@ -123,9 +131,9 @@ def test_what_is_held_is_foreseen(seed: int, jobs: int) -> None:
                 now = {*coming, *here}
                 seen.append((len(now), sum(sizes[shard] for shard in now)))
             here.add(coming.pop(draw.randrange(len(coming))))
-            done |= {n for n, work in enumerate(works) if work.shards <= here}
-            left = [work for n, work in enumerate(works) if n not in done]
-            here -= here - set().union(*(work.shards for work in left))
+            done |= {n for n, step in enumerate(steps) if step.shards <= here}
+            left = [step for n, step in enumerate(steps) if n not in done]
+            here -= here - set().union(*(step.shards for step in left))
     assert max(n for n, _ in seen) == count
     assert max(n for _, n in seen) <= n_bytes
 
@@ -134,7 +142,7 @@ def test_a_disk_that_is_too_small_for_what_is_held(
     hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    found = open_pull(REPO, tmp_path / "pulled", expert_bits=2)
+    found = opened(tmp_path / "pulled", expert_bits=2)
     sizes = sorted(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))
     store = found.source.expert_bytes + found.source.resident_bytes
     usage = SimpleNamespace(free=store + sum(sizes[-2:]) + 50_000)
@@ -302,7 +310,7 @@ def test_options_that_are_refused(
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     with pytest.raises(ConfigError):
-        open_pull(REPO, tmp_path / "pulled", **options)
+        opened(tmp_path / "pulled", **options)
     assert not (tmp_path / "pulled" / PARTIAL_FILE).exists()
 
 

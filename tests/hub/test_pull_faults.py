@@ -74,7 +74,7 @@ def test_it_waits_as_long_as_the_hub_says(
     hub.faults.add(Status(pattern="x", status=503, retry_after=7, times=None))
     for expected in (7, 7, 7, 7, 7):
         try:
-            with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
+            with remote(hub).opened(0, 1):
                 pytest.fail("503 expected")
         except retry.failures() as error:
             waiter.failed(error)
@@ -86,9 +86,13 @@ def test_it_waits_as_long_as_the_hub_says(
     assert said.endswith("; trying again in 7 s")
 
 
+def remote(hub: FakeHub) -> requests.RemoteFile:
+    return requests.RemoteFile("x", 1, None, "", f"{hub.url}/{REPO}/resolve/main/x")
+
+
 def error_of(hub: FakeHub) -> Exception:
     try:
-        with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
+        with remote(hub).opened(0, 1):
             raise AssertionError("503 expected")
     except retry.failures() as error:
         return error

@@ -137,7 +137,7 @@ def test_a_hub_that_sends_other_bytes(
     before = contents(root)
     (root / LAYER).unlink()
     found = open_repair(root, verify(root).damaged)
-    for entry in {e for work in found.source.works for e in work.entries}:
+    for entry in {e for step in found.source.steps for e in step.entries}:
         hub.faults.add(Flip(pattern=entry.file.name, offset=entry.offset + 7, times=1))
     with pytest.raises(CorruptFileError, match="other bytes than were packed"):
         found.run()

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from flash_moe.errors import HubError
-from flash_moe.hub.requests import read_range
-from flash_moe.hub.retry import MAX_WAIT, Stopped, asked_wait
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import MAX_WAIT, Patience, Stopped, asked_wait
 
 SIZE = 1000
 CONTENT = bytes(n % 251 for n in range(SIZE))
@@ -62,7 +62,8 @@ def part(start: int, stop: int, size: object = SIZE, body: bytes | None = None) 
 
 
 def read(server: Server, start: int, stop: int, event: threading.Event | None = None) -> bytes:
-    return read_range(f"http://127.0.0.1:{server.server_port}/x", start, stop, SIZE, event)
+    file = RemoteFile("x", SIZE, None, "", f"http://127.0.0.1:{server.server_port}/x")
+    return file.read(start, stop, Patience(event))
 
 
 WRONG = {

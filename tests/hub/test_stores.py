@@ -21,8 +21,10 @@ from flash_moe.cli import main
 from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub import local_stores
-from flash_moe.hub.local_stores import default_store, find_store, list_stores
+from flash_moe.hub.local_stores import default_store, list_stores
 from flash_moe.hub.pull import working_on
+from flash_moe.hub.resolve import find_store
+from flash_moe.store.quantization import QuantizationConfig
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.checkpoints import SMALL
 from tests.support.hub.client import environment
@@ -111,12 +113,13 @@ def test_verify_and_info_take_the_name(
 
 
 def test_requantizing_says_what_it_costs(
-    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     err = flash_moe(hub, tmp_path, "pull", REPO, "--expert-bits", 2).stderr
     assert "warning: the experts are quantized to 4 bits already" in err
-    assert default_store(REPO, "expert-bits-2").is_dir()
+    assert default_store(REPO, QuantizationConfig(expert_bits=2)).is_dir()
+    assert (places / "org--model--expert-bits-2").is_dir()
 
 
 @pytest.mark.parametrize("absolute", [True, False])

@@ -15,9 +15,10 @@ import pytest
 from flash_moe.errors import PackError
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.base import MlxCheckpoint, PackSource
-from flash_moe.pack.sources.open_source import HuggingFaceCheckpoint, QuantizeOptions
+from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.manifest import MANIFEST_FILE
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.verify import verify
 
 Read = Callable[[Path], dict[str, bytes]]
@@ -106,7 +107,7 @@ def test_a_disk_that_fills_up_in_the_quantized_resident_weights(
     message = pack_on_small_disk(tiny_hf, dst, "start:1", 600_000)
     assert "the disk is full" in message
     assert not (dst / MANIFEST_FILE).exists()
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizeOptions()), dst)
+    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), dst)
     assert verify(dst).problems == ()
 
 
@@ -140,8 +141,7 @@ def test_a_continued_run_needs_space_for_the_rest_only(
     tiny_mlx: Path, tmp_path: Path, stop_at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dst = tmp_path / "store"
-    source = MlxCheckpoint(tiny_mlx)
-    stop_at(source, 6, KeyboardInterrupt())
+    source = stop_at(MlxCheckpoint(tiny_mlx), 6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     free = needed(source, dst) - 1

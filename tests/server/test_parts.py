@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flash_moe.compat import mlx_lm as mlx_lm_api
-from flash_moe.errors import ConfigError, IncompatibleMlxLmError
+from flash_moe.errors import ConfigError
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.http import connection
 from flash_moe.server.options import ServeOptions
@@ -114,7 +113,7 @@ def test_anthropic_messages_become_those_of_the_template() -> None:
     fields = Fields(body)
     asked = read_messages(fields, OPTIONS)
     fields.finish()
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     assert asked.messages == [
         {"role": "system", "content": "a\n\nb"},
         {"role": "user", "content": "q"},
@@ -138,7 +137,24 @@ def test_unknown_fields_are_refused_unless_told() -> None:
     with pytest.raises(ApiError, match="unknown") as caught:
         fields.inner("inside").finish()
     assert caught.value.param == "inside.also"
-    Fields(body, lenient=True).inner("inside").finish()
+    with pytest.raises(ApiError, match="unknown"):
+        fields.finish()  # of what is inside too
+    lenient = Fields(body, lenient=True)
+    assert lenient.inner("inside") is not None
+    assert lenient.inner("outside") is None
+    lenient.finish()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("beside", [True, False])
+def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) -> None:
+    function = {"name": "f", "strict": inside}
+    fields = Fields(
+        {**GOOD, "tools": [{"type": "function", "strict": beside, "function": function}]}
+    )
+    asked = read_chat(fields, OPTIONS, None)
+    fields.finish()
+    assert asked.tools.strict == ({"f"} if inside or beside else set())
 
 
 @pytest.fixture
@@ -232,13 +248,6 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ServeOptions("demo", **wrong)
-
-
-def test_what_mlx_lms_server_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = ("mlx_lm.server", "ResponseGenerator.no_such", ())
-    monkeypatch.setattr(mlx_lm_api, "SERVER", (*mlx_lm_api.SERVER, row))
-    with pytest.raises(IncompatibleMlxLmError, match=r"ResponseGenerator\.no_such"):
-        mlx_lm_api.server_module()
 
 
 def test_which_hosts_are_local() -> None:

@@ -23,10 +23,9 @@ import json, sys, tracemalloc
 from pathlib import Path
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import FlashMoEError
-from flash_moe.store.index import read_index
+from flash_moe.pack.sources.original_flash_moe import read_layout_json
 from flash_moe.store.manifest import read_manifest
-from flash_moe.store.original import read_layout_json
-from flash_moe.store.safetensors_header import read_header
+from flash_moe.store.safetensors_header import read_header, read_index
 
 readers = {"header": read_header, "index": read_index, "layout": read_layout_json}
 readers["manifest"] = lambda file: read_manifest(file.parent)

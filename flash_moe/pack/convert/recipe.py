@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.compat.dtypes import DTYPE_NAMES, LOADED_AS
+from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.scale_search import quantize_searched, relative_error
 from flash_moe.store.layout import Quantization
 
@@ -32,6 +33,31 @@ class Recipe:
         if self.dtype is None or not mx.issubdtype(dtype, mx.floating):
             return dtype
         return self.dtype
+
+    def shapes(
+        self, name: str, dtype: mx.Dtype, shape: tuple[int, ...]
+    ) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Safetensors dtype and shape of each of the :meth:`parts` of an array.
+
+        Args:
+            name: Of the tensor, for the error.
+            shape: ``[..., rows, inputs]``.
+
+        Raises:
+            UnsupportedModelError: The inputs do not divide into groups.
+        """
+        kind, q, (*rows, width) = DTYPE_NAMES[self.output(dtype)], self.quantization, shape
+        if q is None:
+            return {"weight": (kind, shape)}
+        if width % q.group_size:
+            raise UnsupportedModelError(
+                "pack",
+                f"{name}: {width} inputs do not divide into groups of {q.group_size}",
+                "Choose a smaller --group-size.",
+            )
+        groups = kind, (*rows, width // q.group_size)
+        packed = "U32", (*rows, width * q.bits // 32)
+        return {"weight": packed, "scales": groups, "biases": groups}
 
     def parts(self, array: mx.array) -> tuple[dict[str, mx.array], tuple[float, float] | None]:
         """``weight`` alone, or ``weight``, ``scales``, ``biases``; all evaluated.
@@ -58,6 +84,11 @@ class Recipe:
             parts, lost = {"weight": w, "scales": scales, "biases": biases}, None
         mx.eval(parts)
         return parts, lost
+
+
+def part_name(weight: str, part: str) -> str:
+    """Name of the scales of a tensor, and so on: ``a.weight`` has ``a.scales``."""
+    return weight if part == "weight" else f"{weight.removesuffix('.weight')}.{part}"
 
 
 def bytes_of(array: mx.array) -> npt.NDArray[np.uint8]:

@@ -43,9 +43,7 @@ import numpy as np
 
 from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import ConfigError, UnsupportedModelError
-
-BITS = (2, 3, 4, 6, 8)
-GROUP_SIZES = (32, 64, 128)
+from flash_moe.store.quantization import EXPERT_BITS, GROUP_SIZES
 
 # Weights of a block, of which up to 16 float32 arrays live at a time. On a CPU 2^18 was fastest
 # (8.9 million weights/s of one core; 5.8 with 2^16, 6.1 with 2^20); a GPU wants fewer launches.
@@ -160,7 +158,7 @@ def relative_error(
 
 def _check(weight: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> None:
     for name, value, known in (
-        ("bits", bits, BITS),
+        ("bits", bits, EXPERT_BITS),
         ("group_size", group_size, GROUP_SIZES),
         ("dtype", dtype, FLOAT_DTYPES.values()),
     ):

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from flash_moe.pack.convert.expert_views import ExpertSlice, View
-from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of
+from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of, part_name
 from flash_moe.pack.convert.sanitize_graph import Sanitizer
-from flash_moe.pack.steps import Errors, OnBytes, Work, read_exactly
+from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.safetensors_header import BITS, TensorEntry
@@ -47,12 +47,12 @@ def write_experts(
 
 
 @dataclass(frozen=True)
-class ConvertExperts(Work):
+class ConvertExperts(PackStep):
     """One tensor of some experts of a layer, taken from slices of the source and perhaps quantized.
 
     Attributes:
         name: Component that it becomes, ``gate_proj.weight``.
-        key: Tells this work's share of the errors from that of others.
+        key: Distinguishes this step's errors from those of other steps of the projection.
     """
 
     layer: int
@@ -60,12 +60,7 @@ class ConvertExperts(Work):
     view: View
     slices: tuple[ExpertSlice, ...]
     recipe: Recipe
-    n_bytes: int
     key: str = ""
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(s.entry for s in self.slices))
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
@@ -99,18 +94,11 @@ class ConvertExperts(Work):
 
 
 @dataclass(frozen=True)
-class ConvertTensor(Work):
+class ConvertTensor(PackStep):
     """One resident tensor that sanitizing leaves as it is, row by row."""
 
-    entry: TensorEntry
     name: str
     recipe: Recipe
-    n_bytes: int
-    layer = None
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         entry = self.entry
@@ -137,21 +125,17 @@ class ConvertTensor(Work):
 
 
 @dataclass(frozen=True)
-class SanitizeTensors(Work):
+class SanitizeTensors(PackStep):
     """Tensors that mlx-lm's ``sanitize`` computes, each in one piece.
 
     Attributes:
-        entries: What they are made of.
         resident: Output name to recipe.
         experts: Output name to (component name, recipe), for experts that are no views.
     """
 
     sanitizer: Sanitizer
-    entries: tuple[TensorEntry, ...]
     resident: Mapping[str, Recipe]
     experts: Mapping[str, tuple[str, Recipe]]
-    layer: int | None
-    n_bytes: int
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         given: dict[str, mx.array] = {}
@@ -182,7 +166,7 @@ class SanitizeTensors(Work):
 
 
 @dataclass(frozen=True)
-class RequantizeExperts(Work):
+class RequantizeExperts(PackStep):
     """One projection of a layer of an mlx checkpoint, quantized anew.
 
     Attributes:
@@ -195,11 +179,6 @@ class RequantizeExperts(Work):
     parts: Mapping[str, TensorEntry]
     source: ExpertLayer
     recipe: Recipe
-    n_bytes: int
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return tuple(self.parts.values())
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         lost = LostSum()
@@ -247,8 +226,3 @@ class LostSum:
 
     def errors(self, key: str) -> Errors:
         return {} if self._sums is None else {key: self._sums}
-
-
-def part_name(weight: str, part: str) -> str:
-    """Name of the scales of a tensor, and so on: ``a.weight`` has ``a.scales``."""
-    return weight if part == "weight" else f"{weight.removesuffix('.weight')}.{part}"

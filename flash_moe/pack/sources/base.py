@@ -1,13 +1,14 @@
-"""What the packer can pack. Here: a checkpoint in mlx format, whose bytes are copied as they are.
+"""Sources of a store: the base class, and a checkpoint in mlx format, which is copied as it is.
 
-Other sources: record files of the original Flash-MoE (``adopt.py``), and what MLX has to quantize
-on the way (``flash_moe/convert``).
+Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and what MLX has
+to quantize on the way (``hf.py``, ``requantized.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import xxhash
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint, resident_entries
-from flash_moe.pack.steps import CopyExperts, CopyTensor, Work
+from flash_moe.pack.steps import CopyExperts, CopyTensor, PackStep
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertLayer,
@@ -27,6 +28,7 @@ from flash_moe.store.experts import (
 from flash_moe.store.manifest import Source
 
 
+@dataclass(frozen=True, eq=False)
 class PackSource:
     """A model, ready to be packed.
 
@@ -36,26 +38,44 @@ class PackSource:
         config: config.json of the store, without the entry that names our model file.
         layers: The MoE layers; ``layout`` is that of the records to write.
         resident: The tensors that stay in memory, in the order in which they are to lie.
-        works: The steps that write every byte of layers and resident tensors.
+        steps: Steps that write every byte of layers and resident tensors.
         fingerprint: Equal for two runs exactly if they would write the same store.
+        record_files: Existing record files, one for each layer, to link; empty where steps write
+            the records.
+        from_bits: Bits of quantized experts that are quantized again, smallest first.
     """
 
     source: Source
     root: Path
     config: dict[str, Any]
     layers: tuple[ExpertLayer, ...]
-    resident: Sequence[TensorSpec]
-    works: Sequence[Work]
+    resident: tuple[TensorSpec, ...]
+    steps: tuple[PackStep, ...]
     fingerprint: str
+    record_files: tuple[Path, ...] = ()
+    from_bits: tuple[int, ...] = ()
+
+    def with_steps(self, steps: Iterable[PackStep]) -> PackSource:
+        """Return this source with other steps: a repair runs some of them."""
+        values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
+        return PackSource(**{**values, "steps": tuple(steps)})
+
+    def number_of(self, layer: int | None) -> int | None:
+        """Decoder layer number of a step's ``layer``."""
+        return None if layer is None else self.layers[layer].number
+
+    def name_of(self, layer: int | None) -> str:
+        """Name under which the packer reports the progress of a step's ``layer``."""
+        return "resident weights" if layer is None else f"layer {self.layers[layer].number}"
 
     def existing_file(self, layer: int) -> Path | None:
         """A file that already is this layer's record file, to be linked instead of written."""
-        return None
+        return self.record_files[layer].resolve() if self.record_files else None
 
-    @property
+    @cached_property
     def shards(self) -> frozenset[Path]:
         """The files that something is needed of."""
-        return frozenset(shard for work in self.works for shard in work.shards)
+        return frozenset(shard for step in self.steps for shard in step.shards)
 
     @property
     def resident_bytes(self) -> int:
@@ -68,13 +88,9 @@ class PackSource:
 
     @property
     def n_bytes(self) -> int:
-        """What ``on_progress`` of the packer will be told of, all told."""
-        linked = (
-            layer.n_bytes
-            for index, layer in enumerate(self.layers)
-            if self.existing_file(index) is not None
-        )
-        return sum(work.n_bytes for work in self.works) + sum(linked)
+        """Bytes that the packer reports to ``on_progress`` in a whole run."""
+        linked = self.expert_bytes if self.record_files else 0
+        return sum(step.n_bytes for step in self.steps) + linked
 
 
 class MlxCheckpoint(PackSource):
@@ -87,30 +103,44 @@ class MlxCheckpoint(PackSource):
 
     def __init__(self, checkpoint: Checkpoint | Path) -> None:
         checkpoint = as_checkpoint(checkpoint)
-        self.root, self.config = checkpoint.root, checkpoint.config
-        self.source = replace(checkpoint.origin, kind="mlx")
-        self.fingerprint = fingerprint_of(checkpoint, "mlx")
-        self.layers = CheckpointExperts(checkpoint.tensors).layers
-        if not self.layers:
-            raise UnsupportedModelError("store", f"{self.root} has no stacked experts")
-        self.resident, kept = copied_resident(checkpoint)
+        layers = CheckpointExperts(checkpoint.tensors).layers
+        if not layers:
+            raise UnsupportedModelError("store", f"{checkpoint.root} has no stacked experts")
+        resident, kept = copied_resident(checkpoint)
         stacks = sorted(expert_stacks(checkpoint.tensors).items(), key=lambda s: layer_number(s[0]))
-        self.works = [
-            *(
-                CopyExperts(parts[c.name], index, c)
-                for index, (_, parts) in enumerate(stacks)
-                for c in self.layers[index].layout.components
-            ),
-            *kept,
-        ]
+        experts = (
+            CopyExperts((entry,), index, entry.n_bytes, component)
+            for index, (_, parts) in enumerate(stacks)
+            for component in layers[index].layout.components
+            for entry in [parts[component.name]]
+        )
+        super().__init__(
+            source=replace(checkpoint.origin, kind="mlx"),
+            root=checkpoint.root,
+            config=checkpoint.config,
+            layers=layers,
+            resident=resident,
+            steps=(*experts, *kept),
+            fingerprint=fingerprint_of(checkpoint, "('mlx',)"),
+        )
 
 
-def copied_resident(checkpoint: Checkpoint) -> tuple[list[TensorSpec], list[Work]]:
+def copied_resident(
+    checkpoint: Checkpoint,
+) -> tuple[tuple[TensorSpec, ...], tuple[PackStep, ...]]:
     """The resident tensors of an mlx checkpoint, and the copying of them."""
     entries = resident_entries(checkpoint.tensors)
-    return [TensorSpec(e.name, e.dtype, e.shape) for e in entries], [CopyTensor(e) for e in entries]
+    return (
+        tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
+        tuple(CopyTensor((e,), None, e.n_bytes) for e in entries),
+    )
 
 
-def fingerprint_of(checkpoint: Checkpoint, *settings: object) -> str:
-    """The fingerprint of a source: of its files, and of what is made of them."""
-    return xxhash.xxh3_128_hexdigest(repr((checkpoint.fingerprint, settings)).encode())
+def fingerprint_of(checkpoint: Checkpoint, settings: str) -> str:
+    """Return the fingerprint of a source: a hash of its files and its settings.
+
+    Args:
+        settings: Text that no version changes: a journal records the hash, and a newer version
+            continues the partial store of an older one.
+    """
+    return xxhash.xxh3_128_hexdigest(f"({checkpoint.fingerprint!r}, {settings})".encode())

@@ -48,36 +48,34 @@ class OriginalFlashMoE(PackSource):
     ) -> None:
         checkpoint = as_checkpoint(checkpoint)
         tensors = checkpoint.tensors
-        self.root, self.config = checkpoint.root, checkpoint.config
         layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
         paths = sorted(expert_stacks(tensors), key=layer_number) or _paths_from_routers(tensors)
         if len(paths) != n_layers:
             raise CorruptFileError(
                 "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
             )
-        self.layers = tuple(
-            ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths
-        )
-        self._files = [packed / f"layer_{layer.number:02d}.bin" for layer in self.layers]
-        for file, layer in zip(self._files, self.layers, strict=True):
+        layers = tuple(ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths)
+        files = tuple(packed / f"layer_{layer.number:02d}.bin" for layer in layers)
+        for file, layer in zip(files, layers, strict=True):
             _check_size(file, layer.n_bytes)
-        self.source = replace(checkpoint.origin, kind="flash-moe-original")
+        resident, steps = copied_resident(checkpoint)
+        super().__init__(
+            source=replace(checkpoint.origin, kind="flash-moe-original"),
+            root=checkpoint.root,
+            config=checkpoint.config,
+            layers=layers,
+            resident=resident,
+            steps=steps,
+            fingerprint=fingerprint_of(checkpoint, repr(tuple(map(str, files)))),
+            record_files=files,
+        )
         if compare:
             self._compare_samples(tensors, packed)
-        self.resident, self.works = copied_resident(checkpoint)
-        self.fingerprint = fingerprint_of(checkpoint, *map(str, self._files))
-
-    def existing_file(self, layer: int) -> Path | None:
-        return self.record_file(layer).resolve()
-
-    def record_file(self, layer: int) -> Path:
-        """Where the records of a layer are now."""
-        return self._files[layer]
 
     def _as_experts(self, packed: Path) -> PackedExperts:
         entries = tuple(
             LayerEntry(layer.number, layer.path, file.name, layer.n_experts, 0, ())
-            for layer, file in zip(self.layers, self._files, strict=True)
+            for layer, file in zip(self.layers, self.record_files, strict=True)
         )
         layout = self.layers[0].layout
         return PackedExperts(packed, Manifest("", self.source, (layout,), entries, ()))
@@ -107,8 +105,8 @@ class OriginalFlashMoE(PackSource):
             if parts[0][name] != part:
                 raise CorruptFileError(
                     "store",
-                    f"{self._files[layer]}: expert {expert}: {name} differs from the checkpoint "
-                    f"{self.root}",
+                    f"{self.record_files[layer]}: expert {expert}: {name} differs from the "
+                    f"checkpoint {self.root}",
                     "Give the checkpoint that the records were made from.",
                 )
 

@@ -1,1 +1,1 @@
-"""Generation behind the server: admission, the thread that owns MLX, and answers."""
+"""From a request to the engine and back: admission, tokenizing, constraints, answers."""

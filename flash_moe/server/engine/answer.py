@@ -6,29 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any
 
+from flash_moe.generation.engine import Engine, Started, Token
+from flash_moe.generation.steps import AnswerText
 from flash_moe.generation.stop import StopText
-from flash_moe.server.engine.generator import Generator, Running
 from flash_moe.server.engine.prepare import Prepared
 from flash_moe.server.requests.errors import unavailable
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece
 
 POLL_S = 0.1  # how often to look whether anybody still waits
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer, with natural logarithms of probabilities.
-
-    Attributes:
-        top: Ids and logarithms of the likeliest, best first.
-    """
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,68 +34,52 @@ class Answer:
         finish_reason: OpenAI's, at the end: "stop", "length" or "tool_calls".
         stop_text: Which stop text ended it.
         first_token_at: ``time.monotonic()`` of the first token.
+        n_prompt, n_cached: Prompt tokens, and those of them that came from a cache.
 
     Args:
         check: Called often; raises when nobody waits any more, or for too long already.
     """
 
-    def __init__(self, generator: Generator, prepared: Prepared, check: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, prepared: Prepared, check: Callable[[], None]) -> None:
         self.prepared = prepared
+        self.n_prompt = len(prepared.engine_request.ids)
+        self.n_cached = 0
         self.n_tokens = 0
         self.finish_reason = "stop"
         self.stop_text: str | None = None
         self.first_token_at: float | None = None
         self._check = check
-        self._generator = generator
-        self._running: Running = generator.start(prepared.request, prepared.arguments)
+        self._engine = engine
+        self._running = engine.submit(prepared.engine_request)
         self._stop = StopText(prepared.asked.sampling.stops)
         self._shown = self._seen = ""
         self._n_calls = 0
 
     def close(self) -> None:
         """End the generation, if it has not ended."""
-        self._generator.finish(self._running)
-
-    @property
-    def n_prompt(self) -> int:
-        return len(self.prepared.ids)
-
-    @property
-    def n_cached(self) -> int:
-        """Tokens of the prompt that came from a cache."""
-        context = self._running.context
-        return max(context.prompt_cache_count, 0) if context is not None else 0
+        self._running.cancel()
 
     def begin(self) -> None:
-        """Wait until mlx-lm has taken the request. Raises what is wrong with it."""
-        while self._running.context is None:
-            self._take()
+        """Wait until the engine has begun with the request. Raises what is wrong with it."""
+        started = self._take()
+        assert isinstance(started, Started)
+        self.n_cached = started.n_cached
 
     def steps(self) -> Iterator[Step]:
         """The answer, to its end."""
-        tokenizer = self.prepared.tokenizer
-        detokenizer = tokenizer.detokenizer
-        detokenizer.reset()
-        while True:
-            item = self._take()
-            if item is None:
-                return
-            if isinstance(item, tuple) or item is self._running.context:  # progress of the prompt
-                continue
+        limit = self.prepared.engine_request.sampling.max_tokens
+        text = AnswerText(self.prepared.tokenizer, limit)
+        while text.finish_reason is None and self.stop_text is None and not self._enough:
+            token = self._take()
+            assert isinstance(token, Token)
             self.n_tokens += 1
             if self.first_token_at is None:
                 self.first_token_at = time.monotonic()
-            ended = item.token in tokenizer.eos_token_ids
-            if not ended:
-                detokenizer.add_token(item.token)
-            if item.finish_reason is not None:
-                detokenizer.finalize()
-                self.finish_reason = "stop" if ended else item.finish_reason
-            pieces = self._pieces(detokenizer.last_segment, last=item.finish_reason is not None)
-            tokens = [] if ended else [_token(item)]
-            yield Step(pieces, tokens)
-            if item.finish_reason is not None or self.stop_text is not None or self._enough:
-                break
+            piece = text.feed(token.id)
+            self.finish_reason = text.finish_reason or "stop"
+            pieces = self._pieces(piece, last=text.finish_reason is not None)
+            ended = token.id in self.prepared.tokenizer.eos_token_ids
+            yield Step(pieces, [] if ended else [token])
         if self._n_calls and self.finish_reason == "stop":
             self.finish_reason = "tool_calls"
 
@@ -117,19 +88,19 @@ class Answer:
         tools = self.prepared.asked.tools
         return self._n_calls > 0 and not tools.parallel
 
-    def _take(self) -> Any:
-        """The next thing that mlx-lm puts out."""
+    def _take(self) -> Started | Token:
+        """Wait for the next event of the engine."""
         while True:
             self._check()
             try:
-                item = self._running.get(timeout=POLL_S)
+                event = self._running.events.get(timeout=POLL_S)
             except Empty:
-                if not self._generator.alive:
+                if not self._engine.alive:
                     raise unavailable("the server is stopping") from None
                 continue
-            if isinstance(item, Exception):
-                raise item
-            return item
+            if isinstance(event, Exception):
+                raise event
+            return event
 
     def _pieces(self, text: str, *, last: bool) -> list[Piece]:
         splitter = self.prepared.splitter
@@ -176,8 +147,3 @@ class Answer:
             here = (s for s in self.prepared.asked.sampling.stops if self._seen.startswith(s, at))
             self.stop_text = max(here, key=len, default="")
         return [TextPiece(shown)] if shown else []
-
-
-def _token(item: Any) -> Token:
-    top = sorted(item.top_tokens or (), key=lambda each: -each["logprob"])
-    return Token(item.token, item.logprob, tuple((each["id"], each["logprob"]) for each in top))

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flash_moe.errors import GrammarError
+from flash_moe.generation.engine import Token
 from flash_moe.grammar.vocabulary import vocabulary_of
-from flash_moe.server.engine.answer import Answer, Step, Token
+from flash_moe.server.engine.answer import Answer, Step
 from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, bad
-from flash_moe.server.requests.fields import Fields, kind_of
-from flash_moe.server.requests.request import Asked, Choice, Tools, read_sampling
+from flash_moe.server.requests.fields import Fields
+from flash_moe.server.requests.request import (
+    Choice,
+    GenerationRequest,
+    Tools,
+    read_function,
+    read_sampling,
+)
 from flash_moe.tools.calls import openai_function
 
 IGNORED = (
@@ -17,23 +22,22 @@ IGNORED = (
     *("cache_control", "speed", "betas", "diagnostics", "user_profile_id", "workspace_id"),
     *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
+REFUSED: dict[str, Any] = {"mcp_servers": [], "compaction": None}
 IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
 IGNORED_OF_TOOLS = (
     *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
     "input_examples",
 )
-# With this the official client goes on without threads.
+# With this the official client continues without threads.
 NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-CHOICES: dict[str, Choice] = {
-    "auto": "auto",
-    "any": "required",
-    "none": "none",
-    "tool": "named",
-}
+CHOICES: dict[str, Choice]
+CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
-def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False) -> Asked:
-    """What ``/v1/messages`` is asked for.
+def read_messages(
+    body: Fields, options: ServeOptions, *, counting: bool = False
+) -> GenerationRequest:
+    """Read a body of ``/v1/messages``.
 
     Args:
         counting: The request is for ``/v1/messages/count_tokens``, and has no ``max_tokens``.
@@ -42,7 +46,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         ApiError: A field is missing, wrong, unknown or not supported; names it.
     """
     body.ignore(IGNORED)
-    body.refuse({"mcp_servers": [], "compaction": None})
+    body.refuse(REFUSED)
     if body.get("thread") is not None:
         raise ApiError(
             400,
@@ -64,7 +68,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
     form, field = _format(body)
-    return Asked(
+    return GenerationRequest(
         model=body.required_text("model"),
         sampling=read_sampling(
             body,
@@ -85,40 +89,31 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
 
 
 def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
-    """Whether to think, which as in the API is so only where it is asked for, and how long."""
+    """Thinking or not, by default not, as in the API; and the most tokens of it."""
     budget = options.sampling.max_thinking_tokens
-    if body.mapping("thinking") is None:
-        return False, budget
     thinking = body.inner("thinking")
-    thinking.required("type")
+    if thinking is None:
+        return False, budget
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive", "between_tools"))
-    if thinking.get("budget_tokens") is not None:
-        budget = thinking.integer("budget_tokens", 0, 1)
     thinking.ignore(("display", "block_binding"))
-    thinking.finish()
-    return kind != "disabled", budget
+    return kind != "disabled", thinking.integer("budget_tokens", budget, 1)
 
 
 def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
     """Structured outputs, as OpenAI's ``response_format``; and the field that asks for them."""
-    found = body.mapping("output_format")
-    where = "output_format"
-    if body.mapping("output_config") is not None:
-        config = body.inner("output_config")
+    form = None
+    if config := body.inner("output_config"):
         config.ignore(("effort", "task_budget"))
-        if (given := config.mapping("format")) is not None:
-            found, where = given, "output_config.format"
-        config.finish()
-    if found is None:
-        return None, where
-    form = Fields(found, where, lenient=body.lenient)
-    form.required("type")
+        form = config.inner("format")
+    body.mapping("output_format")  # also where the other one holds
+    form = form or body.inner("output_format")
+    if form is None:
+        return None, "output_format"
     form.one_of("type", ("json_schema",))
     form.required("schema")
     schema = form.mapping("schema")
     form.ignore(("name", "description", "strict"))
-    form.finish()
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, where
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, form.where
 
 
 def _texts(body: Fields, field: str) -> Iterator[str]:
@@ -132,17 +127,15 @@ def _texts(body: Fields, field: str) -> Iterator[str]:
         if kind != "text":
             raise bad(block.name("type"), f"only text is understood here, not {kind!r:.80}")
         yield block.required_text("text")
-        _finish(block)
+        block.ignore(IGNORED_OF_BLOCKS)
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     """One message as OpenAI's: results of tools are messages of their own, before the text."""
-    message.required("role")
     role = message.one_of("role", ("user", "assistant"))
     content = message.required("content")
     if isinstance(content, str):
         yield {"role": role, "content": content}
-        message.finish()
         return
     if not isinstance(content, list):
         raise message.wrong("content", "a text or a list of blocks")
@@ -163,8 +156,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             thoughts.append(block.required_text("thinking"))
         else:
             raise bad(block.name("type"), f"{kind!r:.80} is not understood in a message of {role}")
-        _finish(block)
-    message.finish()
+        block.ignore(IGNORED_OF_BLOCKS)
     if role == "user":
         if texts or not n_results:
             yield {"role": "user", "content": "\n\n".join(texts)}
@@ -177,18 +169,11 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     yield found
 
 
-def _finish(block: Fields) -> None:
-    block.ignore(IGNORED_OF_BLOCKS)
-    block.finish()
-
-
 def _call(block: Fields) -> dict[str, Any]:
-    arguments = block.required("input")
-    if not isinstance(arguments, dict):
-        raise bad(block.name("input"), f"expected an object, got {kind_of(arguments)}")
+    block.required("input")
     return {
         "id": block.required_text("id"),
-        **openai_function(block.required_text("name"), arguments=json.dumps(arguments)),
+        **openai_function(block.required_text("name"), arguments=block.mapping("input")),
     }
 
 
@@ -211,24 +196,15 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
             raise bad(
                 tool.name("type"), f"only tools of the client are understood, not {kind!r:.80}"
             )
-        name = tool.required_text("name")
-        if not name or len(name) > 128:
-            raise bad(tool.name("name"), "expected 1 to 128 characters")
         tool.required("input_schema")
-        described: dict[str, Any] = {"name": name}
-        if text := tool.text("description"):
-            described["description"] = text
-        described["parameters"] = tool.mapping("input_schema")
+        given.append(read_function(tool, tool.mapping("input_schema")))
         if tool.flag("strict") or options.strict_tools:
-            strict.add(name)
+            strict.add(tool.required_text("name"))
         tool.ignore(IGNORED_OF_TOOLS)
-        tool.finish()
-        given.append(openai_function(**described))
-    if body.mapping("tool_choice") is None:
-        return Tools(given, strict=frozenset(strict))
     choice = body.inner("tool_choice")
-    choice.required("type")
-    found = CHOICES[choice.one_of("type", tuple(CHOICES)) or "auto"]
+    if choice is None:
+        return Tools(given, strict=frozenset(strict))
+    found = CHOICES[choice.one_of("type", tuple(CHOICES))]
     names = [tool["function"]["name"] for tool in given]
     named = choice.required_text("name") if found == "named" else ""
     if named and named not in names:
@@ -236,5 +212,4 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
     if found in ("required", "named") and not names:
         raise bad("tool_choice", "expected tools to choose from")
     parallel = not choice.flag("disable_parallel_tool_use")
-    choice.finish()
     return Tools(given, found, named, frozenset(strict), parallel)

@@ -43,15 +43,24 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
+_KINDS: dict[type, str] = {
+    str: "a text",
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
 def kind_of(value: Any) -> str:
     """The name of a JSON value's type."""
-    names = {bool: "a boolean", int: "a whole number", float: "a number", str: "a text"}
-    names |= {list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value), type(value).__name__)
 
 
 class Fields:
-    """An object of a request. ``null`` is as good as nothing.
+    """An object of a request. A field that is ``null`` counts as left out.
 
     Args:
         where: Its place in the body, for errors: ``messages[2]``.
@@ -60,17 +69,18 @@ class Fields:
 
     def __init__(self, value: Any, where: str = "", *, lenient: bool = False) -> None:
         self.where = where
-        self.lenient = lenient
-        if not isinstance(value, Mapping):
+        self._lenient = lenient
+        if not isinstance(value, dict):
             raise bad(where or None, f"expected an object, got {kind_of(value)}")
         self._value = value
         self._read: set[str] = set()
+        self._inner: list[Fields] = []
 
     def name(self, field: str) -> str:
         return f"{self.where}.{field}" if self.where else field
 
     def get(self, field: str) -> Any:
-        """The value as it is; ``None`` if there is none."""
+        """The value as it is; ``None`` if it is missing."""
         self._read.add(field)
         return self._value.get(field)
 
@@ -83,78 +93,72 @@ class Fields:
             raise bad(self.name(field), "this field is required", "missing_required_parameter")
         return value
 
-    def text(self, field: str, default: str | None = None) -> str | None:
+    def _typed(self, field: str, default: Any, *kinds: type) -> Any:
+        """The value of one of these types, as JSON has them: a boolean is no number."""
         value = self.get(field)
         if value is None:
             return default
-        if not isinstance(value, str):
-            raise self.wrong(field, "a text")
+        if type(value) not in kinds:
+            raise self.wrong(field, _KINDS[kinds[0]])
         return value
+
+    def text(self, field: str, default: str = "") -> str:
+        found: str = self._typed(field, default, str)
+        return found
 
     def required_text(self, field: str) -> str:
         self.required(field)
-        return self.text(field) or ""
+        return self.text(field)
 
     def flag(self, field: str, default: bool = False) -> bool:
-        value = self.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.wrong(field, "a boolean")
-        return value
+        found: bool = self._typed(field, default, bool)
+        return found
 
-    def integer(self, field: str, default: int, low: int, high: int | None = None) -> int:
-        value = self.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.wrong(field, "a whole number")
-        self._in_range(field, value, low, high)
-        return value
+    def integer(self, field: str, default: Any, low: int, high: int | None = None) -> Any:
+        return self._in_range(field, self._typed(field, default, int), low, high)
 
     def number(self, field: str, default: float, low: float, high: float | None = None) -> float:
-        value = self.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.wrong(field, "a number")
-        self._in_range(field, value, low, high)
-        return float(value)
+        return float(self._in_range(field, self._typed(field, default, float, int), low, high))
 
-    def _in_range(self, field: str, value: float, low: float, high: float | None) -> None:
+    def _in_range(self, field: str, value: Any, low: float, high: float | None) -> Any:
+        if self.get(field) is None:  # the default
+            return value
         fits = low <= value and (high is None or value <= high) and value < math.inf
         if not fits or abs(value) >= 2**63:
             bounds = f"at least {low}" if high is None else f"{low} to {high}"
             raise bad(self.name(field), f"expected {bounds}, got {value!r:.40}")
+        return value
 
-    def one_of(self, field: str, choices: Sequence[str], default: str | None = None) -> str | None:
-        value = self.text(field, default)
-        if value is not None and value not in choices:
+    def one_of(self, field: str, choices: Sequence[str]) -> str:
+        """The text of a field that must be there, one of several."""
+        value = self.required_text(field)
+        if value not in choices:
             raise bad(self.name(field), f"expected one of {', '.join(choices)}, got {value!r:.80}")
         return value
 
     def mapping(self, field: str) -> dict[str, Any] | None:
-        value = self.get(field)
-        if value is not None and not isinstance(value, dict):
-            raise self.wrong(field, "an object")
-        return value
-
-    def inner(self, field: str) -> Fields:
-        """The fields of an object that must be there."""
-        self.required(field)
-        return Fields(self.get(field), self.name(field), lenient=self.lenient)
+        found: dict[str, Any] | None = self._typed(field, None, dict)
+        return found
 
     def items(self, field: str) -> list[Any]:
-        value = self.get(field)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise self.wrong(field, "a list")
-        return value
+        found: list[Any] = self._typed(field, [], list)
+        return found
+
+    def inner(self, field: str) -> Fields | None:
+        """The fields of an object; ``None`` if it is missing."""
+        return None if self.get(field) is None else self.required_inner(field)
+
+    def required_inner(self, field: str) -> Fields:
+        found = Fields(self.required(field), self.name(field), lenient=self._lenient)
+        self._inner.append(found)
+        return found
 
     def objects(self, field: str) -> Iterator[Fields]:
+        """Yield the objects of a list, and finish each before the next."""
         for n, item in enumerate(self.items(field)):
-            yield Fields(item, f"{self.name(field)}[{n}]", lenient=self.lenient)
+            found = Fields(item, f"{self.name(field)}[{n}]", lenient=self._lenient)
+            yield found
+            found.finish()
 
     def texts(self, field: str, most: int) -> tuple[str, ...]:
         """One text, or a list of them; none of them empty."""
@@ -178,7 +182,10 @@ class Fields:
                 raise bad(self.name(field), "this is not supported here", "unsupported_parameter")
 
     def finish(self) -> None:
-        """Raises for fields that nobody has asked for."""
-        unknown = sorted(set(self._value) - self._read)
-        if unknown and not self.lenient:
-            raise bad(self.name(unknown[0][:80]), "unknown field", "unknown_parameter")
+        """Raise for fields that nothing has read, here and inside."""
+        if self._lenient:
+            return
+        if unknown := self._value.keys() - self._read:
+            raise bad(self.name(min(unknown)[:80]), "unknown field", "unknown_parameter")
+        for each in self._inner:
+            each.finish()

@@ -10,13 +10,13 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import bad
 from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
-    Asked,
     Choice,
+    GenerationRequest,
     Tools,
+    read_function,
     read_logit_bias,
     read_model,
     read_sampling,
-    read_seed,
 )
 from flash_moe.tools.calls import openai_function
 
@@ -37,8 +37,8 @@ REFUSED = {
 }
 
 
-def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Asked:
-    """What ``/v1/chat/completions`` is asked for.
+def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> GenerationRequest:
+    """Read a body of ``/v1/chat/completions``.
 
     Raises:
         ApiError: A field is missing, wrong, unknown or not supported; names it.
@@ -58,19 +58,18 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> As
     top = body.integer("top_logprobs", 0, 0, 20)
     if top and not logprobs:
         raise bad("top_logprobs", "expected logprobs: true with it")
-    stream = body.flag("stream")
+    # As servers of Qwen's models name it.
+    budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
     template_args = dict(body.mapping("chat_template_kwargs") or {})
     if body.text("reasoning_effort") == "none":
         template_args.setdefault("enable_thinking", False)
-    return Asked(
+    return GenerationRequest(
         model=read_model(body),
-        sampling=_sampling(
-            body, options, vocab_size, limit, max_thinking_tokens=_budget(body, options)
-        ),
+        sampling=_sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
         messages=messages,
         tools=_tools(body, options),
         response_format=body.mapping("response_format"),
-        stream=stream,
+        stream=body.flag("stream"),
         usage=read_stream_options(body),
         logprobs=logprobs,
         top_logprobs=top,
@@ -91,38 +90,28 @@ def _sampling(
         options,
         top_temperature=2,
         max_tokens=body.integer(limit, options.sampling.max_tokens, 1),
-        seed=read_seed(body),
+        seed=body.integer("seed", options.sampling.seed, -(2**63) + 1),
         logit_bias=read_logit_bias(body, vocab_size),
         stop=body.texts("stop", most=16),
         **others,
     )
 
 
-def _budget(body: Fields, options: ServeOptions) -> int | None:
-    """``thinking_budget``, which OpenAI's API lacks, as servers of Qwen's models name it."""
-    if body.get("thinking_budget") is None:
-        return options.sampling.max_thinking_tokens
-    return body.integer("thinking_budget", 0, 0)
-
-
 def read_stream_options(body: Fields) -> bool:
-    """Whether a streamed answer is to end with its number of tokens."""
-    if body.mapping("stream_options") is None:
-        return False
+    """Return true if a streamed answer ends with its number of tokens."""
     options = body.inner("stream_options")
+    if options is None:
+        return False
     options.ignore(("include_obfuscation",))
-    wanted = options.flag("include_usage")
-    options.finish()
-    return wanted
+    return options.flag("include_usage")
 
 
 def _message(message: Fields) -> dict[str, Any]:
     """As chat templates take it: a text for content, ``reasoning_content`` for thoughts."""
-    message.required("role")
     role = message.one_of("role", ROLES)
     message.ignore(("refusal", "audio", "annotations", "function_call", "parsed"))
     found: dict[str, Any] = {"role": "system" if role == "developer" else role}
-    calls = list(message.objects("tool_calls"))
+    calls = [_call(each) for each in message.objects("tool_calls")]
     if message.get("content") is None and role != "assistant":
         message.required("content")
     found["content"] = _content(message)
@@ -136,10 +125,9 @@ def _message(message: Fields) -> dict[str, Any]:
         if thought:
             found["reasoning_content"] = thought
         if calls:
-            found["tool_calls"] = [_call(each) for each in calls]
+            found["tool_calls"] = calls
     elif calls:
         raise bad(message.name("tool_calls"), "only messages of the assistant have calls")
-    message.finish()
     return found
 
 
@@ -156,28 +144,24 @@ def _content(message: Fields) -> str:
             raise bad(part.name("type"), f"only text is understood, not {kind!r:.80}")
         part.ignore(("cache_control", "prompt_cache_breakpoint"))
         texts.append(part.required_text(kind))
-        part.finish()
     return "".join(texts)
 
 
 def _call(call: Fields) -> dict[str, Any]:
-    function = call.inner("function")
-    arguments = function.text("arguments", "{}") or "{}"
+    function = call.required_inner("function")
     try:
-        fits = isinstance(json.loads(arguments), dict)
+        # Chat templates take a mapping.
+        arguments = json.loads(function.text("arguments") or "{}")
     except (ValueError, RecursionError):
-        fits = False
-    if not fits:
+        arguments = None
+    if not isinstance(arguments, dict):
         raise bad(function.name("arguments"), "expected a JSON object as text")
-    found = {
-        "id": call.text("id", "") or "",
+    call.ignore(("type", "index"))
+    function.ignore(("parsed_arguments",))
+    return {
+        "id": call.text("id"),
         **openai_function(function.required_text("name"), arguments=arguments),
     }
-    call.ignore(("type", "index"))
-    call.finish()
-    function.ignore(("parsed_arguments",))
-    function.finish()
-    return found
 
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
@@ -186,22 +170,13 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
             raise bad(tool.name("type"), "only tools of type function are understood")
-        function = tool.inner("function")
-        name = function.required_text("name")
-        if not name or len(name) > 128:
-            raise bad(function.name("name"), "expected 1 to 128 characters")
+        function = tool.required_inner("function")
         # Beside the function is where OpenAI's newer API has it.
-        if function.flag("strict") or tool.flag("strict") or options.strict_tools:
-            strict.add(name)
-        described: dict[str, Any] = {"name": name}
-        if text := function.text("description"):
-            described["description"] = text
-        parameters = function.mapping("parameters")
-        described["parameters"] = parameters or {"type": "object", "properties": {}}
-        function.finish()
+        if any((function.flag("strict"), tool.flag("strict"), options.strict_tools)):
+            strict.add(function.required_text("name"))
+        parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
+        given.append(read_function(function, parameters))
         tool.ignore(("cache_control",))
-        tool.finish()
-        given.append(openai_function(**described))
     choice, named = _choice(body, [tool["function"]["name"] for tool in given])
     parallel = body.flag("parallel_tool_calls", True)
     return Tools(given, choice, named, frozenset(strict), parallel)
@@ -215,13 +190,10 @@ def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
         body.one_of("tool_choice", ("auto", "none", "required"))
         found = choice  # type: ignore[assignment]
     elif choice is not None:
-        field = body.inner("tool_choice")
+        field = body.required_inner("tool_choice")
         if field.required_text("type") != "function":
             raise bad(field.name("type"), "expected function")
-        function = field.inner("function")
-        found, named = "named", function.required_text("name")
-        function.finish()
-        field.finish()
+        found, named = "named", field.required_inner("function").required_text("name")
         if named not in names:
             raise bad("tool_choice.function.name", f"there is no tool {named!r:.80}")
     if found in ("required", "named") and not names:
@@ -229,20 +201,23 @@ def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
     return found, named
 
 
+IGNORED_BY_COMPLETIONS = ("user", "metadata")
 REFUSED_BY_COMPLETIONS = {"n": 1, "best_of": 1, "echo": False, "suffix": ""}
 
 
-def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None) -> Asked:
-    """What ``/v1/completions`` is asked for: one prompt, as text or as token ids.
+def read_completion(
+    body: Fields, options: ServeOptions, vocab_size: int | None
+) -> GenerationRequest:
+    """Read a body of ``/v1/completions``: one prompt, as text or as token ids.
 
     Raises:
         ApiError: A field is missing, wrong, unknown or not supported; names it.
     """
     body.refuse(REFUSED_BY_COMPLETIONS)
-    body.ignore(("user", "metadata"))
+    body.ignore(IGNORED_BY_COMPLETIONS)
     top = body.get("logprobs")
     wanted = top is not None and top is not False
-    return Asked(
+    return GenerationRequest(
         model=read_model(body),
         sampling=_sampling(body, options, vocab_size, "max_tokens"),
         prompt=_prompt(body, vocab_size),

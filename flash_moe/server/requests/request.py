@@ -1,4 +1,4 @@
-"""What a request asks for, whatever API it came by."""
+"""One type for the requests of both APIs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from flash_moe.options.declare import declared
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
+from flash_moe.server.requests.errors import bad
 from flash_moe.server.requests.fields import Fields
 from flash_moe.tools.calls import openai_function
 
@@ -23,7 +24,7 @@ class Tools:
         given: In OpenAI's form, as the chat template is given them.
         choice: Whether calls may or must come.
         named: The one that must be called.
-        strict: Names of those whose calls are held to their schemas wherever they come.
+        strict: Names of those whose calls always fit their schemas.
         parallel: Whether there may be more than one call.
     """
 
@@ -35,7 +36,7 @@ class Tools:
 
     @property
     def shown(self) -> list[dict[str, Any]]:
-        """What the model is told of: nothing where it may not call."""
+        """Tools in the prompt: none where the model may not call."""
         return [] if self.choice == "none" else self.given
 
     @property
@@ -47,8 +48,8 @@ class Tools:
 
 
 @dataclass
-class Asked:
-    """One request.
+class GenerationRequest:
+    """A request to generate, validated.
 
     Attributes:
         model: As the client names it.
@@ -104,10 +105,6 @@ def read_sampling(
     return replace(options.sampling, **found, **others)
 
 
-def read_seed(body: Fields) -> int | None:
-    return None if body.get("seed") is None else body.integer("seed", 0, -(2**63) + 1)
-
-
 def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
     """Read biases. Ids must be below ``vocab_size``; MLX would write elsewhere."""
     found = body.mapping("logit_bias")
@@ -127,5 +124,15 @@ def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
     return bias
 
 
+def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """Read name and description of a tool. Returns it in OpenAI's form."""
+    name = fields.required_text("name")
+    if not 1 <= len(name) <= 128:
+        raise bad(fields.name("name"), "expected 1 to 128 characters")
+    text = fields.text("description")
+    described = {"description": text} if text else {}
+    return openai_function(name, **described, parameters=parameters)
+
+
 def read_model(body: Fields) -> str:
-    return body.text("model", "default_model") or "default_model"
+    return body.text("model") or "default_model"

@@ -1,0 +1,40 @@
+"""Directory of a store for downloads of a pull until they are packed."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from flash_moe.errors import PackError
+from flash_moe.pack.auxiliary_files import SIDE_FILES
+
+INCOMING = "incoming"
+# Shards in it at a time: the default, and the most that a user may choose.
+JOBS, MAX_JOBS = 2, 32
+_PART = ".part"
+
+
+def part_of(file: Path) -> Path:
+    """Path of a file until its download is complete."""
+    return file.with_name(file.name + _PART)
+
+
+def downloaded_bytes(file: Path) -> int:
+    """Bytes of a file that are on this disk, complete or not."""
+    return next((f.stat().st_size for f in (file, part_of(file)) if f.is_file()), 0)
+
+
+def check_incoming(folder: Path) -> None:
+    """Check that a folder holds only downloads of pulls, because a pull deletes it.
+
+    Raises:
+        PackError: It holds another file.
+    """
+    ours = (*SIDE_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
+    for found in folder.iterdir() if folder.is_dir() else ():
+        if not found.is_file() or not any(fnmatch(found.name, pattern) for pattern in ours):
+            raise PackError(
+                "pull",
+                f"{folder} holds {found.name}, which no pull has put there",
+                "Choose a new or empty directory.",
+            )
