@@ -17,7 +17,7 @@ from flash_moe import load
 from flash_moe.errors import BudgetError
 from flash_moe.memory.system import resident_memory
 from flash_moe.model import streamed
-from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.architectures import masks_new_prompts
 from tests.support.processes import environment, flash_moe
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
