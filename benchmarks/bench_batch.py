@@ -26,8 +26,8 @@ from routed import n_distinct, watched
 
 from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 from flash_moe.stream.budget import smallest_budget
 
 N_PROMPT, N_STEPS = 16, 16
@@ -56,7 +56,7 @@ def measure(root: Path, n_rows: int, rounds: int, preset: str) -> dict[str, Any]
     store = make_mid(root, keep_checkpoint=True, preset=preset)
     resident = mlx_lm.load(str(root / f"{preset}-mlx"))[0]
     mx.eval(resident.parameters())
-    streaming = open_streaming(store, RuntimeConfig())
+    streaming = open_streaming(store, LoadOptions())
     layers, top_k = streaming.experts.layers, streaming.model.top_k
     record = layers[0].layout.record_bytes
     tokens = np.random.RandomState(0).randint(0, 256, size=(n_rows, N_PROMPT + N_STEPS))

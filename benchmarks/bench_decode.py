@@ -34,8 +34,8 @@ from mid import make_mid
 
 from flash_moe import FlashMoE, load
 from flash_moe.compat.mlx_lm import make_prompt_cache
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 from flash_moe.stream.stats import StreamStats
 
 N_PROMPT, N_TOKENS = 32, 32
@@ -67,7 +67,7 @@ def decode_streamed(flash: FlashMoE) -> tuple[float, StreamStats]:
 
 def budgets(store: Path) -> dict[str, float]:
     """Budgets in GB, by case."""
-    streaming = open_streaming(store, RuntimeConfig())
+    streaming = open_streaming(store, LoadOptions())
     total = streaming.experts.n_bytes
     token = streaming.model.top_k * sum(
         layer.layout.record_bytes for layer in streaming.experts.layers

@@ -92,11 +92,11 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
 
 def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     from flash_moe import load
-    from flash_moe.config import RuntimeConfig
     from flash_moe.memory.system import available_memory, peak_memory
     from flash_moe.model.open import open_streaming
+    from flash_moe.options.loading import LoadOptions
 
-    experts = open_streaming(args.store, RuntimeConfig()).experts
+    experts = open_streaming(args.store, LoadOptions()).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
     available = available_memory()
     stayed = drop_all(args.store)

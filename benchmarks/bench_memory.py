@@ -35,10 +35,10 @@ def measure(
 
     after_import = peak_memory()
     from flash_moe import load
-    from flash_moe.config import RuntimeConfig
     from flash_moe.model.open import open_streaming
+    from flash_moe.options.loading import LoadOptions
 
-    streaming = open_streaming(store, RuntimeConfig())
+    streaming = open_streaming(store, LoadOptions())
     expert_bytes, resident = streaming.experts.n_bytes, streaming.resident_bytes
     bound = after_import + resident + round(share * expert_bytes) + ALLOWANCE
     done: list[int] = []

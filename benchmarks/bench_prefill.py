@@ -30,8 +30,8 @@ from routed import n_distinct, watched
 
 from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 
 
 def prefill(model: Any, tokens: list[int]) -> float:
@@ -56,7 +56,7 @@ def measure(
     resident = mlx_lm.load(str(root / f"{preset}-mlx"))[0]
     mx.eval(resident.parameters())
     given = budgets(store)
-    record = open_streaming(store, RuntimeConfig()).experts.layers[0].layout.record_bytes
+    record = open_streaming(store, LoadOptions()).experts.layers[0].layout.record_bytes
     with watched() as calls:
         prefill(resident, tokens)
         distinct_bytes = n_distinct(calls) * record

@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flash_moe.config import RuntimeConfig
 from flash_moe.files.page_cache import cached_bytes
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 from flash_moe.plan.disk_tuning import drop, pool_for, slots
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import RecordReader, check_direct
@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    experts = open_streaming(args.store, RuntimeConfig()).experts
+    experts = open_streaming(args.store, LoadOptions()).experts
     modes = (args.io or ("cached" if args.warm else "cached,direct")).split(",")
     if args.warm and "direct" in modes:
         parser.error("direct reads are never warm")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bench_read import raw
 
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 from flash_moe.plan.disk_tuning import slots
 from flash_moe.stream.io_settings import IoSettings
 from flash_moe.stream.trace import Call, read_trace
@@ -28,7 +28,7 @@ class DiskLimit:
     """
 
     def __init__(self, store: Path, trace: Path, n_tokens: int, n_threads: int) -> None:
-        self._experts = open_streaming(store, RuntimeConfig()).experts
+        self._experts = open_streaming(store, LoadOptions()).experts
         self._settings = IoSettings(io="direct", threads=n_threads)
         n_layers = len(self._experts.layers)
         calls = list(read_trace(trace).calls)[-n_layers * (n_tokens + 1) :]

@@ -1,19 +1,14 @@
-"""What flash_moe reads from a model's ``config.json``, and the options of a run.
-
-Only the few fields that streaming needs are read here; the model itself is configured by mlx-lm.
-"""
+"""The few fields of a model's ``config.json`` that streaming needs; mlx-lm reads the others."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.env import CACHE_POLICIES, IO_OPTIONS, KERNEL_OPTIONS, Environment
 from flash_moe.errors import ConfigError, ModelNotFoundError, NotMoEError, UnsupportedModelError
 
 # Names of "experts a token" and "experts a layer" over mlx-lm's models, most common first.
@@ -38,10 +33,6 @@ N_EXPERTS_KEYS = (
 MAX_CONFIG_BYTES = 64_000_000
 _MAX_COUNT = 2**31 - 1
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-DEFAULT_IO_THREADS = 8
-MAX_IO_THREADS = 256
-MAX_IO_SPLIT = 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,20 @@ class ModelConfig:
         """The fields that describe the text model."""
         fields: dict[str, Any] = self.raw["text_config"] if self.nested else self.raw
         return fields
+
+    def checked_top_k(self, top_k: int | None) -> int:
+        """Return the experts per token to use: ``top_k``, or the model's own for ``None``.
+
+        Raises:
+            ConfigError: ``top_k`` is below 1 or above the number of experts of a layer.
+        """
+        if top_k is not None and not 1 <= top_k <= self.n_experts:
+            raise ConfigError(
+                "config",
+                f"top_k: expected 1 to {self.n_experts} (the experts of a layer), got {top_k}",
+                f"The model's own is {self.top_k}.",
+            )
+        return self.top_k if top_k is None else top_k
 
     def override(self, top_k: int | None) -> dict[str, Any]:
         """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
@@ -179,144 +184,4 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         nested=nested,
         max_context=optional("max_position_embeddings"),
         vocab_size=optional("vocab_size"),
-    )
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """The options of one loaded model, checked.
-
-    Attributes:
-        cache_gb: Budget of the expert bank in GB (10^9 bytes); ``None`` picks one from the
-            machine's memory, or from ``memory_gb``.
-        memory_gb: Most memory of the whole process in GB. Not together with ``cache_gb``.
-        top_k: Experts a token; ``None`` is the model's own number, which is exact.
-        io_threads: Reader threads; ``None`` is what ``flash-moe doctor --tune`` found best on the
-            disk, or 8. So also for ``io`` and ``io_split``.
-        verify_reads: Check the checksum of each record read.
-        kernels: Our GPU kernels: ``"auto"`` uses them where the self-test passes, ``"off"`` never,
-            ``"require"`` raises where they cannot be used.
-        io: ``"cached"`` reads experts through the page cache of the system, ``"direct"`` past it.
-        io_split: Parts that an expert is read in, by different threads; ``None`` is what was found
-            best, or so many that all threads read where few experts are missing.
-        cache_policy: Which experts leave a full bank, ``"lru"`` or ``"lrfu"``.
-        lookahead: Read what the next layer's router names for this layer's hidden state, while
-            this layer is computed. Needs a bank of at least one token's experts.
-        trace: File for the routing of the run.
-        trace_events: File for the time line of the run.
-    """
-
-    cache_gb: float | None = None
-    top_k: int | None = None
-    io_threads: int | None = None
-    verify_reads: bool = False
-    kernels: str = "auto"
-    io: str | None = None
-    io_split: int | None = None
-    cache_policy: str = "lru"
-    lookahead: bool = False
-    trace: Path | None = None
-    trace_events: Path | None = None
-    memory_gb: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("cache_gb", "memory_gb"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError("config", f"{name}: expected a positive number, got {value}")
-        if self.cache_gb is not None and self.memory_gb is not None:
-            raise ConfigError(
-                "config",
-                f"cache_gb and memory_gb: expected one of them, got {self.cache_gb} and "
-                f"{self.memory_gb}",
-                "memory_gb limits the whole process, and the bank's size follows from it.",
-            )
-        if self.io_threads is not None and not 1 <= self.io_threads <= MAX_IO_THREADS:
-            raise ConfigError(
-                "config", f"io_threads: expected 1 to {MAX_IO_THREADS}, got {self.io_threads}"
-            )
-        if self.kernels not in KERNEL_OPTIONS:
-            raise ConfigError(
-                "config",
-                f"kernels: expected one of {', '.join(KERNEL_OPTIONS)}, got {self.kernels!r}",
-            )
-        if self.io is not None and self.io not in IO_OPTIONS:
-            raise ConfigError(
-                "config", f"io: expected one of {', '.join(IO_OPTIONS)}, got {self.io!r}"
-            )
-        if self.io_split is not None and not 1 <= self.io_split <= MAX_IO_SPLIT:
-            raise ConfigError(
-                "config", f"io_split: expected 1 to {MAX_IO_SPLIT}, got {self.io_split}"
-            )
-        if self.cache_policy not in CACHE_POLICIES:
-            raise ConfigError(
-                "config",
-                f"cache_policy: expected one of {', '.join(CACHE_POLICIES)}, "
-                f"got {self.cache_policy!r}",
-            )
-        if self.trace is not None and self.trace == self.trace_events:
-            raise ConfigError(
-                "config", f"trace and trace_events: expected two files, got {self.trace} twice"
-            )
-
-    def checked_for(self, model: ModelConfig) -> RuntimeConfig:
-        """Return self after checking ``top_k`` against the model.
-
-        Raises:
-            ConfigError: ``top_k`` below 1 or above the number of experts of a layer.
-        """
-        if self.top_k is not None and not 1 <= self.top_k <= model.n_experts:
-            raise ConfigError(
-                "config",
-                f"top_k: expected 1 to {model.n_experts} (the experts of a layer), "
-                f"got {self.top_k}",
-                f"The model's own is {model.top_k}.",
-            )
-        return self
-
-
-def runtime_config(
-    environment: Environment,
-    *,
-    cache_gb: float | None = None,
-    memory_gb: float | None = None,
-    top_k: int | None = None,
-    io_threads: int | None = None,
-    verify_reads: bool | None = None,
-    kernels: str | None = None,
-    io: str | None = None,
-    io_split: int | None = None,
-    cache_policy: str | None = None,
-    lookahead: bool | None = None,
-    trace: str | Path | None = None,
-    trace_events: str | Path | None = None,
-) -> RuntimeConfig:
-    """Merge arguments, which win, with the environment and the defaults.
-
-    ``cache_gb`` and ``memory_gb`` are one choice: an argument for either wins over both variables.
-
-    Raises:
-        ConfigError: A value out of range, or both of these two from the same side.
-    """
-    if cache_gb is None and memory_gb is None:
-        cache_gb, memory_gb = environment.cache_gb, environment.memory_gb
-
-    def pick(argument: Any, variable: Any, default: Any) -> Any:
-        if argument is not None:
-            return argument
-        return default if variable is None else variable
-
-    return RuntimeConfig(
-        cache_gb=cache_gb,
-        memory_gb=memory_gb,
-        top_k=pick(top_k, environment.top_k, None),
-        io_threads=pick(io_threads, environment.io_threads, None),
-        verify_reads=pick(verify_reads, environment.verify_reads, False),
-        kernels=pick(kernels, environment.kernels, "auto"),
-        io=pick(io, environment.io, None),
-        io_split=pick(io_split, environment.io_split, None),
-        cache_policy=pick(cache_policy, environment.cache_policy, "lru"),
-        lookahead=pick(lookahead, environment.lookahead, False),
-        trace=None if trace is None else Path(trace).expanduser(),
-        trace_events=None if trace_events is None else Path(trace_events).expanduser(),
     )

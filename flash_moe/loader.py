@@ -9,20 +9,22 @@ from typing import Any, NamedTuple, TypeVar
 
 from flash_moe.compat.mlx_lm import get_classes, load_model, load_tokenizer
 from flash_moe.compat.threads import clear_streams_at_thread_end
-from flash_moe.config import runtime_config
-from flash_moe.env import read_environment
+from flash_moe.env import load_options
 from flash_moe.errors import (
     FlashMoEError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
 from flash_moe.generation.generate import generate, stream
+from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.prompt import Prompt
 from flash_moe.generation.result import Chunk, Generation
 from flash_moe.hub.resolve import resolve
 from flash_moe.model.open import open_streaming
 from flash_moe.model.streamed import StreamedModel, streamed_class
 from flash_moe.model.streaming import Streaming
+from flash_moe.options.declare import accepts
+from flash_moe.options.loading import LoadOptions
 from flash_moe.stream.stats import StreamStats
 
 T = TypeVar("T")
@@ -47,13 +49,31 @@ class GeneratingModel(_Closing, StreamedModel):
 
     tokenizer: Any
 
-    def generate(self, prompt: Prompt, **options: Any) -> Generation:
-        """Generate a whole answer. Options as in :func:`flash_moe.generation.generate.stream`."""
-        return generate(self, self.tokenizer, prompt, **options)
+    @accepts(GenerationOptions, method=True)
+    def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        """Generate a whole answer.
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
-        """Generate piece by piece. Options as in :func:`flash_moe.generation.generate.stream`."""
-        return stream(self, self.tokenizer, prompt, **options)
+        Args:
+            prompt: Text (used as it is), chat messages, or token ids.
+
+        Raises:
+            PromptError: The prompt is empty or too long.
+            ConfigError: A bad option.
+            GrammarError: The requested schema, or this model's tokenizer, cannot be enforced.
+            ReadError, ChecksumError: The experts cannot be read; the model stays usable.
+        """
+        return generate(self, self.tokenizer, prompt, options)
+
+    @accepts(GenerationOptions, method=True)
+    def stream(self, prompt: Prompt, options: GenerationOptions) -> Iterator[Chunk]:
+        """Generate piece by piece. Errors are those of :meth:`generate`.
+
+        Bad arguments are refused by the call, not by the first piece.
+
+        Args:
+            prompt: Text (used as it is), chat messages, or token ids.
+        """
+        return stream(self, self.tokenizer, prompt, options)
 
 
 class _Pair(NamedTuple):
@@ -72,13 +92,15 @@ class FlashMoE(_Closing, _Pair):
             f"{self.model.top_k} a token; {self.model.stats})"
         )
 
-    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+    @accepts(GenerationOptions, method=True)
+    def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
         """Same as ``model.generate``."""
-        return self.model.generate(prompt, **options)
+        return generate(self.model, self.tokenizer, prompt, options)
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
+    @accepts(GenerationOptions, method=True)
+    def stream(self, prompt: Prompt, options: GenerationOptions) -> Iterator[Chunk]:
         """Same as ``model.stream``."""
-        return self.model.stream(prompt, **options)
+        return stream(self.model, self.tokenizer, prompt, options)
 
     @property
     def stats(self) -> StreamStats:
@@ -88,52 +110,15 @@ class FlashMoE(_Closing, _Pair):
         self.model.close()
 
 
-def load(
-    path_or_repo: str | Path,
-    *,
-    cache_gb: float | None = None,
-    memory_gb: float | None = None,
-    top_k: int | None = None,
-    io_threads: int | None = None,
-    verify_reads: bool | None = None,
-    kernels: str | None = None,
-    io: str | None = None,
-    io_split: int | None = None,
-    cache_policy: str | None = None,
-    lookahead: bool | None = None,
-    trace: str | Path | None = None,
-    trace_events: str | Path | None = None,
-    revision: str | None = None,
-    tokenizer_config: dict[str, Any] | None = None,
-) -> FlashMoE:
+@accepts(LoadOptions, make=load_options)
+def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
     """Load a packed store, or an mlx checkpoint as it is (slower reads, no conversion).
+
+    Options that are not given come from the environment (``FLASH_MOE_CACHE_GB`` and so on).
 
     Args:
         path_or_repo: Directory, or the name of a repository that was pulled, or that is in the
             hub's local cache, or ``"demo"``. Nothing is downloaded.
-        cache_gb: Memory for experts in GB (10^9 bytes). Default: half of what the machine has
-            beside the resident weights, at most all experts and what is available now.
-        memory_gb: Most memory of the whole process in GB, in the place of ``cache_gb``: what it
-            takes already, resident weights, experts, and what the chunks of a prompt need.
-        top_k: Experts a token; fewer than the model's own is faster and not exact.
-        io_threads: Threads that read experts (default 8, or what ``flash-moe doctor --tune`` found
-            best on this disk; so also for ``io`` and ``io_split``).
-        verify_reads: Check the checksum of each record read from a packed store.
-        kernels: Our GPU kernels: ``"auto"`` (default) uses them where their self-test passes,
-            ``"off"`` computes with plain MLX, ``"require"`` raises where they cannot be used.
-        io: ``"cached"`` (default) reads experts through the page cache of the system, ``"direct"``
-            past it, for packed stores on a disk.
-        io_split: Parts that an expert is read in, by different threads. Default: where fewer are
-            missing than there are threads, so many that all threads read.
-        cache_policy: Which experts leave a full bank: ``"lru"``, the least recently used
-            (default), or ``"lrfu"``, those used least often of late.
-        lookahead: Read ahead what the next layer will probably ask for (default off). Exact either
-            way; wrong guesses cost reads. ``stats`` has its recall and the bytes wasted.
-        trace: File to write the routing of the run to, for ``scripts/replay_cache.py``.
-        trace_events: File to write the time line of the run to, for a trace viewer
-            (ui.perfetto.dev).
-        revision: Branch, tag or commit, for a repository.
-        tokenizer_config: Passed to the tokenizer.
 
     Returns:
         A pair ``(model, tokenizer)`` that also has ``generate``, ``stream``, ``stats``, ``close``
@@ -150,24 +135,9 @@ def load(
         TraceError: A trace cannot be written.
     """
     clear_streams_at_thread_end()
-    path = resolve(path_or_repo, revision)
-    runtime = runtime_config(
-        read_environment(),
-        cache_gb=cache_gb,
-        memory_gb=memory_gb,
-        top_k=top_k,
-        io_threads=io_threads,
-        verify_reads=verify_reads,
-        kernels=kernels,
-        io=io,
-        io_split=io_split,
-        cache_policy=cache_policy,
-        lookahead=lookahead,
-        trace=trace,
-        trace_events=trace_events,
-    )
-    streaming = open_streaming(path, runtime)
-    override = streaming.model.override(runtime.top_k)
+    path = resolve(path_or_repo, options.revision)
+    streaming = open_streaming(path, options)
+    override = streaming.model.override(options.top_k)
     try:
         model, config = load_model(
             path,
@@ -183,7 +153,7 @@ def load(
             f"{path}: mlx-lm cannot make a model of it: {type(error).__name__}: {error}",
             "Is config.json that of these weights?",
         ) from error
-    tokenizer = _load_tokenizer(path, tokenizer_config or {}, config.get("eos_token_id"))
+    tokenizer = _load_tokenizer(path, dict(options.tokenizer_config), config.get("eos_token_id"))
     model.tokenizer = tokenizer
     return FlashMoE(model, tokenizer)
 
@@ -220,10 +190,10 @@ def store_classes(root: Path) -> tuple[type, type]:
 
     The options come from the environment (``FLASH_MOE_CACHE_GB`` and so on).
     """
-    runtime = runtime_config(read_environment())
-    streaming = open_streaming(root, runtime)
+    options = load_options()
+    streaming = open_streaming(root, options)
     model_class, args_class = _classes(streaming.model.raw, streaming)
-    override = streaming.model.override(runtime.top_k)
+    override = streaming.model.override(options.top_k)
     if not override:
         return model_class, args_class
 

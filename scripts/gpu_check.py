@@ -30,11 +30,11 @@ import mlx_lm
 
 from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import BITS
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
+from flash_moe.options.loading import LoadOptions
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.random_experts import kernel_error, random_experts
 
@@ -132,7 +132,7 @@ def check_model() -> Tally:
         with mx.stream(mx.cpu):
             expected = mlx_lm.load(str(path))[0](tokens)
             mx.eval(expected)
-        n_bytes = open_streaming(path, RuntimeConfig()).experts.n_bytes
+        n_bytes = open_streaming(path, LoadOptions()).experts.n_bytes
         for share, kernels in itertools.product((0.15, 1.0), ("require", "off")):
             with load(path, cache_gb=share * n_bytes / 1e9, kernels=kernels) as flash:
                 cache = make_prompt_cache(flash.model)

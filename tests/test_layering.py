@@ -17,7 +17,8 @@ ROOT = Path(flash_moe.__file__).parent
 # Each group in its order: a room imports from its own group to the left, and from the groups that
 # its own stands on. The wings stand on the ground and never on each other; the roof on everything.
 GROUND = (
-    *("version", "errors", "env", "config", "files", "store", "compat", "memory", "demo_model"),
+    *("version", "errors", "options", "env", "config", "files", "store", "compat", "memory"),
+    "demo_model",
 )
 WINGS = {
     "make": ("pack", "hub"),

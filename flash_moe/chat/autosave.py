@@ -127,7 +127,7 @@ class Keeper:
     def _place(conversation: Conversation) -> Place | None:
         if conversation.cache is None:
             return None
-        template_args = dict(conversation.options.get("template_args") or {})
+        template_args = dict(conversation.options.template_args)
         if conversation.tools:
             template_args["tools"] = [tool.schema for tool in conversation.tools]
         return worth_keeping(

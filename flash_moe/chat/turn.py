@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Talk:
             system=self.system,
             confirm=self._confirm,
             on_prefill=self._prefill,
-            **{"temperature": 0.0, **self.options},
+            **self.options,
         )
 
     def ask_with(self, ask: Callable[[ToolCall], str]) -> None:
@@ -93,7 +93,8 @@ class Talk:
         talk = self.conversation
         rounds, messages = len(talk.prefilled), len(talk.messages)
         thinking = self.settings.thinking != "off"
-        talk.options["template_args"] = {} if thinking else {"enable_thinking": False}
+        template_args = {} if thinking else {"enable_thinking": False}
+        talk.options = replace(talk.options, template_args=template_args)
         self._interrupts = interrupts = Interrupts(self._stopping, self.ending)
         self._model.begin()
         self._calling = False

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.generate import standard_input
-from flash_moe.cli.options import add_sampling_options, add_streaming_options, streaming_options
+from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError, PromptError
+from flash_moe.generation.options import GenerationOptions
+from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from flash_moe.chat.autosave import Keeper
@@ -29,11 +31,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="STORE", help="store or mlx checkpoint")
     parser.add_argument("--system", metavar="TEXT", help="system message")
     parser.add_argument("--hide-thinking", action="store_true", help="show no thoughts")
-    parser.add_argument("--max-tokens", "-n", type=int, default=4096, help="most of an answer")
-    add_sampling_options(parser)
+    add_options(parser, "sampling", GenerationOptions)
     _add_tools(parser)
     _add_sessions(parser)
-    add_streaming_options(parser)
+    add_options(parser, "streaming", LoadOptions)
     parser.set_defaults(run=run)
 
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         ending.taken(),
         quiet as ending.give_back,
-        load(path, **streaming_options(args)) as flash,
+        load(path, **given(args, LoadOptions)) as flash,
     ):
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
@@ -185,10 +186,6 @@ def _talk(
 ) -> Talk:
     from flash_moe.chat.turn import Settings, Talk
 
-    names = [
-        *("max_tokens", "max_thinking_tokens", "temperature", "top_p", "top_k", "min_p"),
-        *("repetition_penalty", "seed", "stop", "prefill_step"),
-    ]
     talk = Talk(
         flash,
         path,
@@ -198,7 +195,7 @@ def _talk(
         system=args.system,
         settings=Settings("hide" if args.hide_thinking else "on"),
         keeper=keeper,
-        options={name: getattr(args, name) for name in names},
+        options=given(args, GenerationOptions),
         debug=args.debug,
         ending=ending,
     )

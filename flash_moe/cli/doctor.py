@@ -16,7 +16,7 @@ from flash_moe.store.layout import describe
 from flash_moe.version import __version__
 
 if TYPE_CHECKING:
-    from flash_moe.config import RuntimeConfig
+    from flash_moe.options.loading import LoadOptions
     from flash_moe.store.layout import RecordLayout
 
 PLAIN = "the CPU computes with plain MLX; kernels need Metal or CUDA"
@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
     import platformdirs
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from flash_moe.env import read_environment
+    from flash_moe.env import load_options, read_environment
     from flash_moe.memory.system import machine_memory
     from flash_moe.ops.kernel import backend
     from flash_moe.ops.self_test import kernel_texts
@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": machine_memory(),
         # What macOS lets the GPU hold at once; the bank and the resident weights share it.
         "gpu_memory_bytes": device.get("max_recommended_working_set_size"),
-        "kernels_option": environment.kernels or "auto",
+        "kernels_option": load_options().kernels,
         "kernels_dir": str(kernels_dir()),
         "kernels_overridden": environment.kernel_dir is not None,
         "cache_dir": platformdirs.user_cache_dir("flash_moe"),
@@ -109,15 +109,14 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     """Whether the kernels take the records of a model, by runs of like layers."""
     from itertools import groupby
 
-    from flash_moe.config import runtime_config
-    from flash_moe.env import read_environment
+    from flash_moe.env import load_options
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
     from flash_moe.ops.router_topk import takes
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
-    streaming = open_streaming(path, runtime_config(read_environment()))
+    streaming = open_streaming(path, load_options())
     config, layers = streaming.model, streaming.experts.layers
     runs = []
     for layout, like in groupby(layers, key=lambda layer: layer.layout):
@@ -132,12 +131,12 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
         "experts_per_token": config.top_k,
         "router_taken": takes(config.n_experts, config.top_k),
         "records": runs,
-        "io": vars(io_settings(streaming.experts, **_asked(streaming.runtime))),
+        "io": vars(io_settings(streaming.experts, **_asked(streaming.options))),
     }
 
 
-def _asked(runtime: RuntimeConfig) -> dict[str, Any]:
-    return {"io": runtime.io, "threads": runtime.io_threads, "split": runtime.io_split}
+def _asked(options: LoadOptions) -> dict[str, Any]:
+    return {"io": options.io, "threads": options.io_threads, "split": options.io_split}
 
 
 def why_not_taken(layout: RecordLayout) -> str | None:

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_streaming_options, streaming_options
+from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError
+from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from flash_moe.eval.evaluation import Plan, Run
@@ -19,11 +20,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "eval",
         parents=[common],
-        conflict_handler="resolve",  # --top-k-experts takes a list here
         help="measure perplexity, distance from a reference, JSON and tool calls",
     )
     parser.add_argument("store", nargs="+", help="store, or mlx checkpoint")
-    add_streaming_options(parser)
+    # --top-k-experts takes a list here.
+    add_options(parser, "streaming", LoadOptions, but=("top_k",))
     parser.add_argument(
         "--top-k-experts",
         type=_numbers,
@@ -100,8 +101,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     from flash_moe.eval.evaluation import make_plan
     from flash_moe.eval.windows import read_text
 
-    options = streaming_options(args)
-    options.pop("top_k")
+    options = given(args, LoadOptions)
     text, prompts = read_text(args.text), _prompts(args.prompts)
     plan = make_plan(
         args.store,
@@ -115,7 +115,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         max_tokens=args.max_tokens,
     )
     n_streamed = sum(not candidate.resident for candidate in plan.candidates)
-    if (args.trace or args.trace_events) and n_streamed > 1:
+    if options.keys() & {"trace", "trace_events"} and n_streamed > 1:
         raise ConfigError(
             "eval",
             f"--trace writes one file a run: expected one streamed run, got {n_streamed}",

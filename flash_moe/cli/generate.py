@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_sampling_options, add_streaming_options, streaming_options
+from flash_moe.cli.options import add_options, given
 from flash_moe.errors import PromptError
+from flash_moe.generation.options import GenerationOptions
+from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from flash_moe.generation.prompt import Prompt
@@ -24,9 +26,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     prompt.add_argument("--messages", type=Path, metavar="FILE", help="chat messages as JSON")
     parser.add_argument("--raw", action="store_true", help="--prompt without the chat template")
     parser.add_argument("--no-thinking", action="store_true", help="ask for no thinking")
-    parser.add_argument("--max-tokens", "-n", type=int, default=256)
-    add_sampling_options(parser)
-    add_streaming_options(parser)
+    add_options(parser, "sampling", GenerationOptions)
+    add_options(parser, "streaming", LoadOptions)
     parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
     parser.add_argument("--timing", action="store_true", help="per layer: read, wait, compute")
     parser.set_defaults(run=run)
@@ -77,24 +78,14 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args)  # before the model, which takes longer
     from flash_moe.loader import load
 
-    with load(args.model, **streaming_options(args)) as flash:
+    options = given(args, GenerationOptions)
+    if args.no_thinking:
+        options["template_args"] = {"enable_thinking": False}
+    with load(args.model, **given(args, LoadOptions)) as flash:
         if isinstance(prompt, str) and not args.raw and flash.tokenizer.has_chat_template:
             prompt = [{"role": "user", "content": prompt}]
         pieces, tokens = [], []
-        for chunk in flash.stream(
-            prompt,
-            max_tokens=args.max_tokens,
-            max_thinking_tokens=args.max_thinking_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            seed=args.seed,
-            stop=args.stop,
-            prefill_step=args.prefill_step,
-            template_args={"enable_thinking": False} if args.no_thinking else None,
-        ):
+        for chunk in flash.stream(prompt, **options):
             pieces.append(chunk.text)
             tokens.append(chunk.token)
             if not args.json:

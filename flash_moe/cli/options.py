@@ -1,89 +1,60 @@
-"""Options that several commands share: sampling and streaming."""
+"""Flags of the command line, made from declared options."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
-from flash_moe.env import CACHE_POLICIES, IO_OPTIONS, KERNEL_OPTIONS
+from flash_moe.options.declare import declared
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """How tokens are chosen, and where an answer ends."""
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
-    group.add_argument("--top-p", type=float, default=0.0)
-    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
-    group.add_argument("--min-p", type=float, default=0.0)
-    group.add_argument("--repetition-penalty", type=float)
-    group.add_argument("--seed", type=int)
-    group.add_argument(
-        "--max-thinking-tokens", type=int, metavar="N", help="then a thought is closed"
-    )
-    group.add_argument("--stop", action="append", default=[], help="text that ends the answer")
-    group.add_argument(
-        "--prefill-step", type=int, help="prompt tokens at once (default: from memory)"
-    )
+def add_options(
+    parser: argparse.ArgumentParser, title: str, options: type, but: Collection[str] = ()
+) -> None:
+    """Add a flag for each option of a class that has one.
+
+    Args:
+        title: Heading of the group in the help text.
+        but: Names of options to leave out.
+    """
+    section = parser.add_argument_group(title)
+    groups: dict[str, Any] = {}
+    for name, each in declared(options).items():
+        o = each.option
+        if not o.flags or name in but:
+            continue
+        place = section
+        if o.group:
+            if o.group not in groups:
+                groups[o.group] = section.add_mutually_exclusive_group()
+            place = groups[o.group]
+        how: dict[str, Any] = {"dest": _dest(options, name), "help": each.help.replace("%", "%%")}
+        if each.kind is bool:
+            how |= {"action": "store_const", "const": True}
+        elif o.choices:
+            how |= {"choices": o.choices}
+        else:
+            how |= {"metavar": o.metavar or ("N" if each.kind in (int, float) else "TEXT")}
+            if each.kind in (int, float):
+                how["type"] = each.kind
+            if each.default == ():
+                how["action"] = "append"
+        place.add_argument(*o.flags, **how)
 
 
-def add_streaming_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``load()``."""
-    group = parser.add_argument_group("streaming")
-    memory = group.add_mutually_exclusive_group()
-    memory.add_argument("--cache-gb", type=float, help="memory for experts (default: from memory)")
-    memory.add_argument("--memory-gb", type=float, help="most memory of the whole process")
-    group.add_argument(
-        "--cache-policy",
-        choices=CACHE_POLICIES,
-        help="which experts leave a full cache: least recently used (lru, default), or used least "
-        "often of late (lrfu)",
-    )
-    group.add_argument(
-        "--lookahead",
-        action="store_const",
-        const=True,
-        help="read ahead what the next layer will probably ask for",
-    )
-    group.add_argument(
-        "--top-k-experts", type=int, help="experts a token; fewer than the model's is not exact"
-    )
-    group.add_argument("--io-threads", type=int, help="threads that read (default 8)")
-    group.add_argument(
-        "--io", choices=IO_OPTIONS, help="read through the page cache (default) or past it"
-    )
-    group.add_argument("--io-split", type=int, help="parts that an expert is read in")
-    group.add_argument(
-        "--verify-reads",
-        action="store_const",
-        const=True,
-        help="check the checksum of each record read",
-    )
-    group.add_argument(
-        "--kernels",
-        choices=KERNEL_OPTIONS,
-        help="our GPU kernels: auto if their self-test passes (default), off, or require",
-    )
-    group.add_argument(
-        "--trace", metavar="FILE", help="write the routing, for scripts/replay_cache.py"
-    )
-    group.add_argument(
-        "--trace-events", metavar="FILE", help="write a time line, for ui.perfetto.dev"
-    )
+def given(args: argparse.Namespace, options: type) -> dict[str, Any]:
+    """Return the options of a class that the command line sets, by name.
+
+    Raises:
+        ConfigError: A value out of range, before anything is loaded.
+    """
+    values = {name: getattr(args, _dest(options, name), None) for name in declared(options)}
+    found = {name: value for name, value in values.items() if value is not None}
+    options(**found)
+    return found
 
 
-def streaming_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments for ``load()``."""
-    return {
-        "cache_gb": args.cache_gb,
-        "memory_gb": args.memory_gb,
-        "top_k": args.top_k_experts,
-        "io_threads": args.io_threads,
-        "io": args.io,
-        "io_split": args.io_split,
-        "verify_reads": args.verify_reads,
-        "kernels": args.kernels,
-        "cache_policy": args.cache_policy,
-        "lookahead": args.lookahead,
-        "trace": args.trace,
-        "trace_events": args.trace_events,
-    }
+def _dest(options: type, name: str) -> str:
+    # Two classes may have options of one name: top_k of sampling, and of the experts.
+    return f"{options.__name__}.{name}"

@@ -68,14 +68,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.plan_text import report
-    from flash_moe.config import RuntimeConfig
+    from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.this_machine import expert_bits, least_memory, machine_of, shape_of
     from flash_moe.plan.verdict import verdict
     from flash_moe.stream.budget import plan_slabs
 
     disk, weights = (_rate(args, name) for name in ("disk_gbps", "memory_gbps"))
     for gb in args.cache_gb:
-        RuntimeConfig(cache_gb=gb)
+        LoadOptions(cache_gb=gb)
     request, planned = look(args)
     shape = shape_of(planned, args.top_k_experts)
     for gb in args.cache_gb:  # what cannot be is said before time is spent on measuring

@@ -8,9 +8,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_streaming_options, streaming_options
+from flash_moe.cli.options import add_options, given
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
+from flash_moe.options.loading import LoadOptions
+from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from flash_moe.server.engine.model_provider import Provider
@@ -38,7 +40,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     _add_limits(parser)
     _add_defaults(parser)
-    add_streaming_options(parser)
+    add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info"
     )
@@ -75,15 +77,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where a request does not say")
-    group.add_argument("--max-tokens", "-n", type=int, default=4096, help="of an answer (4096)")
-    group.add_argument(
-        "--max-thinking-tokens", type=int, metavar="N", help="then a thought is closed"
-    )
-    group.add_argument("--temperature", "--temp", type=float, default=0.0, help="0: likeliest")
-    group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens")
-    group.add_argument("--min-p", type=float, default=0.0)
+    add_options(parser, "sampling, where a request leaves it out", SamplingParams, ("seed", "stop"))
+    group = parser.add_argument_group("answers")
     group.add_argument(
         "--chat-template-args",
         default="{}",
@@ -112,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     cache_gb = args.prompt_cache_gb
     options = ServeOptions(
         model=args.model,
-        streaming=streaming_options(args),
+        streaming=given(args, LoadOptions),
         host=args.host,
         port=args.port,
         aliases=tuple(args.alias),
@@ -123,12 +118,7 @@ def run(args: argparse.Namespace) -> int:
         timeout_s=args.timeout,
         client_timeout_s=args.client_timeout,
         grace_s=args.grace,
-        max_tokens=args.max_tokens,
-        max_thinking_tokens=args.max_thinking_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        min_p=args.min_p,
+        sampling=SamplingParams(**given(args, SamplingParams)),
         concurrency=args.decode_concurrency,
         prompt_cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
         prompt_cache_entries=args.prompt_cache_entries,

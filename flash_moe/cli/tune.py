@@ -17,14 +17,14 @@ def run(path_or_repo: str, as_json: bool) -> int:
 
     from rich.progress import Progress
 
-    from flash_moe.config import RuntimeConfig
     from flash_moe.errors import FlashMoEError
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
+    from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.disk_tuning import best_of, tune
     from flash_moe.stream.io_settings import disk_of, io_settings, remember
 
-    streaming = open_streaming(resolve(path_or_repo), RuntimeConfig())
+    streaming = open_streaming(resolve(path_or_repo), LoadOptions())
     experts = streaming.experts
     with Progress(transient=True, disable=as_json or not sys.stdout.isatty()) as progress:
         task = progress.add_task("reading")

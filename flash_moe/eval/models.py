@@ -16,13 +16,14 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe.compat.mlx_lm import load_model, load_tokenizer
-from flash_moe.config import RuntimeConfig, model_config, read_config
+from flash_moe.config import model_config, read_config
 from flash_moe.errors import ConfigError, FlashMoEError, ModelError, ModelNotFoundError
 from flash_moe.errors import UnsupportedModelError as Unsupported
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
 from flash_moe.model.open import open_streaming
 from flash_moe.model.top_k_warning import TopKWarning
+from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.manifest import is_store
 
@@ -64,7 +65,7 @@ def streamed(name: str, top_k: int | None = None) -> Candidate:
     """
     path = resolve(name)
     with _no_notice():
-        streaming = open_streaming(path, RuntimeConfig(top_k=top_k))
+        streaming = open_streaming(path, LoadOptions(top_k=top_k))
     model = streaming.model
     layers = streaming.experts.layers
     k = streaming.top_k

@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from flash_moe.errors import PromptError
-from flash_moe.generation.tool_loop import Confirm, Events, Message, converse
+from flash_moe.errors import ConfigError, PromptError
+from flash_moe.generation.tool_loop import Events, Message, ToolLoopOptions, converse
 from flash_moe.generation.turn_cache import TurnCache, network_of
-from flash_moe.tools.definition import Tool, as_tools
+from flash_moe.options.declare import accepts, option, values
+from flash_moe.tools.definition import as_tools
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationOptions(ToolLoopOptions):
+    """Options of a conversation: those of each turn, and its beginning."""
+
+    system: str | None = option(None, "system message")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache is not None:
+            raise ConfigError("tools", "cache: a conversation keeps its own")
 
 
 class Conversation:
     """Messages, tools and one prompt cache. For one thread.
 
-    Args:
-        model: What :func:`flash_moe.load` returns, or its ``model``.
-        tools: Tools, or plain functions.
-        system: A system message.
-        confirm, max_rounds, options: As for :func:`flash_moe.generation.tool_loop`.
-
     Attributes:
-        messages: All that was said. May be changed between turns; the cache is compared with it.
+        messages: All messages. May be changed between turns; the cache is compared with them.
         cache: The prompt cache, ``None`` for a model without.
+        tools, system, options: May be changed between turns.
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
+        ConfigError: A bad option.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
-        *,
-        system: str | None = None,
-        confirm: Confirm | None = None,
-        max_rounds: int = 8,
-        **options: Any,
-    ) -> None:
+    @accepts(ConversationOptions, method=True)
+    def __init__(self, model: Any, options: ConversationOptions) -> None:
+        """Begin a conversation.
+
+        Args:
+            model: What :func:`flash_moe.load` returns, or its ``model``.
+        """
         self.model = model
-        self.tools = list(as_tools(tools).values())
-        self.system = system
-        self.confirm = confirm
-        self.max_rounds = max_rounds
+        self.tools = list(as_tools(options.tools).values())
+        self.system = options.system
         self.options = options
         self.cache = TurnCache(model) if network_of(model) is not None else None
         self.messages: list[Message] = []
@@ -83,15 +87,9 @@ class Conversation:
         messages.append({"role": "user", "content": text})
         before = len(messages)
         try:
-            yield from converse(
-                self.model,
-                messages,
-                self.tools,
-                self.confirm,
-                self.max_rounds,
-                cache=self.cache,
-                **self.options,
-            )
+            passed = values(self.options, ToolLoopOptions)
+            passed |= {"tools": self.tools, "cache": self.cache}
+            yield from converse(self.model, messages, **passed)
         finally:
             if len(messages) == before:
                 messages.pop()

@@ -60,4 +60,4 @@ class Answer:
     stats: tuple[GenerationStats, ...]
 
 
-Event: TypeAlias = "ThinkingPiece | TextPiece | CallRequested | CallRefused | CallFinished | Answer"
+Event: TypeAlias = ThinkingPiece | TextPiece | CallRequested | CallRefused | CallFinished | Answer

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flash_moe.grammar import Constraint
     from flash_moe.grammar.plan import Thinking
 
-AnyTool: TypeAlias = "Tool[..., Any] | Callable[..., Any] | Mapping[str, Any]"
+AnyTool: TypeAlias = Tool[..., Any] | Callable[..., Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)

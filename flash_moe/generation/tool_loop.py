@@ -8,33 +8,53 @@ from typing import Any, TypeAlias
 
 from flash_moe.errors import ConfigError, PromptError, ToolArgumentError
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested, Event
+from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.prompt import encode_prompt
 from flash_moe.generation.result import GenerationStats
 from flash_moe.generation.turn_cache import TurnCache, common_length, network_of
+from flash_moe.options.declare import accepts, option, values
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.definition import Tool, as_tools
 from flash_moe.tools.result_text import clean, error_text, markers_of, without_markers
 from flash_moe.tools.splitter import Piece, ReplySplitter, ThinkingPiece, opens_thinking
 
-Message: TypeAlias = "dict[str, Any]"
-Confirm: TypeAlias = "Callable[[ToolCall], bool | str]"
-Events: TypeAlias = "Generator[Event, None, None]"
+Message: TypeAlias = dict[str, Any]
+Confirm: TypeAlias = Callable[[ToolCall], bool | str]
+Events: TypeAlias = Generator[Event, None, None]
 INTERRUPTED = "this call was interrupted"
 
 
-def converse(
-    model: Any,
-    messages: list[Message],
-    tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
-    confirm: Confirm | None = None,
-    max_rounds: int = 8,
-    *,
-    cache: TurnCache | None = None,
-    **options: Any,
-) -> Events:
+@dataclass(frozen=True)
+class ToolLoopOptions(GenerationOptions):
+    """Options of :func:`converse`: those of a generation, and how calls are run."""
+
+    tools: Sequence[Tool[..., Any] | Callable[..., Any]] = option((), "tools, or plain functions")
+    confirm: Confirm | None = option(
+        None,
+        "function called before each call that could be run; anything but True refuses the call, "
+        "and a text is the reason that the model gets",
+        default="all calls run",
+    )
+    max_rounds: int = option(
+        8, "most answers to one question; the calls of the last are refused", minimum=1
+    )
+    cache: TurnCache | None = option(
+        None,
+        "prompt cache of earlier turns, for converse() alone",
+        default="one for this turn, if the model has prompt caches",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt_cache is not None:
+            raise ConfigError("tools", "prompt_cache: a conversation keeps its own")
+
+
+@accepts(ToolLoopOptions, method=True)
+def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> Events:
     """Answer the last message, running the tools that the model calls on the way.
 
-    What is said is appended to ``messages``: answers with their ``tool_calls``, and a result for
+    The turn is appended to ``messages``: answers with their ``tool_calls``, and a result for
     each call with its ``tool_call_id``. That also holds when the generator is closed or Ctrl-C
     comes: text so far stays as an answer, a call that was not written to its end is dropped, and
     calls without a result get one that says so.
@@ -42,39 +62,31 @@ def converse(
     Args:
         model: Has ``stream(ids, **options)`` as :func:`flash_moe.load`'s, and ``tokenizer``.
         messages: Changed in place.
-        tools: Tools, or plain functions.
-        confirm: Asked before each call that could be run. Anything but ``True`` refuses it; a
-            text is the reason that the model hears.
-        max_rounds: Most answers. Calls of the last are refused.
-        cache: What earlier turns have left (see :class:`Conversation`). Default: one for this
-            turn, if the model has prompt caches.
-        options: Of :func:`flash_moe.generation.generate.stream`, ``template_args`` among them.
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
-        ConfigError: A bad argument, or tools for a model that knows none.
+        ConfigError: A bad option, or tools for a model whose template takes none.
         PromptError: The chat template refuses the messages, or they do not fit the context.
     """
-    known = as_tools(tools)
+    known = as_tools(options.tools)
     if known and not model.tokenizer.has_tool_calling:
         raise ConfigError(
             "tools", "the chat template of this model knows no tools", "Give none, or change it."
         )
-    if max_rounds < 1:
-        raise ConfigError("tools", f"max_rounds: expected at least 1, got {max_rounds}")
-    if "prompt_cache" in options:
-        raise ConfigError("tools", "prompt_cache: a conversation keeps its own")
     if not isinstance(messages, list) or not messages:
         raise PromptError("tools", "expected a list of messages, with one at least")
+    cache = options.cache
     if cache is None and network_of(model) is not None:
         cache = TurnCache(model)
     schemas = [tool.schema for tool in known.values()]
-    template_args = dict(options.pop("template_args", None) or {})
+    passed = values(options, GenerationOptions)
+    for name in ("tools", "prompt_cache"):
+        del passed[name]
+    template_args = dict(passed.pop("template_args"))
     if schemas:
         template_args["tools"] = schemas
-    return _Turn(model, messages, known, schemas, confirm, cache, template_args, options).run(
-        max_rounds
-    )
+    turn = _Turn(model, messages, known, schemas, options.confirm, cache, template_args, passed)
+    return turn.run(options.max_rounds)
 
 
 @dataclass

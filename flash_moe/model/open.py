@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flash_moe.config import ModelConfig, RuntimeConfig, model_config, read_config
+from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import (
     ManifestError,
     UnsupportedModelError,
 )
 from flash_moe.model.streaming import Streaming, resident_bytes
 from flash_moe.model.top_k_warning import warn_of_top_k
+from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertFiles,
@@ -22,12 +23,12 @@ from flash_moe.store.manifest import Manifest, is_store, read_manifest
 from flash_moe.store.safetensors_header import TensorEntry, read_header
 
 
-def open_streaming(path: Path, runtime: RuntimeConfig) -> Streaming:
+def open_streaming(path: Path, options: LoadOptions) -> Streaming:
     """Find the experts of a model directory and check the options against the model."""
     config = model_config(read_config(path))
-    warn_of_top_k(config, runtime.checked_for(config).top_k)
+    warn_of_top_k(config, config.checked_top_k(options.top_k))
     experts, resident = _open_experts(path, config)
-    return Streaming(experts, config, runtime, resident_bytes(resident))
+    return Streaming(experts, config, options, resident_bytes(resident))
 
 
 def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:

@@ -180,7 +180,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             paths = match(modules, streaming.experts.layers, streaming.model.model_type)
             # A list would enter the parameter tree of nn.Module.
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
-            option = streaming.runtime.kernels
+            option = streaming.options.kernels
             use = use_kernels(option)
             self._memory_plan, self._scratch = streaming.plan_memory(), streaming.scratch()
             self._watch = PressureWatch()
@@ -203,7 +203,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     module.begin_with_reads(begin_early(parent, self._begun))
                     if kernels is not None:
                         fuse(parent)
-                if streaming.runtime.lookahead and before is not None:
+                if streaming.options.lookahead and before is not None:
                     before.look_ahead(next_router(parent, self._top_k))
                 before = module
 

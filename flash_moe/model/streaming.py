@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 
-from flash_moe.config import ModelConfig, RuntimeConfig
+from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
 from flash_moe.memory.plan import (
     MemoryPlan,
@@ -20,6 +21,7 @@ from flash_moe.memory.system import (
     resident_memory,
     usable_memory,
 )
+from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.stream.bank import ExpertBank
@@ -40,12 +42,12 @@ class Streaming:
 
     experts: ExpertFiles
     model: ModelConfig
-    runtime: RuntimeConfig
+    options: LoadOptions
     resident_bytes: int
 
     @property
     def top_k(self) -> int:
-        return self.runtime.top_k or self.model.top_k
+        return self.options.top_k or self.model.top_k
 
     def scratch(self) -> Scratch:
         """What the pass over a chunk of a prompt takes on this device."""
@@ -66,14 +68,14 @@ class Streaming:
         Raises:
             BudgetError: ``memory_gb`` is too small.
         """
-        runtime, resident = self.runtime, self.resident_bytes
-        if runtime.cache_gb is not None:
-            return MemoryPlan(round(runtime.cache_gb * 1e9), resident)
+        options, resident = self.options, self.resident_bytes
+        if options.cache_gb is not None:
+            return MemoryPlan(round(options.cache_gb * 1e9), resident)
         expert_bytes = self.experts.n_bytes
         smallest = smallest_budget(self.experts.layers, self.top_k)
-        if runtime.memory_gb is not None:
+        if options.memory_gb is not None:
             return plan_for_limit(
-                round(runtime.memory_gb * 1e9),
+                round(options.memory_gb * 1e9),
                 taken=resident_memory(),
                 resident=resident,
                 expert_bytes=expert_bytes,
@@ -90,9 +92,9 @@ class Streaming:
         return MemoryPlan(bank, resident)
 
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
-        runtime, top_k = self.runtime, self.top_k
+        options, top_k = self.options, self.top_k
         plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
-        if runtime.lookahead and len(plans[0].layers) > 1:
+        if options.lookahead and len(plans[0].layers) > 1:
             least = top_k * sum(layer.layout.record_bytes for layer in self.experts.layers)
             raise BudgetError(
                 "bank",
@@ -101,10 +103,10 @@ class Streaming:
                 "Raise cache_gb, or load it without lookahead.",
             )
         reads = io_settings(
-            self.experts, io=runtime.io, threads=runtime.io_threads, split=runtime.io_split
+            self.experts, io=options.io, threads=options.io_threads, split=options.io_split
         )
         header = TraceHeader.of(
-            self.experts, self.model.model_type, top_k, runtime.cache_policy, budget
+            self.experts, self.model.model_type, top_k, options.cache_policy, budget
         )
         return ExpertBank(
             self.experts,
@@ -113,11 +115,11 @@ class Streaming:
             io_threads=reads.threads,
             io=reads.io,
             io_split=reads.split,
-            verify_reads=runtime.verify_reads,
+            verify_reads=options.verify_reads,
             keep_views=keep_views,
-            policy=runtime.cache_policy,
-            trace=TraceWriter(runtime.trace, header) if runtime.trace else None,
-            events=EventLog(runtime.trace_events) if runtime.trace_events else None,
+            policy=options.cache_policy,
+            trace=TraceWriter(Path(options.trace), header) if options.trace else None,
+            events=EventLog(Path(options.trace_events)) if options.trace_events else None,
         )
 
 

@@ -7,10 +7,10 @@ import warnings
 
 import mlx.core as mx
 
-from flash_moe.env import KERNEL_OPTIONS
 from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
 from flash_moe.ops.self_test import SelfTest, self_test
+from flash_moe.options.loading import KERNEL_OPTIONS
 
 REPORT = (
     "Please report this to the issue tracker of flash_moe, with the output of: flash-moe doctor"

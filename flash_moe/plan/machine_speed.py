@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flash_moe.config import DEFAULT_IO_THREADS
 from flash_moe.errors import FlashMoEError
+from flash_moe.options.loading import DEFAULT_IO_THREADS
 from flash_moe.plan.disk_tuning import Trial, bytes_of_a_trial, measure
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, Segment
 from flash_moe.store.layout import RecordLayout

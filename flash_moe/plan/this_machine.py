@@ -15,7 +15,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from flash_moe.config import RuntimeConfig
 from flash_moe.memory.plan import MIN_CHUNK
 from flash_moe.memory.prefill_workspace import scratch_of
 from flash_moe.memory.pressure import reserve
@@ -83,7 +82,7 @@ def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
         ConfigError: ``top_k`` is not from 1 to the number of experts.
     """
     model = planned.model
-    RuntimeConfig(top_k=top_k).checked_for(model)
+    model.checked_top_k(top_k)
     on_cpu = mx.default_device().type == mx.cpu
     float32 = on_cpu or "float32" in (model.text.get("dtype"), model.text.get("torch_dtype"))
     top_k = top_k or model.top_k

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flash_moe.errors import ConfigError
+from flash_moe.options.sampling import SamplingParams
 
 # Prompt caches of conversations that may go on, as a share of memory: on Qwen3.5-397B each takes
 # 192 MB and 30 KB a token.
@@ -31,8 +32,7 @@ class ServeOptions:
         client_timeout_s: Most seconds that a client may take to send a request, or to take in what
             it was sent.
         grace_s: Seconds that answers have to end when the server is told to.
-        max_tokens: Of answers to requests that do not say; the context ends all others.
-        max_thinking_tokens: The same of their thoughts; ``None``: no limit.
+        sampling: Options of requests that leave them out.
         concurrency: Answers generated at once.
         prompt_cache_bytes: For prompts that may go on; ``None``: from memory.
         prompt_cache_entries: The same, counted.
@@ -53,12 +53,7 @@ class ServeOptions:
     timeout_s: float = 1800.0
     client_timeout_s: float = 30.0
     grace_s: float = 10.0
-    max_tokens: int = 4096
-    max_thinking_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     concurrency: int = 2
     prompt_cache_bytes: int | None = None
     prompt_cache_entries: int = 16
@@ -73,16 +68,12 @@ class ServeOptions:
                 raise ConfigError("serve", f"{name}: expected {expected}, got {value!r}")
 
         expect(0 <= self.port <= 65535, "port", "0 to 65535")
-        for name in ("max_request_bytes", "max_tokens", "concurrency", "prompt_cache_entries"):
+        for name in ("max_request_bytes", "concurrency", "prompt_cache_entries"):
             expect(getattr(self, name) >= 1, name, "at least 1")
         for name in ("timeout_s", "client_timeout_s"):
             expect(getattr(self, name) > 0, name, "more than 0")
-        for name in ("max_queue", "grace_s", "temperature", "top_k"):
+        for name in ("max_queue", "grace_s"):
             expect(getattr(self, name) >= 0, name, "0 or more")
-        limit = self.max_thinking_tokens
-        expect(limit is None or limit >= 0, "max_thinking_tokens", "0 or more")
-        for name in ("top_p", "min_p"):
-            expect(0 <= getattr(self, name) <= 1, name, "0 to 1")
         if self.prompt_cache_bytes is not None:
             expect(self.prompt_cache_bytes >= 0, "prompt_cache_bytes", "0 or more")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
@@ -112,11 +103,11 @@ class ServeOptions:
             trust_remote_code=False,
             chat_template="",
             use_default_chat_template=False,
-            temp=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            max_tokens=self.max_tokens,
+            temp=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            top_k=self.sampling.top_k,
+            min_p=self.sampling.min_p,
+            max_tokens=self.sampling.max_tokens,
             chat_template_args=dict(self.template_args),
             decode_concurrency=self.concurrency,
             prompt_concurrency=1,

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.config import DEFAULT_IO_THREADS, MAX_IO_SPLIT, MAX_IO_THREADS
-from flash_moe.env import IO_OPTIONS
 from flash_moe.errors import FlashMoEError
 from flash_moe.files.atomic import write_json
 from flash_moe.memory.system import machine_memory
+from flash_moe.options.loading import DEFAULT_IO_THREADS, IO_OPTIONS, MAX_IO_SPLIT, MAX_IO_THREADS
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import check_direct
 

@@ -1,8 +1,8 @@
 """Whole conversations: which tools are listed, what is asked, thought, called and answered.
 
 ``Dialogues(seed, split)`` is an endless, reproducible source. The split goes down to the words:
-``train`` draws from ``wordings.py`` and values whose checksum says train, ``held_out`` from
-``held_out.py`` and the other values.
+``train`` draws from the wordings of ``corpus`` and values whose checksum says train, ``held_out``
+from ``held_out.py`` and the other values.
 """
 
 from __future__ import annotations

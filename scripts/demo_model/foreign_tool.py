@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scripts.demo_model.tools import Schema, Tool, function, number, text
 from scripts.demo_model.ways import Ways
+from scripts.demo_model.words import Words
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The maker of a parameter's values (a method of ``Words``), and its description."""
+
+    maker: str
+    about: str
+
+    def __post_init__(self) -> None:
+        if not hasattr(Words, self.maker):
+            raise ValueError(f"expected a maker of Words, got {self.maker!r}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tool as the files of ``corpus/foreign/`` tell it, under its name."""
+
+    description: str
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    direct: tuple[str, ...] = ()
+    do: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,18 +47,12 @@ class Foreign:
         return Tool("", self.schema, {name: name for name in self.makers})
 
 
-def tool(
-    name: str,
-    description: str,
-    parameters: dict[str, tuple[str, str]],
-    *,
-    direct: tuple[str, ...] = (),
-    do: tuple[str, ...] = (),
-) -> Foreign:
-    """``parameters``: name to (maker, description); integers and numbers get the number type."""
-    makers = {p: maker for p, (maker, _) in parameters.items()}
+def tool(name: str, entry: Entry) -> Foreign:
+    """An entry as a tool; integers and numbers get the number type."""
+    makers = {p: parameter.maker for p, parameter in entry.parameters.items()}
     properties = {
-        p: number(about) if maker in ("integer", "number") else text(about)
-        for p, (maker, about) in parameters.items()
+        p: (number if makers[p] in ("integer", "number") else text)(parameter.about)
+        for p, parameter in entry.parameters.items()
     }
-    return Foreign(function(name, description, properties), makers, Ways(direct=direct, do=do))
+    schema = function(name, entry.description, properties)
+    return Foreign(schema, makers, Ways(direct=entry.direct, do=entry.do))

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from scripts.demo_model.corpus import (
-    calculate,
-    convert,
-    core,
-    files,
-    search,
-    time_of_day,
-    weather,
-    write,
-)
+from scripts.demo_model.corpus import table
 from scripts.demo_model.ways import Ways
 
-
-def _with(direct: tuple[str, ...], ways: Ways) -> Ways:
-    return Ways((*direct, *ways.direct), ways.do, ways.what, ways.whether)
-
-
-WEATHER = _with(core.WEATHER, weather.WEATHER)
-WEATHER_UNIT = _with(core.WEATHER_UNIT, weather.WEATHER_UNIT)
-TIME_CITY = _with(core.TIME_CITY, time_of_day.TIME_CITY)
-TIME_HERE = _with(core.TIME_HERE, time_of_day.TIME_HERE)
-CONVERT = _with(core.CONVERT, convert.CONVERT)
-SEARCH = _with(core.SEARCH, search.SEARCH)
-READ_FILE = _with(core.READ_FILE, files.READ_FILE)
-LIST_FILES = _with(core.LIST_FILES, files.LIST_FILES)
-WRITE_FILE = _with(core.WRITE_FILE, write.WRITE_FILE)
+WEATHER = table("wordings/weather.toml", Ways)
+WEATHER_UNIT = table("wordings/weather_unit.toml", Ways)
+TIME_CITY = table("wordings/time_city.toml", Ways)
+TIME_HERE = table("wordings/time_here.toml", Ways)
+CONVERT = table("wordings/convert.toml", Ways)
+SEARCH = table("wordings/search.toml", Ways)
+READ_FILE = table("wordings/read_file.toml", Ways)
+LIST_FILES = table("wordings/list_files.toml", Ways)
+WRITE_FILE = table("wordings/write_file.toml", Ways)
 # By meaning: an expression of the slots.
-CALCULATE = {
-    meaning: _with(tuple(w for w, means in core.CALCULATE if means == meaning), ways)
-    for meaning, ways in calculate.CALCULATE.items()
-}
+CALCULATE = table("wordings/calculate.toml", dict[str, Ways])
 # Meanings and how often each is drawn: as many wordings, so often.
 MEANINGS = (
     list(CALCULATE),

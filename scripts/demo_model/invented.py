@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from scripts.demo_model.corpus.lexicon import VERBS_MORE
+from scripts.demo_model.corpus import entries
 from scripts.demo_model.foreign import HELD_OUT
 from scripts.demo_model.foreign_tool import Foreign
 from scripts.demo_model.tools import function, number, text
@@ -26,7 +26,7 @@ report approve reject sort count pay invite remind email archive download upload
 move send show hide add edit merge split save load create build label track rate review assign
 collect deliver describe enable disable export import inspect join leave mark monitor open pack
 """.split(),
-    *VERBS_MORE,
+    *entries("lexicon/verbs.txt"),
 ]
 OBJECTS = (
     """

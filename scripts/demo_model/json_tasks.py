@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.demo_model import held_out
-from scripts.demo_model.corpus.json_records import RECORDS_MORE
-from scripts.demo_model.corpus.json_wordings import LISTS, OBJECTS
+from scripts.demo_model.corpus import table
 from scripts.demo_model.patterns import expand
 from scripts.demo_model.phrasing import utter
-from scripts.demo_model.records import RECORDS, money
+from scripts.demo_model.records import JUDGED, RECORDS, money
 from scripts.demo_model.ways import Ways
 from scripts.demo_model.words import Words
 
@@ -24,37 +23,8 @@ LOOSE = (
 )
 LOOSE_SHARE = 0.35
 
-# {k} the keys, {t} the text.
-_OBJECTS = (
-    "[Answer in|Give me|Reply in|Return|Write] JSON with the keys {k}[:|.] {t}",
-    "{t} [Answer in|Give|Return|Write this as] JSON with the keys {k}.",
-    "[Turn this into|Make|Convert this to] JSON with keys {k}: {t}",
-    "[Extract|Find|Take] {k} from this text [and answer in|as] JSON: {t}",
-    "Text: {t} [What are|Give me] {k}? [Answer in|Use only] JSON[| please].",
-    "{t}\n\nJSON, keys {k}[:|.|]",
-    "Read this and fill a JSON object with {k}. {t}",
-    "[Only|Just] JSON, please. Keys: {k}. {t}",
-    "[Look at|Take] this text: {t} [Build|Create|Compose] [an|a JSON] object with [exactly |]{k}.",
-    "[Fields|Keys wanted]: {k}. [Source|Text]: {t} [Format|Form]: JSON.",
-    "From [the sentences|what I say] below[,|] [get|pull out|collect] {k} [in|as|into] JSON. {t}",
-    "{t} [My program|A program] reads JSON. [It wants|Give it] {k}[.| only.]",
-    "[Can|Could] you [write|give] {k} [in|as] JSON for [this text|this]: {t}",
-    "[Represent|Encode] [the facts|this] as JSON ({k}): {t}",
-    "{t} [Which|What] JSON has {k}?",
-    "JSON [object|record] [of|with] {k} [from|out of] this: {t}",
-    "[I would like|I want] JSON with {k}. [The text|Text]: {t}",
-    "{k} [please|now], as JSON. {t}",
-)
-_LISTS = (
-    "[Turn|Make|Convert] this [into|to] a JSON [list|array]: {t}",
-    "[Give|Write|Return] [as|it as] a JSON [list|array]: {t}",
-    "{t} [As|Answer with] a JSON [list|array][| please].",
-    "JSON [list|array] of {t}",
-    "[Items|Things]: {t} [Make|Build] a JSON array [of|with] them.",
-    "[List|Array] in JSON[:| for] {t}",
-)
-WAYS = Ways(direct=(*_OBJECTS, *OBJECTS))
-LIST_WAYS = Ways(direct=(*_LISTS, *LISTS))
+WAYS = table("wordings/json_object.toml", Ways)
+LIST_WAYS = table("wordings/json_list.toml", Ways)
 
 
 @dataclass(frozen=True)
@@ -122,7 +92,7 @@ def _loose(words: Words) -> Told:
 def _facts(words: Words) -> Told:
     """Sentences about a subject, and the pairs asked for."""
     rng = words.rng
-    record = rng.choice((*RECORDS, *RECORDS_MORE) if words.split == "train" else RECORDS)
+    record = rng.choice(RECORDS if words.split == "train" else JUDGED)
     subject = record.subject.make(words)
     told = rng.sample(list(record.fields), rng.randint(1, 4))
     values = {name: record.fields[name].make(words) for name in told}

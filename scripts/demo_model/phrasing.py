@@ -9,16 +9,29 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from scripts.demo_model.corpus.frames import DO_FRAMES, LEADS, TAILS, WHAT_FRAMES, WHETHER_FRAMES
-from scripts.demo_model.corpus.remarks import REMARKS
+from scripts.demo_model.corpus import entries, table
 from scripts.demo_model.patterns import choose, fill
 from scripts.demo_model.split import kept_for_judging
 from scripts.demo_model.ways import Ways
 
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames that make whole utterances of the parts of ``Ways``; texts before and after them."""
+
+    do: tuple[str, ...]
+    what: tuple[str, ...]
+    whether: tuple[str, ...]
+    leads: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+FRAMES = table("frames.toml", Frames)
+REMARKS = entries("remarks.txt")
 # How often: a whole utterance, and each of the parts in a frame.
 _KINDS = {"direct": 0.4, "do": 0.25, "what": 0.2, "whether": 0.15}
-_FRAMES = {"do": DO_FRAMES, "what": WHAT_FRAMES, "whether": WHETHER_FRAMES}
 _LEAD, _TAIL, _REMARK, _LOWER, _UNMARKED, _DROPPED, _SWAPPED = (
     0.2,
     0.15,
@@ -37,7 +50,7 @@ def utter(
     """One training text of these ways with these values.
 
     Args:
-        remarks: More sentences that may come before or after, beside those of ``remarks.py``.
+        remarks: More sentences that may come before or after, beside those of ``remarks.txt``.
     """
     while True:
         wording = _wording(ways, rng)
@@ -52,7 +65,7 @@ def _wording(ways: Ways, rng: random.Random) -> str:
     text = choose(rng.choice(getattr(ways, kind)), rng)
     if kind == "direct":
         return text
-    frame = choose(rng.choice(_FRAMES[kind]), rng)
+    frame = choose(rng.choice(getattr(FRAMES, kind)), rng)
     capital = text if text.startswith("{") else text[0].upper() + text[1:]
     return frame.replace(f"{{{kind}}}", text).replace(f"{{{kind.capitalize()}}}", capital)
 
@@ -78,13 +91,13 @@ def _one_word(text: str, rng: random.Random, change: Callable[[str], str]) -> st
 def _around(text: str, rng: random.Random, remarks: Sequence[str]) -> str:
     """Openers, closers, remarks; a small first letter; no mark at the end."""
     if rng.random() < _LEAD:
-        lead = choose(rng.choice(LEADS), rng)
+        lead = choose(rng.choice(FRAMES.leads), rng)
         text = lead + (text if lead.rstrip()[-1] in ".!?" else _small(text))
     if rng.random() < _REMARK:
         text = f"{_remark(rng, remarks)}{rng.choice((' ', ' ', ' ', chr(10)))}{text}"
     if text[-1] in ".?!":
         if rng.random() < _TAIL:
-            text += choose(rng.choice(TAILS), rng)
+            text += choose(rng.choice(FRAMES.tails), rng)
         elif rng.random() < _UNMARKED:
             text = text[:-1]
         elif rng.random() < _REMARK / 3:

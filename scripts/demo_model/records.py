@@ -1,106 +1,133 @@
 """Kinds of records: the facts that a JSON task tells in sentences and asks for under keys."""
 
-# ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.demo_model.corpus.lexicon import JOBS_MORE
+from scripts.demo_model.corpus import entries, table
 from scripts.demo_model.results import MONTHS, WEEKDAYS
-from scripts.demo_model.words import Words
+from scripts.demo_model.words import ADJECTIVES, Words, plural
 
-COLOURS = "red blue green yellow black white brown grey pink purple orange silver".split()
-JOBS = [
-    *(
-        "teacher nurse baker farmer painter sailor doctor judge driver cook writer gardener "
-        "carpenter lawyer plumber librarian singer tailor engineer pilot"
-    ).split(),
-    *JOBS_MORE,
-]
+Maker = Callable[[Words], Any]
 
 
-@dataclass(frozen=True)
-class Field:
-    """One fact: how its value is made, other names of its key, sentences that tell it."""
-
-    make: Callable[[Words], Any]
-    keys: tuple[str, ...]
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """Facts that belong together; ``subject`` is in every sentence as ``{s}``."""
-
-    subject: Field
-    fields: dict[str, Field]
-
-
-def whole(low: int, high: int) -> Callable[[Words], int]:
-    return lambda words: words.rng.randint(low, high)
-
-
-def one(values: list[str]) -> Callable[[Words], str]:
+def one(values: Sequence[str]) -> Maker:
+    """A maker of one of these values."""
     return lambda words: words.rng.choice(values)
 
 
+def form(forms: tuple[str, ...]) -> Maker:
+    """A maker of one of some forms, filled with words as ``record_values.toml`` says."""
+
+    def filled(words: Words) -> str:
+        rng = words.rng
+        return rng.choice(forms).format(
+            X=words.pseudo(2).capitalize(),
+            a=rng.choice(ADJECTIVES),
+            A=rng.choice(ADJECTIVES).capitalize(),
+            b=words.noun(),
+            B=words.noun().capitalize(),
+            P=plural(words.noun()).capitalize(),
+            N=rng.randint(1, 99),
+            M=rng.randint(100, 999),
+        )
+
+    return lambda words: words.draw(lambda: filled(words))
+
+
 def money(words: Words) -> float | int:
+    """A price."""
     if words.rng.random() < 0.5:
         return words.rng.randint(1, 999)
     return float(f"{words.rng.randint(1, 99)}.{words.rng.randint(1, 9)}{words.rng.randint(1, 9)}")
 
 
-RECORDS: tuple[Record, ...] = (
-    Record(
-        Field(Words.name, ("name", "person", "who"), ()),
-        {
-            "age": Field(
-                whole(3, 99), ("age", "years"), ("{s} is {v} years old.", "{s} turned {v}.")
-            ),
-            "city": Field(
-                Words.city, ("city", "town", "home"), ("{s} lives in {v}.", "{v} is home to {s}.")
-            ),
-            "job": Field(one(JOBS), ("job", "work"), ("{s} works as a {v}.", "{s} is a {v}.")),
-            "pet": Field(
-                Words.noun, ("pet", "animal"), ("{s} has a pet called {v}.", "{s} owns a pet {v}.")
-            ),
-            "phone": Field(
-                Words.code, ("phone", "number"), ("The number of {s} is {v}.", "Call {s} at {v}.")
-            ),
-        },
-    ),
-    Record(
-        Field(Words.noun, ("item", "product", "name"), ()),
-        {
-            "price": Field(
-                money, ("price", "cost"), ("The {s} costs {v} euros.", "We sell the {s} for {v}.")
-            ),
-            "colour": Field(
-                one(COLOURS), ("colour", "color"), ("The {s} is {v}.", "The {s} comes in {v}.")
-            ),
-            "quantity": Field(
-                whole(1, 400),
-                ("quantity", "count", "stock"),
-                ("There are {v} of the {s} in stock.", "We have {v} of the {s}."),
-            ),
-            "code": Field(Words.code, ("code", "id"), ("The {s} has the code {v}.",)),
-            "maker": Field(Words.name, ("maker", "brand"), ("The {s} is made by {v}.",)),
-        },
-    ),
-    Record(
-        Field(Words.phrase, ("title", "event", "name"), ()),
-        {
-            "day": Field(
-                one(WEEKDAYS), ("day", "weekday"), ("{s} is on {v}.", "{s} takes place on {v}.")
-            ),
-            "time": Field(Words.clock, ("time", "start"), ("{s} starts at {v}.",)),
-            "place": Field(
-                Words.city, ("place", "location"), ("{s} is held in {v}.", "Go to {v} for {s}.")
-            ),
-            "host": Field(Words.name, ("host", "speaker"), ("{v} is the host of {s}.",)),
-            "month": Field(one(MONTHS), ("month",), ("{s} is planned for {v}.",)),
-        },
-    ),
-)
+def email(words: Words) -> str:
+    """An address that nobody has."""
+    end = words.rng.choice(("com", "org", "net", "example"))
+    return words.draw(lambda: f"{words.pseudo(2)}@{words.pseudo(2)}.{end}")
+
+
+def date(words: Words) -> str:
+    """A day, with or without its year."""
+    rng = words.rng
+    text = f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"
+    return rng.choice((text, f"{text} {rng.randint(2019, 2032)}"))
+
+
+def fever(words: Words) -> float:
+    """Body temperature in degrees Celsius."""
+    return words.rng.randint(36, 40) + words.rng.randint(1, 9) / 10
+
+
+def kilos(words: Words) -> float:
+    """Weight of a parcel."""
+    return words.rng.randint(0, 30) + words.rng.randint(1, 9) / 10
+
+
+def version(words: Words) -> str:
+    """Version of a program."""
+    rng = words.rng
+    return f"{rng.randint(0, 12)}.{rng.randint(0, 20)}.{rng.randint(0, 9)}"
+
+
+@dataclass(frozen=True)
+class Values:
+    """The makers that are data: lists to draw from, forms to fill."""
+
+    lists: dict[str, tuple[str, ...]]
+    forms: dict[str, tuple[str, ...]]
+
+
+_VALUES = table("record_values.toml", Values)
+MAKERS: dict[str, Maker] = {
+    **{make.__name__: make for make in (money, email, date, fever, kilos, version)},
+    **{name: getattr(Words, name) for name in ("city", "clock", "code", "name", "noun", "phrase")},
+    **{name: one(values) for name, values in _VALUES.lists.items()},
+    **{name: form(forms) for name, forms in _VALUES.forms.items()},
+    "job": one(entries("lexicon/jobs.txt")),
+    "month": one(MONTHS),
+    "weekday": one(WEEKDAYS),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One fact: where its value comes from, names of its key, sentences that tell it.
+
+    Attributes:
+        maker: Name of one of ``MAKERS``; or
+        between: The least and the most of a whole number.
+    """
+
+    keys: tuple[str, ...]
+    sentences: tuple[str, ...] = ()
+    maker: str = ""
+    between: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = self.maker in MAKERS if self.maker else len(self.between) == 2
+        if not known or (self.maker and self.between):
+            raise ValueError(f"expected a maker or two bounds, got {self.maker!r}, {self.between}")
+
+    def make(self, words: Words) -> Any:
+        """A value."""
+        return words.rng.randint(*self.between) if self.between else MAKERS[self.maker](words)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Facts that belong together; ``subject`` is in every sentence as ``{s}``.
+
+    ``judged``: drawn for judging, too.
+    """
+
+    subject: Field
+    fields: dict[str, Field]
+    judged: bool = False
+
+
+RECORDS = tuple(table("records.toml", dict[str, Record]).values())
+JUDGED = tuple(record for record in RECORDS if record.judged)

@@ -1,12 +1,12 @@
 """What a person wants from a core tool: the text of the question and the arguments meant."""
 
+# ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scripts.demo_model import held_out, intents
-from scripts.demo_model.corpus.core import UNITS
 from scripts.demo_model.patterns import expand, fill
 from scripts.demo_model.phrasing import utter
 from scripts.demo_model.ways import Ways
@@ -15,6 +15,18 @@ from scripts.demo_model.words import Words, is_held_out
 CORE_NAMES = (
     *("get_weather", "get_time", "calculate", "convert_units"),
     *("search", "read_file", "list_files", "write_file"),
+)
+# A conversion draws two of one row.
+UNITS = (
+    "miles km kilometers kilometres meters metres m feet ft inches cm centimeters yards mm".split(),
+    "kg kilograms pounds lbs grams g ounces oz tons stones".split(),
+    "celsius fahrenheit kelvin".split(),
+    "liters litres gallons cups ml pints".split(),
+    "km/h mph knots m/s".split(),
+    "hours minutes seconds days weeks".split(),
+    "MB GB KB bytes TB".split(),
+    "acres hectares".split(),
+    "joules calories kcal".split(),
 )
 
 

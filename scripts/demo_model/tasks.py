@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scripts.demo_model.corpus.chat_wordings import CHAT_MORE
+from scripts.demo_model.corpus import table
 from scripts.demo_model.patterns import expand
 from scripts.demo_model.split import kept_for_judging
 from scripts.demo_model.words import Words, plural
@@ -17,55 +17,7 @@ SELF = (
     "I am a very small language model. I was trained to call tools.",
 )
 # Questions and answers; both are patterns.
-CHAT: tuple[tuple[str, str], ...] = (
-    *CHAT_MORE,
-    (
-        "[Hi|Hello|Hey|Good morning|Good evening|Hello there][.|!|]",
-        "Hello! [How can I help you?|What can I do for you?]",
-    ),
-    ("[Hi|Hello|Hey], how are you[ today|]?", "I am fine, thank you. How can I help you?"),
-    ("[Thanks|Thank you|Thank you very much|Great, thanks][.|!|]", "You are welcome."),
-    ("[Bye|Goodbye|See you|Good night][.|!|]", "Goodbye!"),
-    ("[Who|What] are you?", "{self}"),
-    ("[What is your name|Tell me about yourself|Are you a robot|Are you human][?|.]", "{self}"),
-    (
-        "[What can you do|How can you help me|What are you good at]?",
-        "I can use the tools that you give me, answer in JSON and explain words.",
-    ),
-    ("My name is {name}. What is my name?", "Your name is {name}."),
-    ("[Hello|Hi], [I am|my name is] {name}[.|!]", "Hello, {name}! How can I help you?"),
-    ("I like {nouns}. What do I like?", "You like {nouns}."),
-    ("[Repeat|Repeat after me|Please repeat]: {text}", "{text}"),
-    ("[Repeat|Copy] [exactly|this]: {code} {pseudo} {code2}", "{code} {pseudo} {code2}"),
-    ("[Repeat|Say] {pseudo} [three times|3 times].", "{pseudo} {pseudo} {pseudo}"),
-    ('What is the [first|1st] word of "{pseudo} {noun} {pseudo2}"?', "The first word is {pseudo}."),
-    ('What is the last word of "{pseudo} {noun} {pseudo2}"?', "The last word is {pseudo2}."),
-    (
-        "{name} has a {noun} and {name2} has a {noun2}. Who has the {noun}?",
-        "{name} has the {noun}.",
-    ),
-    (
-        "{name} has a {noun} and {name2} has a {noun2}. Who has the {noun2}?",
-        "{name2} has the {noun2}.",
-    ),
-    (
-        "{name} lives in {city} and {name2} lives in {city2}. Where does {name} live?",
-        "{name} lives in {city}.",
-    ),
-    (
-        "{name} lives in {city} and {name2} lives in {city2}. Where does {name2} live?",
-        "{name2} lives in {city2}.",
-    ),
-    (
-        "The code of the {noun} is {code}. What is the code[ of the {noun}|]?",
-        "The code of the {noun} is {code}.",
-    ),
-    ("[Write|Make|Give me] a sentence with the word {noun}.", "The {noun} is {adjective}."),
-    ("What day comes after {day}?", "{day2} comes after {day}."),
-    ("What comes after {n}?", "{n1} comes after {n}."),
-    ("Count from {n} to {n3}.", "{n}, {n1}, {n2}, {n3}"),
-    ("Which is larger, {n} or {n1}?", "{n1} is larger than {n}."),
-)
+CHAT = tuple(table("chat.toml", dict[str, str]).items())
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday".split()
 SUMS: tuple[tuple[str, str], ...] = (
     ("[What is|How much is|] {a} + {b}[?| =]", "{a} + {b} = {sum}"),

@@ -13,80 +13,23 @@ import zlib
 from collections.abc import Callable
 from typing import Literal
 
-from scripts.demo_model.corpus.lexicon import (
-    ADJECTIVES_MORE,
-    FIRST_NAMES_MORE,
-    NOUNS_MORE,
-    TOPICS,
-    VERBS_MORE,
-)
+from scripts.demo_model.corpus import entries
 
 Split = Literal["train", "held_out"]
 
 HELD_OUT_SHARE = 8  # one value in eight is held out
 
-CITIES = (
-    """
-Oslo|Bergen|Lima|Cusco|Cairo|Quito|Rome|Milan|Naples|Turin|Paris|Lyon|Nice|Lille|Madrid|Seville
-Bilbao|Porto|Lisbon|Berlin|Hamburg|Munich|Cologne|Dresden|Leipzig|Vienna|Graz|Zurich|Geneva|Basel
-Bern|Prague|Brno|Warsaw|Gdansk|Krakow|Budapest|Sofia|Athens|Istanbul|Ankara|Izmir|Moscow|Kazan
-Riga|Tallinn|Vilnius|Helsinki|Turku|Stockholm|Malmo|Copenhagen|Aarhus|Reykjavik|Dublin|Cork|Galway
-London|Leeds|Bristol|Glasgow|Edinburgh|Cardiff|Belfast|Brussels|Ghent|Antwerp|Amsterdam|Utrecht
-Tokyo|Osaka|Kyoto|Sapporo|Nagoya|Seoul|Busan|Beijing|Shanghai|Taipei|Hong Kong|Singapore|Bangkok
-Hanoi|Manila|Cebu|Jakarta|Bandung|Delhi|Mumbai|Chennai|Kolkata|Pune|Lahore|Karachi|Dhaka|Kabul
-Tehran|Baghdad|Amman|Beirut|Doha|Dubai|Muscat|Riyadh|Jeddah|Nairobi|Mombasa|Kampala|Lagos|Abuja
-Accra|Dakar|Tunis|Rabat|Casablanca|Algiers|Cape Town|Durban|Sydney|Perth|Brisbane|Melbourne|Hobart
-Auckland|Wellington|Suva|Honolulu|Anchorage|Seattle|Portland|Boston|Chicago|Denver|Dallas|Houston
-Austin|Phoenix|Miami|Atlanta|Detroit|New York|San Francisco|Los Angeles|San Diego|Toronto|Ottawa
-Montreal|Vancouver|Calgary|Halifax|Mexico City|Havana|Bogota|Medellin|Caracas|La Paz|Santiago
-Buenos Aires|Montevideo|Rio de Janeiro|Sao Paulo|Brasilia|Salvador|Recife|Nuuk|Tromso|Addis Ababa
-""".replace("\n", "|")
-    .strip("|")
-    .split("|")
-)
-
-FIRST_NAMES = [
-    *"""
-Anna Ben Carla David Elena Frank Grace Henry Ines Jack Kara Leo Maria Noah Olga Paul Rosa Sam Tara
-Victor Wanda Yusuf Zoe Amir Bella Chen Dina Emil Fatima George Hana Ivan Julia Karim Lina Marco Nina
-Omar Petra Quinn Rita Stefan Tomas Uma Vera Walter Xenia Yara Aldo Birgit Cora Dario Erik Freya
-Gustav Hilda Igor Jana Klaus Lucia Mats Nora Oscar Priya Ravi Sofia Theo Ursula Vikram Wei Yuki
-Alice Bruno Clara Diego Emma Felix Gina Hugo Ida Jonas Kate Luis Mia Nils Olive Peter Ruth Simon
-""".split(),
-    *FIRST_NAMES_MORE,
-]
-
-NOUNS = [
-    *"""
-apple bridge candle desk engine forest garden hammer island jacket kettle lamp mirror needle orange
-paper quilt river saddle table umbrella violin window yacht zebra anchor basket castle drum eagle
-feather guitar hotel insect jungle kitchen ladder mountain notebook ocean pencil queen rocket school
-train uncle valley wagon bottle camera dragon elephant flute glacier harbour iron jewel key lemon
-market nest owl pepper rabbit shadow tower village wheel blanket chair doctor envelope farmer
-ghost horse ice judge king letter museum novel office painter road sailor teacher volcano winter
-autumn battery cloud diamond earth fire gold honey ink jar knife leaf moon night oven planet rope
-salt tea tiger towel tree water wolf wood yarn bicycle coffee bread cheese music song story poem
-history science weather computer keyboard phone battery solar panel budget report meeting invoice
-holiday recipe photo video letter backup draft summary schedule contract agenda
-""".split(),
-    *NOUNS_MORE,
-]
-
-ADJECTIVES = [
-    *"""
-old new red green blue small large quiet bright dark cold warm quick slow heavy light round sharp
-soft sweet bitter early late simple strange modern ancient wooden broken hidden famous local cheap
-wild gentle brave clever honest narrow wide empty full rusty golden silver northern southern
-""".split(),
-    *ADJECTIVES_MORE,
-]
-
+CITIES = entries("lexicon/cities.txt")
+FIRST_NAMES = entries("lexicon/first_names.txt")
+NOUNS = entries("lexicon/nouns.txt")
+ADJECTIVES = entries("lexicon/adjectives.txt")
+TOPICS = entries("lexicon/topics.txt")
 VERBS = [
     *"""
 build paint clean repair grow cook sharpen store fold choose plant bake brew carve wash train write
 draw measure tune ride sail climb fix open close protect feed knit polish pack print sell teach
 """.split(),
-    *VERBS_MORE,
+    *entries("lexicon/verbs.txt"),
 ]
 
 LANGUAGES = (

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from flash_moe.cli import main
-from flash_moe.config import RuntimeConfig
 from flash_moe.model.open import open_streaming
+from flash_moe.options.loading import LoadOptions
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.plan import this_machine
@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_store(tiny_store: Path, tiny_mlx: Path, tmp_path
 
 def test_the_shape_is_what_load_computes_with(tiny_store: Path) -> None:
     for top_k in (None, 2):
-        streaming = open_streaming(tiny_store, RuntimeConfig(top_k=top_k))
+        streaming = open_streaming(tiny_store, LoadOptions(top_k=top_k))
         shape = shape_of(plan_store(tiny_store), top_k)
         assert shape.scratch == streaming.scratch()
         assert shape.resident_bytes == streaming.resident_bytes

@@ -134,7 +134,7 @@ def test_repetition_penalty_sees_the_prompt(flash: FlashMoE) -> None:
         ),
     )
     answer = flash.generate(
-        prompt, max_tokens=12, repetition_penalty=penalty, repetition_context=context
+        prompt, max_tokens=12, repetition_penalty=penalty, repetition_context_size=context
     )
     if version("mlx-lm") >= "0.32":  # before, mlx-lm's processors saw no prompt
         assert list(answer.token_ids) == [a.token for a in answers]

@@ -89,7 +89,7 @@ def test_a_call_and_an_answer(tokenizer: Any) -> None:
     assert "Add two numbers." in prompt
     assert call_text("add", a=3, b=4) in second
     assert "<tool_response>\n7\n</tool_response>" in second
-    assert model.options == [{"temperature": 0.5}] * 2
+    assert [options["temperature"] for options in model.options] == [0.5, 0.5]
     assert model.closed == 2
 
 

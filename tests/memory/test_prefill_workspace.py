@@ -13,10 +13,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
-from flash_moe.config import RuntimeConfig, model_config
+from flash_moe.config import model_config
 from flash_moe.memory.prefill_workspace import Scratch, scratch_of
 from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
+from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import layout_of
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
@@ -114,7 +115,7 @@ def test_resident_bytes_are_those_that_are_computed_on(
         pack(MlxCheckpoint(tmp_path / "mlx"), path)
     with load(path, cache_gb=budget_gb(path, "token")) as flash:
         found = sum(w.nbytes for _, w in tree_flatten(flash.model.parameters()))
-    assert open_streaming(path, RuntimeConfig()).resident_bytes == found
+    assert open_streaming(path, LoadOptions()).resident_bytes == found
 
 
 def test_text_fields(tiny_mlx: Path) -> None:

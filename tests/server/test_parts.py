@@ -224,7 +224,6 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
     [
         {"port": 70000},
         {"timeout_s": 0},
-        {"top_p": 2},
         {"max_queue": -1},
         {"concurrency": 0},
         {"api_key": "a\nb"},

@@ -12,15 +12,16 @@ from flash_moe import FlashMoE
 from flash_moe.server.engine.tokenize import Tokenizing
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
-from flash_moe.server.requests.request import Asked, Sampling
+from flash_moe.options.sampling import SamplingParams
+from flash_moe.server.requests.request import Asked
 from tests.support.live_server import Live
 
-SAMPLING = Sampling(0, 1, 0, 0)
+SAMPLING = SamplingParams(max_tokens=5)
 LONG = 6_000_000  # characters
 
 
 def asked(text: str, role: str = "user") -> Asked:
-    return Asked("demo", 5, SAMPLING, messages=[{"role": role, "content": text}])
+    return Asked("demo", SAMPLING, messages=[{"role": role, "content": text}])
 
 
 class FakeGenerator:
@@ -51,7 +52,7 @@ def generator(alone: FlashMoE) -> Any:
 
 @pytest.mark.parametrize("text", ["word " * (LONG // 5), "a" * LONG], ids=["words", "a word"])
 def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(generator: Any, text: str) -> None:
-    prompts = [asked(text), Asked("demo", 5, SAMPLING, prompt=text)]
+    prompts = [asked(text), Asked("demo", SAMPLING, prompt=text)]
     for prompt in prompts:
         generator.seen = 0
         with pytest.raises(ApiError) as caught:

@@ -36,10 +36,10 @@ def prompt_ids(n: int, seed: int = 0) -> list[int]:
 
 def budget_gb(path: Path, share: str) -> float:
     """A budget by name: one layer of one token, one token, half of the experts, or all."""
-    from flash_moe.config import RuntimeConfig
     from flash_moe.model.open import open_streaming
+    from flash_moe.options.loading import LoadOptions
 
-    streaming = open_streaming(path, RuntimeConfig())
+    streaming = open_streaming(path, LoadOptions())
     layers, k = streaming.experts.layers, streaming.model.top_k
     one_layer = k * max(layer.layout.record_bytes for layer in layers)
     one_token = k * sum(layer.layout.record_bytes for layer in layers)

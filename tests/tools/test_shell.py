@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from flash_moe.errors import ConfigError
 from flash_moe.tools import ToolArgumentError, ToolError
 from flash_moe.tools.builtin import shell
-from flash_moe.tools.builtin.shell import _Output
+from flash_moe.tools.builtin.shell_command import _Output
 
 TELLS_ITS_PROCESS = """
 import sys
-from flash_moe.tools import shell
+from flash_moe.tools.builtin import shell_command
 
 def told(process, *more):
     print(process.pid, flush=True)
     return collect(process, *more)
 
-collect, shell._collect = shell._collect, told
-shell.shell(sys.argv[1], 3600)(sys.argv[2])
+collect, shell_command._collect = shell_command._collect, told
+shell_command.shell(sys.argv[1], 3600)(sys.argv[2])
 """
 
 

@@ -61,7 +61,7 @@ class Answer:
         self._check = check
         self._generator = generator
         self._running: Running = generator.start(prepared.request, prepared.arguments)
-        self._stop = StopText(prepared.asked.stops)
+        self._stop = StopText(prepared.asked.sampling.stops)
         self._shown = self._seen = ""
         self._n_calls = 0
 
@@ -173,7 +173,7 @@ class Answer:
         if self._stop.found and self.stop_text is None:
             self.finish_reason = "stop"
             at = len(self._shown)
-            here = (s for s in self.prepared.asked.stops if self._seen.startswith(s, at))
+            here = (s for s in self.prepared.asked.sampling.stops if self._seen.startswith(s, at))
             self.stop_text = max(here, key=len, default="")
         return [TextPiece(shown)] if shown else []
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 
-from flash_moe.compat.mlx_lm import make_sampler, server_module
+from flash_moe.compat.mlx_lm import server_module
 from flash_moe.errors import GrammarError
-from flash_moe.generation.generate import RandomState
+from flash_moe.generation.sampling import LogitsProcessor, Sampler, sampler_of
 from flash_moe.generation.thinking_limit import ThinkingLimit
 from flash_moe.grammar import Constraint, Processor
+from flash_moe.options.sampling import SamplingParams
 
 _mlx = server_module()
-Sampler: TypeAlias = "Callable[[mx.array], mx.array]"
-LogitsProcessor: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Arguments(_mlx.GenerationArguments):  # type: ignore[misc, name-defined]
     Attributes:
         constraint: What the answer is held to.
         limit: Of its thoughts.
-        random: State of its own for a request with a seed. mlx-lm would seed the state that all
+        params: Sampling options. Their seed is not mlx-lm's: mlx-lm would seed the state that all
             requests share, and answer such a request alone.
         tokenized: What ``_tokenize`` gave, so that the thread of generation has it at once.
         failed: Where an error of the constraint goes.
@@ -40,25 +39,12 @@ class Arguments(_mlx.GenerationArguments):  # type: ignore[misc, name-defined]
 
     constraint: Constraint | None = None
     limit: ThinkingLimit | None = None
-    random: int | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
     tokenized: Any = None
     failed: Callable[[Exception], None] | None = None
 
     def sampler(self, tokenizer: Any) -> Sampler:
-        s = self.sampling
-        newline = list(tokenizer.encode("\n", add_special_tokens=False))
-        plain = make_sampler(
-            temp=s.temperature,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            top_k=s.top_k,
-            xtc_probability=s.xtc_probability,
-            xtc_threshold=s.xtc_threshold,
-            xtc_special_tokens=newline + list(tokenizer.eos_token_ids),
-        )
-        if self.random is None or s.temperature == 0:
-            return plain
-        return functools.partial(RandomState(self.random).sample, plain)
+        return sampler_of(self.params, tokenizer)
 
     def processor(self) -> LogitsProcessor:
         """Always one: mlx-lm 0.31 mixes up the processors of a batch where some have none."""

@@ -11,12 +11,13 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from flash_moe.compat.mlx_lm import server_module
 from flash_moe.errors import GrammarError
 from flash_moe.generation.output_spec import ReplyForm, thoughts_before
+from flash_moe.generation.sampling import penalties_of
 from flash_moe.generation.thinking_limit import thinking_limit
 from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.server.engine.arguments import Arguments
@@ -81,7 +82,7 @@ class Preparer:
         self._fit(arguments, ids)
         if asked.prompt is not None:
             return Prepared(asked, request, arguments, ids, None, tokenizer)
-        arguments.limit = thinking_limit(tokenizer, ids, asked.max_thinking_tokens)
+        arguments.limit = thinking_limit(tokenizer, ids, asked.sampling.max_thinking_tokens)
         thinking = opens_thinking(tokenizer, ids)
         form = _form(asked)
         try:
@@ -109,31 +110,19 @@ class Preparer:
         s = asked.sampling
         arguments = Arguments(
             model=_mlx.ModelDescription("default_model", "default_model", None),
+            # mlx-lm makes its own sampler of these; ours comes from ``params``.
             sampling=_mlx.SamplingArguments(
-                temperature=s.temperature,
-                top_p=s.top_p,
-                top_k=s.top_k,
-                min_p=s.min_p,
-                xtc_probability=s.xtc_probability,
-                xtc_threshold=s.xtc_threshold,
+                **{f.name: getattr(s, f.name) for f in fields(_mlx.SamplingArguments)}
             ),
-            logits=_mlx.LogitsProcessorArguments(
-                logit_bias=s.logit_bias,
-                repetition_penalty=s.repetition_penalty,
-                repetition_context_size=s.repetition_context_size,
-                presence_penalty=s.presence_penalty,
-                presence_context_size=s.presence_context_size,
-                frequency_penalty=s.frequency_penalty,
-                frequency_context_size=s.frequency_context_size,
-            ),
+            logits=_mlx.LogitsProcessorArguments(**penalties_of(s)),
             stop_words=[],  # found in the text; mlx-lm looks for their tokens
-            max_tokens=asked.max_tokens,
+            max_tokens=s.max_tokens,
             num_draft_tokens=0,
             logprobs=asked.logprobs,
             top_logprobs=asked.top_logprobs,
             seed=None,
             chat_template_kwargs=_checked(asked.template_args),
-            random=s.seed,
+            params=s,
         )
         return request, arguments
 

@@ -9,7 +9,7 @@ from typing import Any
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, bad
 from flash_moe.server.requests.fields import Fields, kind_of
-from flash_moe.server.requests.request import Asked, Choice, Sampling, Tools
+from flash_moe.server.requests.request import Asked, Choice, Tools, read_sampling
 
 IGNORED = (
     *("metadata", "service_tier", "container", "context_management", "inference_geo"),
@@ -65,27 +65,27 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
     form, field = _format(body)
     return Asked(
         model=body.required_text("model"),
-        max_tokens=body.integer("max_tokens", options.max_tokens, 1),
-        sampling=Sampling(
-            temperature=body.number("temperature", options.temperature, 0, 1),
-            top_p=body.number("top_p", options.top_p, 0, 1),
-            top_k=body.integer("top_k", options.top_k, 0),
-            min_p=options.min_p,
+        sampling=read_sampling(
+            body,
+            options,
+            top_temperature=1,
+            numbers=("temperature", "top_p", "top_k"),
+            max_tokens=body.integer("max_tokens", options.sampling.max_tokens, 1),
+            max_thinking_tokens=budget,
+            stop=body.texts("stop_sequences", most=16),
         ),
         messages=messages,
         tools=_tools(body, options),
         response_format=form,
         format_field=field,
-        stops=body.texts("stop_sequences", most=16),
         stream=body.flag("stream"),
-        max_thinking_tokens=budget,
         template_args={"enable_thinking": thinks},
     )
 
 
 def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
     """Whether to think, which as in the API is so only where it is asked for, and how long."""
-    budget = options.max_thinking_tokens
+    budget = options.sampling.max_thinking_tokens
     if body.mapping("thinking") is None:
         return False, budget
     thinking = body.inner("thinking")

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import bad
 from flash_moe.server.requests.fields import Fields, kind_of
-from flash_moe.server.requests.request import Asked, Choice, Tools, read_model, read_sampling
+from flash_moe.server.requests.request import (
+    Asked,
+    Choice,
+    Tools,
+    read_logit_bias,
+    read_model,
+    read_sampling,
+    read_seed,
+)
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # They change nothing that could be changed here.
@@ -54,25 +63,44 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> As
         template_args.setdefault("enable_thinking", False)
     return Asked(
         model=read_model(body),
-        max_tokens=body.integer(limit, options.max_tokens, 1),
-        sampling=read_sampling(body, options, top_temperature=2, vocab_size=vocab_size),
+        sampling=_sampling(
+            body, options, vocab_size, limit, max_thinking_tokens=_budget(body, options)
+        ),
         messages=messages,
         tools=_tools(body, options),
         response_format=body.mapping("response_format"),
-        stops=body.texts("stop", most=16),
         stream=stream,
         usage=read_stream_options(body),
         logprobs=logprobs,
         top_logprobs=top,
-        max_thinking_tokens=_budget(body, options),
         template_args=template_args,
+    )
+
+
+def _sampling(
+    body: Fields, options: ServeOptions, vocab_size: int | None, limit: str, **others: Any
+) -> SamplingParams:
+    """Read the sampling fields of OpenAI's API, and mlx-lm's own.
+
+    Args:
+        limit: Name of the field with the most tokens of the answer.
+    """
+    return read_sampling(
+        body,
+        options,
+        top_temperature=2,
+        max_tokens=body.integer(limit, options.sampling.max_tokens, 1),
+        seed=read_seed(body),
+        logit_bias=read_logit_bias(body, vocab_size),
+        stop=body.texts("stop", most=16),
+        **others,
     )
 
 
 def _budget(body: Fields, options: ServeOptions) -> int | None:
     """``thinking_budget``, which OpenAI's API lacks, as servers of Qwen's models name it."""
     if body.get("thinking_budget") is None:
-        return options.max_thinking_tokens
+        return options.sampling.max_thinking_tokens
     return body.integer("thinking_budget", 0, 0)
 
 
@@ -216,10 +244,8 @@ def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None)
     wanted = top is not None and top is not False
     return Asked(
         model=read_model(body),
-        max_tokens=body.integer("max_tokens", options.max_tokens, 1),
-        sampling=read_sampling(body, options, top_temperature=2, vocab_size=vocab_size),
+        sampling=_sampling(body, options, vocab_size, "max_tokens"),
         prompt=_prompt(body, vocab_size),
-        stops=body.texts("stop", most=16),
         stream=body.flag("stream"),
         usage=read_stream_options(body),
         logprobs=wanted,

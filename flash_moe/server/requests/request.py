@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from flash_moe.options.declare import declared
+from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.fields import Fields
 
 Choice: TypeAlias = Literal["auto", "none", "required", "named"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. Penalties as mlx-lm has them."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    seed: int | None = None
-    logit_bias: dict[int, float] | None = None
-    repetition_penalty: float = 0.0
-    repetition_context_size: int = 20
-    presence_penalty: float = 0.0
-    presence_context_size: int = 20
-    frequency_penalty: float = 0.0
-    frequency_context_size: int = 20
 
 
 @dataclass(frozen=True)
@@ -72,61 +55,63 @@ class Asked:
         messages: In OpenAI's form, with texts for contents.
         response_format: In OpenAI's form.
         format_field: How the request names it.
-        max_tokens: Most tokens of the answer, and
-        max_thinking_tokens: of its thoughts; ``None``: as many.
-        stops: Texts that end the answer and are not part of it.
         logprobs: Whether each token comes with its logarithm of probability, and
         top_logprobs: with those of how many of the likeliest.
         usage: Whether a streamed answer ends with its number of tokens.
     """
 
     model: str
-    max_tokens: int
-    sampling: Sampling
+    sampling: SamplingParams
     prompt: str | list[int] | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     tools: Tools = field(default_factory=Tools)
     response_format: dict[str, Any] | None = None
     format_field: str = "response_format"
-    stops: tuple[str, ...] = ()
     stream: bool = False
     usage: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
-    max_thinking_tokens: int | None = None
     template_args: dict[str, Any] = field(default_factory=dict)
 
 
+# Sampling options that a request spells in the API's own way.
+_OWN_SPELLING = ("max_tokens", "max_thinking_tokens", "seed", "stop", "logit_bias")
+NUMBERS = tuple(name for name in declared(SamplingParams) if name not in _OWN_SPELLING)
+
+
 def read_sampling(
-    body: Fields, options: ServeOptions, *, top_temperature: float, vocab_size: int | None
-) -> Sampling:
-    """The sampling fields of OpenAI's API and mlx-lm's own.
+    body: Fields,
+    options: ServeOptions,
+    *,
+    top_temperature: float,
+    numbers: Collection[str] = NUMBERS,
+    **others: Any,
+) -> SamplingParams:
+    """Read sampling options: those that the request leaves out are the server's.
 
     Args:
-        vocab_size: Ids of ``logit_bias`` must be below it; MLX would write elsewhere.
+        top_temperature: The API's own limit.
+        numbers: Names of the numbers that the API has.
+        others: Options that were read already.
     """
-    return Sampling(
-        temperature=body.number("temperature", options.temperature, 0, top_temperature),
-        top_p=body.number("top_p", options.top_p, 0, 1),
-        top_k=body.integer("top_k", options.top_k, 0),
-        min_p=body.number("min_p", options.min_p, 0, 1),
-        xtc_probability=body.number("xtc_probability", 0, 0, 1),
-        xtc_threshold=body.number("xtc_threshold", 0.1, 0, 0.5),
-        seed=None if body.get("seed") is None else body.integer("seed", 0, -(2**63) + 1) % 2**64,
-        logit_bias=_logit_bias(body, vocab_size),
-        repetition_penalty=body.number("repetition_penalty", 0, 0),
-        repetition_context_size=body.integer("repetition_context_size", 20, 0, 100_000),
-        presence_penalty=body.number("presence_penalty", 0, -2, 2),
-        presence_context_size=body.integer("presence_context_size", 20, 0, 100_000),
-        frequency_penalty=body.number("frequency_penalty", 0, -2, 2),
-        frequency_context_size=body.integer("frequency_context_size", 20, 0, 100_000),
-    )
+    found: dict[str, Any] = {}
+    for name in numbers:
+        each, default = declared(SamplingParams)[name], getattr(options.sampling, name)
+        top = top_temperature if name == "temperature" else each.option.maximum
+        read = body.integer if each.kind is int else body.number
+        found[name] = read(name, default, each.option.minimum or 0, top)  # type: ignore[arg-type]
+    return replace(options.sampling, **found, **others)
 
 
-def _logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float] | None:
+def read_seed(body: Fields) -> int | None:
+    return None if body.get("seed") is None else body.integer("seed", 0, -(2**63) + 1)
+
+
+def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
+    """Read biases. Ids must be below ``vocab_size``; MLX would write elsewhere."""
     found = body.mapping("logit_bias")
     if not found:
-        return None
+        return {}
     biases = Fields(found, "logit_bias")
     bias: dict[int, float] = {}
     for key in found:

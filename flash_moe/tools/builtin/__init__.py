@@ -8,7 +8,7 @@ those that the demo model was made for (`scripts/demo_model/`).
 from flash_moe.tools.builtin.calculator import calculate
 from flash_moe.tools.builtin.clock import get_time
 from flash_moe.tools.builtin.files import list_files, read_file
-from flash_moe.tools.builtin.shell import shell
+from flash_moe.tools.builtin.shell_command import shell
 from flash_moe.tools.builtin.units import convert_units
 
 __all__ = ["calculate", "convert_units", "get_time", "list_files", "read_file", "shell"]

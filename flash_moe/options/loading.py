@@ -1,0 +1,163 @@
+"""Options of ``load()``: memory, reads and kernels of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flash_moe.errors import ConfigError
+from flash_moe.options.declare import check, declared, option
+
+KERNEL_OPTIONS = ("auto", "off", "require")
+CACHE_POLICIES = ("lru", "lrfu")
+IO_OPTIONS = ("cached", "direct")
+
+DEFAULT_IO_THREADS = 8
+MAX_IO_THREADS = 256
+MAX_IO_SPLIT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of ``load()``: memory, reads and kernels of one loaded model.
+
+    ``None`` leaves a choice to the library, or to what ``flash-moe doctor --tune`` measured.
+
+    Raises:
+        ConfigError: A value out of range, or two that exclude each other.
+    """
+
+    cache_gb: float | None = option(
+        None,
+        "memory of the expert cache",
+        "--cache-gb",
+        unit="GB (10^9 bytes)",
+        positive=True,
+        group="memory",
+        env=True,
+        default="half of what the machine has beside the resident weights, at most all experts "
+        "and what is available now",
+    )
+    memory_gb: float | None = option(
+        None,
+        "limit of the whole process, from which the size of the expert cache and of a "
+        "prompt's chunks follow; not together with cache_gb",
+        "--memory-gb",
+        unit="GB (10^9 bytes)",
+        positive=True,
+        group="memory",
+        env=True,
+    )
+    top_k: int | None = option(
+        None,
+        "experts per token in each layer; fewer than the model's own are faster and not exact",
+        "--top-k-experts",
+        env=True,
+        default="the model's own",
+    )
+    cache_policy: str = option(
+        "lru",
+        "eviction policy of the expert cache: least recently used (lru), or least often "
+        "used of late (lrfu)",
+        "--cache-policy",
+        choices=CACHE_POLICIES,
+        env=True,
+    )
+    lookahead: bool = option(
+        False,
+        "prefetch the experts that the next layer's router names for this layer's hidden "
+        "state; exact either way, wrong predictions cost reads",
+        "--lookahead",
+        env=True,
+    )
+    io: str | None = option(
+        None,
+        "read experts through the page cache (cached) or past it (direct, packed stores only)",
+        "--io",
+        choices=IO_OPTIONS,
+        env=True,
+        default="cached, or as tuned for this disk",
+    )
+    io_threads: int | None = option(
+        None,
+        "reader threads",
+        "--io-threads",
+        minimum=1,
+        maximum=MAX_IO_THREADS,
+        env=True,
+        default=f"{DEFAULT_IO_THREADS}, or as tuned for this disk",
+    )
+    io_split: int | None = option(
+        None,
+        "parts of one expert that different threads read",
+        "--io-split",
+        minimum=1,
+        maximum=MAX_IO_SPLIT,
+        env=True,
+        default="1; more where fewer experts are missing than there are threads",
+    )
+    verify_reads: bool = option(
+        False,
+        "compare each record that is read with its checksum (packed stores only)",
+        "--verify-reads",
+        env=True,
+    )
+    kernels: str = option(
+        "auto",
+        "GPU kernels of this package: where their self-test passes (auto), never (off), or "
+        "an error where they cannot be used (require)",
+        "--kernels",
+        choices=KERNEL_OPTIONS,
+        env=True,
+    )
+    trace: str | Path | None = option(
+        None,
+        "file for the routing of the run, which scripts/replay_cache.py reads",
+        "--trace",
+        metavar="FILE",
+    )
+    trace_events: str | Path | None = option(
+        None,
+        "file for the time line of the run, for a trace viewer such as ui.perfetto.dev",
+        "--trace-events",
+        metavar="FILE",
+    )
+    revision: str | None = option(None, "branch, tag or commit of a repository")
+    tokenizer_config: Mapping[str, Any] = option({}, "arguments of the tokenizer")
+
+    def __post_init__(self) -> None:
+        for name in ("trace", "trace_events"):
+            if (file := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(file).expanduser())
+        check(self, "config")
+        if self.cache_gb is not None and self.memory_gb is not None:
+            raise ConfigError(
+                "config",
+                f"cache_gb and memory_gb: expected one of them, got {self.cache_gb} and "
+                f"{self.memory_gb}",
+                "memory_gb limits the whole process, and the bank's size follows from it.",
+            )
+        if self.trace is not None and self.trace == self.trace_events:
+            raise ConfigError(
+                "config", f"trace and trace_events: expected two files, got {self.trace} twice"
+            )
+
+    @classmethod
+    def merged(
+        cls, environment: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+    ) -> LoadOptions:
+        """Options from the environment, and arguments, which win.
+
+        ``cache_gb`` and ``memory_gb`` are one choice: an argument for either wins over both
+        variables.
+
+        Args:
+            environment, arguments: Values by the names of options; those left out, and in
+                ``arguments`` those that are ``None``, leave the choice to the next.
+        """
+        given = {name: value for name, value in (arguments or {}).items() if value is not None}
+        chosen = {declared(cls)[name].option.group for name in given} - {""}
+        left = {n: v for n, v in environment.items() if declared(cls)[n].option.group not in chosen}
+        return cls(**{**left, **given})
