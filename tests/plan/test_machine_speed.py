@@ -157,7 +157,7 @@ def test_an_interrupt_between_steps(folder: Path, at: int) -> None:
 ENDLESS = """
 import signal, sys
 from pathlib import Path
-from flash_moe import machine_speed
+from flash_moe.plan import machine_speed
 signal.signal(signal.SIGINT, signal.default_int_handler)
 machine_speed.ROUNDS = 1_000_000
 machine_speed.disk_read_bytes_per_s(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from flash_moe import FlashMoE
+from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.engine.tokenize import Tokenizing
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
-from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.requests.request import Asked
 from tests.support.live_server import Live
 
