@@ -21,6 +21,8 @@ from mlx_lm.utils import load_tokenizer
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint, write_tokenizer
 
+pytest_plugins = ["tests.support.effort", "tests.support.tiers"]
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore a
 # closed terminal, and their children would do so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

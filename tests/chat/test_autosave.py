@@ -19,7 +19,7 @@ from flash_moe.chat.plain_view import Plain
 from flash_moe.chat.sessions import Session, find_session, list_sessions, new_session, prune
 from flash_moe.chat.turn import Talk
 from flash_moe.errors import ConfigError, FlashMoEError
-from tests.model.test_architectures import write_model
+from tests.support.architectures import write_model
 
 GB = 10**9
 QUESTIONS = ("Tell me something of some length, please.", "And what else?", "Go on.")

@@ -1,4 +1,4 @@
-"""The command line in a subprocess: output, exit codes, one-line errors."""
+"""The command line: output, exit codes, one-line errors; and its processes where those matter."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import COMMAND, environment, flash_moe, in_process, one_line
+from tests.support.processes import COMMAND, environment, in_process, one_line, run, run_python
 
 
-def test_help_and_version_are_quick_to_import() -> None:
-    out = flash_moe("--help")
+def test_help_and_version() -> None:
+    out = in_process("--help")
     assert out.returncode == 0
     for command in ("demo", "pack", "verify", "info", "generate", "doctor"):
         assert command in out.stdout
-        assert flash_moe(command, "--help").returncode == 0
-    assert flash_moe("--version").stdout.startswith("flash-moe 0.")
-    assert flash_moe().returncode == 2
+        assert in_process(command, "--help").returncode == 0
+    assert in_process("--version").stdout.startswith("flash-moe 0.")
+    assert in_process().returncode == 2
+
+
+def test_help_is_quick_to_import() -> None:
+    out = run_python(
+        "import sys; from flash_moe.cli import build_parser; build_parser()\n"
+        "print([m for m in ('mlx', 'mlx_lm', 'transformers') if m in sys.modules])"
+    )
+    assert out.stdout == "[]\n"
 
 
 def test_as_a_module() -> None:
-    out = subprocess.run(
-        [sys.executable, "-m", "flash_moe", "ls", "--nonsense"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
+    out = run(sys.executable, "-m", "flash_moe", "ls", "--nonsense")
     assert out.returncode == 2
     assert "flash-moe" in out.stderr
     assert "--nonsense" in out.stderr
@@ -41,39 +42,39 @@ def test_as_a_module() -> None:
 
 def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    packed = flash_moe("pack", tiny_mlx, store)
+    packed = in_process("pack", tiny_mlx, store)
     assert packed.returncode == 0, packed.stderr
     assert "8 layers packed" in packed.stdout
-    facts = json.loads(flash_moe("info", store, "--json").stdout)
+    facts = json.loads(in_process("info", store, "--json").stdout)
     assert facts["experts_per_layer"] == 32
     assert facts["record_bytes"] == [16384]
     assert facts["quantization"]["up_proj"] == [{"bits": 4, "group_size": 64, "mode": "affine"}]
-    assert "32 a layer, 4 a token" in flash_moe("info", store).stdout
-    checked = flash_moe("verify", store)
+    assert "32 a layer, 4 a token" in in_process("info", store).stdout
+    checked = in_process("verify", store)
     assert checked.returncode == 0
     assert "256 records" in checked.stdout
     assert "all sound" in checked.stdout
-    again = flash_moe("pack", tiny_mlx, store)
+    again = in_process("pack", tiny_mlx, store)
     assert again.returncode == 1
     assert "already is a complete store" in one_line(again.stderr)
 
 
 def test_pack_quantizes_the_original(tiny_hf: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    packed = flash_moe("pack", tiny_hf, store, "--bits", 8, "--group-size", 32)
+    packed = in_process("pack", tiny_hf, store, "--bits", 8, "--group-size", 32)
     assert packed.returncode == 0, packed.stderr
-    facts = json.loads(flash_moe("info", store, "--json").stdout)
+    facts = json.loads(in_process("info", store, "--json").stdout)
     assert facts["quantization"]["down_proj"] == [{"bits": 8, "group_size": 32, "mode": "affine"}]
-    assert flash_moe("generate", store, "-p", "hi", "-n", 2).returncode == 0
+    assert in_process("generate", store, "-p", "hi", "-n", 2).returncode == 0
 
 
 def test_pack_refuses(tiny_mlx: Path, tmp_path: Path) -> None:
-    bits = flash_moe("pack", tiny_mlx, tmp_path / "a", "--bits", 2)
+    bits = in_process("pack", tiny_mlx, tmp_path / "a", "--bits", 2)
     assert bits.returncode == 1
     assert "quantized already" in one_line(bits.stderr)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("x")
-    full = flash_moe("pack", tiny_mlx, tmp_path / "b")
+    full = in_process("pack", tiny_mlx, tmp_path / "b")
     assert full.returncode == 1
     assert "not empty" in one_line(full.stderr)
     assert [f.name for f in (tmp_path / "b").iterdir()] == ["mine.txt"]
@@ -84,7 +85,7 @@ def test_verify_names_layer_and_expert(store_copy: Path) -> None:
     damaged = bytearray(file.read_bytes())
     damaged[31 * 16384] ^= 0x10
     file.write_bytes(damaged)
-    out = flash_moe("verify", store_copy)
+    out = in_process("verify", store_copy)
     assert out.returncode == 1
     assert "layer 6, expert 31" in out.stderr
     assert "1 damaged" in out.stdout
@@ -92,7 +93,7 @@ def test_verify_names_layer_and_expert(store_copy: Path) -> None:
 
 def test_generate_json_and_timing(tiny_store: Path) -> None:
     arguments = ("generate", tiny_store, "-p", "hello", "-n", 6, "--cache-gb", "0.001")
-    out = flash_moe(*arguments, "--json", "--timing")
+    out = in_process(*arguments, "--json", "--timing")
     answer = json.loads(out.stdout)
     assert len(answer["token_ids"]) == answer["stats"]["generation_tokens"] <= 6
     stream = answer["stats"]["stream"]
@@ -100,44 +101,44 @@ def test_generate_json_and_timing(tiny_store: Path) -> None:
     assert [layer["layer"] for layer in stream["layers"]] == list(range(8))
     for word in ("read ms", "wait ms", "compute ms"):
         assert word in out.stderr
-    plain = flash_moe(*arguments)
+    plain = in_process(*arguments)
     assert plain.stdout == answer["text"] + "\n"
     assert "tokens/s" in plain.stderr
 
 
 def test_generate_from_stdin_and_messages(tiny_store: Path, tmp_path: Path) -> None:
-    direct = flash_moe("generate", tiny_store, "-p", "héllo 世界", "-n", 4, "--json")
-    piped = flash_moe("generate", tiny_store, "-p", "-", "-n", 4, "--json", input="héllo 世界")
+    direct = in_process("generate", tiny_store, "-p", "héllo 世界", "-n", 4, "--json")
+    piped = in_process("generate", tiny_store, "-p", "-", "-n", 4, "--json", input="héllo 世界")
     file = tmp_path / "messages.json"
     file.write_text(json.dumps([{"role": "user", "content": "héllo 世界"}]), encoding="utf-8")
-    chat = flash_moe("generate", tiny_store, "--messages", file, "-n", 4, "--json")
+    chat = in_process("generate", tiny_store, "--messages", file, "-n", 4, "--json")
     ids = [json.loads(out.stdout)["token_ids"] for out in (direct, piped, chat)]
     assert ids[0] == ids[1] == ids[2]
-    raw = flash_moe("generate", tiny_store, "-p", "héllo 世界", "--raw", "-n", 4, "--json")
+    raw = in_process("generate", tiny_store, "-p", "héllo 世界", "--raw", "-n", 4, "--json")
     assert json.loads(raw.stdout)["stats"]["prompt_tokens"] < 20
 
 
 def test_top_k_experts(tiny_store: Path) -> None:
-    few = flash_moe("generate", tiny_store, "-p", "a", "-n", 3, "--top-k-experts", 2, "--json")
+    few = in_process("generate", tiny_store, "-p", "a", "-n", 3, "--top-k-experts", 2, "--json")
     stream = json.loads(few.stdout)["stats"]["stream"]
     last = stream["layers"][-1]
     assert (last["hits"] + last["misses"]) > 0
-    bad = flash_moe("generate", tiny_store, "-p", "a", "--top-k-experts", 99)
+    bad = in_process("generate", tiny_store, "-p", "a", "--top-k-experts", 99)
     assert bad.returncode == 1
     assert "expected 1 to 32" in one_line(bad.stderr)
 
 
 def test_kernels_option(tiny_store: Path) -> None:
     arguments = ("generate", tiny_store, "-p", "a", "-n", 2, "--kernels")
-    assert flash_moe(*arguments, "off").returncode == 0
-    wrong = flash_moe(*arguments, "on")
+    assert in_process(*arguments, "off").returncode == 0
+    wrong = in_process(*arguments, "on")
     assert wrong.returncode == 2
     assert "invalid choice: 'on'" in wrong.stderr
 
 
 def test_a_limit_of_thoughts() -> None:
     """The prompt is of messages, so the template opens a thought."""
-    out = flash_moe(
+    out = in_process(
         "generate", "demo", "-p", "Hello", "-n", 40, "--max-thinking-tokens", 1, "--json"
     )
     answer = json.loads(out.stdout)
@@ -159,8 +160,8 @@ def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
         (("info", tmp_path), "no flash_moe.json"),
         (("verify", tmp_path / "none"), "no flash_moe.json"),
     ]
-    for n, (arguments, expected) in enumerate(cases):
-        out = in_process(*arguments) if n else flash_moe(*arguments)
+    for arguments, expected in cases:
+        out = in_process(*arguments)
         assert out.returncode == 1, arguments
         assert out.stdout == ""
         assert expected in one_line(out.stderr)
@@ -168,23 +169,16 @@ def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
 
 
 def test_debug_shows_the_trace(tmp_path: Path) -> None:
-    out = flash_moe("info", tmp_path, "--debug")
+    out = in_process("info", tmp_path, "--debug")
     assert out.returncode == 1
     assert "Traceback" in out.stderr
     assert "ManifestError" in out.stderr
 
 
 def test_stdin_that_is_not_utf8(tiny_store: Path) -> None:
-    out = subprocess.run(
-        [*COMMAND, "generate", str(tiny_store), "-p", "-"],
-        input=b"\xff\xfe abc",
-        capture_output=True,
-        env=environment(),
-        timeout=300,
-        check=False,
-    )
+    out = in_process("generate", tiny_store, "-p", "-", input=b"\xff\xfe abc")
     assert out.returncode == 1
-    assert "standard input is not UTF-8" in one_line(out.stderr.decode())
+    assert "standard input is not UTF-8" in one_line(out.stderr)
 
 
 def test_ctrl_c_and_a_closed_pipe(tiny_store: Path) -> None:
@@ -208,44 +202,6 @@ def test_ctrl_c_and_a_closed_pipe(tiny_store: Path) -> None:
         assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from flash_moe.pack.sources.open_source import open_source
-from flash_moe.pack.packer import pack
-left = int(sys.argv[3])
-def die(what, n):
-    global left
-    left -= n
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-pack(open_source(Path(sys.argv[1])), Path(sys.argv[2]), die)
-"""
-
-
-def test_pack_killed_and_continued(tiny_mlx: Path, tiny_store: Path, tmp_path: Path) -> None:
-    """kill -9 in every phase; each run goes on where the last one was stopped."""
-    store = tmp_path / "store"
-    layer = 32 * 15_360  # without padding
-    for done in (0, layer // 2, layer, 3 * layer + 16_384, 8 * layer, 8 * layer + 400_000):
-        process = subprocess.run(
-            [sys.executable, "-c", KILLED, tiny_mlx, store, str(done)],
-            env=environment(),
-            timeout=60,
-            check=False,
-        )
-        assert process.returncode == -signal.SIGKILL
-        out = flash_moe("info", store)
-        assert out.returncode == 1
-        assert "is a partial store" in one_line(out.stderr)
-    final = flash_moe("pack", tiny_mlx, store)
-    assert "1 layers packed, 7 were there already" in final.stdout
-    assert flash_moe("verify", store).returncode == 0
-    assert not list(store.rglob("*.tmp"))
-    names = {f.relative_to(store) for f in store.rglob("*")}
-    assert names == {f.relative_to(tiny_store) for f in tiny_store.rglob("*")}
 
 
 def test_the_bar_on_a_terminal(tiny_mlx: Path, tmp_path: Path) -> None:
@@ -275,7 +231,7 @@ def test_the_bar_on_a_terminal(tiny_mlx: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_destination_that_cannot_be_written(tiny_mlx: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    out = flash_moe("pack", tiny_mlx, tmp_path / "store")
+    out = in_process("pack", tiny_mlx, tmp_path / "store")
     tmp_path.chmod(0o700)
     assert out.returncode == 1
     assert "Permission denied" in one_line(out.stderr)

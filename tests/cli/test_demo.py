@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.processes import flash_moe, in_process, one_line
+from tests.support.processes import in_process, one_line
 
 ASKED = (
     ("How much is 17.5 percent of 2480?", "calculate", "434"),
@@ -16,7 +16,7 @@ ASKED = (
 
 
 def test_a_call_is_made_run_and_answered() -> None:
-    out = flash_moe("demo")
+    out = in_process("demo")
     assert out.returncode == 0, out.stderr
     question, call, result, answer = (line for line in out.stdout.splitlines() if line)
     assert question == "> How much is 17.5 percent of 2480?"
@@ -29,7 +29,7 @@ def test_a_call_is_made_run_and_answered() -> None:
 
 @pytest.mark.parametrize(("question", "name", "told"), ASKED)
 def test_questions_of_several_kinds(question: str, name: str, told: str) -> None:
-    out = flash_moe("demo", "--json", "--share", "0.3", "-p", question)
+    out = in_process("demo", "--json", "--share", "0.3", "-p", question)
     assert out.returncode == 0, out.stderr
     answer = json.loads(out.stdout)
     roles = [message["role"] for message in answer["messages"]]
@@ -42,23 +42,23 @@ def test_questions_of_several_kinds(question: str, name: str, told: str) -> None
 
 
 def test_a_thought_comes_first_if_asked_for() -> None:
-    out = flash_moe("demo", "--thinking")
+    out = in_process("demo", "--thinking")
     assert out.returncode == 0, out.stderr
     assert out.stdout.index("calculate") < out.stdout.index("[calls calculate(")
 
 
 def test_a_bad_share_is_told() -> None:
-    out = flash_moe("demo", "--share", "2")
+    out = in_process("demo", "--share", "2")
     assert out.returncode == 1
     assert "--share" in one_line(out.stderr)
 
 
 def test_fewer_experts_are_told_once_with_their_price() -> None:
-    out = flash_moe("generate", "demo", "-p", "hello", "-n", "2", "--top-k-experts", "4")
+    out = in_process("generate", "demo", "-p", "hello", "-n", "2", "--top-k-experts", "4")
     assert out.returncode == 0, out.stderr
     assert out.stderr.count("4 of the model's own 10 experts") == 1
     assert "flash-moe eval" in out.stderr
-    assert "own 10 experts" not in flash_moe("generate", "demo", "-p", "hello", "-n", "2").stderr
+    assert "own 10 experts" not in in_process("generate", "demo", "-p", "hello", "-n", "2").stderr
 
 
 def test_it_stands_where_a_store_does() -> None:

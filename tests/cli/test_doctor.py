@@ -14,25 +14,26 @@ from flash_moe.cli import doctor, main
 from flash_moe.ops import kernel, self_test
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-from tests.support.processes import COMMAND, environment, flash_moe
+from tests.support.processes import in_process
 
 on_cpu = pytest.mark.skipif(kernel.backend() is not None, reason="there is a GPU")
 
 
-def run_with(*arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "doctor", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env=environment(**variables), check=False,
-    )  # fmt: skip
+def doctor_with(*arguments: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """The command with these environment variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, str(value))
+        return in_process("doctor", *arguments)
 
 
 @on_cpu
 def test_on_a_cpu_all_is_well() -> None:
-    out = flash_moe("doctor")
+    out = doctor_with()
     assert (out.returncode, out.stderr) == (0, "")
     for word in ("flash_moe", "mlx-lm", "python", "CPU: ", "memory", "(shipped)", doctor.PLAIN):
         assert word in out.stdout
-    facts = json.loads(flash_moe("doctor", "--json").stdout)
+    facts = json.loads(doctor_with("--json").stdout)
     assert facts["self_test"] is facts["backend"] is None
     assert facts["mlx"] == mx.__version__
     assert facts["memory_bytes"] > 0
@@ -41,12 +42,12 @@ def test_on_a_cpu_all_is_well() -> None:
 
 
 def test_a_model_that_the_kernels_take(tiny_store: Path, tiny_mlx: Path) -> None:
-    out = flash_moe("doctor", tiny_store)
+    out = doctor_with(tiny_store)
     assert out.returncode == 0, out.stderr
     assert "8 layers, 0 to 7: 4-bit affine, group 64, scales F32; hidden 128" in out.stdout
     assert "records that the kernels take" in out.stdout
     assert "router of 32 experts, 4 a token: one that the kernel takes" in out.stdout
-    model = json.loads(flash_moe("doctor", tiny_mlx, "--json").stdout)["model"]
+    model = json.loads(doctor_with(tiny_mlx, "--json").stdout)["model"]
     assert model["router_taken"]
     (part,) = model["records"]
     assert (part["layers"], part["why_not"]) == (list(range(8)), None)
@@ -57,7 +58,7 @@ def test_a_model_that_they_do_not_take(tmp_path: Path) -> None:
 
     path = tmp_path / "five"
     write_mlx_checkpoint(path, replace(PRESETS["tiny"], bits=5))
-    out = flash_moe("doctor", path)
+    out = doctor_with(path)
     assert out.returncode == 0, out.stderr  # it runs all the same
     assert "5-bit affine" in out.stdout
     assert "mx.gather_qmm computes them: moe_gate_up and moe_down: expected bits in" in out.stdout
@@ -66,10 +67,10 @@ def test_a_model_that_they_do_not_take(tmp_path: Path) -> None:
 def test_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "kernels").mkdir()
     cases = [
-        (run_with(tmp_path / "none"), "no such directory"),
-        (run_with(FLASH_MOE_KERNELS="on"), "FLASH_MOE_KERNELS: expected one of auto, off"),
-        (run_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "none")), "is not a directory"),
-        (run_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "kernels")), "Copy all of"),
+        (doctor_with(tmp_path / "none"), "no such directory"),
+        (doctor_with(FLASH_MOE_KERNELS="on"), "FLASH_MOE_KERNELS: expected one of auto, off"),
+        (doctor_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "none")), "is not a directory"),
+        (doctor_with(FLASH_MOE_KERNEL_DIR=str(tmp_path / "kernels")), "Copy all of"),
     ]
     for out, expected in cases:
         assert (out.returncode, out.stdout) == (1, "")
@@ -128,9 +129,9 @@ def test_on_a_mac_whose_kernels_fail(
 
 def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> None:
     home = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    out = run_with(**home)
+    out = doctor_with(**home)
     assert "disks       not measured yet: flash-moe doctor --tune STORE" in out.stdout
-    out = run_with("--tune", tiny_store, "--json", **home)
+    out = doctor_with("--tune", tiny_store, "--json", **home)
     if "stay in the page cache" in out.stderr:
         pytest.skip("this filesystem lives in memory")
     assert (out.returncode, out.stderr) == (0, "")
@@ -138,16 +139,16 @@ def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> N
     assert {t["io"] for t in found["trials"]} >= {"cached"}
     assert {t["threads"] for t in found["trials"]} == {1, 2, 4, 8, 16, 32}
     best = found["best"]["cached"]
-    facts = json.loads(run_with(tiny_store, "--json", **home).stdout)
+    facts = json.loads(doctor_with(tiny_store, "--json", **home).stdout)
     assert facts["io"][found["disk"]]["cached"] == best
     assert facts["io_file"] == found["file"]
     assert facts["model"]["io"] == found["used"]
     split = best["split"] if best["split"] > 1 else None
     assert found["used"] == {"io": "cached", "threads": best["threads"], "split": split}
-    text = run_with(tiny_store, FLASH_MOE_IO_THREADS="5", FLASH_MOE_IO_SPLIT="3", **home).stdout
+    text = doctor_with(tiny_store, FLASH_MOE_IO_THREADS="5", FLASH_MOE_IO_SPLIT="3", **home).stdout
     assert "read with io=cached, 5 threads, split 3" in text
     assert f"{found['disk']}: cached {best['threads']} threads" in text
-    text = run_with("--tune", tiny_store, **home).stdout
+    text = doctor_with("--tune", tiny_store, **home).stdout
     assert "this model loads with io=cached" in text
 
 
@@ -156,6 +157,6 @@ def test_tune_wants_a_store(tmp_path: Path) -> None:
         (["--tune"], "--tune: expected a store"),
         (["--tune", tmp_path / "none"], "no such directory"),
     ):
-        out = run_with(*arguments)
+        out = doctor_with(*arguments)
         assert (out.returncode, out.stdout) == (1, "")
         assert expected in out.stderr

@@ -1,4 +1,4 @@
-"""``flash-moe eval`` in a subprocess: tables, JSON, pictures, one-line errors."""
+"""``flash-moe eval``: tables, JSON, pictures, one-line errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import COMMAND, environment, flash_moe, in_process
+from tests.support.processes import COMMAND, environment, in_process
 
 SAID = [{"role": "user", "content": "hi"}]
 PROMPTS = [
@@ -32,7 +32,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(*arguments: Any) -> dict[str, Any]:
-    out = flash_moe("eval", *arguments, "--json")
+    out = in_process("eval", *arguments, "--json")
     assert out.returncode == 0, out.stderr
     return dict(json.loads(out.stdout))
 
@@ -67,7 +67,7 @@ def test_a_sweep(tiny_store: Path, tiny_mlx: Path, prompts: Path) -> None:
         assert run["prompts"]["shares"]["answer"] == 1
         assert run["prompts"]["shares"]["tool"] == 0
 
-    out = flash_moe("eval", *how)
+    out = in_process("eval", *how)
     assert out.returncode == 0, out.stderr
     for text in ("perplexity", "tiny-mlx, resident (reference)", "524.3 kB", "100.0 %", "0.0000"):
         assert text in out.stdout
@@ -87,7 +87,7 @@ def test_one_store_is_its_own_reference(tiny_store: Path, tmp_path: Path) -> Non
     assert found["runs"][0]["reference"]
     assert found["prompts"] is None
     assert found["runs"][0]["prompts"] is None
-    out = flash_moe("eval", tiny_store, "--text", text, *SMALL).stdout
+    out = in_process("eval", tiny_store, "--text", text, *SMALL).stdout
     assert "JSON" not in out
     assert "(reference)" in out
 
@@ -98,20 +98,17 @@ def test_a_bank_changes_no_quality(tiny_store: Path) -> None:
     assert one == other
 
 
-def test_environment_does_not_change_what_full_means(tiny_store: Path) -> None:
-    out = subprocess.run(
-        [*COMMAND, "eval", tiny_store, *SMALL, "--tokens", "40", "--json"],
-        env=environment(FLASH_MOE_TOP_K="2"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_environment_does_not_change_what_full_means(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASH_MOE_TOP_K", "2")
+    out = in_process("eval", tiny_store, *SMALL, "--tokens", 40, "--json")
     assert json.loads(out.stdout)["runs"][0]["top_k"] == 4
 
 
 def test_a_picture(tiny_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "quality.png"
-    out = flash_moe(
+    out = in_process(
         "eval", tiny_store, "--top-k-experts", "4,2", "--tokens", 60, *SMALL, "--plot", file
     )
     assert out.returncode == 0, out.stderr
@@ -151,12 +148,12 @@ def test_what_is_done_is_shown_when_a_later_run_fails(tiny_store: Path, store_co
     file = store_copy / "experts" / "layer_003.bin"
     file.write_bytes(bytes(b ^ 1 for b in file.read_bytes()))
     how = ("eval", tiny_store, store_copy, "--tokens", 40, *SMALL, "--verify-reads")
-    out = flash_moe(*how)
+    out = in_process(*how)
     assert out.returncode == 1
     assert "layer 3" in out.stderr.splitlines()[-1]
     assert "tiny-store (reference)" in out.stdout
     assert "Stopped after 1 of 2 runs." in out.stdout
-    found = json.loads(flash_moe(*how, "--json").stdout)
+    found = json.loads(in_process(*how, "--json").stdout)
     assert not found["complete"]
     assert len(found["runs"]) == 1
 

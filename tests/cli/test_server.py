@@ -22,8 +22,7 @@ import pytest
 
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.base import MlxCheckpoint
-from tests.model.test_architectures import write_model
-from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.processes import environment
 from tests.support.resident import Resident, budget_gb
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from flash_moe.plan.trace_replay import replay
 from flash_moe.stream.policy import POLICIES
 from flash_moe.stream.trace import read_trace
-from tests.support.processes import flash_moe
+from tests.support.processes import in_process
 from tests.support.trace_events import read_spans
 
 
 def test_recorders_and_policy(tiny_store: Path, tmp_path: Path) -> None:
     trace, events = tmp_path / "trace.jsonl", tmp_path / "events.json"
     arguments = ("generate", tiny_store, "-p", "hello", "-n", 8, "--cache-gb", "0.001", "--json")
-    plain = json.loads(flash_moe(*arguments).stdout)
-    out = flash_moe(
+    plain = json.loads(in_process(*arguments).stdout)
+    out = in_process(
         *arguments, "--cache-policy", "lrfu", "--trace", trace, "--trace-events", events
     )
     assert out.returncode == 0, out.stderr
@@ -32,11 +32,11 @@ def test_recorders_and_policy(tiny_store: Path, tmp_path: Path) -> None:
 
 def test_refusals(tiny_store: Path, tmp_path: Path) -> None:
     arguments = ("generate", tiny_store, "-p", "a", "-n", 2)
-    wrong = flash_moe(*arguments, "--cache-policy", "fifo")
+    wrong = in_process(*arguments, "--cache-policy", "fifo")
     assert wrong.returncode == 2
     assert "invalid choice: 'fifo'" in wrong.stderr
     for option in ("--trace", "--trace-events"):
-        out = flash_moe(*arguments, option, tmp_path / "no" / "file")
+        out = in_process(*arguments, option, tmp_path / "no" / "file")
         assert out.returncode == 1
         assert "cannot be written" in out.stderr
         assert len(out.stderr.splitlines()) == 1

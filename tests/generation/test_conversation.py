@@ -15,7 +15,7 @@ from flash_moe.generation.conversation import Conversation
 from flash_moe.generation.events import Answer, CallFinished
 from flash_moe.generation.tool_loop import converse
 from flash_moe.tools import TextPiece, ToolDefinitionError, tool
-from tests.model.test_architectures import write_model
+from tests.support.architectures import write_model
 from tests.support.scripted_model import Scripted, Spell, call_text, valid
 
 LONG = "You are of few words. " * 8

@@ -15,7 +15,7 @@ from flash_moe import FlashMoE, load
 from flash_moe.errors import ConfigError
 from flash_moe.generation.result import Chunk
 from flash_moe.generation.turn_cache import TurnCache, common_length
-from tests.model.test_architectures import write_model
+from tests.support.architectures import write_model
 from tests.support.resident import prompt_ids
 
 KINDS = ("recurrent", "trimmable", "windows")

@@ -11,10 +11,11 @@ import pytest
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import parser_tools, tool_calls
 from flash_moe.tools.calls import read_calls
+from tests.support.effort import repetitions
 from tests.support.grammar_sampling import PROMPT, allowed, check_json, draw, follow, token_bytes
 from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS, tool
 
-N = 25
+N = repetitions(12, full=25)
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 PING = "<tool_call>\n<function=ping>\n</function>\n</tool_call>"
 NAMED = {"type": "function", "function": {"name": "move"}}

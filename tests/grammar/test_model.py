@@ -16,11 +16,13 @@ from flash_moe import FlashMoE, load
 from flash_moe.grammar import Constraint, json_schema, parser_tools, tool_calls
 from flash_moe.testing import PRESETS
 from tests.grammar.test_calls import check_calls
+from tests.support.effort import repetitions
 from tests.support.grammar_sampling import check_json
 from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 MOST = 900
+PER_SCHEMA, CALLS = repetitions(2, full=10), repetitions(6, full=30)
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +55,22 @@ def batch(flash: FlashMoE, constraints: list[Constraint | None], size: int = 100
     return [tokenizer.decode(tokens[uid]) for uid in uids]
 
 
-def test_two_hundred_answers(flash: FlashMoE) -> None:
+def test_many_answers(flash: FlashMoE) -> None:
     tokenizer = flash.tokenizer
-    names = [name for name in SCHEMAS for _ in range(10)]
+    names = [name for name in SCHEMAS for _ in range(PER_SCHEMA)]
     constraints: list[Constraint | None] = [json_schema(tokenizer, SCHEMAS[n]) for n in names]
     for tools in (PLAIN_TOOLS, MIXED_TOOLS):
-        constraints += [tool_calls(tokenizer, tools, "required", parallel=False)] * 30
+        constraints += [tool_calls(tokenizer, tools, "required", parallel=False)] * CALLS
     constraints.append(None)
     mx.random.seed(0)
     answers = batch(flash, constraints)
-    assert len(answers) == 201
     for name, answer in zip(names, answers, strict=False):
         check_json(answer, SCHEMAS[name])
-    for tools, first in ((PLAIN_TOOLS, 140), (MIXED_TOOLS, 170)):
+    for tools, first in ((PLAIN_TOOLS, len(names)), (MIXED_TOOLS, len(names) + CALLS)):
         read_by = parser_tools(tokenizer, tools)
-        for answer in answers[first : first + 30]:
+        for answer in answers[first : first + CALLS]:
             assert len(check_calls(answer, tokenizer, tools, read_by)) == 1
-    assert answers[200]
+    assert answers[-1]
 
 
 @pytest.mark.parametrize("name", ["nested", "strings", "unicode"])
@@ -95,13 +96,13 @@ def test_calls_or_json(flash: FlashMoE) -> None:
     either = tool_calls(tokenizer, PLAIN_TOOLS, parallel=False, response_format=form)
     mx.random.seed(0)
     n_calls = 0
-    for answer in batch(flash, [either] * 20):
+    for answer in batch(flash, [either] * 12):
         if "<tool_call>" in answer:
             assert len(check_calls(answer, tokenizer, PLAIN_TOOLS, PLAIN_TOOLS)) == 1
             n_calls += 1
         else:
             check_json(answer, SCHEMAS["nullable"])
-    assert 0 < n_calls < 20
+    assert 0 < n_calls < 12
 
 
 def test_greedy_answers(flash: FlashMoE) -> None:
@@ -137,7 +138,7 @@ def test_mlx_lm_stream_generate(flash: FlashMoE) -> None:
         """Random models hardly stop thinking."""
         return logits + mx.where(mx.arange(logits.shape[-1]) == end, 4.0, 0.0)
 
-    for seed in range(5):
+    for seed in range(2):
         mx.random.seed(seed)
         pieces = list(
             mlx_lm.stream_generate(

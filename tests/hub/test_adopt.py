@@ -15,8 +15,9 @@ from flash_moe.hub.repair import open_repair
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import REPO, SHARDS, contents, opened, pull
+from tests.support.hub.pulls import REPO, SHARDS, opened, pull
 
 
 @pytest.fixture

@@ -19,17 +19,10 @@ from flash_moe.pack.packer import pack
 from flash_moe.store.manifest import PARTIAL_FILE, read_manifest
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents, differences
 from tests.support.hub.checkpoints import KINDS, Kind
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import (
-    REPO,
-    SHARDS,
-    contents,
-    differences,
-    opened,
-    pull,
-    watching,
-)
+from tests.support.hub.pulls import REPO, SHARDS, opened, pull, watching
 
 BLOCK = 4096
 

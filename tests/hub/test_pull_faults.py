@@ -16,9 +16,10 @@ from flash_moe.hub import requests, retry
 from flash_moe.hub.pull import open_pull
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents, differences
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Cut, Fault, Flip, NoRange, Resize, Stall, Status
-from tests.support.hub.pulls import REPO, SHARDS, contents, differences, pull
+from tests.support.hub.pulls import REPO, SHARDS, pull
 
 ONE = "model-00003-of-00004.safetensors"
 

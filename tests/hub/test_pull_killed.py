@@ -15,21 +15,23 @@ import pytest
 
 from flash_moe.hub.local_stores import disk_bytes
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents, differences
+from tests.support.effort import repetitions
+from tests.support.fork_server import COMMAND, ForkServer
 from tests.support.hub.checkpoints import Kind
-from tests.support.hub.client import environment
+from tests.support.hub.client import hub_environment
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Slow, Stall
-from tests.support.hub.fork_server import ForkServer
-from tests.support.hub.pulls import REPO, SHARDS, contents, differences
+from tests.support.hub.pulls import REPO, SHARDS
 
-KILLS = 50
+KILLS = repetitions(12, full=50)
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def start(hub: FakeHub, home: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CODE, *map(str, arguments)],
-        env=environment(hub.url, home),
+        env=hub_environment(hub.url, home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -42,7 +44,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return out, err
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("mlx", KILLS), ("hf-fused", 10)])
+@pytest.mark.parametrize(("kind", "kills"), [("mlx", KILLS), ("hf-fused", repetitions(3, full=10))])
 def test_killed_again_and_again(
     hub: FakeHub,
     checkpoints: Checkpoints,
@@ -60,7 +62,7 @@ def test_killed_again_and_again(
     bound = disk_bytes(stores(kind)) + 2 * max(shards) + 100_000
     killed = finished = 0
     dst = tmp_path / "pulled-0"
-    with ForkServer(environment(hub.url, tmp_path / "home"), tmp_path / "output") as server:
+    with ForkServer(hub_environment(hub.url, tmp_path / "home"), tmp_path / "output") as server:
 
         def ended() -> None:
             nonlocal finished, dst
@@ -71,7 +73,7 @@ def test_killed_again_and_again(
 
         for _ in range(4 * kills):
             began = len(hub.log.requests())
-            process = server.start("pull", REPO, dst)
+            process = server.start(COMMAND, "pull", REPO, dst)
             deadline = time.monotonic() + 60
             while len(hub.log.requests()) == began and time.monotonic() < deadline:
                 time.sleep(0.002)
@@ -89,7 +91,7 @@ def test_killed_again_and_again(
                 break
         assert killed == kills
         hub.faults.clear()
-        server.start("pull", REPO, dst)
+        server.start(COMMAND, "pull", REPO, dst)
         assert server.wait() == 0, server.output.read_text()
         ended()
     assert finished >= min(3, kills // 10)
@@ -122,7 +124,7 @@ def test_ctrl_c_waits_for_no_connection(
     code = f"from flash_moe.hub import requests; requests.TIMEOUT = 10_000; {CODE}"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "pull", REPO, str(tmp_path / "pulled")],
-        env=environment(hub.url, tmp_path / "home"),
+        env=hub_environment(hub.url, tmp_path / "home"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,15 @@ from flash_moe.hub.repair import open_repair
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents
 from tests.support.hub.checkpoints import Kind
-from tests.support.hub.client import environment
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Flip, Status
-from tests.support.hub.pulls import REPO, SHARDS, contents, pull
+from tests.support.hub.pulls import REPO, SHARDS, pull
+from tests.support.processes import in_process
 
 LAYER = "experts/layer_002.bin"
 RECORD = 16384
-CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def flip(file: Path, position: int) -> None:
@@ -177,11 +176,7 @@ def test_the_command(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path) -> 
     pull(root)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", CODE, "verify", str(root), *arguments],
-            env=environment(hub.url, tmp_path / "home"),
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        return in_process("verify", root, *arguments)
 
     assert run("--repair").returncode == 0
     flip(root / LAYER, 4 * RECORD)

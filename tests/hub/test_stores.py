@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flash_moe import load
-from flash_moe.cli import main
 from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub import local_stores
@@ -26,34 +21,19 @@ from flash_moe.hub.pull import working_on
 from flash_moe.hub.resolve import find_store
 from flash_moe.store.quantization import QuantizationConfig
 from tests.hub.conftest import Checkpoints
+from tests.support.directories import contents
 from tests.support.hub.checkpoints import SMALL
-from tests.support.hub.client import environment
+from tests.support.hub.client import hub_environment
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Status
-from tests.support.hub.pulls import REPO, SHARDS, contents, pull
-
-CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
+from tests.support.hub.pulls import REPO, SHARDS, pull
+from tests.support.processes import COMMAND, in_process
 
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("FLASH_MOE_STORES", str(tmp_path / "stores"))
     return tmp_path / "stores"
-
-
-def flash_moe(hub: FakeHub, tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CODE, *map(str, arguments)],
-        env=environment(hub.url, tmp_path / "home", COLUMNS="200"),
-        capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def in_process(*arguments: object) -> SimpleNamespace:
-    """The same without starting Python."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        code = main([*map(str, arguments)])
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_pull_load_list_and_remove(
@@ -64,24 +44,24 @@ def test_pull_load_list_and_remove(
         ModelNotFoundError, match=r"flash-moe pull org/model \(about [\d.]+ MB of disk"
     ):
         load(REPO)
-    out = flash_moe(hub, tmp_path, "pull", REPO)
+    out = in_process("pull", REPO)
     assert out.returncode == 0, out.stderr
     assert str(places / "org--model") in out.stdout
     with load(REPO, cache_gb=0.1) as model:
         assert model.model.config.n_experts == SMALL.experts
     with pytest.raises(ModelNotFoundError, match="--revision v9"):
         load(REPO, revision="v9")
-    listed = flash_moe(hub, tmp_path, "ls").stdout
+    listed = in_process("ls", columns=200).stdout
     for word in ("org--model", REPO, commit[:12], "complete", "1 in"):
         assert word in listed
-    (row,) = json.loads(flash_moe(hub, tmp_path, "ls", "--json").stdout)
+    (row,) = json.loads(in_process("ls", "--json").stdout)
     assert row["disk_bytes"] > 500_000
-    assert flash_moe(hub, tmp_path, "rm", REPO).returncode == 2  # nobody to ask
+    assert in_process("rm", REPO).returncode == 2  # nobody to ask
     assert places.joinpath("org--model").exists()
-    out = flash_moe(hub, tmp_path, "rm", REPO, "--yes")
+    out = in_process("rm", REPO, "--yes")
     assert out.stdout.startswith("deleted")
     assert not places.joinpath("org--model").exists()
-    assert "no stores" in flash_moe(hub, tmp_path, "ls").stderr
+    assert "no stores" in in_process("ls", columns=200).stderr
 
 
 def test_load_of_what_is_not_pulled_does_not_wait(
@@ -102,12 +82,12 @@ def test_verify_and_info_take_the_name(
     hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    assert flash_moe(hub, tmp_path, "pull", REPO, "--expert-bits", 3).returncode == 0
-    assert "all sound" in flash_moe(hub, tmp_path, "verify", REPO).stdout
-    said = flash_moe(hub, tmp_path, "info", REPO).stdout
+    assert in_process("pull", REPO, "--expert-bits", 3).returncode == 0
+    assert "all sound" in in_process("verify", REPO).stdout
+    said = in_process("info", REPO).stdout
     assert "3-bit affine" in said
     assert "lost by quantizing" in said
-    facts = json.loads(flash_moe(hub, tmp_path, "info", REPO, "--json").stdout)
+    facts = json.loads(in_process("info", REPO, "--json").stdout)
     assert len(facts["quantization_error"]) == SMALL.layers
     assert 0.01 < facts["quantization_error"][0]["down_proj"] < 0.5
 
@@ -116,7 +96,7 @@ def test_requantizing_says_what_it_costs(
     hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    err = flash_moe(hub, tmp_path, "pull", REPO, "--expert-bits", 2).stderr
+    err = in_process("pull", REPO, "--expert-bits", 2).stderr
     assert "warning: the experts are quantized to 4 bits already" in err
     assert default_store(REPO, QuantizationConfig(expert_bits=2)).is_dir()
     assert (places / "org--model--expert-bits-2").is_dir()
@@ -323,10 +303,10 @@ def test_partial_and_damaged_stores_are_listed(
         ("half", REPO, "partial"),
         ("hurt", "hurt", "damaged"),
     ]
-    out = flash_moe(hub, tmp_path, "rm", "half", "--yes")
+    out = in_process("rm", "half", "--yes")
     assert out.returncode == 0, out.stderr
     for wrong in ("letters", "../stores", places, tmp_path, "nothing", ""):
-        out = flash_moe(hub, tmp_path, "rm", wrong, "--yes")
+        out = in_process("rm", wrong, "--yes")
         assert out.returncode == 1
         assert "is no store" in out.stderr
     assert (places / "letters").is_dir()
@@ -364,9 +344,9 @@ def test_removing_asks_on_a_terminal(
         pid, fd = pty.fork()
         if pid == 0:
             os.execve(
-                sys.executable,
-                [sys.executable, "-c", CODE, "rm", "one"],
-                environment(hub.url, tmp_path / "home"),
+                COMMAND[0],
+                [*COMMAND, "rm", "one"],
+                hub_environment(hub.url, tmp_path / "home"),
             )
         seen = b""
         while b"[y/N]" not in seen:

@@ -23,8 +23,7 @@ from flash_moe.model.padding import Padding
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops import self_test_cache
 from flash_moe.ops.kernel import Kernel
-from tests.model.test_architectures import write_model
-from tests.model.test_padded_batches import masks_new_prompts
+from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.metal_emulator import emulated_metal
 from tests.support.resident import Resident, budget_gb, prompt_ids
 

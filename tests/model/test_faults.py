@@ -38,7 +38,7 @@ def expected(tiny_mlx: Path) -> list[int]:
     return Resident(tiny_mlx).tokens(prompt_ids(37), N_TOKENS)
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: f"{way['io']}-{way['io_split']}")
+@pytest.fixture(params=[WAYS[0], WAYS[3]], ids=lambda way: f"{way['io']}-{way['io_split']}")
 def flash(request: pytest.FixtureRequest, store_copy: Path) -> Iterator[FlashMoE]:
     """A model with the smallest bank, so that nearly every token reads every layer."""
     minimum = budget_gb(store_copy, "layer")
@@ -50,9 +50,13 @@ def tokens(flash: FlashMoE, n_prompt: int = 37) -> list[int]:
     return list(flash.generate(prompt_ids(n_prompt), max_tokens=N_TOKENS).token_ids)
 
 
-def test_every_way_to_read_gives_the_tokens(flash: FlashMoE, expected: list[int]) -> None:
-    assert tokens(flash) == expected
-    assert flash.stats.bytes_read == flash.stats.misses * RECORD > 0
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_way_to_read_gives_the_tokens(
+    way: dict[str, Any], tiny_store: Path, expected: list[int]
+) -> None:
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer"), io_threads=3, **way) as flash:
+        assert tokens(flash) == expected
+        assert flash.stats.bytes_read == flash.stats.misses * RECORD > 0
 
 
 @linux
@@ -195,16 +199,6 @@ def test_a_pass_that_ended_between_two_waves_and_is_kept_by_its_traceback(
     assert tokens(flash) == expected
 
 
-def test_two_threads_at_once(flash: FlashMoE, expected: list[int]) -> None:
-    answers: list[list[int]] = []
-    threads = [threading.Thread(target=lambda: answers.append(tokens(flash))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == [expected, expected]
-
-
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way['io']}-{way['io_split']}")
 def test_a_damaged_record_is_named(store_copy: Path, way: dict[str, Any]) -> None:
     file = store_copy / "experts" / "layer_002.bin"
@@ -212,6 +206,9 @@ def test_a_damaged_record_is_named(store_copy: Path, way: dict[str, Any]) -> Non
     damaged[5 * RECORD + 8000] ^= 1
     file.write_bytes(damaged)
     minimum = budget_gb(store_copy, "layer")
+    if way is WAYS[0]:
+        with load(store_copy, cache_gb=minimum, **way) as flash:
+            flash.generate(prompt_ids(300), max_tokens=1)  # not asked to check
     with load(store_copy, cache_gb=minimum, verify_reads=True, **way) as flash:
         for _ in range(2):
             with pytest.raises(ChecksumError) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +21,20 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
+from flash_moe.compat.mlx_lm import _optional
 from flash_moe.model import padding as padding_module
-from flash_moe.model.padding import Padding, padded_positions
+from flash_moe.model.padding import Padding, padded_positions, remember_lengths
 
 LENGTHS = [3, 11, 7]
 LEFT = [11 - n for n in LENGTHS]
 STEPS = ([11], [4, 4, 3], [1] * 11, [6, 1, 4])
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlx-lm as it is before a model is loaded."""
+    prepare = BatchKVCache.prepare
+    monkeypatch.setattr(BatchKVCache, "prepare", getattr(prepare, "__wrapped__", prepare))
 
 
 def states(n_rows: int = 3) -> ArraysCache:
@@ -32,6 +42,21 @@ def states(n_rows: int = 3) -> ArraysCache:
     cache = ArraysCache(1)
     cache[0] = mx.zeros((n_rows, 2))
     return cache
+
+
+def keys_and_values(past: int = 0) -> BatchKVCache:
+    """Keys and values alone, of rows whose pasts differ in length."""
+    caches = [KVCache() for _ in LENGTHS]
+    if past:
+        for n, cache in enumerate(caches):
+            cache.update_and_fetch(*[mx.zeros((1, 1, past + n, 4))] * 2)
+    return KVCache.merge(caches)
+
+
+def found_next(caches: list[Any], n: int) -> np.ndarray:
+    """The positions known to be padding, of the next ``n``."""
+    found = padded_positions(caches, 3, n)
+    return np.zeros((3, n), bool) if found is None else found
 
 
 def pads(lengths: list[int], n: int) -> np.ndarray:
@@ -54,8 +79,7 @@ def found_in_steps(caches: list[Any], steps: list[int]) -> np.ndarray:
     """What is found pass by pass."""
     parts, begin = [], 0
     for n in steps:
-        found = padded_positions(caches, 3, n)
-        parts.append(np.zeros((3, n), bool) if found is None else found)
+        parts.append(found_next(caches, n))
         for cache in caches:
             feed(cache, begin, n)
         begin += n
@@ -84,8 +108,7 @@ def test_states_say_what_their_mask_hides(
         cache.prepare(lengths=lengths)
     for _ in range(3):
         expected = ~np.array(cache.make_mask(n))
-        found = padded_positions([cache, cache], 3, n)
-        np.testing.assert_array_equal(np.zeros((3, n)) if found is None else found, expected)
+        np.testing.assert_array_equal(found_next([cache, cache], n), expected)
         cache.advance(n)
 
 
@@ -99,59 +122,156 @@ def test_padding_on_the_left(make: Callable[[list[int]], Any], n: int) -> None:
         for begin in range(0, 12, n):
             mask = np.array(cache.make_mask(n))[:, 0]
             expected = ~mask[:, np.arange(n), begin + np.arange(n)]
-            found = padded_positions([cache], 3, n)
-            np.testing.assert_array_equal(np.zeros((3, n)) if found is None else found, expected)
+            np.testing.assert_array_equal(found_next([cache], n), expected)
             feed(cache, begin, n)
 
 
-@pytest.mark.parametrize("steps", STEPS, ids=str)
+# The caches of a model; of the first its mask is looked at too.
+KINDS: dict[str, Callable[[int], list[Any]]] = {
+    "states": lambda past: [
+        BatchKVCache([0, 0, 0]),
+        states(),
+        CacheList(states(), BatchKVCache([0, 0, 0])),
+    ],
+    "window of 8": lambda past: [BatchRotatingKVCache(8, [0, 0, 0]), BatchKVCache([0, 0, 0])],
+    "window of 64": lambda past: [BatchRotatingKVCache(64, [0, 0, 0]), BatchKVCache([0, 0, 0])],
+    "keys and values": lambda past: [
+        keys_and_values(past),
+        CacheList(keys_and_values(past), keys_and_values(past)),
+    ],
+}
+# Windows of mlx-lm take a single token only while tokens are generated.
+IN_STEPS = [(k, steps) for k in KINDS for steps in STEPS if "window" not in k or 1 not in steps]
+
+
+@pytest.mark.parametrize(("kind", "steps"), IN_STEPS, ids=str)
 @pytest.mark.parametrize("past", [0, 5])
-def test_padding_on_the_right_is_what_no_token_sees(steps: list[int], past: int) -> None:
-    kv = BatchKVCache([0, 0, 0])
-    caches = [states(), kv, CacheList(states(), BatchKVCache([0, 0, 0]))]
-    if past:
+def test_padding_on_the_right_is_what_no_token_sees(
+    kind: str, past: int, steps: list[int], request: pytest.FixtureRequest
+) -> None:
+    """In two segments of the prompts, the second one behind what the first has left."""
+    if kind == "states":  # they know it also where keys and values have no note
+        request.getfixturevalue("forgetful")
+    else:
+        remember_lengths()
+    caches, window = KINDS[kind](past), {"window of 8": 8}.get(kind, 64)
+    before: list[int] = []
+    if past and kind != "keys and values":
         assert not found_in_steps(caches, [past]).any()
-    for cache in caches:
-        cache.prepare(lengths=LENGTHS, right_padding=LEFT)
-    found = found_in_steps(caches, steps)
-    np.testing.assert_array_equal(found, pads(LENGTHS, 11))
-    for cache in caches:
-        cache.finalize()
-    shown = [np.nonzero(~row)[0].tolist() for row in found]
-    assert seen(kv) == [[*range(past), *row] for row in shown]
-    assert padded_positions(caches, 3, 4) is None  # nothing is padding after that
-
-
-@pytest.mark.parametrize("steps", STEPS[:2], ids=str)
-@pytest.mark.parametrize("window", [8, 64])
-@pytest.mark.parametrize("past", [0, 5])
-def test_padding_on_the_right_of_a_window(steps: list[int], window: int, past: int) -> None:
-    cache = BatchRotatingKVCache(window, [0, 0, 0])
-    if past:
-        assert not found_in_steps([cache], [past]).any()
-    caches = [cache, BatchKVCache([0, 0, 0])]
-    for each in caches:
-        each.prepare(lengths=LENGTHS, right_padding=LEFT)
-    found = found_in_steps(caches, steps)
-    np.testing.assert_array_equal(found, pads(LENGTHS, 11))
-    cache.finalize()
-    kept = [[*range(past), *np.nonzero(~row)[0].tolist()] for row in found]
-    for shown, expected in zip(seen(cache), kept, strict=True):
+        before = list(range(past))
+    for _ in range(2):
+        for cache in caches:
+            cache.prepare(lengths=list(LENGTHS), right_padding=list(LEFT))
+        np.testing.assert_array_equal(found_in_steps(caches, steps), pads(LENGTHS, 11))
+        for cache in caches:
+            cache.finalize()
+        assert padded_positions(caches, 3, 1) is None  # nothing is padding after that
+    for shown, n in zip(seen(caches[0]), LENGTHS, strict=True):
+        expected = [*before, *range(n), *range(n)]
         assert shown == expected[len(expected) - len(shown) :]
         assert len(shown) >= min(len(expected), window - 1)
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
-def test_a_prompt_that_may_go_on_has_no_known_end(
-    steps: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Keys and values alone do not know in which pass the prompt ends, so nothing is left out."""
-    prepare = BatchKVCache.prepare
-    # As it is while no model has been loaded; test_padding_ends.py has the other case.
-    monkeypatch.setattr(BatchKVCache, "prepare", getattr(prepare, "__wrapped__", prepare))
+def test_a_prompt_that_may_go_on_has_no_known_end(steps: list[int], forgetful: None) -> None:
+    """Without a note keys and values do not know in which pass the prompt ends."""
     cache = BatchKVCache([0, 0, 0])
     cache.prepare(lengths=LENGTHS, right_padding=LEFT)
     assert not found_in_steps([cache], steps).any()
+
+
+def prepared(past: int = 0) -> BatchKVCache:
+    remember_lengths()
+    cache = keys_and_values(past)
+    cache.prepare(lengths=list(LENGTHS), right_padding=list(LEFT))
+    return cache
+
+
+def test_a_copy_amid_a_prompt_knows_it_too() -> None:
+    cache = prepared()
+    feed(cache, 0, 4)
+    other = copy.deepcopy(cache)
+    for each in (cache, other):
+        np.testing.assert_array_equal(found_next([each], 7), pads(LENGTHS, 11)[:, 4:])
+        feed(each, 4, 7)
+    other.finalize()
+    assert not found_next([other], 7).any()
+
+
+def prepare_in_vain(cache: Any) -> None:
+    with pytest.raises(ValueError, match="empty BatchKVCache"):
+        cache.prepare(left_padding=[1, 0, 0])
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "reorder": lambda cache: cache.filter(mx.array([1, 0, 2])),
+    "prepare again": lambda cache: cache.prepare(lengths=list(LENGTHS), right_padding=None),
+    "prepare behind its back": lambda cache: BatchKVCache.prepare.__wrapped__(
+        cache, lengths=[11, 3, 7], right_padding=[0, 8, 4]
+    ),
+    "prepare in vain": prepare_in_vain,
+    "rewind": lambda cache: cache.trim(2),
+    "take over": lambda cache: setattr(cache, "state", copy.deepcopy(cache.state)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_a_note_does_not_hold_for(change: Callable[[Any], Any]) -> None:
+    """Nothing but the columns that a row of this batch was prepared for."""
+    cache = prepared(past=3)
+    assert found_next([cache], 10).any()
+    change(cache)
+    assert not found_next([cache], 10).any()
+
+
+def test_columns_after_the_prompts() -> None:
+    assert not found_next([prepared()], 12).any()
+    assert found_next([prepared()], 11).any()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"lengths": None},
+        {"lengths": [3, 11]},
+        {"lengths": [3, 11], "right_padding": [8, 0]},
+        {"lengths": [3, 10, 7]},
+        {"lengths": [4, 11, 7]},
+        {"lengths": [3.0, 11, 7]},
+        {"lengths": mx.array(LENGTHS)},
+        {"right_padding": [9, 1, 5], "lengths": LENGTHS},  # one more for each
+        {"left_padding": [0, 0, 0]},
+        {"right_padding": [0, 0, 0]},
+    ],
+    ids=str,
+)
+def test_a_prepare_that_does_not_add_up(said: dict[str, Any]) -> None:
+    remember_lengths()
+    cache = keys_and_values()
+    cache.prepare(**{"lengths": LENGTHS, "right_padding": LEFT, **said})
+    assert not found_in_steps([cache], [4, 7]).any()
+
+
+def test_mlx_lm_works_as_before(forgetful: None) -> None:
+    """What the function does, says and raises is what it was."""
+    before = BatchKVCache.prepare
+    theirs = keys_and_values(3)
+    theirs.prepare(lengths=LENGTHS, right_padding=LEFT)
+    threads = [threading.Thread(target=remember_lengths) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert BatchKVCache.prepare.__wrapped__ is before  # once
+    assert BatchKVCache.prepare.__doc__ == before.__doc__
+    ours = prepared(3)
+    assert type(ours) is BatchKVCache
+    assert type(ours.extract(0)) is KVCache
+    for cache in (ours, theirs):
+        feed(cache, 0, 11)
+        cache.finalize()
+    for mine, other in zip(ours.state, theirs.state, strict=True):
+        assert np.array_equal(mine, other)
 
 
 class Unknown(BatchKVCache):  # type: ignore[misc]
@@ -183,8 +303,6 @@ def test_where_nothing_is_known_nothing_is_padding(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_version_without_these_caches() -> None:
-    from flash_moe.compat.mlx_lm import _optional
-
     nothing = _optional("mlx_lm.models.cache", "NoSuchCache")
     assert type(_optional("mlx_lm.models.cache", "CacheList")()) is not nothing
     assert _optional("mlx_lm.models.cache", "CacheList") is caches_module.CacheList

@@ -16,7 +16,7 @@ from flash_moe import load
 from flash_moe.errors import ReadError
 from flash_moe.model.shared_expert import Begun, SharedExpert, begin_early
 from flash_moe.store.reader import RecordReader
-from tests.model.test_architectures import write_model
+from tests.support.architectures import write_model
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 PATIENCE = 20

@@ -17,7 +17,7 @@ from flash_moe.stream.trace import read_trace
 from tests.support.resident import Resident, budget_gb, prompt_ids
 from tests.support.trace_events import read_spans
 
-N_TOKENS = 24
+N_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,15 @@ def counted(stats: StreamStats) -> list[tuple[int, ...]]:
     return [(la.layer, la.calls, la.hits, la.misses, la.bytes_read) for la in stats.layers]
 
 
-@pytest.mark.parametrize("share", ["layer", "token", "half", "all"])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("packed", "layer"), ("packed", "token"), ("packed", "half"), ("direct", "all")],
+)
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-@pytest.mark.parametrize("kind", ["packed", "direct"])
 def test_a_replay_counts_what_the_model_counted(
+    kind: str,
     share: str,
     policy: str,
-    kind: str,
     tiny_store: Path,
     tiny_mlx: Path,
     tmp_path: Path,

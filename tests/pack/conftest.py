@@ -1,29 +1,18 @@
-"""Helpers of the store tests: whole directories as bytes, and a source that stops half way."""
+"""What the tests of packing share: sources that stop half way, and processes that are killed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
+from tests.support.fork_server import ForkServer
+from tests.support.processes import environment
 
-Contents = dict[str, bytes]
 StopAt = Callable[[PackSource, int, BaseException], PackSource]
-
-
-@pytest.fixture(scope="session")
-def contents() -> Callable[[Path], Contents]:
-    """Every file of a directory: relative name to bytes."""
-
-    def read(root: Path) -> Contents:
-        files = (f for f in sorted(root.rglob("*")) if f.is_file())
-        return {str(f.relative_to(root)): f.read_bytes() for f in files}
-
-    return read
 
 
 class Stopping(PackStep):
@@ -55,3 +44,11 @@ def stop_at() -> StopAt:
         return source.with_steps(steps)
 
     return stopping
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs the programs of `tests.support.killed_packs` in processes of their own."""
+    output = tmp_path_factory.mktemp("forks") / "output"
+    with ForkServer(environment(), output) as server:
+        yield server

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,53 +16,18 @@ from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.verify import verify
+from tests.support.directories import contents
+from tests.support.fork_server import ForkServer
+from tests.support.killed_packs import DISK_IS_FULL, SMALL_DISK
 
-Read = Callable[[Path], dict[str, bytes]]
 LAYER_BYTES = 32 * 16384
 
-# A write beyond the limit of the file size fails like one on a full disk, also half way through.
-CHILD = """
-import resource, sys
-from pathlib import Path
-from flash_moe.pack.sources.open_source import open_source
-from flash_moe.errors import PackError
-from flash_moe.pack.packer import pack
 
-src, dst, limit_from, limit = sys.argv[1:]
-what_from, bytes_from = limit_from.split(":")
-source = open_source(Path(src))
-done = []
-
-def on_progress(what, n):
-    if what == what_from:
-        done.append(n)
-    if sum(done) >= int(bytes_from) and done:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
-
-on_progress("start", 1)
-try:
-    pack(source, Path(dst), on_progress)
-except PackError as error:
-    print(error)
-    sys.exit(3)
-"""
-
-
-def pack_on_small_disk(src: Path, dst: Path, limit_from: str, limit: int) -> str:
-    """Pack with a limit on file sizes; return the message.
-
-    Args:
-        limit_from: Where it begins, ``"layer 3:100"``: when 100 bytes of layer 3 are written.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(src), str(dst), limit_from, str(limit)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        check=False,
-    )
-    assert done.returncode == 3, done.stderr
-    return done.stdout
+def pack_on_small_disk(forks: ForkServer, src: Path, dst: Path, limit_from: str, limit: int) -> str:
+    """Pack with a limit on file sizes from some progress on; returns the message."""
+    code = forks.run(SMALL_DISK, src, dst, limit_from, limit)
+    assert code == DISK_IS_FULL, forks.output.read_text()
+    return forks.output.read_text()
 
 
 @pytest.mark.parametrize(
@@ -81,16 +42,16 @@ def pack_on_small_disk(src: Path, dst: Path, limit_from: str, limit: int) -> str
     ],
 )
 def test_a_disk_that_fills_up_while_packing(
+    forks: ForkServer,
     tiny_mlx: Path,
     tiny_store: Path,
     tmp_path: Path,
-    contents: Read,
     limit_from: str,
     limit: int,
     layers: set[int],
 ) -> None:
     dst = tmp_path / "store"
-    message = pack_on_small_disk(tiny_mlx, dst, limit_from, limit)
+    message = pack_on_small_disk(forks, tiny_mlx, dst, limit_from, limit)
     assert "[pack] the disk is full" in message
     (kept,) = (n for n in layers if f"partial store with {n} of 8 layers" in message)
     assert "same command again" in message
@@ -101,10 +62,10 @@ def test_a_disk_that_fills_up_while_packing(
 
 
 def test_a_disk_that_fills_up_in_the_quantized_resident_weights(
-    tiny_hf: Path, tmp_path: Path
+    forks: ForkServer, tiny_hf: Path, tmp_path: Path
 ) -> None:
     dst = tmp_path / "store"
-    message = pack_on_small_disk(tiny_hf, dst, "start:1", 600_000)
+    message = pack_on_small_disk(forks, tiny_hf, dst, "start:1", 600_000)
     assert "the disk is full" in message
     assert not (dst / MANIFEST_FILE).exists()
     pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), dst)
@@ -122,7 +83,7 @@ def needed(source: PackSource, dst: Path) -> int:
 
 
 def test_too_little_free_space_is_said_before_anything_is_written(
-    tiny_mlx: Path, tmp_path: Path, contents: Read, monkeypatch: pytest.MonkeyPatch
+    tiny_mlx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dst = tmp_path / "store"
     source = MlxCheckpoint(tiny_mlx)

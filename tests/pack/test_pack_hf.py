@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.verify import verify
-
-Read = Callable[[Path], dict[str, bytes]]
+from tests.support.directories import contents
 
 
 def resident(root: Path) -> dict[str, tuple[mx.Dtype, bytes]]:
@@ -82,7 +80,7 @@ def test_the_config_is_that_of_convert(tiny_hf: Path, hf_store: Path, tmp_path: 
     assert config == expected
 
 
-def test_the_rest_of_the_store(tiny_hf: Path, hf_store: Path, contents: Read) -> None:
+def test_the_rest_of_the_store(tiny_hf: Path, hf_store: Path) -> None:
     store, checkpoint = contents(hf_store), contents(tiny_hf)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert store[name] == checkpoint[name]
@@ -97,7 +95,6 @@ def test_a_stopped_run_is_continued(
     tiny_hf: Path,
     hf_store: Path,
     tmp_path: Path,
-    contents: Read,
     stop_at: Any,
     layer: int,
     fresh: bool,

@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from flash_moe.store.experts import CheckpointExperts, read_checkpoint_tensors
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.verify import verify
+from tests.support.directories import contents
+from tests.support.fork_server import ForkServer
+from tests.support.killed_packs import AFTER_BYTES
 
-Read = Callable[[Path], dict[str, bytes]]
 LAYER_BYTES = 32 * 16384
 
 
@@ -54,9 +56,7 @@ def test_records_and_resident_weights_are_those_of_the_checkpoint(
         )
 
 
-def test_a_store_is_also_a_model_directory(
-    tiny_mlx: Path, tiny_store: Path, contents: Read
-) -> None:
+def test_a_store_is_also_a_model_directory(tiny_mlx: Path, tiny_store: Path) -> None:
     store, checkpoint = contents(tiny_store), contents(tiny_mlx)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert store[name] == checkpoint[name]
@@ -92,7 +92,6 @@ def test_a_stopped_run_is_continued(
     tiny_mlx: Path,
     tiny_store: Path,
     tmp_path: Path,
-    contents: Read,
     stop_at: Any,
     layer: int,
     error: BaseException,
@@ -116,8 +115,23 @@ def test_a_stopped_run_is_continued(
         assert (now.st_mtime_ns, now.st_ino) == (old.st_mtime_ns, old.st_ino)
 
 
+def test_a_killed_run_is_continued(
+    forks: ForkServer, tiny_mlx: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    """kill -9 in every phase; each run goes on where the last one was stopped."""
+    store = tmp_path / "store"
+    layer = 32 * 15_360  # without padding
+    for done in (0, layer // 2, layer, 3 * layer + 16_384, 8 * layer, 8 * layer + 400_000):
+        assert forks.run(AFTER_BYTES, tiny_mlx, store, done) == -signal.SIGKILL
+        with pytest.raises(ManifestError, match="is a partial store"):
+            read_manifest(store)
+    result = pack(MlxCheckpoint(tiny_mlx), store)
+    assert (result.layers_written, result.layers_kept) == (1, 7)
+    assert contents(store) == contents(tiny_store)
+
+
 def test_the_same_source_can_be_packed_again(
-    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, contents: Read, stop_at: Any
+    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
     source = stop_at(MlxCheckpoint(tiny_mlx), 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +141,7 @@ def test_the_same_source_can_be_packed_again(
 
 
 def test_stopped_in_the_resident_weights_or_just_before_the_end(
-    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, contents: Read, monkeypatch: Any
+    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     dst = tmp_path / "store"
 
@@ -153,7 +167,7 @@ def _raise(error: BaseException) -> None:
 
 
 def test_a_finished_layer_that_was_damaged_meanwhile_is_written_again(
-    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, contents: Read, stop_at: Any
+    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
     dst = tmp_path / "store"
     source = stop_at(MlxCheckpoint(tiny_mlx), 4, KeyboardInterrupt())
@@ -224,7 +238,7 @@ def test_a_moved_store_is_still_sound(store_copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_killed_in_its_first_journal(
-    tiny_mlx: Path, tiny_store: Path, tmp_path: Path, contents: Read
+    tiny_mlx: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / f"{PARTIAL_FILE}.tmp").write_text('{"journ')

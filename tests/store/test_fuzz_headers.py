@@ -1,9 +1,13 @@
-"""Safetensors headers, fuzzed: valid entries or a clear error, as the package reads them too."""
+"""Safetensors headers and indices, fuzzed: valid entries or a clear error.
+
+Of a header the safetensors package has to think the same.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +19,9 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.store.safetensors_header import BITS, TensorEntry, read_header
+from flash_moe.store.safetensors_header import BITS, TensorEntry, read_header, read_index
 from tests.support.fuzzing import (
+    BAD_NAMES,
     FUZZ,
     FUZZ_VALID,
     damaged_bytes,
@@ -260,3 +265,53 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to("absent")
     for name in (".", "absent", "loop", "nowhere", "x" * 300):
         must_refuse(lambda name=name: read_header(tmp_path / name), CorruptFileError)  # type: ignore[misc]
+
+
+INDEX = {
+    "metadata": {"total_size": 12},
+    "weight_map": {"a.weight": "model-1.safetensors", "b": "model-2.safetensors"},
+}
+
+
+@FUZZ
+@given(content=damaged_bytes(encoded(INDEX)) | damaged_json(INDEX).map(encoded))
+def test_index(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(content)
+    shards = parsed(lambda: read_index(file), CorruptFileError)
+    for tensor, shard in (shards or {}).items():
+        assert tensor.isprintable()
+        assert os.path.normpath(tmp_path / shard) == str(tmp_path / shard)
+        assert (tmp_path / shard).parent == tmp_path
+
+
+@FUZZ_VALID
+@given(
+    shards=st.dictionaries(
+        st.text(st.characters(exclude_categories=["C", "Z"]), max_size=9),
+        st.from_regex(r"[a-z0-9_-][a-z0-9_.-]{0,30}", fullmatch=True),
+    ),
+    metadata=st.none() | st.dictionaries(st.text(max_size=4), st.integers(0, 2**50)),
+)
+def test_every_index_by_the_format_is_read(
+    tmp_path: Path, shards: dict[str, str], metadata: dict[str, int] | None
+) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(encoded({"metadata": metadata, "weight_map": shards}))
+    assert read_index(file) == shards
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a/b", 3, None, ["a"]], ids=lambda n: ascii(n)[:30])
+def test_shards_beside_the_index_only(tmp_path: Path, name: Any) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(encoded({"weight_map": {"a": "model.safetensors", "b": name}}))
+    must_refuse(
+        lambda: read_index(file), CorruptFileError, match=r"index\.json: not a weight index"
+    )
+
+
+@pytest.mark.parametrize("tensor", ["a\n", "\x1b[2J", "\ud800", "a\0"])
+def test_names_of_tensors_are_lines(tmp_path: Path, tensor: str) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(encoded({"weight_map": {tensor: "model.safetensors"}}))
+    must_refuse(lambda: read_index(file), CorruptFileError, match="no name of a tensor")

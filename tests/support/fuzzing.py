@@ -11,19 +11,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from flash_moe.errors import FlashMoEError
+from tests.support.effort import repetitions
 
 T = TypeVar("T")
 
-# The same examples in every run. All fuzz tests together take about 15 seconds on two cores.
+# The same examples in every run.
 FUZZ = settings(
-    max_examples=200,
+    max_examples=repetitions(60, full=200),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 # Of what is valid from the start, fewer.
-FUZZ_VALID = settings(FUZZ, max_examples=80)
+FUZZ_VALID = settings(FUZZ, max_examples=repetitions(25, full=80))
 
 BAD_NAMES = [
     *("", ".", "..", "/", "/etc/passwd", "../x.bin", "a/../../x.bin", "a/..", "./x.bin", "a//b"),

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
 from flash_moe.testing import write_tokenizer
-from tests.model.test_architectures import BASE, CONFIGS, VOCAB
+from tests.support.architectures import BASE, CONFIGS, VOCAB
 
 # Names of the projections of an expert, where they are not the usual ones.
 MIXTRAL = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flash_moe.errors import ConfigError
@@ -135,6 +135,7 @@ def test_control_characters_do_not_break_the_bound(root: Path) -> None:
 
 
 @given(path=st.text(max_size=20) | st.sampled_from(["../" * n for n in range(9)]))
+@example(path="none/\0")
 def test_any_path_stays_inside(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     top = tmp_path_factory.getbasetemp() / "any"
     (top / "root").mkdir(parents=True, exist_ok=True)

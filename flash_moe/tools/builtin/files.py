@@ -35,13 +35,13 @@ def below(root: Path, path: str, tool: str) -> Path:
         ToolError: It does not, or there is no such path.
     """
     try:
-        found = (root / path).resolve(strict=True)
+        inside = (root / path).resolve()
+        found: Path | None = (root / path).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
         found = None
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links, too long
         why = getattr(error, "strerror", None) or error
         raise ToolError(tool, f"{path!r:.200}: {why}") from error
-    inside = (root / path).resolve() if found is None else found
     if not inside.is_relative_to(root):
         raise ToolError(
             tool, f"{path:.200} is outside of the folder that may be read", "Give a relative path."

@@ -142,7 +142,7 @@ def test_from_the_original_beats_from_4_bits(tiny_hf: Path, tiny_mlx: Path, tmp_
 
 
 def test_what_cannot_be_requantized(tmp_path: Path, tiny_mlx: Path) -> None:
-    from tests.model.test_architectures import write_model
+    from tests.support.architectures import write_model
 
     write_model(tmp_path / "mxfp4", "qwen3_moe", mode="mxfp4")
     with pytest.raises(UnsupportedModelError, match="expected affine quantization, got mxfp4"):

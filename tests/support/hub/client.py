@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
+
+from tests.support.processes import environment
 
 
 def go_online(patch: pytest.MonkeyPatch, home: Path) -> None:
@@ -45,9 +46,9 @@ def no_waiting(patch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def environment(url: str, home: Path, **extra: str) -> dict[str, str]:
+def hub_environment(url: str, home: Path, **extra: str) -> dict[str, str]:
     """The environment of a process that shall know no other hub than that at ``url``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept = {n: value for n, value in environment().items() if not n.startswith("HF_")}
     return {
         **kept,
         "HF_ENDPOINT": url,
@@ -64,7 +65,7 @@ def start_python(code: str, url: str, home: Path, **extra: str) -> subprocess.Po
     """Python code in a process of its own, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env=environment(url, home, **extra),
+        env=hub_environment(url, home, **extra),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

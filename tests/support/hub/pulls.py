@@ -1,4 +1,4 @@
-"""Pulls for tests, and the comparison of what they make."""
+"""Pulls for tests, and what they take on the disk meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from flash_moe.hub.local_stores import disk_bytes
 from flash_moe.hub.pull import Pull, open_pull
 from flash_moe.pack.packer import PackResult, pack
-from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.store.quantization import QuantizationConfig
 
 REPO = "org/model"
@@ -30,18 +29,6 @@ def pull(
 ) -> PackResult:
     found = opened(dst, **options)
     return pack(found.source, dst, on_progress, shards=found.shards)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    files = (f for f in sorted(root.rglob("*")) if f.is_file())
-    return {str(f.relative_to(root)): f.read_bytes() for f in files}
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """Names of the files that are not the same in both; manifests name where they come from."""
-    ours, theirs = contents(one), contents(other)
-    names = sorted(ours.keys() | theirs.keys())
-    return [n for n in names if n != MANIFEST_FILE and ours.get(n) != theirs.get(n)]
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +14,8 @@ from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_check
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool, split_record
-from tests.support.fake_reader import PATIENCE, FakeReader, Make, batch_of, failure, works
+from tests.support.fake_reader import FakeReader, Make, batch_of, failure, still_works
+from tests.support.timeout import TIMEOUT_S
 
 PAGE, RECORD = 4096, 16384
 
@@ -142,7 +140,7 @@ def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None
 
 def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
     gates = [threading.Event() for _ in range(3)]
-    reader = FakeReader(lambda expert: gates[expert].wait(PATIENCE) or None)
+    reader = FakeReader(lambda expert: gates[expert].wait(TIMEOUT_S) or None)
     batch, _ = batch_of(3)
     make(reader, 3).submit(batch)
     order = []
@@ -160,7 +158,7 @@ def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
 
 def test_several_arrivals_at_once(make: Make) -> None:
     gate = threading.Event()
-    reader = FakeReader(lambda expert: (expert == 0 and gate.wait(PATIENCE)) or None)
+    reader = FakeReader(lambda expert: (expert == 0 and gate.wait(TIMEOUT_S)) or None)
     batch, _ = batch_of(6)
     make(reader, 2).submit(batch)
     first = [read.expert for read in batch.arrivals(3)]
@@ -189,7 +187,7 @@ def test_an_error_ends_every_wait(make: Make) -> None:
 
     def action(expert: int) -> None:
         if expert == 1:
-            running.wait(PATIENCE)
+            running.wait(TIMEOUT_S)
             raise failure(1)
         running.set()
         time.sleep(0.05)
@@ -204,7 +202,7 @@ def test_an_error_ends_every_wait(make: Make) -> None:
     with pytest.raises(ReadError):
         batch.wait()
     reader.action = lambda expert: None
-    assert works(pool)
+    assert still_works(pool)
 
 
 def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
@@ -215,7 +213,7 @@ def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
     assert batch.arrivals()
     batch.drain()
     assert reader.begun == reader.ended
-    assert works(pool)
+    assert still_works(pool)
 
 
 @pytest.mark.parametrize("error", [SystemExit(), MemoryError()])
@@ -229,28 +227,7 @@ def test_an_error_outside_of_a_read_does_not_hang(make: Make, error: BaseExcepti
     pool.submit(batch)
     with pytest.raises(type(error)):
         batch.wait()
-    assert works(pool)  # the one thread is still there
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_process_reads_with_new_threads() -> None:
-    """A fork has none of the threads; without new ones the child would wait for ever."""
-    code = (
-        "import os, warnings; warnings.simplefilter('ignore')\n"
-        "from tests.support.fake_reader import FakeReader, works\n"
-        "from flash_moe.stream.readers import ReaderPool\n"
-        "pool = ReaderPool(FakeReader(), 3)\n"
-        "assert works(pool)\n"
-        "if (child := os.fork()) == 0:\n"
-        "    os._exit(0 if works(pool) else 1)\n"
-        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        timeout=PATIENCE, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert still_works(pool)  # the one thread is still there
 
 
 @pytest.mark.parametrize(
