@@ -173,7 +173,7 @@ def open_tokenizer(
         ModelNotFoundError: The files make no tokenizer.
     """
     try:
-        # Unless it is told, transformers asks on the terminal whether to run foreign code.
+        # Without the option transformers asks on the terminal whether to run foreign code.
         tokenizer = load_tokenizer(
             path, {"trust_remote_code": False, **(options or {})}, eos_token_ids=eos_token_ids
         )
@@ -191,12 +191,12 @@ def open_tokenizer(
 
 
 def held_positions(cache: Sequence[Any]) -> int:
-    """How many positions a prompt cache holds."""
+    """Return the number of positions that a prompt cache holds."""
     return max((_offset(c) for c in cache), default=0)
 
 
 def _offset(cache: Any) -> int:
-    """Of one layer; that of the longest row of a batch."""
+    """Offset of one layer; of a batch that of the longest row."""
     offset = getattr(cache, "offset", 0)
     if isinstance(offset, mx.array):
         return int(offset.max().item())  # type: ignore[arg-type]

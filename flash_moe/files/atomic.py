@@ -36,7 +36,7 @@ def temporary_file(file: Path) -> Path:
     return file.with_name(file.name + ".tmp")
 
 
-def give_name(fd: int, written: Path, file: Path) -> None:
+def sync_and_rename(fd: int, written: Path, file: Path) -> None:
     """Rename a complete file, in the place of an older one, when its bytes are on the disk.
 
     The name is on the disk when :func:`sync_directory` returns.
@@ -52,7 +52,7 @@ def give_name(fd: int, written: Path, file: Path) -> None:
 
 
 @contextmanager
-def whole_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing so that a crash leaves the old one or the new one, never half of it.
 
     Args:
@@ -71,7 +71,7 @@ def whole_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         with open(fd, "wb") as stream:
             yield stream
             stream.flush()
-            give_name(stream.fileno(), written, file)
+            sync_and_rename(stream.fileno(), written, file)
     except BaseException:
         written.unlink(missing_ok=True)
         raise
@@ -98,7 +98,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(file: Path, value: Any, *, private: bool = False) -> None:
-    """Write JSON as a :func:`whole_file`. A private one keeps the letters that people read."""
+    """Write JSON as an :func:`atomic_file`. A private one is not escaped to ASCII."""
     content = json.dumps(value, ensure_ascii=not private, indent=1) + "\n"
-    with whole_file(file, private=private) as stream:
+    with atomic_file(file, private=private) as stream:
         stream.write(content.encode())

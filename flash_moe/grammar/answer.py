@@ -15,13 +15,12 @@ from flash_moe.grammar.vocabulary import Vocabulary, Words, add, remove, words_o
 # Templates put an empty line between thoughts, text and calls.
 MAX_NEWLINES = 2
 
-
 Thinking: TypeAlias = Literal["begun", "may"]
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Where the grammar holds tool calls, and not the whole answer.
+    """Tool calls that a grammar constrains, in the place of the whole answer.
 
     Attributes:
         begin: Token that opens a call; what follows it is the grammar's.
@@ -42,7 +41,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Thoughts:
-    """What comes before the answer and is free.
+    """Thoughts before an answer, which no grammar constrains.
 
     Attributes:
         end: Token after which the answer begins.

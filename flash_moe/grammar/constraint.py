@@ -70,7 +70,7 @@ class Processor:
 
     @property
     def done(self) -> bool:
-        """Whether the answer is complete and ended."""
+        """True when the answer is complete and ended."""
         return self._answer.done
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
@@ -95,7 +95,7 @@ class Processor:
 
 
 def flags_of(words: Words, n: int) -> mx.array:
-    """Whether each of the ids 0 to n - 1 is in the set: bool [n]; ids beyond the words are not."""
+    """Flags of the ids 0 to n - 1 that are in a set: bool [n]; ids beyond the words are not."""
     bits = np.unpackbits(words.view(np.uint8), count=n, bitorder="little")
     return mx.array(bits.view(np.bool_))
 

@@ -13,7 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
-from flash_moe.files.atomic import give_name
+from flash_moe.files.atomic import sync_and_rename
 from flash_moe.files.names import file_name
 from flash_moe.hub.incoming import part_of
 from flash_moe.hub.requests import RemoteFile
@@ -92,7 +92,7 @@ class Repository:
         try:
             remote.fetch(fd, 0, remote.n_bytes)
             remote.check(part)
-            give_name(fd, part, file)
+            sync_and_rename(fd, part, file)
         finally:
             os.close(fd)
 

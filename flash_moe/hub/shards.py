@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
-from flash_moe.files.atomic import give_name
+from flash_moe.files.atomic import sync_and_rename
 from flash_moe.hub.incoming import JOBS, part_of
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Patience
@@ -160,7 +160,7 @@ class HubShards(Shards):
             os.ftruncate(fd, size)
             for start, stop in parts or [(size, remote.n_bytes)]:
                 remote.fetch(fd, start, stop, self._on_bytes, Patience(self._stop))
-            give_name(fd, part, shard)
+            sync_and_rename(fd, part, shard)
         finally:
             os.close(fd)
 

@@ -1,4 +1,4 @@
-"""How the memory of a run is divided, and a prompt into chunks: arithmetic on bytes.
+"""Division of the memory of a run, and of a prompt into chunks: arithmetic on bytes.
 
 What a process takes is what it took before, the resident weights, the bank of experts, and what
 the pass over a chunk of a prompt needs for a moment. The last two are ours to choose.
@@ -124,10 +124,10 @@ def prompt_allowance(
 def chunk_tokens(scratch: Scratch, allowance: int, context: int, *, all_held: bool) -> int:
     """The longest chunk for a prompt that ends at position ``context``.
 
-    Each chunk asks for nearly all experts of each layer, once, however long it is. So a bank that
-    cannot hold them all reads nearly all of them again for each chunk, and chunks are as long as
-    memory allows; but 64 tokens at least. Where the bank holds all experts nothing is gained
-    beyond mlx-lm's own length.
+    Each chunk needs nearly all experts of each layer, once, however long it is. A bank that cannot
+    hold them all reads nearly all of them again for each chunk. So chunks are as long as memory
+    allows, but 64 tokens at least. Where the bank holds all experts nothing is gained beyond
+    mlx-lm's own length.
 
     Args:
         allowance: Bytes that the pass over a chunk may take.

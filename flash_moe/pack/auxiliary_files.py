@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flash_moe.files.atomic import sync_directory, whole_file, write_json
+from flash_moe.files.atomic import atomic_file, sync_directory, write_json
 from flash_moe.files.json_file import read_json
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE
@@ -44,7 +44,7 @@ def write_side_files(
         if only is not None and name not in only:
             continue
         if name == MODEL_FILE:
-            with whole_file(dst / name) as out:
+            with atomic_file(dst / name) as out:
                 out.write(MODEL_FILE_TEXT.encode())
         elif name == "config.json":
             write_json(dst / name, {**_without_code(source.config), "model_file": MODEL_FILE})
@@ -64,7 +64,7 @@ def _copy(file: Path, to: Path) -> None:
         if "auto_map" in table:
             write_json(to, _without_code(table))
             return
-    with open(file, "rb") as stream, whole_file(to) as out:
+    with open(file, "rb") as stream, atomic_file(to) as out:
         shutil.copyfileobj(stream, out)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from flash_moe.errors import ConfigError, ModelNotFoundError
-from flash_moe.files.atomic import sync_directory, whole_file
+from flash_moe.files.atomic import atomic_file, sync_directory
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import read_header
@@ -151,7 +151,7 @@ def keep_header(shard: Path, kept: Path) -> None:
     """
     offsets = [entry.offset for entry in read_header(shard).values()]
     status = shard.stat()
-    with open(shard, "rb") as source, whole_file(kept) as out:
+    with open(shard, "rb") as source, atomic_file(kept) as out:
         out.write(source.read(min(offsets, default=status.st_size)))
         out.truncate(status.st_size)
         out.flush()
