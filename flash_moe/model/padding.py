@@ -6,7 +6,7 @@ positions those are; nothing else is asked. Where they do not say so for certain
 counts as real: more is read than needed, and the numbers are right.
 
 Keys and values alone (``BatchKVCache``) are told the lengths of the prompts and forget them.
-``remember_lengths`` has them keep a note.
+``record_lengths`` has them keep a note.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _Ends:
         )
 
 
-def remember_lengths() -> None:
+def record_lengths() -> None:
     """Have mlx-lm's ``BatchKVCache`` note, in ``prepare``, where each prompt ends.
 
     The one place where something of mlx-lm is replaced: its function still does its work, for all

@@ -17,7 +17,7 @@ import mlx.nn as nn
 NAMES = ("shared_expert", "shared_experts", "shared_mlp", "share_expert")
 
 
-class Begun:
+class EarlyOutput:
     """What has been begun in the forward pass that runs: for which input, and the output."""
 
     def __init__(self) -> None:
@@ -36,49 +36,49 @@ class SharedExpert:
     Args:
         module: What mlx-lm calls.
         base: Its class in mlx-lm.
-        begun: The model's.
+        early_output: The model's.
     """
 
-    def __init__(self, module: nn.Module, base: type, begun: Begun) -> None:
+    def __init__(self, module: nn.Module, base: type, early_output: EarlyOutput) -> None:
         self._module = weakref.ref(module)  # which holds this object
         self._base: Any = base
-        self._begun = begun
+        self._early_output = early_output
         self._expected = False
 
     def expects(self, x: mx.array) -> bool:
         """Whether the shared expert will probably be asked for ``x``, as the experts are now."""
-        self._begun.x = x
+        self._early_output.x = x
         return self._expected
 
     def begin(self, x: mx.array) -> None:
         """Start computing the output for ``x``."""
         module = self._module()
         if module is not None:
-            self._begun.y = self._base.__call__(module, x)
-            mx.async_eval(self._begun.y)
+            self._early_output.y = self._base.__call__(module, x)
+            mx.async_eval(self._early_output.y)
 
     def take(self, x: mx.array) -> mx.array | None:
         """The output for ``x``, if it was begun."""
-        given, y = self._begun.x, self._begun.y
-        self._begun.clear()
+        given, y = self._early_output.x, self._early_output.y
+        self._early_output.clear()
         self._expected = given is x
         return y if self._expected else None
 
 
-def begin_early(block: nn.Module, begun: Begun) -> SharedExpert | None:
+def start_early(block: nn.Module, early_output: EarlyOutput) -> SharedExpert | None:
     """Let the shared expert of a block be begun before mlx-lm asks for it, in place.
 
     Its parameters stay where they are; only its class becomes a subclass.
 
     Args:
         block: Holds the experts and, if it has one, their shared expert.
-        begun: The model's.
+        early_output: The model's.
     """
     for name in NAMES:
         module: Any = block.get(name)
         if isinstance(module, nn.Module) and module.children():
             base = type(module)
-            shared = SharedExpert(module, base, begun)
+            shared = SharedExpert(module, base, early_output)
             module.__class__ = _early(base)
             module._early = shared
             return shared

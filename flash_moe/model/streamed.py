@@ -32,7 +32,7 @@ from flash_moe.memory.plan import (
     chunks,
     prompt_allowance,
 )
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import (
     available_memory,
@@ -41,8 +41,8 @@ from flash_moe.memory.system import (
 )
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
-from flash_moe.model.padding import Padding, remember_lengths
-from flash_moe.model.shared_expert import Begun, begin_early
+from flash_moe.model.padding import Padding, record_lengths
+from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedSwitchGLU
 from flash_moe.ops.dispatch import keep_views, use_kernels
@@ -66,7 +66,7 @@ class StreamedModel(nn.Module):
     config: ModelConfig
     _bank: ExpertBank
     _memory_plan: MemoryPlan
-    _scratch: Scratch
+    _prefill_workspace: PrefillWorkspace
     _watch: PressureWatch
     _lock: Any
     _closed: bool
@@ -84,7 +84,7 @@ class StreamedModel(nn.Module):
     @property
     def unfilled_bytes(self) -> int:
         """Bytes of the bank that hold no experts yet."""
-        return self._bank.n_bytes - self._bank.held_bytes
+        return self._bank.n_bytes - self._bank.cached_bytes
 
     @property
     def memory_plan(self) -> MemoryPlan:
@@ -92,9 +92,9 @@ class StreamedModel(nn.Module):
         return self._memory_plan
 
     @property
-    def scratch(self) -> Scratch:
+    def prefill_workspace(self) -> PrefillWorkspace:
         """What the pass over a chunk of a prompt takes."""
-        return self._scratch
+        return self._prefill_workspace
 
     def chunks_of(self, n_tokens: int, cache: Sequence[Any], n_rows: int = 1) -> list[int]:
         """Lengths of the chunks of a prompt, from what memory the model has left for them.
@@ -110,10 +110,10 @@ class StreamedModel(nn.Module):
             available=available_memory(),
         )
         most = chunk_tokens(
-            self._scratch,
+            self._prefill_workspace,
             allowance,
             held_positions(cache) + n_tokens,
-            all_held=self._bank.holds_all,
+            fits_all=self._bank.fits_all,
         )
         return chunks(n_tokens, max(most // n_rows, 1))
 
@@ -138,9 +138,9 @@ class StreamedModel(nn.Module):
         ends = list(itertools.accumulate(self.chunks_of(n_tokens, cache, n_rows)))
         return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _relieve(self) -> None:
+    def _shrink_if_short(self) -> None:
         """Make the bank smaller where memory is short. What fails there costs no output."""
-        missing = self._watch.short(self._bank.n_bytes)
+        missing = self._watch.bytes_to_free(self._bank.n_bytes)
         if not missing:
             return
         try:
@@ -183,15 +183,21 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
             option = streaming.options.kernels
             use = use_kernels(option)
-            self._memory_plan, self._scratch = streaming.plan_memory(), streaming.scratch()
+            self._memory_plan, self._prefill_workspace = (
+                streaming.plan_memory(),
+                streaming.prefill_workspace(),
+            )
             self._watch = PressureWatch()
             self._bank = streaming.open_bank(
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
             )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
-            remember_lengths()
-            self._padding, self._begun = Padding(base.__module__.rpartition(".")[2]), Begun()
+            record_lengths()
+            self._padding, self._early_output = (
+                Padding(base.__module__.rpartition(".")[2]),
+                EarlyOutput(),
+            )
             before: StreamedSwitchGLU | None = None
             for index, path in enumerate(paths):
                 activation = modules[path].activation
@@ -201,11 +207,11 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
                 parent = replace_module(self, path, module)
                 if parent is not None:
-                    module.begin_with_reads(begin_early(parent, self._begun))
+                    module.overlap_with_reads(start_early(parent, self._early_output))
                     if kernels is not None:
                         fuse(parent)
                 if streaming.options.lookahead and before is not None:
-                    before.look_ahead(next_router(parent, self._top_k))
+                    before.prefetch_with(next_router(parent, self._top_k))
                 before = module
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
@@ -221,14 +227,14 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                         out = self._passes(parts, passed)
                     else:
                         out = self._pass(args, kwargs, passed)
-                    self._relieve()
+                    self._shrink_if_short()
                     return out
                 except BaseException:
                     self._bank.recover()
                     raise
                 finally:
                     self._padding.clear()
-                    self._begun.clear()
+                    self._early_output.clear()
 
         def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
             self._padding.find(passed.get(names[0]), passed.get("cache"))

@@ -13,7 +13,7 @@ from flash_moe.memory.plan import (
     default_bank,
     plan_for_limit,
 )
-from flash_moe.memory.prefill_workspace import Scratch, scratch_here
+from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
 from flash_moe.memory.system import (
     available_memory,
     resident_memory,
@@ -46,9 +46,9 @@ class Streaming:
     def top_k(self) -> int:
         return self.options.top_k or self.model.top_k
 
-    def scratch(self) -> Scratch:
+    def prefill_workspace(self) -> PrefillWorkspace:
         """What the pass over a chunk of a prompt takes on this device."""
-        return scratch_here(self.model.text, self.experts.layers, self.top_k)
+        return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
     def plan_memory(self) -> MemoryPlan:
         """Divide the memory that was asked for, or that there is now.
@@ -68,7 +68,7 @@ class Streaming:
                 resident=resident,
                 expert_bytes=expert_bytes,
                 smallest_bank=smallest,
-                scratch=self.scratch(),
+                workspace=self.prefill_workspace(),
             )
         bank = default_bank(
             machine=usable_memory(),

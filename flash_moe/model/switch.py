@@ -68,11 +68,11 @@ class StreamedSwitchGLU(nn.Module):
         self._shared: SharedExpert | None = None
         self._predict: Predict | None = None
 
-    def look_ahead(self, predict: Predict) -> None:
+    def prefetch_with(self, predict: Predict) -> None:
         """The experts that ``predict`` names for the next layer are read ahead."""
         self._predict = predict
 
-    def begin_with_reads(self, shared: SharedExpert | None) -> None:
+    def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """The layer's shared expert is computed while experts are read."""
         self._shared = shared
 
@@ -90,16 +90,16 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, experts, waves = self._bring(x, mx.stop_gradient(indices))
+        chosen, experts, waves = self._fetch(x, mx.stop_gradient(indices))
         shared = self._shared
-        if shared and shared.expects(x) and not self._bank.holds(self._layer, experts):
+        if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
             shared.begin(x)
         if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
             slot_of, slab = self._merged(waves)
             pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
             y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs, slab), slab)
-            self._bank.hold(y)
+            self._bank.track(y)
             return y.reshape(*chosen.shape, -1)
         first = next(waves)
         if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
@@ -107,7 +107,7 @@ class StreamedSwitchGLU(nn.Module):
             flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
             slots = np.array(flat, np.uint32).reshape(chosen.shape)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
-            self._bank.hold(y)
+            self._bank.track(y)
             next(waves, None)  # lets the bank finish: there is nothing more
             return y.squeeze(-2)
         return self._by_waves(x, chosen, chain([first], waves))
@@ -136,8 +136,8 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        chosen, experts, waves = self._bring(x, ids)
-        if shared is not None and not self._bank.holds(self._layer, experts):
+        chosen, experts, waves = self._fetch(x, ids)
+        if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
@@ -149,7 +149,7 @@ class StreamedSwitchGLU(nn.Module):
         slot_of, slab = self._merged(waves)
         slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
         y = self._kernels(x, weights, slots, slab, shared=shared)
-        self._bank.hold(y)
+        self._bank.track(y)
         return y
 
     def _one_token(
@@ -177,7 +177,7 @@ class StreamedSwitchGLU(nn.Module):
                 ids = self._kernels.slot_ids(slots[None, here], wave.slab.array)
                 parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
                 order.append(here)
-                self._bank.hold(parts[-1])
+                self._bank.track(parts[-1])
         slab = wave.slab.array
         ids = self._kernels.slot_ids(slots[None], slab)
         if parts:
@@ -185,10 +185,10 @@ class StreamedSwitchGLU(nn.Module):
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
         else:
             y = self._kernels(x, weights, ids, slab, shared=shared)
-        self._bank.hold(y)
+        self._bank.track(y)
         return y
 
-    def _bring(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _fetch(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; returns them, the distinct experts, and the waves they come in."""
         ahead: list[int] = []
         if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
@@ -248,7 +248,7 @@ class StreamedSwitchGLU(nn.Module):
                 wave.views,
                 sorted_slots=True,
             )
-            self._bank.hold(part)
+            self._bank.track(part)
             parts.append(part)
             order.append(pairs)
         inverse = np.argsort(np.concatenate(order))

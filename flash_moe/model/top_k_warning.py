@@ -11,7 +11,7 @@ from threading import Lock
 
 from flash_moe.config import ModelConfig
 
-HOW = "To measure it: flash-moe eval STORE --top-k-experts {own},{given}"
+HINT = "To measure it: flash-moe eval STORE --top-k-experts {own},{given}"
 _DEMO = "measured, KL from the float32 model in nats a token: {}, where all 10 give 0.025"
 # n_experts and own top-k of a model, then experts used to what was seen.
 KNOWN: dict[tuple[int, int], dict[int, str]] = {
@@ -36,7 +36,7 @@ class TopKWarning(UserWarning):
 
 
 _lock = Lock()
-_said: set[tuple[str, int, int]] = set()
+_warned: set[tuple[str, int, int]] = set()
 
 
 def warn_of_top_k(model: ModelConfig, top_k: int | None) -> None:
@@ -45,9 +45,9 @@ def warn_of_top_k(model: ModelConfig, top_k: int | None) -> None:
         return
     kind = (model.model_type, model.top_k, top_k)
     with _lock:
-        if kind in _said:
+        if kind in _warned:
             return
-        _said.add(kind)
+        _warned.add(kind)
     warnings.warn(describe(model, top_k), TopKWarning, stacklevel=3)
 
 
@@ -57,5 +57,5 @@ def describe(model: ModelConfig, top_k: int) -> str:
     price = known.get(top_k, "what that costs in quality was not measured for this model")
     return (
         f"flash_moe: {top_k} of the model's own {model.top_k} experts a token are used: less to "
-        f"read, not exact; {price}. {HOW.format(own=model.top_k, given=top_k)}"
+        f"read, not exact; {price}. {HINT.format(own=model.top_k, given=top_k)}"
     )

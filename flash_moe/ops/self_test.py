@@ -23,7 +23,7 @@ from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
 from flash_moe.ops.moe_experts import DOWN, GATE_UP
 from flash_moe.ops.router_topk import ROUTER_TOPK
-from flash_moe.ops.self_test_cache import forget, recall, remember
+from flash_moe.ops.self_test_cache import drop_pass, has_passed, save_pass
 from flash_moe.ops.self_test_cases import ExpertsCase, router
 
 VIEWS = "mx.gather_qmm on views of the slab"
@@ -90,7 +90,7 @@ def self_test(*, again: bool = False) -> SelfTest:
     with _lock:
         if key in _results and not again:
             return _results[key]
-        remembered = not again and recall(key)
+        remembered = not again and has_passed(key)
         problems, views = ([], []) if remembered else _run()
         result = SelfTest(
             passed=not problems and not views,
@@ -105,9 +105,9 @@ def self_test(*, again: bool = False) -> SelfTest:
         )
         if not remembered:
             if result.passed:
-                remember(key, about)
+                save_pass(key, about)
             else:
-                forget(key)
+                drop_pass(key)
         _results[key] = result
         return result
 

@@ -19,19 +19,19 @@ _log = logging.getLogger(__name__)
 MAX_ENTRIES = 50
 
 
-def memory_file() -> Path:
+def cache_file() -> Path:
     """Where passes are remembered. It may be deleted at any time."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("flash_moe")) / "self-test.json"
 
 
-def recall(key: str) -> bool:
+def has_passed(key: str) -> bool:
     """Whether the self-test with this key has passed before."""
     return key in _read()
 
 
-def remember(key: str, about: dict[str, str]) -> None:
+def save_pass(key: str, about: dict[str, str]) -> None:
     """Note a pass.
 
     Args:
@@ -43,7 +43,7 @@ def remember(key: str, about: dict[str, str]) -> None:
     _write(dict(list(passed.items())[-MAX_ENTRIES:]))
 
 
-def forget(key: str) -> None:
+def drop_pass(key: str) -> None:
     """Drop a pass: the same test has failed now."""
     passed = _read()
     if passed.pop(key, None) is not None:
@@ -52,7 +52,7 @@ def forget(key: str) -> None:
 
 def _read() -> dict[str, Any]:
     try:
-        passed = json.loads(memory_file().read_text(encoding="utf-8"))["passed"]
+        passed = json.loads(cache_file().read_text(encoding="utf-8"))["passed"]
         return dict(passed) if isinstance(passed, dict) else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
@@ -60,7 +60,7 @@ def _read() -> dict[str, Any]:
 
 def _write(passed: dict[str, Any]) -> None:
     """Replace the file in one step. Of two processes that write at once, one is forgotten."""
-    file = memory_file()
+    file = cache_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"passed": passed}, private=True)

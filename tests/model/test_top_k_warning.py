@@ -26,7 +26,7 @@ def test_it_says_the_price_where_it_is_known_and_how_to_measure_it() -> None:
 def test_load_warns_once_and_never_at_the_models_own(
     tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_k_warning, "_said", set())  # whatever other tests have loaded
+    monkeypatch.setattr(top_k_warning, "_warned", set())  # whatever other tests have loaded
     with pytest.warns(TopKWarning, match="own 4 experts"):
         load(tiny_store, top_k=3).close()
     with warnings.catch_warnings():
