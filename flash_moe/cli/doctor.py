@@ -113,7 +113,7 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     from flash_moe.env import load_options
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
-    from flash_moe.ops.router_topk import takes
+    from flash_moe.ops.router_topk import supports
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
@@ -130,7 +130,7 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
         "model_type": config.model_type,
         "experts": config.n_experts,
         "experts_per_token": config.top_k,
-        "router_taken": takes(config.n_experts, config.top_k),
+        "router_taken": supports(config.n_experts, config.top_k),
         "records": runs,
         "io": vars(io_settings(streaming.experts, **_asked(streaming.options))),
     }

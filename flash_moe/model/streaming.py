@@ -1,4 +1,4 @@
-"""Sources and options of a streamed model, and the bank made of them."""
+"""Experts and options of a streamed model; plans its memory and opens its bank."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from flash_moe.stream.trace import TraceHeader, TraceWriter
 
 @dataclass(frozen=True)
 class Streaming:
-    """What a streamed model is built on.
+    """Experts on disk and options of a streamed model.
 
     Attributes:
         experts: The experts on disk.
-        resident_bytes: Size of the other weights, as they are computed on.
+        resident_bytes: Size of the resident weights, in the dtype of the computation.
     """
 
     experts: ExpertFiles
@@ -47,11 +47,11 @@ class Streaming:
         return self.options.top_k or self.model.top_k
 
     def prefill_workspace(self) -> PrefillWorkspace:
-        """What the pass over a chunk of a prompt takes on this device."""
+        """Estimate the memory of the pass over a chunk of a prompt on this device."""
         return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
     def plan_memory(self) -> MemoryPlan:
-        """Divide the memory that was asked for, or that there is now.
+        """Divide the memory of the options, or the memory available now.
 
         Raises:
             BudgetError: ``memory_gb`` is too small.
@@ -81,7 +81,7 @@ class Streaming:
 
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
         options, top_k = self.options, self.top_k
-        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before any file is opened
         if options.lookahead and len(plans[0].layers) > 1:
             least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(

@@ -17,7 +17,7 @@ ROUTER_TOPK = Kernel("router_topk", ("logits",), ("ids", "weights"))
 MAX_EXPERTS = 1024
 
 
-def takes(n_experts: int, k: int) -> bool:
+def supports(n_experts: int, k: int) -> bool:
     """Whether the kernel takes this router."""
     return 1 <= k <= n_experts <= MAX_EXPERTS
 
