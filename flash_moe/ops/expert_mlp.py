@@ -22,7 +22,7 @@ Activation = Callable[[mx.array, mx.array], mx.array]
 
 
 class ExpertMLP:
-    """Computes down(activation(up x, gate x)) for the experts in given slots.
+    """Computation of down(activation(up x, gate x)) for the experts in given slots.
 
     Args:
         layout: Layout of the records, for bits and group sizes.

@@ -145,7 +145,7 @@ def _on_new_views() -> str:
     return ExpertsCase.draw().on_views(keep=False)
 
 
-def _problems(what: str, test: Callable[[], str]) -> list[str]:
+def _problems(name: str, test: Callable[[], str]) -> list[str]:
     """Run a test. An exception while a kernel is built or run counts as a problem."""
     try:
         problem = test()
@@ -153,4 +153,4 @@ def _problems(what: str, test: Callable[[], str]) -> list[str]:
         raise
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-    return [f"{what}: {problem}"] if problem else []
+    return [f"{name}: {problem}"] if problem else []

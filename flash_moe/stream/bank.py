@@ -186,7 +186,7 @@ class ExpertBank:
         """
         if self._reading is not None:
             self._reading.batch.drain()
-            self._count(self._reading)
+            self._add_counters(self._reading)
         self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
         for pool in set(self._pool_of.values()):
             pool.table.recover()
@@ -353,10 +353,10 @@ class ExpertBank:
         if not reading.batch.complete:
             self._wait(reading, reading.batch.wait)
         reading.pool.table.commit(reading.assignment)
-        self._count(reading)
+        self._add_counters(reading)
         return self._wave(reading, reading.experts, reading.assignment.slots)
 
-    def _count(self, reading: _Reading) -> None:
+    def _add_counters(self, reading: _Reading) -> None:
         self._reading = None
         batch, n_reads = reading.batch, len(reading.assignment.reads)
         self._counters.add(
