@@ -6,10 +6,7 @@ from pathlib import Path
 
 from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.config import ModelConfig, model_config, read_config
-from flash_moe.errors import (
-    ManifestError,
-    UnsupportedModelError,
-)
+from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.top_k_warning import warn_of_top_k
 from flash_moe.options.loading import LoadOptions

@@ -25,20 +25,10 @@ from flash_moe.compat.mlx_lm import SwiGLU, held_positions
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
-from flash_moe.memory.plan import (
-    MIN_CHUNK,
-    MemoryPlan,
-    chunk_tokens,
-    chunks,
-    prompt_allowance,
-)
+from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
-from flash_moe.memory.system import (
-    available_memory,
-    release_free_memory,
-    usable_memory,
-)
+from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
 from flash_moe.model.padding import Padding, record_lengths
@@ -183,10 +173,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
             option = streaming.options.kernels
             use = use_kernels(option)
-            self._memory_plan, self._prefill_workspace = (
-                streaming.plan_memory(),
-                streaming.prefill_workspace(),
-            )
+            self._memory_plan = streaming.plan_memory()
+            self._prefill_workspace = streaming.prefill_workspace()
             self._watch = PressureWatch()
             self._bank = streaming.open_bank(
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
@@ -194,10 +182,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
             record_lengths()
-            self._padding, self._early_output = (
-                Padding(base.__module__.rpartition(".")[2]),
-                EarlyOutput(),
-            )
+            self._padding = Padding(base.__module__.rpartition(".")[2])
+            self._early_output = EarlyOutput()
             before: StreamedSwitchGLU | None = None
             for index, path in enumerate(paths):
                 activation = modules[path].activation

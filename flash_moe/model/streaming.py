@@ -8,17 +8,9 @@ from pathlib import Path
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
 from flash_moe.files.sizes import format_bytes, format_least_gb
-from flash_moe.memory.plan import (
-    MemoryPlan,
-    default_bank,
-    plan_for_limit,
-)
+from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
-from flash_moe.memory.system import (
-    available_memory,
-    resident_memory,
-    usable_memory,
-)
+from flash_moe.memory.system import available_memory, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank

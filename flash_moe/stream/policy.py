@@ -37,10 +37,7 @@ class Policy(Protocol):
         """Record that a key was read and is now cached."""
 
     def evict(self, n: int, keep: Container[Key]) -> list[Key]:
-        """Remove and return the ``n`` cached keys of lowest worth that are not in ``keep``.
-
-        The caller makes sure that there are as many.
-        """
+        """Remove and return ``n`` keys of lowest worth outside ``keep``; there are enough."""
         ...
 
     def worth(self, key: Key) -> float:

@@ -83,9 +83,8 @@ class Prefetcher:
             if prefetch.batch.done:
                 self._end(prefetch, table, is_needed)
             else:
-                (in_flight if is_needed and not prefetch.batch.dropped else running).append(
-                    prefetch
-                )
+                waits = is_needed and not prefetch.batch.dropped
+                (in_flight if waits else running).append(prefetch)
         if len(needed) + len(running) > table.n_slots:  # more experts than predicted
             self._wait([*in_flight, *running], table, needed)
             in_flight = running = []

@@ -86,9 +86,7 @@ class ReadBatch:
         self.ended = 0.0
         self._reads = reads
         parts = [split_record(len(read.record), split) for read in reads]
-        self._missing = [
-            len(ranges) for ranges in parts
-        ]  # parts of each read that are not read yet
+        self._missing = [len(ranges) for ranges in parts]  # unread parts of each read
         self._todo = deque(
             _Part(index, start, stop)
             for index, ranges in enumerate(parts)

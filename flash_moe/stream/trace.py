@@ -87,11 +87,7 @@ class TraceHeader:
 
     @staticmethod
     def from_json(table: Any) -> TraceHeader:
-        """Parse a header.
-
-        Raises:
-            KeyError, TypeError, ValueError, UnsupportedModelError: It is not a valid header.
-        """
+        """Raises KeyError, TypeError, ValueError or UnsupportedModelError if it is invalid."""
         layouts = [RecordLayout.from_json(row) for row in table["layouts"]]
         layers = tuple(
             ExpertLayer(
