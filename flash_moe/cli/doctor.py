@@ -66,7 +66,7 @@ def machine() -> dict[str, Any]:
     from flash_moe.memory.system import machine_memory
     from flash_moe.ops.kernel import backend
     from flash_moe.ops.self_test import kernel_texts
-    from flash_moe.ops.self_test_cache import memory_file
+    from flash_moe.ops.self_test_cache import cache_file
     from flash_moe.ops.source import kernels_dir
     from flash_moe.stream.io_settings import saved_disks, settings_file
 
@@ -89,7 +89,7 @@ def machine() -> dict[str, Any]:
         "kernels_dir": str(kernels_dir()),
         "kernels_overridden": environment.kernel_dir is not None,
         "cache_dir": platformdirs.user_cache_dir("flash_moe"),
-        "self_test_file": str(memory_file()),
+        "self_test_file": str(cache_file()),
         "io_file": str(settings_file()),
         "io": saved_disks(),
         "hub_cache_dir": str(HF_HUB_CACHE),
@@ -113,7 +113,7 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     from flash_moe.env import load_options
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
-    from flash_moe.ops.router_topk import takes
+    from flash_moe.ops.router_topk import supports
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
@@ -130,7 +130,7 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
         "model_type": config.model_type,
         "experts": config.n_experts,
         "experts_per_token": config.top_k,
-        "router_taken": takes(config.n_experts, config.top_k),
+        "router_taken": supports(config.n_experts, config.top_k),
         "records": runs,
         "io": vars(io_settings(streaming.experts, **_asked(streaming.options))),
     }

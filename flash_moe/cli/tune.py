@@ -22,7 +22,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
     from flash_moe.model.open import open_streaming
     from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.disk_tuning import best_of, tune
-    from flash_moe.stream.io_settings import disk_of, io_settings, remember
+    from flash_moe.stream.io_settings import disk_of, io_settings, save_measured
 
     streaming = open_streaming(resolve(path_or_repo), LoadOptions())
     experts = streaming.experts
@@ -36,7 +36,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
     best = best_of(trials)
     disk = disk_of(experts)
     try:
-        file = remember(disk, best)
+        file = save_measured(disk, best)
     except OSError as error:
         raise FlashMoEError("tune", f"the settings cannot be saved: {error}") from None
     used = io_settings(experts)

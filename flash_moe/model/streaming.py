@@ -1,4 +1,4 @@
-"""Sources and options of a streamed model, and the bank made of them."""
+"""Experts and options of a streamed model; plans its memory and opens its bank."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from pathlib import Path
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
 from flash_moe.files.sizes import format_bytes, format_least_gb
-from flash_moe.memory.plan import (
-    MemoryPlan,
-    default_bank,
-    plan_for_limit,
-)
-from flash_moe.memory.prefill_workspace import Scratch, scratch_here
-from flash_moe.memory.system import (
-    available_memory,
-    resident_memory,
-    usable_memory,
-)
+from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
+from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
+from flash_moe.memory.system import available_memory, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
@@ -30,11 +22,11 @@ from flash_moe.stream.trace import TraceHeader, TraceWriter
 
 @dataclass(frozen=True)
 class Streaming:
-    """What a streamed model is built on.
+    """Experts on disk and options of a streamed model.
 
     Attributes:
         experts: The experts on disk.
-        resident_bytes: Size of the other weights, as they are computed on.
+        resident_bytes: Size of the resident weights, in the dtype of the computation.
     """
 
     experts: ExpertFiles
@@ -46,12 +38,12 @@ class Streaming:
     def top_k(self) -> int:
         return self.options.top_k or self.model.top_k
 
-    def scratch(self) -> Scratch:
-        """What the pass over a chunk of a prompt takes on this device."""
-        return scratch_here(self.model.text, self.experts.layers, self.top_k)
+    def prefill_workspace(self) -> PrefillWorkspace:
+        """Estimate the memory of the pass over a chunk of a prompt on this device."""
+        return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
     def plan_memory(self) -> MemoryPlan:
-        """Divide the memory that was asked for, or that there is now.
+        """Divide the memory of the options, or the memory available now.
 
         Raises:
             BudgetError: ``memory_gb`` is too small.
@@ -68,7 +60,7 @@ class Streaming:
                 resident=resident,
                 expert_bytes=expert_bytes,
                 smallest_bank=smallest,
-                scratch=self.scratch(),
+                workspace=self.prefill_workspace(),
             )
         bank = default_bank(
             machine=usable_memory(),
@@ -81,7 +73,7 @@ class Streaming:
 
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
         options, top_k = self.options, self.top_k
-        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before any file is opened
         if options.lookahead and len(plans[0].layers) > 1:
             least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(

@@ -30,7 +30,7 @@ import numpy as np
 
 from flash_moe.errors import BudgetError
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 from flash_moe.plan.hit_rate_model import TEXT, hit_rates
 from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
@@ -94,14 +94,14 @@ class ModelShape:
         resident_bytes: The other weights, as they are computed on.
         touched_bytes: Those of them that pass for each token: all but an embedding table of its
             own, of which a token needs one row.
-        scratch: What the pass over a chunk of a prompt takes.
+        prefill_workspace: Estimate of the memory that a pass over a chunk of a prompt takes.
     """
 
     layers: tuple[ExpertLayer, ...]
     top_k: int
     resident_bytes: int
     touched_bytes: int
-    scratch: Scratch
+    prefill_workspace: PrefillWorkspace
 
     @property
     def expert_bytes(self) -> int:
@@ -195,7 +195,7 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     slow = most / disk.value + compute_s + len(shape.layers) * machine.layer_s.value
     fast = max(least / disk.value, compute_s)
     bank = sum(plan.n_bytes for plan in plans)
-    chunk = shape.scratch.n_bytes(MIN_CHUNK, MIN_CHUNK)
+    chunk = shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
     memory = PROCESS_BYTES + shape.resident_bytes + bank + chunk
     needed = memory + reserve(machine.memory_bytes)
     now = machine.available_bytes
@@ -245,7 +245,7 @@ def budgets(
                 resident=shape.resident_bytes,
                 expert_bytes=shape.expert_bytes,
                 smallest_bank=smallest,
-                scratch=shape.scratch,
+                workspace=shape.prefill_workspace,
             )
         except BudgetError:
             continue

@@ -15,7 +15,7 @@ from typing import Any
 
 from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.memory.plan import MIN_CHUNK
-from flash_moe.memory.prefill_workspace import scratch_here
+from flash_moe.memory.prefill_workspace import workspace_on_device
 from flash_moe.memory.pressure import reserve
 from flash_moe.memory.system import available_memory, usable_memory
 from flash_moe.ops.kernel import backend
@@ -66,7 +66,7 @@ def least_memory(shape: ModelShape, machine_bytes: int) -> LeastMemory:
         PROCESS_BYTES,
         shape.resident_bytes,
         smallest_budget(shape.layers, shape.top_k),
-        shape.scratch.n_bytes(MIN_CHUNK, MIN_CHUNK),
+        shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK),
         reserve(machine_bytes),
     )
 
@@ -89,7 +89,7 @@ def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
         top_k,
         resident,
         resident - resident_bytes(_embedding(planned)),
-        scratch_here(model.text, planned.layers, top_k),
+        workspace_on_device(model.text, planned.layers, top_k),
     )
 
 

@@ -30,7 +30,7 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
         table = SlotTable(plan.n_slots, make_policy())
         for layer, experts in calls:
             n_reads = 0
-            for group in table.waves(layer, experts):
+            for group in table.begin_call(layer, experts):
                 assignment = table.assign(layer, group)
                 table.commit(assignment)
                 n_reads += len(assignment.reads)

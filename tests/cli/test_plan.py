@@ -79,7 +79,7 @@ def test_the_shape_is_what_load_computes_with(tiny_store: Path) -> None:
     for top_k in (None, 2):
         streaming = open_streaming(tiny_store, LoadOptions(top_k=top_k))
         shape = shape_of(plan_store(tiny_store), top_k)
-        assert shape.scratch == streaming.scratch()
+        assert shape.prefill_workspace == streaming.prefill_workspace()
         assert shape.resident_bytes == streaming.resident_bytes
         assert shape.layers == streaming.experts.layers
         assert shape.top_k == streaming.top_k
