@@ -1,4 +1,4 @@
-"""From a repository at the hub to something to pack, whose shards are downloaded on the way."""
+"""Pulls: opens a repository at the hub as a source for the packer, downloaded shard by shard."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 @dataclass(frozen=True)
 class Pull:
-    """A store to be made from the hub.
+    """A pull that is ready to run.
 
     Attributes:
-        source: What to give the packer.
-        shards: Where it gets its shards from.
-        download_bytes: Of shards, with what an earlier run had of them; not of those it finished.
+        source: Source for the packer.
+        shards: Shard source for the packer.
+        download_bytes: Bytes of the shards to pack, including those already downloaded; shards
+            that an earlier run finished are excluded.
     """
 
     source: PackSource
@@ -50,23 +51,23 @@ def open_pull(
     jobs: int = JOBS,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
-    """Look at a repository, and at what an earlier run left in ``dst``; downloads small files.
+    """Open a pull, new or continued; downloads small files and headers.
 
     Args:
-        revision: Branch, tag or commit. A run that is continued keeps the commit it began with.
+        revision: Branch, tag or commit. A continued pull keeps its first commit.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
         jobs: Shards on the disk at a time.
-        on_bytes: Told of bytes of shards downloaded, in several threads.
+        on_bytes: Called with the bytes of shards downloaded, from several threads.
 
     Raises:
-        HubError: The repository cannot be had.
+        HubError: The repository is not accessible.
         PackError: ``dst`` holds something else.
-        FlashMoEError: It cannot be packed.
+        FlashMoEError: The model cannot be packed.
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
-    if adopt is not None:  # refused before any request
+    if adopt is not None:  # fail before any request
         quantization.check_adopted()
     journal = check_destination(dst, frozenset({INCOMING}))
     incoming = dst / INCOMING
@@ -94,7 +95,7 @@ def open_pull(
 
 
 def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
-    """The shards of which a pull, or the rest of one, needs something."""
+    """Return the shards that a pull, or the rest of one, needs."""
     if journal is None:
         return source.shards
     left = (s for s in source.steps if not journal.is_done(source.number_of(s.layer), s.shards))
@@ -109,18 +110,18 @@ def pulled_already(
     adopt: bool = False,
     quantization: QuantizationConfig = AS_IT_IS,
 ) -> str | None:
-    """The commit of the complete store in ``dst``, if it is what a pull would make there.
+    """Return the commit of the store in ``dst`` if it is complete and up to date.
 
     Args:
-        adopt: Whether record files are to be adopted.
+        adopt: True if the pull adopts record files.
 
     Returns:
         ``None`` if there is no complete store.
 
     Raises:
-        PackError: It is of another repository, commit, or of other settings.
-        ManifestError: It is damaged.
-        HubError: It cannot be asked what the revision is now.
+        PackError: The store has another repository, commit or settings.
+        ManifestError: The store is damaged.
+        HubError: The revision cannot be resolved.
     """
     if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
         return None
@@ -134,42 +135,44 @@ def pulled_already(
     ):
         return there.revision
     else:
-        of = f" ({there.asked})" if there.asked else ""
-        other = f"commit {there.revision[:12]}{of}, and {revision or 'main'} is {commit[:12]} now"
+        asked = f" ({there.asked})" if there.asked else ""
+        other = (
+            f"commit {there.revision[:12]}{asked}, and {revision or 'main'} is now {commit[:12]}"
+        )
     raise PackError(
         "pull",
-        f"{dst} already is a complete store of {other}",
+        f"{dst} is already a complete store of {other}",
         "Name another directory, or delete it first with flash-moe rm.",
     )
 
 
 @contextmanager
 def working_on(dst: Path) -> Iterator[None]:
-    """Keep other processes off a destination, and leave nothing of a pull that was refused.
+    """Lock a destination, and remove the downloads of a pull that was refused.
 
     Raises:
-        PackError: Another process works on it, or it cannot be made.
+        PackError: Another process uses the directory, or it cannot be created.
     """
     with locked(dst):
         incoming = dst / INCOMING
-        there = incoming.exists()  # of an earlier run, or somebody's own
+        existed = incoming.exists()  # from an earlier run, or a directory of the user
         try:
             yield
         finally:
-            if not there and not is_store(dst):  # so no shard was begun
+            if not existed and not is_store(dst):  # so no shard was started
                 shutil.rmtree(incoming, ignore_errors=True)
 
 
 def wanted_revision(
     repo: str, dst: Path, revision: str | None, journal: Journal | None
 ) -> tuple[str, str | None]:
-    """What to ask the hub for: the name asked for, and the revision, or the commit of earlier.
+    """Return the requested revision, and the revision to pull: a continued pull keeps its commit.
 
     Args:
-        journal: Of the partial store in ``dst``, if there is one.
+        journal: Journal of the partial store in ``dst``, if there is one.
 
     Raises:
-        PackError: It is of another repository or revision.
+        PackError: The partial store has another repository or revision.
     """
     asked = revision or "main"
     if journal is None:
@@ -186,9 +189,9 @@ def wanted_revision(
 
 
 def disk_for(repo: str, revision: str | None = None) -> int | None:
-    """Bytes of disk that pulling a repository takes at its peak, about; ``None`` if unknown.
+    """Estimate the peak disk usage of a pull in bytes; ``None`` if unknown.
 
-    One look at the list of its files. What is not quantized yet counts with 4.5 of 16 bits.
+    Uses the file list only. Weights that are not quantized yet count as 4.5 of 16 bits.
     """
     try:
         remote = Repository(repo, revision, tries=0)

@@ -1,4 +1,4 @@
-"""What goes wrong between here and the hub: what is waited for, for how long, and what is said."""
+"""Retries of failed hub requests: which errors, how long to wait, and the error messages."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from huggingface_hub.utils import get_session
 
 from flash_moe.errors import HubError
 
-# Seconds before each further try. Only tries in a row that brought no byte are counted.
+# Seconds before each retry. A retry counts only if the try before it received no byte.
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
-MAX_WAIT = 3600.0  # of what the hub may ask for
+MAX_WAIT = 3600.0  # limit for the wait that the hub requests
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-# A wait of so many seconds is told, once for all threads that fail together.
+# Waits of at least this many seconds are logged, once for all threads that fail together.
 _TOLD_WAIT = 2.0
 
 _log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Somebody else wants the download to end."""
+    """The download was cancelled."""
 
 
 class NoBytes(Exception):
-    """An answer that is right in all but that it has no body."""
+    """A valid response without a body."""
 
 
 class Patience:
-    """Waits between tries, and gives up after a while without progress.
+    """Backoff between tries; gives up after several without progress.
 
     Args:
-        stop: Ends every wait at once.
-        tries: Tries without progress after the first one.
+        stop: Event that ends every wait at once.
+        tries: Maximum number of retries in a row without progress.
     """
 
     def __init__(self, stop: threading.Event | None = None, tries: int | None = None) -> None:
@@ -51,15 +51,15 @@ class Patience:
             raise Stopped
 
     def progress(self) -> None:
-        """A byte came."""
+        """Reset the count of failures, because a byte arrived."""
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Wait for the next try.
+        """Wait before the next try.
 
         Raises:
-            HubError: There have been enough, or another try is of no use.
-            Stopped: By the event.
+            HubError: The retries are used up, or the error is permanent.
+            Stopped: The stop event is set.
         """
         wait = asked_wait(getattr(getattr(error, "response", None), "headers", {}))
         if self._failures >= self._tries or not _is_passing(error):
@@ -79,7 +79,7 @@ _told_until = 0.0
 
 
 def _tell(error: Exception, wait: float) -> None:
-    """Without a handler of the program's own, logging prints this on standard error."""
+    """Log a wait; logging prints it on stderr unless the program configures a handler."""
     global _told_until
     with _told:
         now = time.monotonic()
@@ -90,10 +90,10 @@ def _tell(error: Exception, wait: float) -> None:
 
 
 def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
-    """Call something that talks to the hub, again where that may help.
+    """Call a function that sends a request to the hub; retry on transient errors.
 
     Raises:
-        HubError: It does not help.
+        HubError: The retries are used up, or the error is permanent.
     """
     patience = Patience(tries=tries)
     while True:
@@ -104,14 +104,14 @@ def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a request that failed raises, other than our own errors."""
+    """Return the exception types of a failed request, other than our own errors."""
     return (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, *transport_errors())
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What the session raises when the connection fails: httpx, or httpx2 of newer versions.
+    """Return the connection errors of the session: of httpx, or httpx2 in newer versions.
 
-    A connection error in one thread closes the session that others use; they get a RuntimeError.
+    A connection error in one thread closes the shared session; other threads get a RuntimeError.
     """
     module = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     return (module.TransportError, module.StreamError, RuntimeError)
@@ -131,42 +131,42 @@ def _is_passing(error: Exception) -> bool:
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the hub wants to be left alone: ``Retry-After``, or the end of a rate limit."""
+    """Return the wait in seconds that a response requests: ``Retry-After`` or a rate limit."""
     try:
         wait = float(headers.get("Retry-After", ""))
         if wait >= 0:  # not nan
             return wait
-    except ValueError:  # absent, or a date, which no hub sends
+    except ValueError:  # absent, or a date, which the hub never sends
         pass
-    parse = getattr(utils, "parse_ratelimit_headers", None)  # not of every version
+    parse = getattr(utils, "parse_ratelimit_headers", None)  # missing in some versions
     limit = None if parse is None else parse(headers)
-    # One more, because what is left of a second is not sent.
+    # One more, because the header has whole seconds, rounded down.
     return limit.reset_in_seconds + 1.0 if limit is not None and limit.remaining == 0 else None
 
 
 def explained(error: Exception) -> HubError:
-    """An error of huggingface_hub or its session, as one of ours that says what to do."""
+    """Convert an error of huggingface_hub or its session to a HubError with a hint."""
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError("hub", "HF_HUB_OFFLINE is set", "Unset it to download.")
-    said = " ".join(str(error).split())[:300]
+    quoted = " ".join(str(error).split())[:300]
     log_in = "Log in with: hf auth login (or set HF_TOKEN)."
     kinds: tuple[tuple[type[Exception], str, str], ...] = (
         (errors.GatedRepoError, "the repository is gated", f"Accept its terms there. {log_in}"),
         (errors.RepositoryNotFoundError, "no such repository, or a private one", log_in),
         (errors.RevisionNotFoundError, "no such revision", "Check --revision."),
-        (errors.EntryNotFoundError, "no such file", "Has the repository changed? Pull it anew."),
+        (errors.EntryNotFoundError, "no such file", "Has the repository changed? Pull it again."),
     )
     for kind, problem, hint in kinds:
         if isinstance(error, kind):
-            return HubError("hub", f"{problem} ({said})", hint)
+            return HubError("hub", f"{problem} ({quoted})", hint)
     status = _status(error)
     if status in (401, 403):
-        return HubError("hub", f"the hub refuses: {status} ({said})", log_in)
+        return HubError("hub", f"the hub denies access: {status} ({quoted})", log_in)
     problem = f"answers {status}" if status else "cannot be reached"
     if isinstance(error, NoBytes):
-        problem = "sends nothing"
+        problem = "sends an empty response"
     return HubError(
         "hub",
-        f"{constants.ENDPOINT} {problem} ({said})",
+        f"{constants.ENDPOINT} {problem} ({quoted})",
         "Run the same command again later to continue.",
     )

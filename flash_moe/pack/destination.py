@@ -1,4 +1,4 @@
-"""The directory of a store that is being written: what may be there, what is good, its end."""
+"""Destination of a pack: checks of its content and free space, and the final manifest."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from flash_moe.version import __version__
 
 
 def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
-    """Look at ``dst`` without changing a store: nothing there, or the journal of a partial one.
+    """Return the journal of a partial store in ``dst``, or ``None`` if ``dst`` is empty or missing.
 
     Args:
-        allowed: Names that may be there without a journal.
+        allowed: Names that may be in ``dst`` without a journal.
 
     Raises:
-        PackError: It holds something else.
+        PackError: ``dst`` holds something else.
     """
     if dst.exists() and not dst.is_dir():
         raise PackError("pack", f"{dst} is not a directory", "Choose another destination.")
@@ -43,9 +43,9 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
     if journal is None:
         if (dst / MANIFEST_FILE).exists():
             read_manifest(dst)
-            shutil.rmtree(dst / KEPT, ignore_errors=True)  # of a run killed at its very end
+            shutil.rmtree(dst / KEPT, ignore_errors=True)  # left by a run killed at its very end
             raise PackError(
-                "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
+                "pack", f"{dst} is already a complete store", "Check it with: flash-moe verify"
             )
         # A run may have been killed while it wrote its first journal.
         ours = {*allowed, temporary_file(dst / PARTIAL_FILE).name}
@@ -55,11 +55,11 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
 
 
 def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> Journal:
-    """Make the directory, or take up the journal there, without what is not good any more.
+    """Create the directory, or load its journal and drop entries whose files are lost.
 
     Raises:
         PackError: The directory holds something else, or the disk is too small.
-        OSError: It cannot be made.
+        OSError: The directory cannot be created.
     """
     journal = check_destination(files.dst, supply.staged)
     if journal is None:
@@ -67,7 +67,7 @@ def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> J
     elif journal.fingerprint not in ("", source.fingerprint):
         raise PackError(
             "pack",
-            f"{files.dst} is a partial store of another source or of other settings",
+            f"{files.dst} is a partial store of another source or with other settings",
             "Choose another destination, or delete it.",
         )
     journal.fingerprint = source.fingerprint
@@ -81,7 +81,7 @@ def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> J
 
 
 def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) -> None:
-    """What went into a file that somebody removed or cut has to be done again."""
+    """Drop the journal entries of files that were removed or truncated, to write them again."""
     lost: set[int | None] = set()
     for index, layer in enumerate(source.layers):
         file = files.record_file(index)
@@ -100,10 +100,10 @@ def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) 
 
 
 def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> None:
-    """Compare the disk with what the rest of a run takes at its peak.
+    """Compare the free disk space with the peak of the rest of a run.
 
     Raises:
-        PackError: It is too small.
+        PackError: The disk is too small.
     """
     linked = sum(
         layer.n_bytes
@@ -121,7 +121,7 @@ def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> N
 
 
 def link_file(existing: Path, file: Path) -> None:
-    """A hard link survives the removal of the original directory; other disks need a symlink."""
+    """Create a hard link, which survives the original directory; across disks a symlink."""
     if file.exists():
         return
     try:
@@ -135,10 +135,10 @@ def link_file(existing: Path, file: Path) -> None:
 def manifest_of(
     source: PackSource, files: StoreFiles, journal: Journal, side_files: Iterable[str]
 ) -> Manifest:
-    """The manifest of the finished store; reads all files but the records for their checksums.
+    """Return the manifest of the complete store; reads all files but the records for checksums.
 
     Args:
-        side_files: Names of the files that are no weights.
+        side_files: Names of the auxiliary (non-weight) files.
     """
     layouts: list[RecordLayout] = []
     entries = []

@@ -1,10 +1,10 @@
-"""Writes a store, shard by shard, and continues it when it is run again.
+"""Writes a store, shard by shard; a second run continues a stopped one.
 
-Each shard is read once, in the order of arrival, and its tensors are written where they belong.
-Records whose tensors are all there are put together in memory, hashed, and written in one piece; a
-layer that is split over shards is hashed from the disk when it is complete. The journal remembers
-the finished layers, and the shards of which nothing more is needed; the manifest comes last. A
-crash at any byte costs at most the shards that are being read.
+The packer reads each shard once, in order of arrival, and writes its tensors to their places.
+Records whose tensors are all available are assembled in memory, hashed and written in one piece; a
+layer that is split over shards is hashed from the disk when it is complete. The journal records
+finished layers and the shards that are no longer needed; the manifest is written last. A crash at
+any byte costs at most the shards that are being read.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest
 
 @dataclass(frozen=True)
 class PackResult:
-    """What a run of :func:`pack` did.
+    """Result of :func:`pack`.
 
     Attributes:
         layers_written: Layers finished by this run.
-        layers_kept: Layers that an earlier run had finished.
+        layers_kept: Layers finished by earlier runs.
     """
 
     path: Path
@@ -52,17 +52,17 @@ def pack(
     *,
     shards: Shards | None = None,
 ) -> PackResult:
-    """Write ``source`` as a store to ``dst``, or continue an earlier run that was stopped.
+    """Write ``source`` as a store to ``dst``, or continue a stopped run.
 
     Args:
-        on_progress: Called with what is being written and the bytes just done; from several
-            threads.
-        shards: Where the source's files come from; by default they are on this disk and stay.
+        on_progress: Called with the name of the part being written and the bytes just written,
+            from several threads.
+        shards: Shard source; by default the files are on this disk and are kept.
 
     Raises:
         PackError: ``dst`` holds something else, the disk is full, or a file cannot be written.
-            What is finished stays, and the same call continues it.
-        FlashMoEError: A shard cannot be had or is not what it should be; the same holds.
+            Finished parts stay, and the same call continues.
+        FlashMoEError: A shard is unavailable or damaged; the same call continues.
     """
     supply = shards or Shards()
     with _whole_run(source, dst, supply, on_progress, partial(open_destination, source)) as run:
@@ -72,7 +72,7 @@ def pack(
         run.files.sync()
         supply.finish()
         (dst / PARTIAL_FILE).unlink()
-        # Last: without it a run that has no shards any more could not be continued.
+        # Last: a run whose shards are deleted needs these headers to continue.
         shutil.rmtree(dst / KEPT, ignore_errors=True)
     return PackResult(
         dst,
@@ -91,15 +91,15 @@ def rewrite(
     on_progress: Progress | None = None,
     shards: Shards | None = None,
 ) -> Manifest:
-    """Write the files of a store that are not there, and return what its manifest is then.
+    """Write the missing files of a store, and return its new manifest.
 
     Args:
-        source: As of :func:`pack`; its ``steps`` may be only those that write these files.
-        manifest: Of the store as it was.
-        damaged: Names of files; of those that are no weights these are written, there or not.
+        source: As for :func:`pack`; its ``steps`` may be limited to those that write these files.
+        manifest: Manifest of the store before.
+        damaged: File names; auxiliary files among them are rewritten even if they exist.
 
     Raises:
-        PackError, FlashMoEError: As of :func:`pack`.
+        PackError, FlashMoEError: As for :func:`pack`.
     """
 
     def open_journal(files: StoreFiles, supply: Shards) -> Journal:
@@ -121,10 +121,10 @@ def _whole_run(
     on_progress: Progress | None,
     open_journal: Callable[[StoreFiles, Shards], Journal],
 ) -> Iterator[Run]:
-    """Run all steps; the end of the ``with`` closes threads and files, also after an error.
+    """Run all steps; leaving the ``with`` closes threads and files, also after an error.
 
     Raises:
-        PackError: In the place of an OSError, also from the body.
+        PackError: Replaces an OSError, also one of the body.
     """
     files = StoreFiles(dst, source.layers, source.resident)
     journal, run = Journal(), None

@@ -1,4 +1,4 @@
-"""Where the shards of a source come from, and where they go when nothing more is needed of them."""
+"""Shard sources of a pack: they provide shards, and delete the ones that are packed."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import read_header
 
-# Where a destination keeps headers of shards that are deleted.
+# Directory in the destination for the headers of deleted shards.
 KEPT = "headers"
 
 
 class Shards:
-    """A supply of shards. This one: they are on this disk and stay there.
+    """Shard source whose shards are on this disk and are kept; base class of the others.
 
     Attributes:
-        origin: What the journal notes of a pull.
-        staged: Names that may be in the destination before packing begins.
+        origin: Repository, revision and commit of a pull, for the journal.
+        staged: Names that may be in the destination before packing starts.
     """
 
     origin: Mapping[str, str] = MappingProxyType({})
     staged: frozenset[str] = frozenset()
 
     def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
-        """The shards in groups, as they become readable; each shard once.
+        """Yield groups of shards as they become readable; each shard once.
 
         Raises:
-            FlashMoEError: One cannot be had.
+            FlashMoEError: A shard is unavailable.
         """
         yield [present(shard) for shard in wanted]
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        """Bytes of disk that a run takes at its peak beyond those that the store will take."""
+        """Return the peak disk usage of a run in bytes, beyond the size of the store."""
         return 0
 
     def release(self, shard: Path) -> None:
-        """Nothing more will be read of it, in this run or a later one."""
+        """Give up a shard that neither this run nor a later one will read."""
 
     def finish(self) -> None:
-        """The store is complete."""
+        """Clean up after the store is complete."""
 
     def close(self) -> None:
-        """Stop what goes on; called in every case."""
+        """Stop all activity; always called, also after errors."""
 
 
 class DeletedShards(Shards):
-    """Shards on this disk that are deleted one after the other, to make room for the store.
+    """Shards on this disk that are deleted one by one, to make room for the store.
 
-    What a continued run must know of shards that are gone, it finds in ``kept``: files of their
-    names, sizes and times with nothing but their headers.
+    A continued run reads the headers of deleted shards from ``kept``: sparse files with their
+    names, sizes, times and headers.
 
     Args:
-        shards: All of the source, also those that nothing is needed of.
-        kept: A directory in the destination.
+        shards: All shards of the source, also those that no step reads.
+        kept: Directory in the destination for the headers.
     """
 
     def __init__(self, shards: Iterable[Path], kept: Path) -> None:
@@ -76,7 +76,7 @@ class DeletedShards(Shards):
             yield [present(shard)]
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        """Negative: the last shards are packed when the first are gone."""
+        """Return a number of at most 0: the first shards are deleted before the last are packed."""
         begun: set[int | None] = set()
         freed = peak = 0
         for shard in sorted(source.shards):
@@ -86,7 +86,7 @@ class DeletedShards(Shards):
         return min(0, peak - sum(map(files.bytes_of, [None, *range(len(source.layers))])))
 
     def release(self, shard: Path) -> None:
-        # The blob first: what is left of a run that is killed in between is a link.
+        # The blob first: a run that is killed in between then leaves only a link.
         for file in (_blob(shard), shard):
             if file is not None:
                 file.unlink(missing_ok=True)
@@ -97,57 +97,57 @@ class DeletedShards(Shards):
 
 
 def check_beside(shards: Iterable[Path], dst: Path) -> None:
-    """See that a destination is not among the shards that are to be deleted.
+    """Check that the destination is outside of the directory of the shards to delete.
 
     Raises:
-        ConfigError: It is their directory, or lies in it.
+        ConfigError: It is that directory, or lies in it.
     """
     for source in {shard.parent.resolve() for shard in shards}:
         if dst.resolve().is_relative_to(source):
             raise ConfigError(
                 "pack",
-                f"{dst} lies in {source}, whose shards are to be deleted",
-                "Choose a destination beside it, or drop --delete-source.",
+                f"{dst} lies in {source}, whose shards will be deleted",
+                "Choose a destination outside of it, or drop --delete-source.",
             )
 
 
 def _blob(shard: Path) -> Path | None:
-    """Where the hub's cache keeps a file that it has a link to: without that no disk is freed."""
+    """Return the blob in the hub's cache that a link points to; deleting it frees the disk."""
     target = shard.resolve()
     return target if target != shard and target.parent.name == "blobs" else None
 
 
 def _frees(shard: Path, dst: Path) -> int:
-    """Bytes that there are more on the disk of ``dst`` when a shard is deleted."""
+    """Return the bytes that deleting a shard frees on the disk of ``dst``."""
     try:
         status = (_blob(shard) or shard).lstat()
     except FileNotFoundError:
         return 0
-    there = next(path for path in (dst, *dst.absolute().parents) if path.exists())
-    if status.st_nlink > 1 or status.st_dev != there.stat().st_dev:
+    existing = next(path for path in (dst, *dst.absolute().parents) if path.exists())
+    if status.st_nlink > 1 or status.st_dev != existing.stat().st_dev:
         return 0
     return status.st_blocks * 512
 
 
 def present(shard: Path) -> Path:
-    """``shard``, if it is there.
+    """Return ``shard`` if it exists.
 
     Raises:
-        ModelNotFoundError: It is not.
+        ModelNotFoundError: It does not exist.
     """
     if not shard.is_file():
         raise ModelNotFoundError(
-            "pack", f"{shard} is missing", "Download it again; what is packed is kept."
+            "pack", f"{shard} is missing", "Download it again; packed parts are kept."
         )
     return shard
 
 
 def keep_header(shard: Path, kept: Path) -> None:
-    """Copy the header of a shard into a file that is otherwise a hole, of the same size and time.
+    """Copy the header of a shard into a sparse file of the same size and time.
 
     Raises:
-        CorruptFileError: The header is none.
-        OSError: It cannot be copied.
+        CorruptFileError: The header is invalid.
+        OSError: The copy failed.
     """
     offsets = [entry.offset for entry in read_header(shard).values()]
     status = shard.stat()
