@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 from flash_moe.chat.messages import read_json
 from flash_moe.compat.mlx_lm import held_positions, load_prompt_cache, save_prompt_cache
 from flash_moe.errors import FlashMoEError
-from flash_moe.files.atomic import give_name, write_json
+from flash_moe.files.atomic import sync_and_rename, write_json
 from flash_moe.generation.prompt import common_length, encode_prompt
 from flash_moe.generation.turn_cache import Held, TurnCache
 from flash_moe.store.manifest import MANIFEST_FILE
@@ -110,7 +110,7 @@ def write_cache(folder: Path, place: Place, of: Mapping[str, Any]) -> None:
         file = folder / f"cache-{checksum}.safetensors"
         with open(new, "rb+") as stream:
             os.fchmod(stream.fileno(), 0o600)
-            give_name(stream.fileno(), new, file)
+            sync_and_rename(stream.fileno(), new, file)
     finally:
         new.unlink(missing_ok=True)
     write_json(

@@ -36,7 +36,7 @@ def temporary_file(file: Path) -> Path:
     return file.with_name(file.name + ".tmp")
 
 
-def give_name(fd: int, written: Path, file: Path) -> None:
+def sync_and_rename(fd: int, written: Path, file: Path) -> None:
     """Sync a complete file, then rename it over any older one.
 
     Call :func:`sync_directory` to make the new name durable too.
@@ -52,7 +52,7 @@ def give_name(fd: int, written: Path, file: Path) -> None:
 
 
 @contextmanager
-def whole_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing; after a crash it has its old or its new content, never a mix.
 
     Args:
@@ -71,13 +71,13 @@ def whole_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         with open(fd, "wb") as stream:
             yield stream
             stream.flush()
-            give_name(stream.fileno(), written, file)
+            sync_and_rename(stream.fileno(), written, file)
     except BaseException:
         written.unlink(missing_ok=True)
         raise
 
 
-def half_written(folder: Path) -> list[Path]:
+def leftover_files(folder: Path) -> list[Path]:
     """Return the temporary files that killed writers of private JSON left in a folder."""
     return list(folder.glob(".*.json.*"))
 
@@ -98,7 +98,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(file: Path, value: Any, *, private: bool = False) -> None:
-    """Write JSON as a :func:`whole_file`; a private file keeps non-ASCII characters readable."""
+    """Write JSON as a :func:`atomic_file`; a private file keeps non-ASCII characters readable."""
     content = json.dumps(value, ensure_ascii=not private, indent=1) + "\n"
-    with whole_file(file, private=private) as stream:
+    with atomic_file(file, private=private) as stream:
         stream.write(content.encode())

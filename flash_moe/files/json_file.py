@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flash_moe.files.names import open_regular, regular_size, shown
+from flash_moe.files.names import open_regular, quoted, regular_size
 
 Table = dict[str, Any]
 
@@ -69,7 +69,7 @@ def _parse_object(pairs: list[tuple[str, Any]]) -> Table:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"duplicate key {shown(twice)}")
+        raise ValueError(f"duplicate key {quoted(twice)}")
     return result
 
 
@@ -82,7 +82,7 @@ def table(value: Any) -> Table:
 
 def kind(value: Any) -> str:
     """Describe a JSON value for a message."""
-    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
+    return f"the text {quoted(value)}" if isinstance(value, str) else quoted(value)
 
 
 def member(row: Any, key: str) -> Any:

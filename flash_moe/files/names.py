@@ -16,7 +16,7 @@ MAX_PART_BYTES = 255
 MAX_NAME_BYTES = 1023
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Quote a value from a file for a message: shortened, without control characters."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)}"
@@ -32,15 +32,17 @@ def file_name(value: object) -> str:
         ValueError: The name could escape the directory, or is not portable.
     """
     if not isinstance(value, str):
-        raise ValueError(f"expected a file name, got {shown(value)}")
+        raise ValueError(f"expected a file name, got {quoted(value)}")
     parts = value.split("/")
     if not value.isprintable() or any(c in value for c in "\\:"):
-        raise ValueError(f"{shown(value)} is not a file name: it has characters not allowed in one")
+        raise ValueError(
+            f"{quoted(value)} is not a file name: it has characters not allowed in one"
+        )
     if any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{shown(value)} is not a file name, or escapes the directory")
+        raise ValueError(f"{quoted(value)} is not a file name, or escapes the directory")
     sizes = [len(part.encode()) for part in parts]
     if max(sizes) > MAX_PART_BYTES or len(value.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"{shown(value)} is too long for a file name")
+        raise ValueError(f"{quoted(value)} is too long for a file name")
     return value
 
 

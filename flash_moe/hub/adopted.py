@@ -9,7 +9,7 @@ from pathlib import Path
 from flash_moe.errors import CorruptFileError
 from flash_moe.hub.repository import HEADER_THREADS
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.hub.retry import Patience
+from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
@@ -71,7 +71,7 @@ def _compare(
             "Name the repository that the records were made from.",
         )
     start = entry.offset + expert * component.n_bytes
-    theirs = places[entry.file].read(start, start + component.n_bytes, Patience(stop))
+    theirs = places[entry.file].read(start, start + component.n_bytes, Retry(stop))
     with open(file, "rb") as stream:
         stream.seek(expert * info.layout.record_bytes + component.offset)
         ours = stream.read(component.n_bytes)

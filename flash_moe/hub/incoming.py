@@ -6,11 +6,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from flash_moe.errors import PackError
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 
 INCOMING = "incoming"
 # Shards on the disk at a time: the default, and the maximum.
-JOBS, MAX_JOBS = 2, 32
+SHARDS_ON_DISK, MAX_SHARDS_ON_DISK = 2, 32
 _PART = ".part"
 
 
@@ -30,11 +30,11 @@ def check_incoming(folder: Path) -> None:
     Raises:
         PackError: The folder holds another file.
     """
-    ours = (*SIDE_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
-    for found in folder.iterdir() if folder.is_dir() else ():
-        if not found.is_file() or not any(fnmatch(found.name, pattern) for pattern in ours):
+    ours = (*AUXILIARY_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.is_file() or not any(fnmatch(file.name, pattern) for pattern in ours):
             raise PackError(
                 "pull",
-                f"{folder} holds {found.name}, which is not a download of a pull",
+                f"{folder} holds {file.name}, which is not a download of a pull",
                 "Choose a new or empty directory.",
             )

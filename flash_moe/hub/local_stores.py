@@ -57,12 +57,12 @@ def default_store(repo: str, quantization: QuantizationConfig = AS_IT_IS) -> Pat
 def list_stores() -> list[StoreInfo]:
     """Return all stores in the stores directory, complete or not, sorted by name."""
     root = stores_dir()
-    found = map(describe_store, sorted(root.iterdir()) if root.is_dir() else ())
-    return [store for store in found if store is not None]
+    stores = map(describe_store, sorted(root.iterdir()) if root.is_dir() else ())
+    return [store for store in stores if store is not None]
 
 
 def describe_store(path: Path) -> StoreInfo | None:
-    """Describe the store in ``path``; ``None`` if there is none."""
+    """Describe the store in ``path``; ``None`` if it is not a store."""
     if not path.is_dir():
         return None
     try:

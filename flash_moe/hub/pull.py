@@ -12,11 +12,11 @@ from pathlib import Path
 from flash_moe.errors import ConfigError, HubError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub.adopted import open_adopted
-from flash_moe.hub.incoming import INCOMING, JOBS, MAX_JOBS, check_incoming
+from flash_moe.hub.incoming import INCOMING, MAX_SHARDS_ON_DISK, SHARDS_ON_DISK, check_incoming
+from flash_moe.hub.metadata import fetch_metadata
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.retry import Patience
+from flash_moe.hub.retry import Retry
 from flash_moe.hub.shards import HubShards
-from flash_moe.hub.staging import stage
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal, read_journal
 from flash_moe.pack.sources.base import PackSource
@@ -48,7 +48,7 @@ def open_pull(
     revision: str | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
     adopt: Path | None = None,
-    jobs: int = JOBS,
+    max_shards: int = SHARDS_ON_DISK,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
     """Open a pull, new or continued; downloads small files and headers.
@@ -57,7 +57,7 @@ def open_pull(
         revision: Branch, tag or commit. A continued pull keeps its first commit.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
-        jobs: Shards on the disk at a time.
+        max_shards: ShardSource on the disk at a time.
         on_bytes: Called with the bytes of shards downloaded, from several threads.
 
     Raises:
@@ -65,8 +65,10 @@ def open_pull(
         PackError: ``dst`` holds something else.
         FlashMoEError: The model cannot be packed.
     """
-    if not 1 <= jobs <= MAX_JOBS:
-        raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
+    if not 1 <= max_shards <= MAX_SHARDS_ON_DISK:
+        raise ConfigError(
+            "pull", f"max_shards: expected 1 to {MAX_SHARDS_ON_DISK}, got {max_shards}"
+        )
     if adopt is not None:  # fail before any request
         quantization.check_adopted()
     journal = check_destination(dst, frozenset({INCOMING}))
@@ -76,7 +78,7 @@ def open_pull(
     asked, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
     try:
-        checkpoint, places = stage(remote, incoming)
+        checkpoint, places = fetch_metadata(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
         source = (
             open_source(checkpoint, quantization)
@@ -88,10 +90,12 @@ def open_pull(
     origin = {"repo": repo, "revision": asked, "commit": remote.commit}
     only = None if adopt is None else [e for step in source.steps for e in step.entries]
     wanted_places = {place: places[place] for place in places if place in source.shards}
-    shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
+    shards = HubShards(
+        wanted_places, checkpoint.tensors, incoming, origin, max_shards, on_bytes, only
+    )
     done = source.shards - shards_left(source, journal)
-    to_come = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
-    return Pull(source, shards, shards.download_bytes if only is not None else to_come)
+    remaining = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
+    return Pull(source, shards, shards.download_bytes if only is not None else remaining)
 
 
 def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
@@ -125,20 +129,19 @@ def pulled_already(
     """
     if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
         return None
-    there = read_manifest(dst).source
-    if there.name != repo or there.revision is None:
-        other = there.name
-    elif there.quantization != quantization or (there.kind == "flash-moe-original") != adopt:
+    origin = read_manifest(dst).source
+    if origin.name != repo or origin.revision is None:
+        other = origin.name
+    elif origin.quantization != quantization or (origin.kind == "flash-moe-original") != adopt:
         other = "other settings"
-    elif revision == there.revision or (
-        (commit := Repository(repo, revision).commit) == there.revision
+    elif revision == origin.revision or (
+        (commit := Repository(repo, revision).commit) == origin.revision
     ):
-        return there.revision
+        return origin.revision
     else:
-        asked = f" ({there.asked})" if there.asked else ""
-        other = (
-            f"commit {there.revision[:12]}{asked}, and {revision or 'main'} is now {commit[:12]}"
-        )
+        asked = f" ({origin.asked})" if origin.asked else ""
+        now = f"{revision or 'main'} is now {commit[:12]}"
+        other = f"commit {origin.revision[:12]}{asked}, and {now}"
     raise PackError(
         "pull",
         f"{dst} is already a complete store of {other}",
@@ -188,7 +191,7 @@ def wanted_revision(
     return begun["revision"], begun["commit"]
 
 
-def disk_for(repo: str, revision: str | None = None) -> int | None:
+def estimate_disk(repo: str, revision: str | None = None) -> int | None:
     """Estimate the peak disk usage of a pull in bytes; ``None`` if unknown.
 
     Uses the file list only. Weights that are not quantized yet count as 4.5 of 16 bits.
@@ -196,7 +199,7 @@ def disk_for(repo: str, revision: str | None = None) -> int | None:
     try:
         remote = Repository(repo, revision, tries=0)
         config = remote.files["config.json"]
-        head = config.read(0, min(config.n_bytes, 1 << 20), Patience(tries=0))
+        head = config.read(0, min(config.n_bytes, 1 << 20), Retry(tries=0))
         quantized = b'"quantization' in head
     except (HubError, KeyError):
         return None

@@ -10,9 +10,9 @@ from pathlib import Path
 from flash_moe.errors import CorruptFileError, PackError
 from flash_moe.files.atomic import write_json
 from flash_moe.hub.incoming import INCOMING
+from flash_moe.hub.metadata import fetch_metadata
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import HubShards
-from flash_moe.hub.staging import stage
 from flash_moe.pack.packer import rewrite
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.open_source import open_source
@@ -105,7 +105,7 @@ def _open_repair(
 ) -> Repair:
     made_from = manifest.source
     remote = Repository(made_from.name, made_from.revision)
-    checkpoint, places = stage(remote, root / INCOMING)
+    checkpoint, places = fetch_metadata(remote, root / INCOMING)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
     source = open_source(checkpoint, made_from.quantization)
     # Adopted records have the same bytes as an mlx checkpoint.

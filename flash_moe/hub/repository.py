@@ -13,11 +13,11 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
-from flash_moe.files.atomic import give_name
+from flash_moe.files.atomic import sync_and_rename
 from flash_moe.files.names import file_name
 from flash_moe.hub.incoming import part_of
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.hub.retry import Patience, patiently
+from flash_moe.hub.retry import Retry, with_retry
 from flash_moe.hub.threads import in_threads
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 
@@ -48,9 +48,9 @@ class Repository:
             raise HubError("hub", f"not a repository name: {error}", "Use ORG/MODEL.") from None
         self.name = name
         api = HfApi(library_name="flash_moe")
-        info = patiently(lambda: api.repo_info(name, revision=revision, timeout=10), tries)
+        info = with_retry(lambda: api.repo_info(name, revision=revision, timeout=10), tries)
         self.commit: str = info.sha
-        tree = patiently(
+        tree = with_retry(
             lambda: list(api.list_repo_tree(name, recursive=True, revision=self.commit)), tries
         )
         files = (self._file(entry) for entry in tree if isinstance(entry, RepoFile))
@@ -92,7 +92,7 @@ class Repository:
         try:
             remote.fetch(fd, 0, remote.n_bytes)
             remote.check(part)
-            give_name(fd, part, file)
+            sync_and_rename(fd, part, file)
         finally:
             os.close(fd)
 
@@ -130,7 +130,7 @@ class _Stream:
         if n_bytes > len(self._ahead):
             start = self._at + len(self._ahead)
             stop = min(self._remote.n_bytes, max(self._at + n_bytes, start + _FIRST_BYTES))
-            self._ahead += self._remote.read(start, stop, Patience(self._stop))
+            self._ahead += self._remote.read(start, stop, Retry(self._stop))
         got, self._ahead = self._ahead[:n_bytes], self._ahead[n_bytes:]
         self._at += len(got)
         return got

@@ -19,7 +19,7 @@ from typing import Any
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from flash_moe.errors import HubError
-from flash_moe.hub.retry import NoBytes, Patience, failures
+from flash_moe.hub.retry import NoBytes, Retry, failures
 from flash_moe.store.manifest import SourceFile
 
 TIMEOUT = 30.0  # seconds without any byte
@@ -43,12 +43,12 @@ class RemoteFile:
     url: str
 
     @property
-    def noted(self) -> SourceFile:
+    def source_file(self) -> SourceFile:
         """Row for the manifest."""
         return SourceFile(self.name, self.sha256, self.n_bytes)
 
     @contextmanager
-    def opened(self, start: int, stop: int) -> Iterator[Any]:
+    def open_range(self, start: int, stop: int) -> Iterator[Any]:
         """Request a range once and yield the open response.
 
         Raises:
@@ -93,40 +93,40 @@ class RemoteFile:
             )
 
     def pieces(
-        self, start: int, stop: int, patience: Patience | None = None
+        self, start: int, stop: int, retry: Retry | None = None
     ) -> Generator[bytes, None, None]:
         """Yield the bytes of a range as they arrive, with retries.
 
         Raises:
             HubError: The retries are used up, or the error is permanent.
-            Stopped: The stop event of ``patience`` is set.
+            Stopped: The stop event of ``retry`` is set.
         """
-        patience = patience or Patience()
+        retry = retry or Retry()
         at = start
         while at < stop:
-            patience.check()
+            retry.check()
             before = at
             try:
-                with self.opened(at, stop) as response:
+                with self.open_range(at, stop) as response:
                     for piece in response.iter_raw():
-                        patience.check()
+                        retry.check()
                         if at + len(piece) > stop:
                             raise HubError(
                                 "hub", f"{self.url}: the server sends more than the range"
                             )
                         if piece:
                             at += len(piece)
-                            patience.progress()
+                            retry.progress()
                             yield piece
             except failures() as error:
-                patience.failed(error)
+                retry.wait_after(error)
             else:
                 if at == before:
-                    patience.failed(NoBytes(self.url))
+                    retry.wait_after(NoBytes(self.url))
 
-    def read(self, start: int, stop: int, patience: Patience | None = None) -> bytes:
+    def read(self, start: int, stop: int, retry: Retry | None = None) -> bytes:
         """Return the bytes of a range. Raises like :meth:`pieces`."""
-        return b"".join(self.pieces(start, stop, patience))
+        return b"".join(self.pieces(start, stop, retry))
 
     def fetch(
         self,
@@ -134,17 +134,17 @@ class RemoteFile:
         start: int,
         stop: int,
         on_bytes: Callable[[int], None] = lambda n: None,
-        patience: Patience | None = None,
+        retry: Retry | None = None,
     ) -> None:
         """Write a range to the same offset of an open file.
 
         Raises:
             HubError: The download failed; the bytes received so far are written.
             OSError: Writing failed.
-            Stopped: The stop event of ``patience`` is set.
+            Stopped: The stop event of ``retry`` is set.
         """
         at = start
-        with closing(self.pieces(start, stop, patience)) as pieces:
+        with closing(self.pieces(start, stop, retry)) as pieces:
             for piece in pieces:
                 view = memoryview(piece)
                 while view:

@@ -133,7 +133,7 @@ def _no_directory(name: str | Path) -> ModelNotFoundError:
 
 def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
     """Return an error with the command to run, and its disk usage if the hub answers."""
-    from flash_moe.hub.pull import disk_for
+    from flash_moe.hub.pull import estimate_disk
 
     if stores := complete_stores(repo):
         store = stores[0]
@@ -145,7 +145,7 @@ def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
             f"Load it without a revision, or pull {revision} into another directory: "
             f"flash-moe pull {repo} DST --revision {revision}",
         )
-    n_bytes = disk_for(repo, revision)
+    n_bytes = estimate_disk(repo, revision)
     takes = f"about {format_bytes(n_bytes)} of disk; " if n_bytes is not None else ""
     flag = f" --revision {revision}" if revision else ""
     return ModelNotFoundError(

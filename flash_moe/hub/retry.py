@@ -17,9 +17,9 @@ from flash_moe.errors import HubError
 # Seconds before each retry. A retry counts only if the try before it received no byte.
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
 MAX_WAIT = 3600.0  # limit for the wait that the hub requests
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 # Waits of at least this many seconds are logged, once for all threads that fail together.
-_TOLD_WAIT = 2.0
+_REPORTED_WAIT = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class NoBytes(Exception):
     """A valid response without a body."""
 
 
-class Patience:
+class Retry:
     """Backoff between tries; gives up after several without progress.
 
     Args:
@@ -54,19 +54,19 @@ class Patience:
         """Reset the count of failures, because a byte arrived."""
         self._failures = 0
 
-    def failed(self, error: Exception) -> None:
+    def wait_after(self, error: Exception) -> None:
         """Wait before the next try.
 
         Raises:
             HubError: The retries are used up, or the error is permanent.
             Stopped: The stop event is set.
         """
-        wait = asked_wait(getattr(getattr(error, "response", None), "headers", {}))
-        if self._failures >= self._tries or not _is_passing(error):
-            raise explained(error) from error
+        wait = requested_wait(getattr(getattr(error, "response", None), "headers", {}))
+        if self._failures >= self._tries or not _is_transient(error):
+            raise as_hub_error(error) from error
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
-        _tell(error, wait)
+        _report(error, wait)
         self._pause(wait)
 
     def _pause(self, seconds: float) -> None:
@@ -74,33 +74,33 @@ class Patience:
             raise Stopped
 
 
-_told = threading.Lock()
-_told_until = 0.0
+_report_lock = threading.Lock()
+_reported_until = 0.0
 
 
-def _tell(error: Exception, wait: float) -> None:
+def _report(error: Exception, wait: float) -> None:
     """Log a wait; logging prints it on stderr unless the program configures a handler."""
-    global _told_until
-    with _told:
+    global _reported_until
+    with _report_lock:
         now = time.monotonic()
-        if wait < _TOLD_WAIT or now < _told_until:
+        if wait < _REPORTED_WAIT or now < _reported_until:
             return
-        _told_until = now + wait
-    _log.warning("flash_moe: %s; trying again in %.0f s", explained(error).problem, wait)
+        _reported_until = now + wait
+    _log.warning("flash_moe: %s; retrying in %.0f s", as_hub_error(error).problem, wait)
 
 
-def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
+def with_retry(call: Callable[[], Any], tries: int | None = None) -> Any:
     """Call a function that sends a request to the hub; retry on transient errors.
 
     Raises:
         HubError: The retries are used up, or the error is permanent.
     """
-    patience = Patience(tries=tries)
+    retry = Retry(tries=tries)
     while True:
         try:
             return call()
         except failures() as error:
-            patience.failed(error)
+            retry.wait_after(error)
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -121,16 +121,16 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return False
     if isinstance(error, NoBytes):
         return True
     status = _status(error)
-    return status in _AGAIN if status is not None else isinstance(error, transport_errors())
+    return status in _TRANSIENT if status is not None else isinstance(error, transport_errors())
 
 
-def asked_wait(headers: Mapping[str, str]) -> float | None:
+def requested_wait(headers: Mapping[str, str]) -> float | None:
     """Return the wait in seconds that a response requests: ``Retry-After`` or a rate limit."""
     try:
         wait = float(headers.get("Retry-After", ""))
@@ -144,7 +144,7 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
     return limit.reset_in_seconds + 1.0 if limit is not None and limit.remaining == 0 else None
 
 
-def explained(error: Exception) -> HubError:
+def as_hub_error(error: Exception) -> HubError:
     """Convert an error of huggingface_hub or its session to a HubError with a hint."""
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError("hub", "HF_HUB_OFFLINE is set", "Unset it to download.")

@@ -10,12 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, HubError
-from flash_moe.files.atomic import give_name
-from flash_moe.hub.incoming import JOBS, part_of
+from flash_moe.files.atomic import sync_and_rename
+from flash_moe.hub.incoming import SHARDS_ON_DISK, part_of
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.hub.retry import Patience
+from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import GRACE_SECONDS, in_thread
-from flash_moe.pack.shard_supply import Shards
+from flash_moe.pack.shard_source import ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.steps import PackStep
 from flash_moe.pack.store_writer import StoreFiles
@@ -25,15 +25,15 @@ from flash_moe.store.safetensors_header import TensorEntry, read_header
 GAP_BYTES = 1 << 20
 
 
-class HubShards(Shards):
+class HubShards(ShardSource):
     """Shards downloaded from the hub.
 
     Args:
         remote: Path on this disk to file at the hub.
         tensors: Tensors by name, as the headers describe them.
         folder: Download directory. Paths elsewhere are files of the hub's cache, which are kept.
-        jobs: Shards on the disk at a time, in flight or complete. One more is downloaded if all
-            of them wait for another.
+        max_shards: Shards on the disk at a time, in flight or complete. One more is downloaded
+            if all of them wait for another.
         on_bytes: Called with the bytes downloaded, from several threads; negative for a damaged
             file that is discarded.
         only: Fetch only these tensors, into sparse files. The hub's hash of the whole file cannot
@@ -46,21 +46,21 @@ class HubShards(Shards):
         tensors: Mapping[str, TensorEntry],
         folder: Path,
         origin: Mapping[str, str],
-        jobs: int = JOBS,
+        max_shards: int = SHARDS_ON_DISK,
         on_bytes: Callable[[int], None] = lambda n: None,
         only: Iterable[TensorEntry] | None = None,
     ) -> None:
         self.origin = dict(origin)
-        self.staged = frozenset({folder.name})
-        self._remote, self._folder, self._jobs = remote, folder, jobs
+        self.own_names = frozenset({folder.name})
+        self._remote, self._folder, self._max_shards = remote, folder, max_shards
         self._on_bytes = on_bytes
         self._stop = threading.Event()
-        self._held: set[Path] = set()
-        self._promised: dict[Path, set[TensorEntry]] = {}
+        self._on_disk: set[Path] = set()
+        self._expected: dict[Path, set[TensorEntry]] = {}
         for entry in tensors.values():
-            self._promised.setdefault(entry.file, set()).add(entry)
+            self._expected.setdefault(entry.file, set()).add(entry)
         self._ranges = None if only is None else merged_ranges(tensors.values(), only)
-        self._coming: dict[Future[None], Path] = {}
+        self._in_flight: dict[Future[None], Path] = {}
 
     @property
     def download_bytes(self) -> int:
@@ -70,13 +70,13 @@ class HubShards(Shards):
         return sum(stop - start for parts in self._ranges.values() for start, stop in parts)
 
     def extra_disk(self, source: PackSource, files: StoreFiles) -> int:
-        found = (f for shard in self._remote for f in (shard, part_of(shard)))
-        there = sum(
-            f.stat().st_blocks * 512 for f in found if f.parent == self._folder and f.exists()
+        paths = (f for shard in self._remote for f in (shard, part_of(shard)))
+        downloaded = sum(
+            f.stat().st_blocks * 512 for f in paths if f.parent == self._folder and f.exists()
         )
-        return max(0, self.held_at_peak(source)[1] - there)
+        return max(0, self.peak_disk(source)[1] - downloaded)
 
-    def held_at_peak(self, source: PackSource) -> tuple[int, int]:
+    def peak_disk(self, source: PackSource) -> tuple[int, int]:
         """Return the peak number of shards on the disk, and their peak bytes, for all steps.
 
         Files of the hub's cache count as shards with 0 bytes, because they stay in any case.
@@ -88,20 +88,20 @@ class HubShards(Shards):
                 parts = [(0, self._remote[shard].n_bytes)]
                 parts = parts if self._ranges is None else self._ranges[shard]
                 sizes[shard] = sum(stop - start for start, stop in parts)
-        return held_at_peak(source.steps, order, self._jobs, sizes)
+        return peak_disk(source.steps, order, self._max_shards, sizes)
 
-    def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
+    def ready(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         queue = list(wanted)
         self._drop_others(queue)
-        coming = self._coming
-        while queue or coming:
-            while queue and (len(self._held) < self._jobs or not coming):
+        in_flight = self._in_flight
+        while queue or in_flight:
+            while queue and (len(self._on_disk) < self._max_shards or not in_flight):
                 shard = queue.pop(0)
-                self._held.add(shard)
-                coming[in_thread(self._get, shard)] = shard
-            done, _ = wait(coming, timeout=1, return_when=FIRST_COMPLETED)
+                self._on_disk.add(shard)
+                in_flight[in_thread(self._get, shard)] = shard
+            done, _ = wait(in_flight, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
-                shard = coming.pop(future)
+                shard = in_flight.pop(future)
                 future.result()
                 yield [shard]
 
@@ -118,7 +118,7 @@ class HubShards(Shards):
             self._download(shard, self._ranges[shard])
         else:
             self._get_whole(shard)
-        if not self._promised.get(shard, set()) <= set(read_header(shard).values()):
+        if not self._expected.get(shard, set()) <= set(read_header(shard).values()):
             raise CorruptFileError(
                 "hub",
                 f"{shard.name}: the header differs from the one that the hub sent before",
@@ -161,13 +161,13 @@ class HubShards(Shards):
                 self._on_bytes(size)
             os.ftruncate(fd, size)
             for start, stop in parts or [(size, remote.n_bytes)]:
-                remote.fetch(fd, start, stop, self._on_bytes, Patience(self._stop))
-            give_name(fd, part, shard)
+                remote.fetch(fd, start, stop, self._on_bytes, Retry(self._stop))
+            sync_and_rename(fd, part, shard)
         finally:
             os.close(fd)
 
     def release(self, shard: Path) -> None:
-        self._held.discard(shard)
+        self._on_disk.discard(shard)
         if shard.parent == self._folder:
             shard.unlink(missing_ok=True)
 
@@ -177,7 +177,7 @@ class HubShards(Shards):
     def close(self) -> None:
         # A thread with a stalled connection is abandoned: it writes nothing more.
         self._stop.set()
-        wait(self._coming, GRACE_SECONDS)
+        wait(self._in_flight, GRACE_SECONDS)
 
 
 def merged_ranges(
@@ -205,8 +205,8 @@ def merged_ranges(
     return parts
 
 
-def held_at_peak(
-    steps: Iterable[PackStep], order: Sequence[Path], jobs: int, sizes: Mapping[Path, int]
+def peak_disk(
+    steps: Iterable[PackStep], order: Sequence[Path], max_shards: int, sizes: Mapping[Path, int]
 ) -> tuple[int, int]:
     """Return the peak number of shards on the disk, and the peak bytes (maybe at another time).
 
@@ -215,7 +215,7 @@ def held_at_peak(
 
     Args:
         order: Order of the downloads.
-        jobs: Shards on the disk at a time where none has to wait.
+        max_shards: ShardSource on the disk at a time where none has to wait.
         sizes: Bytes of each shard on the disk.
     """
     place = {shard: index for index, shard in enumerate(order)}
@@ -224,8 +224,8 @@ def held_at_peak(
         together = [place[shard] for shard in step.shards if shard in place]
         for index in together:
             last[order[index]] = max(last[order[index]], *together)
-    count = min(jobs, len(order))
-    n_bytes = sum(sorted((sizes[shard] for shard in order), reverse=True)[:jobs])
+    count = min(max_shards, len(order))
+    n_bytes = sum(sorted((sizes[shard] for shard in order), reverse=True)[:max_shards])
     for index in range(len(order)):
         waiting = [shard for shard in order[: index + 1] if last[shard] >= index]
         count = max(count, len(waiting))

@@ -23,7 +23,7 @@ from flash_moe.files.json_file import (
     table,
     text,
 )
-from flash_moe.files.names import file_name, shown
+from flash_moe.files.names import file_name, quoted
 from flash_moe.store.manifest import PARTIAL_FILE, Manifest
 from flash_moe.store.manifest_entries import checksum
 
@@ -76,13 +76,13 @@ class Journal:
         return lost / all_ if all_ else 0.0
 
 
-class Unwritten(Journal):
+class MemoryJournal(Journal):
     """In-memory journal of a store that has a manifest already."""
 
     @staticmethod
-    def of(manifest: Manifest, files: Sequence[Path]) -> Unwritten:
+    def of(manifest: Manifest, files: Sequence[Path]) -> MemoryJournal:
         """Return the journal of a store: layers whose record file exists are finished."""
-        journal = Unwritten()
+        journal = MemoryJournal()
         for entry, file in zip(manifest.layers, files, strict=True):
             if file.exists():
                 journal.layers[entry.number] = list(entry.checksums)
@@ -124,7 +124,7 @@ def read_journal(dst: Path) -> Journal | None:
 
 def _layer(key: str) -> int:
     if not (key.isascii() and key.isdigit()):
-        raise ValueError(f"layers: expected a number, got {shown(key)}")
+        raise ValueError(f"layers: expected a number, got {quoted(key)}")
     return checked_integer(int(key[:40]), "layers")
 
 

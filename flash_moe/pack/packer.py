@@ -19,11 +19,11 @@ from pathlib import Path
 
 from flash_moe.errors import PackError
 from flash_moe.files.atomic import write_json
-from flash_moe.pack.auxiliary_files import write_side_files
+from flash_moe.pack.auxiliary_files import write_auxiliary_files
 from flash_moe.pack.destination import check_free_space, manifest_of, open_destination
-from flash_moe.pack.journal import Journal, Unwritten
+from flash_moe.pack.journal import Journal, MemoryJournal
 from flash_moe.pack.run import Progress, Run
-from flash_moe.pack.shard_supply import KEPT, Shards
+from flash_moe.pack.shard_source import HEADERS_DIR, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest
@@ -50,7 +50,7 @@ def pack(
     dst: Path,
     on_progress: Progress | None = None,
     *,
-    shards: Shards | None = None,
+    shards: ShardSource | None = None,
 ) -> PackResult:
     """Write ``source`` as a store to ``dst``, or continue a stopped run.
 
@@ -64,16 +64,16 @@ def pack(
             Finished parts stay, and the same call continues.
         FlashMoEError: A shard is unavailable or damaged; the same call continues.
     """
-    supply = shards or Shards()
-    with _whole_run(source, dst, supply, on_progress, partial(open_destination, source)) as run:
-        side_files = write_side_files(source, dst)
-        manifest = manifest_of(source, run.files, run.journal, side_files)
+    shards = shards or ShardSource()
+    with _whole_run(source, dst, shards, on_progress, partial(open_destination, source)) as run:
+        auxiliary_files = write_auxiliary_files(source, dst)
+        manifest = manifest_of(source, run.files, run.journal, auxiliary_files)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
         run.files.sync()
-        supply.finish()
+        shards.finish()
         (dst / PARTIAL_FILE).unlink()
         # Last: a run whose shards are deleted needs these headers to continue.
-        shutil.rmtree(dst / KEPT, ignore_errors=True)
+        shutil.rmtree(dst / HEADERS_DIR, ignore_errors=True)
     return PackResult(
         dst,
         len(source.layers) - run.kept,
@@ -89,7 +89,7 @@ def rewrite(
     manifest: Manifest,
     damaged: frozenset[str],
     on_progress: Progress | None = None,
-    shards: Shards | None = None,
+    shards: ShardSource | None = None,
 ) -> Manifest:
     """Write the missing files of a store, and return its new manifest.
 
@@ -102,14 +102,14 @@ def rewrite(
         PackError, FlashMoEError: As for :func:`pack`.
     """
 
-    def open_journal(files: StoreFiles, supply: Shards) -> Journal:
-        check_free_space(source, files, supply)
-        return Unwritten.of(manifest, [dst / e.file for e in manifest.layers])
+    def open_journal(files: StoreFiles, shards: ShardSource) -> Journal:
+        check_free_space(source, files, shards)
+        return MemoryJournal.of(manifest, [dst / e.file for e in manifest.layers])
 
-    with _whole_run(source, dst, shards or Shards(), on_progress, open_journal) as run:
-        side_files = [file.file for file in manifest.side_files]
-        write_side_files(source, dst, frozenset(side_files) & damaged)
-        written = manifest_of(source, run.files, run.journal, side_files)
+    with _whole_run(source, dst, shards or ShardSource(), on_progress, open_journal) as run:
+        auxiliary_files = [file.file for file in manifest.auxiliary_files]
+        write_auxiliary_files(source, dst, frozenset(auxiliary_files) & damaged)
+        written = manifest_of(source, run.files, run.journal, auxiliary_files)
         return replace(written, source=manifest.source)
 
 
@@ -117,9 +117,9 @@ def rewrite(
 def _whole_run(
     source: PackSource,
     dst: Path,
-    supply: Shards,
+    shards: ShardSource,
     on_progress: Progress | None,
-    open_journal: Callable[[StoreFiles, Shards], Journal],
+    open_journal: Callable[[StoreFiles, ShardSource], Journal],
 ) -> Iterator[Run]:
     """Run all steps; leaving the ``with`` closes threads and files, also after an error.
 
@@ -129,16 +129,16 @@ def _whole_run(
     files = StoreFiles(dst, source.layers, source.resident)
     journal, run = Journal(), None
     try:
-        journal = open_journal(files, supply)
+        journal = open_journal(files, shards)
         run = Run(source, files, journal, on_progress or (lambda what, n: None))
-        run.all(supply)
+        run.all(shards)
         yield run
     except OSError as error:
         if run is not None:
             run.stop()  # may record one more layer, which the message counts
         raise _stopped(source, dst, journal, error) from error
     finally:
-        supply.close()
+        shards.close()
         if run is not None:
             run.stop()
         files.close()

@@ -17,7 +17,7 @@ from typing import TypeGuard
 from flash_moe.files.atomic import sync_directory
 from flash_moe.pack.destination import link_file
 from flash_moe.pack.journal import Journal
-from flash_moe.pack.shard_supply import Shards
+from flash_moe.pack.shard_source import ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.steps import CopyExperts, PackStep, copy_records
 from flash_moe.pack.store_writer import StoreFiles
@@ -71,9 +71,9 @@ class Run:
         self._pool.shutdown(wait=True)
         # The error that stopped the run is the better message.
         with contextlib.suppress(Exception):
-            self._note_layer()
+            self._record_layer()
 
-    def all(self, supply: Shards) -> None:
+    def all(self, shards: ShardSource) -> None:
         """Run all remaining steps.
 
         Raises:
@@ -83,7 +83,7 @@ class Run:
         self._run([step for step in self._todo if not step.shards])
         wanted = sorted({shard for step in self._todo for shard in step.shards})
         on_disk: set[Path] = set()
-        for group in supply.arrivals(wanted):
+        for group in shards.ready(wanted):
             on_disk |= set(group)
             self._run([step for step in self._todo if step.shards <= on_disk])
             spent = on_disk - {shard for step in self._todo for shard in step.shards}
@@ -92,9 +92,9 @@ class Run:
             self.journal.write(self.files.dst)
             sync_directory(self.files.dst)  # before anything is deleted, maybe on another disk
             for shard in sorted(spent):
-                supply.release(shard)
+                shards.release(shard)
             on_disk -= spent
-        self._note_layer()
+        self._record_layer()
         for file in self.files.resident_files:
             self.files.complete(file)
 
@@ -121,7 +121,7 @@ class Run:
             self._todo = [step for step in self._todo if id(step) not in done]
             if layer < last and not any(step.layer == layer for step in self._todo):
                 self._finish_layers([layer], sums)
-        self._note_layer()
+        self._record_layer()
 
     def _is_whole(self, group: Sequence[PackStep]) -> TypeGuard[Sequence[CopyExperts]]:
         """Return True if these steps copy all components of a layer."""
@@ -170,7 +170,7 @@ class Run:
             existing = self.source.existing_file(layer)
             if existing is not None:
                 link_file(existing, self.files.record_file(layer))
-            self._note_layer()
+            self._record_layer()
             self._syncing = layer, self._pool.submit(self._finish, layer, sums)
 
     def _finish(self, layer: int, sums: list[str] | None) -> list[str]:
@@ -185,7 +185,7 @@ class Run:
         tell = partial(self._tell, layer, size) if linked else lambda: None
         return checksums(file, info.n_experts, size, tell)
 
-    def _note_layer(self) -> None:
+    def _record_layer(self) -> None:
         if self._syncing is not None:
             layer, sums = self._syncing
             self._syncing = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flash_moe.files.atomic import whole_file
+from flash_moe.files.atomic import atomic_file
 from flash_moe.store.safetensors_header import BITS
 
 Bytes = bytes | memoryview
@@ -121,7 +121,7 @@ def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes
 def _write_file(
     file: Path, tensors: Sequence[TensorSource], on_bytes: Callable[[int], None], odd_offsets: bool
 ) -> None:
-    with whole_file(file) as out:
+    with atomic_file(file) as out:
         out.write(header_of(tensors, odd_offsets))
         for tensor in tensors:
             written = 0

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flash_moe.files.atomic import give_name, sync_directory, sync_file, temporary_file
+from flash_moe.files.atomic import sync_and_rename, sync_directory, sync_file, temporary_file
 from flash_moe.pack.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
 from flash_moe.store.experts import ExpertLayer
 
@@ -108,7 +108,7 @@ class StoreFiles:
         if file not in self._fds and self.is_complete(file):
             return
         fd = self._fd(file)
-        give_name(fd, temporary_file(file), file)
+        sync_and_rename(fd, temporary_file(file), file)
         with self._lock:
             os.close(self._fds.pop(file))
 

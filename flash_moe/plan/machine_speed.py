@@ -53,7 +53,7 @@ class Speed:
         bytes_per_s: ``None`` if it cannot be measured.
         low: The lowest measurement.
         high: The highest measurement.
-        note: Description of the measurement, or the reason why there is none.
+        note: Description of the measurement, or the reason why it failed.
     """
 
     bytes_per_s: float | None

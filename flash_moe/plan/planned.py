@@ -17,15 +17,15 @@ from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import FlashMoEError, PackError
 from flash_moe.hub.incoming import INCOMING, downloaded_bytes
+from flash_moe.hub.metadata import auxiliary_files, fetch_metadata
 from flash_moe.hub.pull import shards_left, wanted_revision
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import HubShards
-from flash_moe.hub.staging import side_files, stage
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal
 from flash_moe.pack.safetensors_writer import TensorSpec
-from flash_moe.pack.shard_supply import KEPT, DeletedShards, Shards
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
@@ -114,13 +114,13 @@ def plan_repository(
     _, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
     with tempfile.TemporaryDirectory(prefix="flash-moe-plan-") as folder:
-        checkpoint, places = stage(
+        checkpoint, places = fetch_metadata(
             remote,
             Path(folder),
             incoming=dst / INCOMING,
             only=("config.json", INDEX_FILE),
         )
-    small = sum(file.n_bytes for file in side_files(remote))
+    small = sum(file.n_bytes for file in auxiliary_files(remote))
 
     def disk(source: PackSource) -> Disk:
         needed = {place: places[place] for place in shards_left(source, None)}
@@ -129,7 +129,7 @@ def plan_repository(
             usage = _disk(source, dst, shards, small)
         remaining = shards_left(source, journal)
         left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
-        return replace(usage, download=left + small, shards=shards.held_at_peak(source)[0])
+        return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
     open_as = partial(open_source, checkpoint)
     return _planned(open_as, disk, quantization, repo, remote.commit, journal)
@@ -146,12 +146,12 @@ def plan_checkpoint(
     """
     journal = check_destination(dst)
     checkpoint = local_checkpoint(root)
-    files = {file for pattern in SIDE_FILES for file in root.glob(pattern) if file.is_file()}
+    files = {file for pattern in AUXILIARY_FILES for file in root.glob(pattern) if file.is_file()}
     small = sum(file.stat().st_size for file in files)
-    deleted = DeletedShards(checkpoint.shards, dst / KEPT)
+    deleted = DeletedShards(checkpoint.shards, dst / HEADERS_DIR)
 
     def disk(source: PackSource) -> Disk:
-        usage = _disk(source, dst, Shards(), small)
+        usage = _disk(source, dst, ShardSource(), small)
         return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
     open_as, origin = partial(open_source, checkpoint), checkpoint.origin
@@ -221,7 +221,7 @@ def _planned(
     )
 
 
-def _disk(source: PackSource, dst: Path, shards: Shards, small: int) -> Disk:
+def _disk(source: PackSource, dst: Path, shards: ShardSource, small: int) -> Disk:
     files = StoreFiles(dst, source.layers, source.resident)
     store = sum(map(files.bytes_of, [None, *range(len(source.layers))])) + small
     needed = files.missing_bytes() + small + shards.extra_disk(source, files)

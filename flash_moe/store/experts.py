@@ -86,7 +86,7 @@ class ExpertFiles(ABC):
         """Return the byte ranges of one record."""
 
     def checksum(self, layer: int, expert: int) -> str | None:
-        """Return the xxh3-128 of the record in hex, or ``None`` if there is none."""
+        """Return the xxh3-128 of the record in hex, or ``None`` if it was not recorded."""
         return None
 
     @property
@@ -187,11 +187,11 @@ def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
     return ExpertLayer(layer_number(path), path, n_experts.pop(), layout)
 
 
-def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, TensorEntry]:
+def read_checkpoint_tensors(root: Path, headers: Path | None = None) -> dict[str, TensorEntry]:
     """Return the tensors of all ``model*.safetensors`` in a directory, after checking the headers.
 
     Args:
-        kept: Directory with the headers of deleted shards (``pack/shard_supply.py``).
+        headers: Directory with the headers of deleted shards (``pack/shard_source.py``).
 
     Raises:
         ModelNotFoundError: There are no weights, or a shard in the index is missing.
@@ -199,8 +199,8 @@ def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, T
     """
     names = {file.name for file in root.glob("model*.safetensors")}
     deleted: set[str] = set()
-    if kept is not None:
-        deleted = {file.name for file in kept.glob("model*.safetensors")} - names
+    if headers is not None:
+        deleted = {file.name for file in headers.glob("model*.safetensors")} - names
         names |= deleted
     index_file = root / INDEX_FILE
     indexed: dict[str, str] = {}
@@ -218,7 +218,7 @@ def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, T
         raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(names):
-        file = kept / name if kept is not None and name in deleted else root / name
+        file = headers / name if headers is not None and name in deleted else root / name
         for tensor, entry in read_header(file).items():
             if tensor in tensors:
                 other = tensors[tensor].file.name

@@ -13,7 +13,7 @@ from typing import Any
 
 from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.files.json_file import array, kind, member, read_json, text
-from flash_moe.files.names import regular_size, shown
+from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
 
@@ -44,7 +44,7 @@ class Manifest:
 
     Attributes:
         resident: Files of the resident weights.
-        side_files: Auxiliary (non-weight) files; empty in manifests of older versions.
+        auxiliary_files: Auxiliary (non-weight) files; empty in manifests of older versions.
     """
 
     writer: str
@@ -52,7 +52,7 @@ class Manifest:
     layouts: tuple[RecordLayout, ...]
     layers: tuple[LayerEntry, ...]
     resident: tuple[ResidentFile, ...]
-    side_files: tuple[ResidentFile, ...] = ()
+    auxiliary_files: tuple[ResidentFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -64,8 +64,8 @@ class Manifest:
             "layers": [entry.to_json() for entry in self.layers],
             "resident": [file.to_json() for file in self.resident],
         }
-        if self.side_files:
-            row["side_files"] = [file.to_json() for file in self.side_files]
+        if self.auxiliary_files:
+            row["side_files"] = [file.to_json() for file in self.auxiliary_files]
         return row
 
     @staticmethod
@@ -94,7 +94,7 @@ class Manifest:
             layouts=layouts,
             layers=tuple(layers),
             resident=tuple(ResidentFile.from_json(file) for file in array(row, "resident")),
-            side_files=tuple(
+            auxiliary_files=tuple(
                 ResidentFile.from_json(file)
                 for file in (array(row, "side_files") if "side_files" in row else ())
             ),
@@ -103,7 +103,7 @@ class Manifest:
             raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
         # Layers may share bytes, through links with different names, but not a name.
         _check_unique([e.path for e in layers])
-        others = (*manifest.resident, *manifest.side_files)
+        others = (*manifest.resident, *manifest.auxiliary_files)
         _check_unique([*(e.file for e in layers), *(f.file for f in others)])
         return manifest
 
@@ -150,7 +150,7 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
         ) from None
     if type(number) is not int or number != FORMAT:
         raise ManifestError(
-            "store", f"{file}: expected format {FORMAT}, got {shown(number)}", "Update flash_moe."
+            "store", f"{file}: expected format {FORMAT}, got {quoted(number)}", "Update flash_moe."
         )
     try:
         manifest = Manifest.from_json(table)

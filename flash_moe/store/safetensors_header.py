@@ -22,7 +22,7 @@ from flash_moe.files.json_file import (
     table,
     text,
 )
-from flash_moe.files.names import file_name, open_regular, regular_size, shown
+from flash_moe.files.names import file_name, open_regular, quoted, regular_size
 
 # The limit of the safetensors format itself, against a wrong length.
 MAX_HEADER_BYTES = 100_000_000
@@ -75,10 +75,10 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
             )
         n_bits = _bits(dtype, shape)
         if n_bits != 8 * (end - begin):
-            axes = shown(", ".join(map(str, shape[:20])))
+            axes = quoted(", ".join(map(str, shape[:20])))
             raise ValueError(f"{dtype} [{axes}] does not take the {end - begin} bytes it has")
     except ValueError as error:
-        problem = f"{file}: tensor {shown(name)}: {error}"
+        problem = f"{file}: tensor {quoted(name)}: {error}"
         raise CorruptFileError("safetensors", problem, _HINT) from None
     return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
 
@@ -141,7 +141,7 @@ def parse_header(file: Path, size: int, stream: Readable) -> dict[str, TensorEnt
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.n_bytes)):
         if entry.offset < end:
             raise CorruptFileError(
-                "safetensors", f"{file}: tensor {shown(entry.name)} overlaps another", _HINT
+                "safetensors", f"{file}: tensor {quoted(entry.name)} overlaps another", _HINT
             )
         end = entry.offset + entry.n_bytes
     return entries
@@ -183,9 +183,9 @@ def read_index(file: Path) -> dict[str, str]:
         shards = table(member(read_json(file), "weight_map"))
         for tensor, shard in shards.items():
             if not tensor.isprintable():
-                raise ValueError(f"{shown(tensor)} is not a tensor name")
+                raise ValueError(f"{quoted(tensor)} is not a tensor name")
             if "/" in file_name(shard):
-                raise ValueError(f"{shown(shard)} is not in the directory of the index")
+                raise ValueError(f"{quoted(shard)} is not in the directory of the index")
     except ValueError as error:
         raise CorruptFileError(
             "store", f"{file}: not a weight index: {error}", "Download the file again."

@@ -69,7 +69,7 @@ def verify(
 
 def verified_bytes(manifest: Manifest) -> int:
     """Return the total of the bytes that :func:`verify` reports."""
-    return sum(file_sizes(manifest).values()) + sum(f.n_bytes for f in manifest.side_files)
+    return sum(file_sizes(manifest).values()) + sum(f.n_bytes for f in manifest.auxiliary_files)
 
 
 class _Check:
@@ -77,8 +77,8 @@ class _Check:
 
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
         self._root, self._manifest, self._report = root, manifest, report
-        self.others = (*manifest.resident, *manifest.side_files)
-        self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.side_files}
+        self.others = (*manifest.resident, *manifest.auxiliary_files)
+        self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.auxiliary_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()
         self.stopped = False

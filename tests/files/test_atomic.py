@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from flash_moe.files.atomic import (
-    half_written,
+    atomic_file,
+    leftover_files,
     sync_directory,
     sync_file,
-    whole_file,
     write_json,
 )
 from flash_moe.pack import store_writer
@@ -105,16 +105,16 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(
 
 
 def test_private_files_that_a_killed_process_left_are_found(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "table.json", private=True) as out:
-        (left,) = half_written(tmp_path)
+    with atomic_file(tmp_path / "table.json", private=True) as out:
+        (left,) = leftover_files(tmp_path)
         out.write(b"{}")
     assert left.parent == tmp_path
-    assert half_written(tmp_path) == []
+    assert leftover_files(tmp_path) == []
 
 
 def test_threads_that_write_a_private_file_at_once(tmp_path: Path) -> None:
     """Each has a file of its own until that is whole; the last one stays."""
-    with whole_file(tmp_path / "table.json", private=True) as out:
+    with atomic_file(tmp_path / "table.json", private=True) as out:
         out.write(b"on")
         other = threading.Thread(
             target=write_json, args=(tmp_path / "table.json", [2]), kwargs={"private": True}

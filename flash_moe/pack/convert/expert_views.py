@@ -81,9 +81,9 @@ class ViewFinder:
 
     def find(self, layer: Experts) -> dict[str, ViewedTensor] | None:
         """Return a layer's expert tensors as views, by name; ``None`` if one is not a view."""
-        made_of = {n: self._sanitizer.made_of[f"{layer.path}.{n}"] for n in layer.names}
+        sources_of = {n: self._sanitizer.sources_of[f"{layer.path}.{n}"] for n in layer.names}
         labels: dict[str, mx.array] = {}
-        for sources in made_of.values():
+        for sources in sources_of.values():
             for index, source in enumerate(sources):
                 labels[source] = self._label(self._tensors[source], index, len(sources))
         try:
@@ -91,7 +91,7 @@ class ViewFinder:
         except (ValueError, IndexError, RuntimeError, TypeError):
             return None  # this sanitize needs the true shapes
         views = {}
-        for name, sources in made_of.items():
+        for name, sources in sources_of.items():
             output = f"{layer.path}.{name}"
             shape = self._sanitizer.outputs[output].shape
             entries = [self._tensors[source] for source in sources]

@@ -96,7 +96,7 @@ def bytes_of(array: mx.array) -> npt.NDArray[np.uint8]:
     return flat
 
 
-def array_of(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> mx.array:
+def array_from(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> mx.array:
     """Convert bytes of a safetensors dtype to an array.
 
     Args:

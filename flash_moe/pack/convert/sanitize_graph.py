@@ -58,7 +58,7 @@ class Sanitizer:
         experts: Experts by layer.
         zeros: All source tensors, lazy.
         outputs: All tensors of the model, lazy, computed from ``zeros``.
-        made_of: Output name to the names of the source tensors that it depends on.
+        sources_of: Output name to the names of the source tensors that it depends on.
 
     Raises:
         UnsupportedModelError: mlx-lm does not support the architecture, or it has no experts.
@@ -69,7 +69,7 @@ class Sanitizer:
         self.model: Any = model_class(args_class.from_dict(copy.deepcopy(config)))  # type: ignore[attr-defined]
         self.zeros = {n: mx.zeros(_shape(e), _dtype(e)) for n, e in tensors.items()}
         self.outputs = self.run({})
-        self.made_of = _dependencies(self.zeros, self.outputs)
+        self.sources_of = _dependencies(self.zeros, self.outputs)
         self.experts = self._take_experts()
         if not self.experts:
             raise UnsupportedModelError(

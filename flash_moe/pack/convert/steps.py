@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from flash_moe.pack.convert.expert_views import ExpertSlice, View
-from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of, part_name
+from flash_moe.pack.convert.recipe import Recipe, array_from, bytes_of, part_name
 from flash_moe.pack.convert.sanitize_graph import Sanitizer
 from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
@@ -64,7 +64,7 @@ class ConvertExperts(PackStep):
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
-        lost = LostSum()
+        lost = ErrorSum()
         for experts, array in self._blocks():
             parts, sums = self.recipe.parts(array)
             lost.add(sums)
@@ -90,7 +90,7 @@ class ConvertExperts(PackStep):
                     taken.append(self.view.take(data.view(f"u{itemsize}")))
                 whole = np.stack(taken).reshape(-1).view(np.uint8)
                 shape = (len(some), *self.view.shape)
-                yield [s.expert for s in some], array_of(whole, dtype, shape)
+                yield [s.expert for s in some], array_from(whole, dtype, shape)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ConvertTensor(PackStep):
                 count = min(at_once, n_rows - begin)
                 data = np.empty(count * row_bytes, np.uint8)
                 read_exactly(fd, entry, begin * row_bytes, data.data)
-                parts, _ = self.recipe.parts(array_of(data, entry.dtype, (count, width)))
+                parts, _ = self.recipe.parts(array_from(data, entry.dtype, (count, width)))
                 for part, array in parts.items():
                     raw = bytes_of(array)
                     files.write_tensor(part_name(self.name, part), written[part], raw.data)
@@ -155,7 +155,7 @@ class SanitizeTensors(PackStep):
             assert self.layer is not None
             projection, part = name.split(".")
             stacked = weights.pop(output)
-            lost = LostSum()
+            lost = ErrorSum()
             for expert in range(stacked.shape[0]):
                 parts, sums = recipe.parts(stacked[expert : expert + 1])
                 lost.add(sums)
@@ -181,7 +181,7 @@ class RequantizeExperts(PackStep):
     recipe: Recipe
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        lost = LostSum()
+        lost = ErrorSum()
         q = self.source.layout.quantization(self.projection)
         n_experts = self.source.n_experts
         per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
@@ -210,10 +210,10 @@ class RequantizeExperts(PackStep):
         size = entry.n_bytes // self.source.n_experts
         data = np.empty(size * len(experts), np.uint8)
         read_exactly(fd, entry, experts.start * size, data.data)
-        return array_of(data, entry.dtype, (len(experts), *entry.shape[1:]))
+        return array_from(data, entry.dtype, (len(experts), *entry.shape[1:]))
 
 
-class LostSum:
+class ErrorSum:
     """Error sums over several blocks."""
 
     def __init__(self) -> None:

@@ -41,22 +41,22 @@ class Checkpoint:
         return tuple(sorted({entry.file for entry in self.tensors.values()}))
 
 
-def local_checkpoint(root: Path, kept: Path | None = None) -> Checkpoint:
+def local_checkpoint(root: Path, headers: Path | None = None) -> Checkpoint:
     """Read the checkpoint in a directory.
 
     Args:
-        kept: Directory where :class:`flash_moe.pack.shard_supply.DeletedShards` of an earlier
-            run kept the headers of deleted shards.
+        headers: Directory where :class:`flash_moe.pack.shard_source.DeletedShards` of an earlier
+            run saved the headers of deleted shards.
 
     Raises:
         ModelNotFoundError: Not a model directory, or a shard is missing.
         CorruptFileError: A shard is truncated, or its header is wrong.
     """
     config = read_config(root)
-    tensors = read_checkpoint_tensors(root, kept)
+    tensors = read_checkpoint_tensors(root, headers)
     name, revision = origin(root)
     source = Source("", name, revision)
-    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, kept))
+    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, headers))
 
 
 def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
@@ -79,13 +79,13 @@ def resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:
     return [e for name, e in sorted(tensors.items()) if name not in dropped and not is_mtp(name)]
 
 
-def _fingerprint(source: Source, tensors: dict[str, TensorEntry], kept: Path | None) -> str:
+def _fingerprint(source: Source, tensors: dict[str, TensorEntry], headers: Path | None) -> str:
     """Return a hash of origin, tensors, file sizes and times."""
     digest = xxhash.xxh3_128(repr((source.name, source.revision)).encode())
     for name, e in sorted(tensors.items()):
         digest.update(repr((name, e.file.name, e.dtype, e.shape, e.offset)).encode())
     for file in sorted({e.file for e in tensors.values()}):
-        existing = file if kept is None or file.exists() else kept / file.name
+        existing = file if headers is None or file.exists() else headers / file.name
         stat = existing.stat()
         digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()

@@ -174,7 +174,7 @@ class _Conversion:
         return sum(c.n_bytes for c in layout.components if c.name in names)
 
     def _sources(self, outputs: Iterable[str]) -> tuple[TensorEntry, ...]:
-        names = {s for output in outputs for s in self._sanitizer.made_of[output]}
+        names = {s for output in outputs for s in self._sanitizer.sources_of[output]}
         return tuple(self._tensors[name] for name in sorted(names))
 
     def _resident_steps(self) -> Iterator[PackStep]:

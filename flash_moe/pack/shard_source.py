@@ -8,27 +8,27 @@ from pathlib import Path
 from types import MappingProxyType
 
 from flash_moe.errors import ConfigError, ModelNotFoundError
-from flash_moe.files.atomic import sync_directory, whole_file
+from flash_moe.files.atomic import atomic_file, sync_directory
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.safetensors_header import read_header
 
 # Directory in the destination for the headers of deleted shards.
-KEPT = "headers"
+HEADERS_DIR = "headers"
 
 
-class Shards:
+class ShardSource:
     """Shard source whose shards are on this disk and are kept; base class of the others.
 
     Attributes:
         origin: Repository, revision and commit of a pull, for the journal.
-        staged: Names that may be in the destination before packing starts.
+        own_names: Names that may be in the destination before packing starts.
     """
 
     origin: Mapping[str, str] = MappingProxyType({})
-    staged: frozenset[str] = frozenset()
+    own_names: frozenset[str] = frozenset()
 
-    def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
+    def ready(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
         """Yield groups of shards as they become readable; each shard once.
 
         Raises:
@@ -50,28 +50,28 @@ class Shards:
         """Stop all activity; always called, also after errors."""
 
 
-class DeletedShards(Shards):
+class DeletedShards(ShardSource):
     """Shards on this disk that are deleted one by one, to make room for the store.
 
-    A continued run reads the headers of deleted shards from ``kept``: sparse files with their
+    A continued run reads the headers of deleted shards from ``headers``: sparse files with their
     names, sizes, times and headers.
 
     Args:
         shards: All shards of the source, also those that no step reads.
-        kept: Directory in the destination for the headers.
+        headers: Directory in the destination for the headers.
     """
 
-    def __init__(self, shards: Iterable[Path], kept: Path) -> None:
+    def __init__(self, shards: Iterable[Path], headers: Path) -> None:
         self._shards = list(shards)
-        self._kept = kept
-        self.staged = frozenset({kept.name})
+        self._headers = headers
+        self.own_names = frozenset({headers.name})
 
-    def arrivals(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
-        self._kept.mkdir(exist_ok=True)
+    def ready(self, wanted: Iterable[Path]) -> Iterator[list[Path]]:
+        self._headers.mkdir(exist_ok=True)
         for shard in self._shards:
             if shard.exists():
-                keep_header(shard, self._kept / shard.name)
-        sync_directory(self._kept)
+                save_header(shard, self._headers / shard.name)
+        sync_directory(self._headers)
         for shard in wanted:
             yield [present(shard)]
 
@@ -96,7 +96,7 @@ class DeletedShards(Shards):
             self.release(shard)
 
 
-def check_beside(shards: Iterable[Path], dst: Path) -> None:
+def check_outside(shards: Iterable[Path], dst: Path) -> None:
     """Check that the destination is outside of the directory of the shards to delete.
 
     Raises:
@@ -142,7 +142,7 @@ def present(shard: Path) -> Path:
     return shard
 
 
-def keep_header(shard: Path, kept: Path) -> None:
+def save_header(shard: Path, to: Path) -> None:
     """Copy the header of a shard into a sparse file of the same size and time.
 
     Raises:
@@ -151,7 +151,7 @@ def keep_header(shard: Path, kept: Path) -> None:
     """
     offsets = [entry.offset for entry in read_header(shard).values()]
     status = shard.stat()
-    with open(shard, "rb") as source, whole_file(kept) as out:
+    with open(shard, "rb") as source, atomic_file(to) as out:
         out.write(source.read(min(offsets, default=status.st_size)))
         out.truncate(status.st_size)
         out.flush()

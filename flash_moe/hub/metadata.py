@@ -13,25 +13,25 @@ from flash_moe.config import model_config, read_config
 from flash_moe.errors import HubError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.store.manifest import Source
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 # A tokenizer with 250,000 tokens takes 20 MB; larger files are not metadata.
-MAX_SIDE_BYTES = 200_000_000
+MAX_AUXILIARY_BYTES = 200_000_000
 
 
-def side_files(remote: Repository) -> list[RemoteFile]:
+def auxiliary_files(remote: Repository) -> list[RemoteFile]:
     """Return the small files that a pull fetches: config, tokenizer and the like."""
     return [
         file
         for name, file in remote.files.items()
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
+        if "/" not in name and any(fnmatch(name, pattern) for pattern in AUXILIARY_FILES)
     ]
 
 
-def stage(
+def fetch_metadata(
     remote: Repository,
     folder: Path,
     *,
@@ -49,11 +49,11 @@ def stage(
         The checkpoint, and the path of each shard with its file at the hub.
     """
     if "config.json" in remote.files:  # first, to refuse a model without experts at once
-        remote.fetch_small("config.json", folder, MAX_SIDE_BYTES)
+        remote.fetch_small("config.json", folder, MAX_AUXILIARY_BYTES)
         model_config(read_config(folder))
-    for file in side_files(remote):
+    for file in auxiliary_files(remote):
         if only is None or file.name in only:
-            remote.fetch_small(file.name, folder, MAX_SIDE_BYTES)
+            remote.fetch_small(file.name, folder, MAX_AUXILIARY_BYTES)
     config = read_config(folder)
     names = shard_names(remote, folder)
 
@@ -63,9 +63,9 @@ def stage(
 
     places = {place(name): remote.files[name] for name in names}
     tensors = headers(remote, places, incoming or folder)
-    noted = tuple(remote.files[name].noted for name in names)
-    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, noted)).encode())
-    origin = Source("", remote.name, remote.commit, noted)
+    files = tuple(remote.files[name].source_file for name in names)
+    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, files)).encode())
+    origin = Source("", remote.name, remote.commit, files)
     return Checkpoint(folder, config, tensors, origin, digest), places
 
 
