@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import PromptError
-from flash_moe.files.names import shown
+from flash_moe.files.names import quoted
 from flash_moe.tools.calls import openai_function
 
 MAX_BYTES = 64_000_000
@@ -39,25 +39,25 @@ def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
         PromptError: They are something else; names the message.
     """
     if not isinstance(value, list):
-        raise PromptError("chat", f"{where}: expected a list of messages, got {shown(value)}")
+        raise PromptError("chat", f"{where}: expected a list of messages, got {quoted(value)}")
     return [_checked(message, f"{where}: message {n}") for n, message in enumerate(value, 1)]
 
 
 def _checked(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise PromptError("chat", f"{where}: expected an object, got {shown(message)}")
+        raise PromptError("chat", f"{where}: expected an object, got {quoted(message)}")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise PromptError(
-            "chat", f"{where}: expected a role of {', '.join(ROLES)}, got {shown(role)}"
+            "chat", f"{where}: expected a role of {', '.join(ROLES)}, got {quoted(role)}"
         )
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise PromptError("chat", f"{where}: tool_calls: expected a list, got {shown(calls)}")
+        raise PromptError("chat", f"{where}: tool_calls: expected a list, got {quoted(calls)}")
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        raise PromptError("chat", f"{where}: content: expected text, got {shown(content)}")
+        raise PromptError("chat", f"{where}: content: expected text, got {quoted(content)}")
     found = {**message, "content": _text(content)}
     if calls:
         found["tool_calls"] = [_call(call, where) for call in calls]
@@ -76,7 +76,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict):
-        raise PromptError("chat", f"{where}: arguments of {shown(name)}: expected an object")
+        raise PromptError("chat", f"{where}: arguments of {quoted(name)}: expected an object")
     return {**call, **openai_function(name, arguments=arguments)}
 
 

@@ -25,7 +25,7 @@ from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError
-from flash_moe.files.atomic import half_written, write_json
+from flash_moe.files.atomic import leftover_files, write_json
 
 FILE, LAST = "session.json", "last"
 _FORMAT = 1
@@ -68,7 +68,7 @@ class Session:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        _remove(half_written(path))
+        _remove(leftover_files(path))
 
     @property
     def name(self) -> str:
@@ -171,9 +171,9 @@ def _sweep() -> None:
     """Remove what chats that were killed while they wrote have left."""
     for path in sessions_dir().glob("*"):
         # A folder that is only just made has none, so its chat finds the lock free.
-        if half_written(path):
+        if leftover_files(path):
             with _unused(path) as unused:
-                _remove(half_written(path) if unused else [])
+                _remove(leftover_files(path) if unused else [])
 
 
 def _remove(files: list[Path]) -> None:

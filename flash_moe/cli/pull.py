@@ -13,11 +13,11 @@ from flash_moe.cli.options import add_options, given
 from flash_moe.cli.progress import Bars, LayerCount
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
-from flash_moe.hub.incoming import JOBS
+from flash_moe.hub.incoming import SHARDS_ON_DISK
 from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
-    from flash_moe.pack.shard_supply import Shards
+    from flash_moe.pack.shard_source import ShardSource
     from flash_moe.pack.sources.base import PackSource
 
 
@@ -34,8 +34,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pull.add_argument(
         "--jobs",
         type=int,
-        default=JOBS,
-        help=f"shards on the disk at a time ({JOBS}); each more takes the disk of one more",
+        default=SHARDS_ON_DISK,
+        help=f"shards on the disk at a time ({SHARDS_ON_DISK}); each more takes its disk",
     )
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
@@ -100,7 +100,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
         revision=args.revision,
         quantization=quantization,
         adopt=args.adopt,
-        jobs=args.jobs,
+        max_shards=args.jobs,
         on_bytes=partial(bars.add, "download"),
     )
     origin = pull.shards.origin
@@ -110,7 +110,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
         f"{format_bytes(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
         file=sys.stderr,
     )
-    held, _ = pull.shards.held_at_peak(pull.source)
+    held, _ = pull.shards.peak_disk(pull.source)
     if held > args.jobs:
         print(
             f"up to {held} shards are on the disk at a time: experts are quantized anew from "
@@ -130,7 +130,7 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def _pack_local(args: argparse.Namespace) -> int:
     from flash_moe.hub.resolve import resolve
-    from flash_moe.pack.shard_supply import KEPT, DeletedShards, check_beside
+    from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
     from flash_moe.pack.sources.checkpoint import local_checkpoint
     from flash_moe.pack.sources.open_source import open_source
 
@@ -141,19 +141,19 @@ def _pack_local(args: argparse.Namespace) -> int:
             "of it may go",
             "Drop --delete-source, and delete the shards when the store is verified.",
         )
-    kept = args.dst / KEPT
+    kept = args.dst / HEADERS_DIR
     checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
     quantization = QuantizationConfig(**given(args, QuantizationConfig))
     source = open_source(checkpoint, quantization, adopt=args.adopt)
     shards = None
     if args.delete_source:
-        check_beside(checkpoint.shards, args.dst)
+        check_outside(checkpoint.shards, args.dst)
         shards = DeletedShards(checkpoint.shards, kept)
     return _pack(source, args.dst, shards)
 
 
 def _pack(
-    source: PackSource, dst: Path, shards: Shards | None = None, bars: Bars | None = None
+    source: PackSource, dst: Path, shards: ShardSource | None = None, bars: Bars | None = None
 ) -> int:
     """Write a store; ``bars`` gets a bar for it."""
     from flash_moe.pack.packer import pack

@@ -1,4 +1,4 @@
-"""Atomic writes, and bytes and names that must outlive a power cut."""
+"""Atomic writes that survive a power cut."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from typing import Any, BinaryIO
 
 
 def sync_file(fd: int) -> None:
-    """Return when what was written to an open file is on the disk.
+    """Flush an open file to the disk.
 
-    On macOS ``fsync`` leaves it in the memory of the drive; ``F_FULLFSYNC`` does not, where the
-    filesystem knows it.
+    On macOS ``fsync`` leaves the data in the drive's cache; ``F_FULLFSYNC`` flushes that too, where
+    the filesystem supports it.
 
     Raises:
-        OSError: It is not on the disk.
+        OSError: The flush failed.
     """
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         try:
             fcntl.fcntl(fd, full)
             return
-        except OSError:  # of a filesystem that does not know it: then what there is
+        except OSError:  # not supported by this filesystem: fall back to fsync
             pass
     os.fsync(fd)
 
 
 def temporary_file(file: Path) -> Path:
-    """Path of a file until it is complete."""
+    """Return the path of a file while it is incomplete."""
     return file.with_name(file.name + ".tmp")
 
 
 def sync_and_rename(fd: int, written: Path, file: Path) -> None:
-    """Rename a complete file, in the place of an older one, when its bytes are on the disk.
+    """Sync a complete file, then rename it over any older one.
 
-    The name is on the disk when :func:`sync_directory` returns.
+    Call :func:`sync_directory` to make the new name durable too.
 
     Args:
-        fd: ``written``, opened.
+        fd: Descriptor of ``written``.
 
     Raises:
         OSError: The file cannot be synced or renamed.
@@ -53,11 +53,11 @@ def sync_and_rename(fd: int, written: Path, file: Path) -> None:
 
 @contextmanager
 def atomic_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing so that a crash leaves the old one or the new one, never half of it.
+    """Open a file for writing; after a crash it has its old or its new content, never a mix.
 
     Args:
-        private: For the user alone, and written by any of the user's threads and processes at any
-            time. Other files have one writer at a time, which takes up what a killed one left.
+        private: Readable by the user only; any thread or process may write it at any time. Other
+            files have one writer at a time, which reuses the temporary file of a killed one.
 
     Raises:
         OSError: The file cannot be written.
@@ -77,18 +77,18 @@ def atomic_file(file: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         raise
 
 
-def half_written(folder: Path) -> list[Path]:
-    """Private JSON files that killed processes left incomplete in a folder."""
+def leftover_files(folder: Path) -> list[Path]:
+    """Return the temporary files that killed writers of private JSON left in a folder."""
     return list(folder.glob(".*.json.*"))
 
 
 def sync_directory(directory: Path) -> None:
-    """Return when the names in a directory are on the disk.
+    """Flush the names in a directory to the disk.
 
-    Names that are made on one disk and removed on another may get there in either order.
+    The order between names created on one disk and removed on another is undefined.
 
     Raises:
-        OSError: They are not on the disk.
+        OSError: The flush failed.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -98,7 +98,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(file: Path, value: Any, *, private: bool = False) -> None:
-    """Write JSON as an :func:`atomic_file`. A private one is not escaped to ASCII."""
+    """Write JSON as a :func:`atomic_file`; a private file keeps non-ASCII characters readable."""
     content = json.dumps(value, ensure_ascii=not private, indent=1) + "\n"
     with atomic_file(file, private=private) as stream:
         stream.write(content.encode())

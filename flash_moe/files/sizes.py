@@ -1,4 +1,4 @@
-"""Sizes as people read and type them, in powers of ten like those of disks: 1 GB is 10^9 bytes."""
+"""Human-readable sizes in powers of ten, as for disks: 1 GB is 10^9 bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def format_least_gb(n_bytes: int) -> str:
-    """Return a size that an option in GB must have at least: ``4.247 GB``.
+    """Return the minimum for an option in GB: ``4.247 GB``.
 
-    It has four digits and is rounded up, so the number is enough when it is typed.
+    Four digits, rounded up, so that the printed number is large enough when typed.
     """
     step = 10 ** max(len(str(n_bytes)) - 4, 0)
     enough = -(-n_bytes // step) * step

@@ -1,4 +1,4 @@
-"""Directory of a store for downloads of a pull until they are packed."""
+"""Download directory of a pull, inside the store."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from flash_moe.errors import PackError
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 
 INCOMING = "incoming"
-# Shards in it at a time: the default, and the most that a user may choose.
-JOBS, MAX_JOBS = 2, 32
+# Shards on the disk at a time: the default, and the maximum.
+SHARDS_ON_DISK, MAX_SHARDS_ON_DISK = 2, 32
 _PART = ".part"
 
 
 def part_of(file: Path) -> Path:
-    """Path of a file until its download is complete."""
+    """Return the path of a file while its download is incomplete."""
     return file.with_name(file.name + _PART)
 
 
 def downloaded_bytes(file: Path) -> int:
-    """Bytes of a file that are on this disk, complete or not."""
+    """Return the bytes of a file that are downloaded, complete or not."""
     return next((f.stat().st_size for f in (file, part_of(file)) if f.is_file()), 0)
 
 
 def check_incoming(folder: Path) -> None:
-    """Check that a folder holds only downloads of pulls, because a pull deletes it.
+    """Check that a folder holds only downloads of a pull, because a pull deletes it.
 
     Raises:
-        PackError: It holds another file.
+        PackError: The folder holds another file.
     """
-    ours = (*SIDE_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
-    for found in folder.iterdir() if folder.is_dir() else ():
-        if not found.is_file() or not any(fnmatch(found.name, pattern) for pattern in ours):
+    ours = (*AUXILIARY_FILES, "model*.safetensors", f"*{_PART}", "*.tmp")
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.is_file() or not any(fnmatch(file.name, pattern) for pattern in ours):
             raise PackError(
                 "pull",
-                f"{folder} holds {found.name}, which no pull has put there",
+                f"{folder} holds {file.name}, which is not a download of a pull",
                 "Choose a new or empty directory.",
             )

@@ -1,4 +1,4 @@
-"""The stores of ``flash-moe pull``, in the user's cache directory or in ``FLASH_MOE_STORES``."""
+"""Stores of ``flash-moe pull``, in the user's cache directory or in ``FLASH_MOE_STORES``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """One store below the directory.
+    """One store in the stores directory.
 
     Attributes:
-        path: Where it is.
-        source: Repository or directory it is made from, as far as known.
-        revision: Commit, where known.
-        asked: Revision as it was asked for, where known.
+        source: Repository or directory that it is made from, if known.
+        revision: Commit, if known.
+        asked: Requested revision (branch, tag or commit), if known.
         state: ``"complete"``, ``"partial"`` or ``"damaged"``.
     """
 
@@ -40,34 +39,34 @@ class StoreInfo:
 
     @cached_property
     def disk_bytes(self) -> int:
-        """Bytes on the disk; a file with several names counts once."""
+        """Disk usage in bytes; a file with several hard links counts once."""
         return disk_bytes(self.path)
 
 
 def stores_dir() -> Path:
-    """Directory of stores for which the user names no destination."""
+    """Return the directory for stores without an explicit destination."""
     chosen = read_environment().stores
     return chosen or platformdirs.user_cache_path("flash_moe") / "stores"
 
 
 def default_store(repo: str, quantization: QuantizationConfig = AS_IT_IS) -> Path:
-    """Directory of the store of a repository, unless the user names one."""
+    """Return the default directory for the store of a repository."""
     return stores_dir() / (repo.replace("/", "--") + quantization.suffix)
 
 
 def list_stores() -> list[StoreInfo]:
-    """The stores below the directory, complete or not, by name."""
+    """Return all stores in the stores directory, complete or not, sorted by name."""
     root = stores_dir()
-    found = map(describe_store, sorted(root.iterdir()) if root.is_dir() else ())
-    return [store for store in found if store is not None]
+    stores = map(describe_store, sorted(root.iterdir()) if root.is_dir() else ())
+    return [store for store in stores if store is not None]
 
 
 def describe_store(path: Path) -> StoreInfo | None:
-    """Identify the store in ``path``; ``None`` if it holds nothing of one."""
+    """Describe the store in ``path``; ``None`` if it is not a store."""
     if not path.is_dir():
         return None
     try:
-        # In this order: a store that is completed meanwhile has a manifest when its journal goes.
+        # In this order: a store that completes meanwhile has a manifest before its journal goes.
         journal = read_journal(path)
         if (path / MANIFEST_FILE).is_file():
             source = read_manifest(path).source
@@ -81,7 +80,7 @@ def describe_store(path: Path) -> StoreInfo | None:
 
 
 def disk_bytes(path: Path) -> int:
-    """Bytes on the disk below a directory, in which others may be at work."""
+    """Return the disk usage of a directory that other processes may be changing."""
     seen: dict[tuple[int, int], int] = {}
     for folder, _, names in os.walk(path):
         for name in names:
@@ -92,21 +91,20 @@ def disk_bytes(path: Path) -> int:
 
 
 def complete_stores(repo: str) -> list[StoreInfo]:
-    """The complete stores of a repository."""
+    """Return the complete stores of a repository."""
     return [store for store in list_stores() if (store.source, store.state) == (repo, "complete")]
 
 
 def remove(info: StoreInfo) -> None:
-    """Delete a store; of a link, what it leads to, and the link.
+    """Delete a store; for a link, the target and the link.
 
     Raises:
-        PackError: Another process works on it.
-        OSError: It cannot be deleted whole.
+        PackError: Another process uses it.
+        OSError: A file cannot be deleted.
     """
     root = info.path.resolve()
     with locked(root):
-        # First what makes it a store: one that is deleted half way must not pass for a complete
-        # one.
+        # The manifest first: a half-deleted store must not look complete.
         (root / MANIFEST_FILE).unlink(missing_ok=True)
         shutil.rmtree(root)
         if info.path.is_symlink():

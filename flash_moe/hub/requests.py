@@ -1,8 +1,8 @@
-"""Ranges of files at the hub, through huggingface_hub's session: tokens, mirrors, proxies.
+"""Range requests to the hub, through huggingface_hub's session: tokens, mirrors, proxies.
 
-huggingface_hub itself downloads a file in one call, which begins again after a kill (1.20 and
-later), and which does not check what it got. So bodies are fetched here, by ranges: a stopped
-download resumes where it stopped, and a dropped connection, 429 or 503 costs a wait.
+huggingface_hub itself downloads a file in one call, which restarts after a kill (1.20 and later)
+and does not verify the content. So this module fetches ranges: a stopped download resumes where it
+stopped, and a dropped connection, 429 or 503 costs a wait.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from flash_moe.errors import HubError
-from flash_moe.hub.retry import NoBytes, Patience, failures
+from flash_moe.hub.retry import NoBytes, Retry, failures
 from flash_moe.store.manifest import SourceFile
 
-TIMEOUT = 30.0  # without any byte
+TIMEOUT = 30.0  # seconds without any byte
 _HASH_BYTES = 8 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. Ranges are bytes ``start`` to ``stop``, without ``stop``.
+    """A file of a repository. Ranges are bytes ``start`` to ``stop``, excluding ``stop``.
 
     Attributes:
-        sha256: Of the content, of files in LFS or Xet; ``None`` for small ones.
-        blob_id: git's hash of the content, of small ones.
+        sha256: Hash of the content of LFS and Xet files; ``None`` for small files.
+        blob_id: git's hash of the content, for small files.
     """
 
     name: str
@@ -43,16 +43,16 @@ class RemoteFile:
     url: str
 
     @property
-    def noted(self) -> SourceFile:
-        """Row of the manifest."""
+    def source_file(self) -> SourceFile:
+        """Row for the manifest."""
         return SourceFile(self.name, self.sha256, self.n_bytes)
 
     @contextmanager
-    def opened(self, start: int, stop: int) -> Iterator[Any]:
-        """Open the response to one request for a range.
+    def open_range(self, start: int, stop: int) -> Iterator[Any]:
+        """Request a range once and yield the open response.
 
         Raises:
-            HubError: The server sends something else.
+            HubError: The response has another range.
             HfHubHTTPError and transport errors of the session.
         """
         headers = dict(build_hf_headers(library_name="flash_moe"))
@@ -60,23 +60,23 @@ class RemoteFile:
         headers["Range"] = f"bytes={start}-{stop - 1}"
         with get_session().stream("GET", self.url, headers=headers, timeout=TIMEOUT) as response:
             if response.status_code >= 400:
-                response.read()  # the message of the hub
+                response.read()  # the error message of the hub
             hf_raise_for_status(response)
             if response.status_code == 206:
                 self._check_range(response.headers.get("Content-Range", ""), start, stop)
             elif (start, stop) != (0, self.n_bytes):
                 raise HubError(
                     "hub",
-                    f"{self.url}: expected a part of the file, the server sends all of it",
-                    "Use another mirror (HF_ENDPOINT).",
+                    f"{self.url}: expected a range of the file, got all of it",
+                    "The server ignores Range. Use another mirror (HF_ENDPOINT).",
                 )
             yield response
 
     def _check_range(self, sent: str, start: int, stop: int) -> None:
-        """Compare the range in a response with the request; its end may be missing.
+        """Compare the range of a response with the request; it may end earlier.
 
         Raises:
-            HubError: It is something else.
+            HubError: The range differs.
         """
         found = _CONTENT_RANGE.fullmatch(sent.strip())
         if (
@@ -87,46 +87,46 @@ class RemoteFile:
         ):
             raise HubError(
                 "hub",
-                f"{self.url}: expected bytes {start}-{stop - 1}/{self.n_bytes}, the server sends "
-                f"{sent[:80] or 'a part and not which'}",
-                "The file is not the one that the hub lists. Use another mirror (HF_ENDPOINT).",
+                f"{self.url}: expected bytes {start}-{stop - 1}/{self.n_bytes}, got "
+                f"{sent[:80] or 'no Content-Range'}",
+                "The file differs from the one the hub lists. Use another mirror (HF_ENDPOINT).",
             )
 
     def pieces(
-        self, start: int, stop: int, patience: Patience | None = None
+        self, start: int, stop: int, retry: Retry | None = None
     ) -> Generator[bytes, None, None]:
-        """Yield the bytes of a range as they arrive.
+        """Yield the bytes of a range as they arrive, with retries.
 
         Raises:
-            HubError: They cannot be had.
-            Stopped: By the event of ``patience``.
+            HubError: The retries are used up, or the error is permanent.
+            Stopped: The stop event of ``retry`` is set.
         """
-        patience = patience or Patience()
+        retry = retry or Retry()
         at = start
         while at < stop:
-            patience.check()
+            retry.check()
             before = at
             try:
-                with self.opened(at, stop) as response:
+                with self.open_range(at, stop) as response:
                     for piece in response.iter_raw():
-                        patience.check()
+                        retry.check()
                         if at + len(piece) > stop:
                             raise HubError(
-                                "hub", f"{self.url}: the server sends more than was asked"
+                                "hub", f"{self.url}: the server sends more than the range"
                             )
                         if piece:
                             at += len(piece)
-                            patience.progress()
+                            retry.progress()
                             yield piece
             except failures() as error:
-                patience.failed(error)
+                retry.wait_after(error)
             else:
                 if at == before:
-                    patience.failed(NoBytes(self.url))
+                    retry.wait_after(NoBytes(self.url))
 
-    def read(self, start: int, stop: int, patience: Patience | None = None) -> bytes:
+    def read(self, start: int, stop: int, retry: Retry | None = None) -> bytes:
         """Return the bytes of a range. Raises like :meth:`pieces`."""
-        return b"".join(self.pieces(start, stop, patience))
+        return b"".join(self.pieces(start, stop, retry))
 
     def fetch(
         self,
@@ -134,18 +134,18 @@ class RemoteFile:
         start: int,
         stop: int,
         on_bytes: Callable[[int], None] = lambda n: None,
-        patience: Patience | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        """Write a range to the same place of an open file.
+        """Write a range to the same offset of an open file.
 
         Raises:
-            HubError: They cannot be had; what came is written.
+            HubError: The download failed; the bytes received so far are written.
             OSError: Writing failed.
-            Stopped: By the event of ``patience``.
+            Stopped: The stop event of ``retry`` is set.
         """
         at = start
-        with closing(self.pieces(start, stop, patience)) as found:
-            for piece in found:
+        with closing(self.pieces(start, stop, retry)) as pieces:
+            for piece in pieces:
                 view = memoryview(piece)
                 while view:
                     n = os.pwrite(fd, view, at)
@@ -153,10 +153,10 @@ class RemoteFile:
                 on_bytes(len(piece))
 
     def check(self, file: Path) -> None:
-        """Compare a downloaded file with what the hub says of it.
+        """Compare a downloaded file with the size and hash that the hub lists.
 
         Raises:
-            HubError: Another size or hash.
+            HubError: The size or the hash differs.
         """
         size = file.stat().st_size
         digest, expected = hashlib.sha256(), self.sha256
@@ -169,6 +169,6 @@ class RemoteFile:
             raise HubError(
                 "hub",
                 f"{self.name}: expected {self.n_bytes} bytes with hash {expected}, got {size} "
-                f"with {digest.hexdigest()}",
+                f"bytes with {digest.hexdigest()}",
                 "The download was damaged, or the mirror serves another file.",
             )

@@ -1,7 +1,7 @@
-"""Names of models: from what the user types to a directory on this disk. Never downloads.
+"""Resolution of a model name to a directory on this disk. Never downloads.
 
-A name is a path, ``"demo"`` for the small model in the package, a repository, or the name of a
-directory among the stores that were pulled.
+A name is a path, ``"demo"`` for the small model in the package, a repository, or the directory name
+of a pulled store.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from flash_moe.store.manifest import is_store
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """Return the directory of a model: by path, store of a repository, or cache of the hub.
+    """Return the directory of a model: a path, a pulled store, or a snapshot in the hub's cache.
 
     Raises:
-        ModelNotFoundError: There is none of them.
+        ModelNotFoundError: There is none of these.
         ConfigError: There are several stores of the repository.
     """
-    found = local_path(name) or find_store(str(name), revision)
-    if found is not None:
-        return found
+    path = local_path(name) or find_store(str(name), revision)
+    if path is not None:
+        return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -50,14 +50,14 @@ def resolve_store(name: str) -> Path:
     Raises:
         ConfigError: There are several stores of the repository.
     """
-    found = _existing(name) or find_store(name)
-    if found is None and (among := _among_stores(name)) is not None and is_store(among):
-        found = among
-    return found or Path(name).expanduser()
+    path = _existing(name) or find_store(name)
+    if path is None and (among := _among_stores(name)) is not None and is_store(among):
+        path = among
+    return path or Path(name).expanduser()
 
 
 def resolve_removable(name: str) -> StoreInfo:
-    """Return the store to delete: the name of a pulled store goes before a path.
+    """Return the store to delete: the name of a pulled store takes precedence over a path.
 
     Raises:
         ModelNotFoundError: There is no store of this name.
@@ -73,19 +73,19 @@ def resolve_removable(name: str) -> StoreInfo:
     if matches:
         names = ", ".join(s.path.name for s in matches)
         raise ConfigError("rm", f"{name}: several stores: {names}", "Name one of them.")
-    raise ModelNotFoundError("rm", f"{name} is no store", "flash-moe ls shows those there are.")
+    raise ModelNotFoundError("rm", f"{name} is not a store", "flash-moe ls lists all stores.")
 
 
 def local_path(name: str | Path) -> Path | None:
-    """Return the directory if the name is a path, or that of the model in the package.
+    """Return the directory if the name is an existing path or ``"demo"``.
 
     Raises:
-        ModelNotFoundError: The name can only be a path, and nothing is there.
+        ModelNotFoundError: The name can only be a path, and it does not exist.
     """
-    found = _existing(name)
-    if found is None and str(name).startswith((".", "/", "~")):
+    path = _existing(name)
+    if path is None and str(name).startswith((".", "/", "~")):
         raise _no_directory(name)
-    return found
+    return path
 
 
 def _existing(name: str | Path) -> Path | None:
@@ -98,34 +98,33 @@ def _existing(name: str | Path) -> Path | None:
 def _among_stores(name: str) -> Path | None:
     try:
         return stores_dir() / file_name(name.replace("/", "--"))
-    except ValueError:  # it is a path, then
+    except ValueError:  # a path
         return None
 
 
 def find_store(repo: str, revision: str | None = None) -> Path | None:
-    """Return the complete store of a repository, the one without options if there are several.
+    """Return the complete store of a repository; of several, the one without options.
 
     Args:
-        revision: Only one of this commit, or that was pulled by this name (what a branch is now is
-            not looked up).
+        revision: Commit of the store, or the name it was pulled by (branches are not resolved).
 
     Raises:
-        ConfigError: There are several, all of them with options.
+        ConfigError: There are several, all with options.
     """
-    found = [
+    paths = [
         store.path
         for store in complete_stores(repo)
         if revision is None or revision in (store.revision, store.asked)
     ]
-    if (main := default_store(repo)) in found:
+    if (main := default_store(repo)) in paths:
         return main
-    if len(found) > 1:
+    if len(paths) > 1:
         raise ConfigError(
             "load",
-            f"{repo}: there are {len(found)} stores of it: {', '.join(p.name for p in found)}",
-            "Give the path of one; flash-moe ls shows them.",
+            f"{repo}: expected one store, got {len(paths)}: {', '.join(p.name for p in paths)}",
+            "Pass the path of one; flash-moe ls lists them.",
         )
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
 def _no_directory(name: str | Path) -> ModelNotFoundError:
@@ -133,25 +132,25 @@ def _no_directory(name: str | Path) -> ModelNotFoundError:
 
 
 def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
-    """Error with the command to run, and the disk that it takes where the hub answers."""
-    from flash_moe.hub.pull import disk_for
+    """Return an error with the command to run, and its disk usage if the hub answers."""
+    from flash_moe.hub.pull import estimate_disk
 
-    if there := complete_stores(repo):
-        store = there[0]
-        of = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
+    if stores := complete_stores(repo):
+        store = stores[0]
+        asked = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
         return ModelNotFoundError(
             "load",
-            f"{repo}: there is no store of revision {revision}; {store.path.name} is of "
-            f"{of}commit {store.revision}",
-            f"Load it without a revision, or pull {revision} into a directory of its own: "
+            f"{repo}: there is no store of revision {revision}; {store.path.name} has "
+            f"{asked}commit {store.revision}",
+            f"Load it without a revision, or pull {revision} into another directory: "
             f"flash-moe pull {repo} DST --revision {revision}",
         )
-    n_bytes = disk_for(repo, revision)
+    n_bytes = estimate_disk(repo, revision)
     takes = f"about {format_bytes(n_bytes)} of disk; " if n_bytes is not None else ""
-    of = f" --revision {revision}" if revision else ""
+    flag = f" --revision {revision}" if revision else ""
     return ModelNotFoundError(
         "load",
         f"{repo}: no such directory, and the repository is neither pulled nor in the local cache "
         "of the hub",
-        f"To get it: flash-moe pull {repo}{of} ({takes}flash-moe plan {repo} says more).",
+        f"To get it: flash-moe pull {repo}{flag} ({takes}details: flash-moe plan {repo}).",
     )

@@ -1,7 +1,7 @@
-"""The steps that packing is made of: what each reads, and what it writes where.
+"""Pack steps: the base class, and the steps that copy.
 
-A step can run as soon as the shards it reads are on the disk, in any order and again after a crash:
-it always writes the same bytes to the same places.
+A step can run as soon as its shards are on the disk, in any order and again after a crash: it
+always writes the same bytes to the same places.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class PackStep(ABC):
     """One step of packing.
 
     Attributes:
-        entries: Tensors that it reads; the files of all must be there.
+        entries: Tensors that it reads; all their files must exist.
         layer: Index of the layer whose records it writes, or ``None`` for resident weights.
-        n_bytes: Bytes it writes.
-        in_threads: Whether it may run beside others, away from the main thread.
+        n_bytes: Bytes that it writes.
+        in_threads: True if it may run in parallel, off the main thread.
     """
 
     entries: tuple[TensorEntry, ...]
@@ -58,13 +58,13 @@ class PackStep(ABC):
 
     @abstractmethod
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        """Do it, telling of each piece written.
+        """Run the step; calls ``on_bytes`` with the bytes of each piece written.
 
         Returns:
-            Errors of quantizing, where the step quantizes again.
+            Quantization errors, if the step searches scales.
 
         Raises:
-            CorruptFileError: A shard does not hold what its header said.
+            CorruptFileError: A shard does not match its header.
             OSError: Reading or writing failed.
         """
 
@@ -88,10 +88,10 @@ class CopyExperts(PackStep):
         return {}
 
     def gather(self, fd: int, experts: range, buffer: memoryview, record_bytes: int) -> None:
-        """Read the tensor of some experts into their records, which ``buffer`` has side by side.
+        """Read this tensor of some experts into their records, which are contiguous in ``buffer``.
 
         Raises:
-            CorruptFileError: The file ends before.
+            CorruptFileError: The file is too short.
         """
         size, offset = self.component.n_bytes, self.component.offset
         places = range(offset, len(experts) * record_bytes, record_bytes)
@@ -109,20 +109,20 @@ def copy_records(
     """Copy whole records of a layer: each byte is read, hashed and written once, in order.
 
     Args:
-        steps: Those of one layer, one for each component.
-        experts: Which records; others may be copied at the same time.
+        steps: The steps of one layer, one per component.
+        experts: Range of experts to copy; other threads may copy other ranges.
 
     Returns:
         xxh3-128 of each record, in hex.
 
     Raises:
-        CorruptFileError, OSError: As of :meth:`PackStep.run`.
+        CorruptFileError, OSError: As for :meth:`PackStep.run`.
     """
     layer = steps[0].layer
     size = files.layers[layer].layout.record_bytes
     payload = sum(step.component.n_bytes for step in steps)
     at_once = max(1, COPY_BYTES // size)
-    # Bytes between components are never written to, so they stay zero.
+    # Bytes between components are never written, so they stay zero.
     buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
     sums = []
     with ExitStack() as stack:
@@ -141,7 +141,7 @@ def copy_records(
 
 
 class CopyTensor(PackStep):
-    """Copies one tensor that stays in memory."""
+    """Copies one resident tensor."""
 
     in_threads = True
 
@@ -153,7 +153,7 @@ class CopyTensor(PackStep):
 
 
 def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]:
-    """A tensor in pieces, each with its first byte; a view is valid until the next one.
+    """Yield a tensor in pieces, as (first byte, view); a view is valid until the next one.
 
     Raises:
         CorruptFileError: The file ends inside the tensor.
@@ -168,11 +168,11 @@ def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]
 
 
 def open_shard(file: Path, stack: ExitStack) -> int:
-    """Open for reading until the stack is closed.
+    """Open a shard for reading; the stack closes it.
 
-    Without the read-ahead of the system: several tensors of a file are read side by side, in large
-    pieces. With read-ahead, where 300 MB were left for the page cache, 2 GB were read as 7
-    (bench_pack's checkpoint on Linux), because pages were dropped before their turn came.
+    Read-ahead is off, because several tensors of a file are read in turn, in large pieces. With
+    read-ahead and 300 MB of page cache, 2 GB became 7 GB of reads (bench_pack's checkpoint on
+    Linux), because pages were dropped before their use.
     """
     fd = open_for(file, "cached")
     stack.callback(os.close, fd)
@@ -183,7 +183,7 @@ def read_exactly(fd: int, entry: TensorEntry, start: int, part: memoryview) -> N
     """Fill ``part`` from byte ``start`` of a tensor.
 
     Raises:
-        CorruptFileError: The file ends before.
+        CorruptFileError: The file is too short.
     """
     got = read_range(fd, entry.offset + start, part)
     if got != len(part):

@@ -1,11 +1,11 @@
-"""How fast this disk and this device are, measured in a few seconds, for a forecast.
+"""Measurement of this disk and this device in a few seconds, for a forecast.
 
-The disk is read as a model would read it: records of the given size at random, by the product's
-own reader threads, cold, as ``plan/disk_tuning.py`` does for a store; only that the records lie in
-a temporary file. That file is new, and a drive, or the host of a virtual machine, may give what was
-written lately faster than what was written long ago.
+The disk test reads like a model: cold random records of the given size, through the product's own
+reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
+new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
 
-What cannot be measured gives a ``Speed`` without a number that says why, not an error.
+A measurement that is not possible returns a ``Speed`` without a number and with the reason, not an
+error.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 ROUNDS = 5
-# The temporary file: many times what a drive's own memory holds of it, and written in seconds.
+# Limits of the temporary file: many times the cache of a drive, and written in seconds.
 MAX_FILE_BYTES = 1_500_000_000
 WRITE_S = 8.0
-# What is left of the disk for others: they may be writing too.
+# Disk space left free for other programs, which may be writing too.
 LEAVE_FREE_BYTES = 1_000_000_000
-# Of one array on the device: beyond its caches, where the memory has room for three of them.
+# One array on the device: larger than its caches; memory has to hold three of them.
 ARRAY_BYTES = 256_000_000
 
 
@@ -50,10 +50,10 @@ class Speed:
     """A rate, the median of several measurements.
 
     Attributes:
-        bytes_per_s: ``None`` where it cannot be measured.
+        bytes_per_s: ``None`` if it cannot be measured.
         low: The lowest measurement.
-        high: The highest.
-        note: What was measured, or why nothing was.
+        high: The highest measurement.
+        note: Description of the measurement, or the reason why it failed.
     """
 
     bytes_per_s: float | None
@@ -67,17 +67,18 @@ class DiskSpeed(Speed):
     """``Speed`` of reading records.
 
     Attributes:
-        trials: Each mode that this disk has, cached and direct; the speed is that of the faster.
+        trials: One for each mode that this disk supports, cached and direct; the speed is that of
+            the faster.
     """
 
     trials: tuple[Trial, ...] = ()
 
 
 class TemporaryRecords(ExpertFiles):
-    """Records without meaning, in one file.
+    """Random records in one file.
 
     Args:
-        record_bytes: Of each, a multiple of 4096 for direct reads.
+        record_bytes: Size of a record, a multiple of 4096 for direct reads.
     """
 
     def __init__(self, file: Path, n_records: int, record_bytes: int) -> None:
@@ -100,27 +101,27 @@ def disk_read_bytes_per_s(
     on_step: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
 ) -> DiskSpeed:
-    """Measure cold random reads in a folder, through the page cache and, where it can be, past it.
+    """Measure cold random reads in a folder, through the page cache and, if supported, direct.
 
-    Writes a temporary file of random bytes there, 1.5 GB or less: what 8 seconds can write, and
-    what leaves 1 GB of the disk free. It is removed whatever happens, except to a process that is
-    killed; then ``.flash-moe-speed-*`` is left.
+    Writes a temporary file of random bytes there, of at most 1.5 GB: as much as 8 seconds can
+    write, and leaving 1 GB of the disk free. It is always removed, unless the process is killed;
+    then ``.flash-moe-speed-*`` is left.
 
     Args:
-        folder: On the disk to measure; exists.
-        record_bytes: Of a record.
-        at_once: Records that are read together: those that a layer misses.
+        folder: Existing folder on the disk to measure.
+        record_bytes: Size of a record.
+        at_once: Records that are read together: the misses of a layer.
         threads: Reader threads.
-        max_file_bytes: Bound of the file.
-        free_bytes: Says what is free in a folder.
-        on_step: Called with (steps done, all of them), the first when the file is written.
+        max_file_bytes: Maximum size of the file.
+        free_bytes: Returns the free space of a folder.
+        on_step: Called with (steps done, total); the first step is writing the file.
     """
     try:
         n_records = min(free_bytes(folder) - LEAVE_FREE_BYTES, max_file_bytes) // record_bytes
         if n_records < 2 * at_once:
             room = 2 * at_once * record_bytes + LEAVE_FREE_BYTES
             return DiskSpeed(None, note=f"{folder} has less than {format_bytes(room)} free")
-        # Named before it is there, so that no interrupt can come between making and removing it.
+        # Named before it exists, so that no interrupt can come between its creation and removal.
         file = folder / f".flash-moe-speed-{uuid.uuid4().hex}"
         try:
             fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -139,7 +140,7 @@ def disk_read_bytes_per_s(
 
 
 def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int) -> int:
-    """Write records that no disk can compress, and get them onto it. Returns how many."""
+    """Write incompressible records and sync them. Return their number."""
     numbers = np.random.default_rng(seed)
     step = max(64_000_000 // record_bytes, 1)
     started = time.perf_counter()
@@ -151,7 +152,7 @@ def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int)
         left = memoryview(numbers.bytes(n * record_bytes))
         while left:
             left = left[os.write(fd, left) :]
-        os.fsync(fd)  # pages that wait to be written cannot be dropped, and take time unseen
+        os.fsync(fd)  # dirty pages cannot be dropped, and their writes take time later
         written += n
     return written
 
@@ -163,13 +164,13 @@ def _measure_disk(
     on_step: Callable[[int, int], None],
     seed: int,
 ) -> DiskSpeed:
-    """The modes take turns, so that what else the disk does meets both."""
+    """Measure the modes in turn, so that other disk activity affects both."""
     settings = [IoSettings("cached", threads)]
     try:
         check_direct(records)
         settings.append(IoSettings("direct", threads))
     except FlashMoEError:
-        pass  # not at multiples of 4096, or the filesystem has none
+        pass  # not aligned to 4096 bytes, or not supported by the filesystem
     choose = random.Random(seed)
     total = 1 + ROUNDS * len(settings)
     on_step(1, total)
@@ -189,7 +190,7 @@ def _measure_disk(
 
 
 def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
-    """The memory of MLX's default device: an array negated into a new one.
+    """Measure the memory of MLX's default device: an array negated into a new one.
 
     Both directions count: ``n_bytes`` are read and ``n_bytes`` written. On a CPU MLX does this in
     one thread.
@@ -208,10 +209,10 @@ def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
 
 
 def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
-    """How fast quantized weights pass in the product with one token, by MLX's default device.
+    """Measure the weight bytes per second of quantized matrix-vector products on MLX's device.
 
-    This is what computes a token; where it is less than the memory gives, as on CPUs, it and not
-    the memory is the limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
+    Decoding runs these products; where they are slower than the memory, as on CPUs, they are the
+    limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
     """
     import mlx.core as mx
 
@@ -242,13 +243,13 @@ def _measure_device(
 
     try:
         compute = prepare()
-        mx.eval(compute())  # compiles, and touches the memory
+        mx.eval(compute())  # compile, and touch the memory
         rates = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
             mx.eval(compute())
             rates.append(n_bytes / (time.perf_counter() - started))
-    except (RuntimeError, ValueError, MemoryError) as error:  # how MLX says that it cannot
+    except (RuntimeError, ValueError, MemoryError) as error:  # what MLX raises if it cannot
         return Speed(None, note=f"{note}: {error}")
     finally:
         mx.clear_cache()

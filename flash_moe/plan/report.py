@@ -1,4 +1,4 @@
-"""Report of ``flash-moe plan``: all figures, for the page and for JSON."""
+"""Report of ``flash-moe plan``: all figures, for the terminal and for JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PlanReport:
     """A planned model on a machine.
 
     Attributes:
-        rows: Forecasts, one for each size of the bank.
-        least: The memory that a process takes at least.
+        rows: Forecasts, one per size of the bank.
+        least: Minimum memory of a process.
     """
 
     planned: Planned
@@ -37,7 +37,7 @@ class PlanReport:
     verdict: Verdict
 
     def facts(self) -> dict[str, Any]:
-        """Return all figures, sizes in bytes; those without a source follow from the headers."""
+        """Return all figures, sizes in bytes; figures without a source follow from the headers."""
         planned, shape, machine = self.planned, self.shape, self.machine
         disk = planned.disk
         model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))
@@ -58,7 +58,7 @@ class PlanReport:
             "hidden_size": layouts[0].hidden_size,
             "expert_width": layouts[0].expert_width,
             "max_context": model.max_context,
-            "quantization": {p: [q and vars(q) for q in found] for p, found in quantized.items()},
+            "quantization": {p: [q and vars(q) for q in each] for p, each in quantized.items()},
             "requantized_from_bits": planned.from_bits,
             "resident_quantization": resident_kinds(planned),
             "record_bytes": [layout.record_bytes for layout in layouts],
@@ -94,15 +94,15 @@ def plan_report(
     """Forecast speed and memory of a planned model, and compare its needs with a machine.
 
     Args:
-        cache_gb: Budgets to look at; without any, what ``load()`` takes and shares of memory.
+        cache_gb: Cache sizes to forecast; empty for the default of ``load()`` and shares of memory.
     """
     least = least_memory(shape, machine.memory_bytes)
-    end = verdict(planned, least, machine, request)
-    return PlanReport(planned, shape, machine, _rows(shape, machine, cache_gb), least, end)
+    result = verdict(planned, least, machine, request)
+    return PlanReport(planned, shape, machine, _rows(shape, machine, cache_gb), least, result)
 
 
 def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tuple[Row, ...]:
-    if not rates_known(machine):  # then nothing of time is known
+    if not rates_known(machine):  # times are unknown too
         unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
         read, weights = (replace(figure, value=math.nan) for figure in unknown)
         machine = replace(machine, read_bytes_per_s=read, weight_bytes_per_s=weights)
@@ -110,7 +110,7 @@ def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tup
     for share, bank in budgets(shape, machine).items() if not banks else ():
         limit = None if share is None else share * machine.memory_bytes / 1e9
         banks["default, now" if limit is None else f"--memory-gb {limit:.3g}"] = bank
-    rows: dict[int, Row] = {}  # by the size that a bank gets, which may be less
+    rows: dict[int, Row] = {}  # by the actual size of the bank, which may be smaller
     for label, bank in banks.items():
         row = Row(label, forecast(shape, machine, bank))
         rows.setdefault(row.forecast.bank_bytes, row)

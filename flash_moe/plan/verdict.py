@@ -1,4 +1,4 @@
-"""Whether a planned model fits a machine, and what to do next: sentences and a command."""
+"""Verdict of a plan: does the model fit the machine, in sentences, with the next command."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked to plan, as typed.
+    """Arguments of a plan, as typed.
 
     Attributes:
         model: Repository or directory.
-        is_local: Whether it is a directory.
-        dst: Where the store is to lie, if that was said.
+        is_local: True for a directory.
+        dst: Directory of the store, if given.
     """
 
     model: str
@@ -32,12 +32,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end of a plan.
+    """Result of a plan.
 
     Attributes:
-        fits: On the disk and in memory.
+        fits: True if the model fits the disk and the memory.
         reasons: Sentences: what is missing, how much, and what would help.
-        command: What to run next; ``None`` where nothing helps.
+        command: Next command to run; ``None`` if nothing helps.
     """
 
     fits: bool
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Request) -> Verdict:
-    """Compare needs with what there is."""
+    """Compare the needs of a planned model with the machine."""
     memory = _memory(least, machine)
     if least.n_bytes + least.reserve > machine.memory_bytes:
         return Verdict(False, memory, None)
@@ -62,7 +62,7 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
         f"{format_bytes(disk.needed)} are needed, {format_bytes(disk.free)} are free.",
     )
     if disk.deleting is not None and disk.deleting <= disk.free:
-        hint = "With --delete-source each shard of the checkpoint makes room when it is packed."
+        hint = "With --delete-source each shard of the checkpoint is deleted after it is packed."
         return Verdict(
             False, (*lacks, hint, *memory), (*command(planned, request), "--delete-source")
         )
@@ -70,7 +70,7 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
         if needed <= disk.free:
             hint = (
                 f"With --expert-bits {bits} it fits: {format_bytes(needed)}. That costs quality; "
-                "flash-moe info will show how much."
+                "flash-moe info shows how much."
             )
             less = replace(request, quantization=replace(request.quantization, expert_bits=bits))
             return Verdict(False, (*lacks, hint, *memory), command(planned, less))
@@ -78,12 +78,12 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
         f"Even with --expert-bits {bits} it takes {format_bytes(needed)}. "
         for bits, needed in planned.smaller[-1:]
     )
-    hint = f"{least_bits}Make room, or name a directory on another disk with --dst."
+    hint = f"{least_bits}Free some space, or choose a directory on another disk with --dst."
     return Verdict(False, (*lacks, hint, *memory), None)
 
 
 def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
-    """What there is to say of memory, if anything."""
+    """Return the sentences about memory, if any."""
     n_bytes, now = least.n_bytes + least.reserve, machine.available_bytes
     needed = f"{format_bytes(n_bytes)} are needed"
     if n_bytes > machine.memory_bytes:
@@ -92,12 +92,12 @@ def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
             f"least {needed}, {format_bytes(least.resident)} of them for resident weights.",
         )
     if now is not None and n_bytes > now:
-        return (f"Other programs hold memory now: {needed}, {format_bytes(now)} are free.",)
+        return (f"Other programs use memory now: {needed}, {format_bytes(now)} are free.",)
     return ()
 
 
 def command(planned: Planned, request: Request) -> tuple[str, ...]:
-    """Command that makes the store, or uses it if it is complete."""
+    """Return the command that makes the store, or runs it if it is complete."""
     if planned.state == "complete":
         return ("flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
     flags = request.quantization.flags

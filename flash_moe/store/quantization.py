@@ -1,4 +1,4 @@
-"""Quantization of weights on their way into a store, as the user chooses it."""
+"""Quantization options of a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flash_moe.store.layout import Quantization
 DEFAULT_BITS = 4
 DEFAULT_GROUP_SIZE = 64
 GROUP_SIZES = (32, 64, 128)
-EXPERT_BITS = (2, 3, 4, 6, 8)  # those with a search for scales
+EXPERT_BITS = (2, 3, 4, 6, 8)  # bits that the scale search supports
 _ALLOWED = {"bits": (2, 3, 4, 5, 6, 8), "group_size": GROUP_SIZES, "expert_bits": EXPERT_BITS}
 
 
@@ -22,7 +22,7 @@ class QuantizationConfig:
     """Quantization of a store's weights. ``None`` means that the user did not choose.
 
     Raises:
-        ConfigError: A number that MLX or the search does not take.
+        ConfigError: MLX or the scale search does not support a number.
     """
 
     bits: int | None = option(
@@ -55,12 +55,12 @@ class QuantizationConfig:
 
     @property
     def weights(self) -> Quantization:
-        """Quantization of weights that are not quantized yet, with the defaults filled in."""
+        """Quantization of weights that are not quantized yet, defaults included."""
         return Quantization(self.bits or DEFAULT_BITS, self.group_size or DEFAULT_GROUP_SIZE)
 
     @property
     def experts(self) -> Quantization | None:
-        """Quantization of experts with searched scales, if it differs from the other weights."""
+        """Quantization of experts with searched scales; ``None`` if not chosen."""
         return None if self.expert_bits is None else replace(self.weights, bits=self.expert_bits)
 
     @property
@@ -74,17 +74,17 @@ class QuantizationConfig:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Words of a command line that make this choice: ``--bits``, ``4``."""
+        """Command-line arguments for this choice: ``--bits``, ``4``."""
         return tuple(word for pair in self._pairs for word in pair)
 
     @property
     def suffix(self) -> str:
-        """End of the name of a store's directory: ``--bits-4``; empty without a choice."""
+        """Suffix of a store's directory name: ``--bits-4``; empty without a choice."""
         return "".join(map("-".join, self._pairs))
 
     @property
     def fingerprint(self) -> str:
-        """Text that journals hash. The old class name stays, so older partial stores continue."""
+        """Text that journals hash. It keeps an old class name, so older partial stores continue."""
         q = f"bits={self.weights.bits}, group_size={self.weights.group_size}"
         return f"QuantizeOptions({q}, expert_bits={self.expert_bits})"
 
@@ -102,8 +102,8 @@ class QuantizationConfig:
             raise ConfigError(
                 "pack",
                 f"the experts of {name} are quantized already",
-                "Drop --bits and --group-size to pack them as they are; --expert-bits quantizes "
-                "them anew.",
+                "Drop --bits and --group-size to pack them unchanged; --expert-bits requantizes "
+                "them.",
             )
 
     def to_json(self) -> dict[str, int]:
@@ -115,7 +115,7 @@ class QuantizationConfig:
         """Read a row of the manifest.
 
         Raises:
-            ValueError: An unknown option, or a number that no store is quantized with.
+            ValueError: An option is unknown, or a number is not supported.
         """
         chosen = table(row)
         if not set(chosen) <= set(_ALLOWED):

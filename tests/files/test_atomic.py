@@ -13,7 +13,7 @@ import pytest
 
 from flash_moe.files.atomic import (
     atomic_file,
-    half_written,
+    leftover_files,
     sync_directory,
     sync_file,
     write_json,
@@ -106,10 +106,10 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(
 
 def test_private_files_that_a_killed_process_left_are_found(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "table.json", private=True) as out:
-        (left,) = half_written(tmp_path)
+        (left,) = leftover_files(tmp_path)
         out.write(b"{}")
     assert left.parent == tmp_path
-    assert half_written(tmp_path) == []
+    assert leftover_files(tmp_path) == []
 
 
 def test_threads_that_write_a_private_file_at_once(tmp_path: Path) -> None:

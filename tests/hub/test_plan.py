@@ -15,9 +15,9 @@ from huggingface_hub import constants, hf_hub_download
 from flash_moe.cli import main
 from flash_moe.errors import HubError, NotMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.local_stores import disk_bytes
+from flash_moe.hub.metadata import auxiliary_files
 from flash_moe.hub.pull import open_pull
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.staging import side_files
 from flash_moe.plan import planned as module
 from flash_moe.plan.planned import Planned, plan_repository, plan_store
 from flash_moe.plan.this_machine import resident_kinds, shape_of
@@ -41,7 +41,7 @@ def disk_of(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 
 def small_bytes() -> int:
-    return sum(file.n_bytes for file in side_files(Repository(REPO)))
+    return sum(file.n_bytes for file in auxiliary_files(Repository(REPO)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

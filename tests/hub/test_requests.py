@@ -10,7 +10,7 @@ import pytest
 
 from flash_moe.errors import HubError
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.hub.retry import MAX_WAIT, Patience, Stopped, asked_wait
+from flash_moe.hub.retry import MAX_WAIT, Retry, Stopped, requested_wait
 
 SIZE = 1000
 CONTENT = bytes(n % 251 for n in range(SIZE))
@@ -63,7 +63,7 @@ def part(start: int, stop: int, size: object = SIZE, body: bytes | None = None) 
 
 def read(server: Server, start: int, stop: int, event: threading.Event | None = None) -> bytes:
     file = RemoteFile("x", SIZE, None, "", f"http://127.0.0.1:{server.server_port}/x")
-    return file.read(start, stop, Patience(event))
+    return file.read(start, stop, Retry(event))
 
 
 WRONG = {
@@ -130,7 +130,7 @@ WINDOW = {"ratelimit-policy": '"fixed window";"resolvers";q=5000;w=300'}
     ],
 )
 def test_what_the_hub_asks_for(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_wait(headers) == seconds
+    assert requested_wait(headers) == seconds
     assert seconds is None or seconds <= MAX_WAIT
 
 

@@ -1,4 +1,4 @@
-"""The steps of packing that compute: cast, quantize, quantize anew. MLX arrays, one thread."""
+"""Pack steps that compute: cast, quantize, requantize. MLX arrays, one thread."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import mlx.core as mx
 import numpy as np
 
 from flash_moe.pack.convert.expert_views import ExpertSlice, View
-from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of, part_name
+from flash_moe.pack.convert.recipe import Recipe, array_from, bytes_of, part_name
 from flash_moe.pack.convert.sanitize_graph import Sanitizer
 from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.safetensors_header import BITS, TensorEntry
 
-# Source bytes at a time: enough for MLX to be busy, little beside what packing may take.
+# Source bytes at a time: enough to keep MLX busy, little compared with the memory of a pack.
 BLOCK_BYTES = 32 * 1024 * 1024
 
 
@@ -33,7 +33,7 @@ def write_experts(
     """Write ``[experts, ...]`` arrays into the records; returns the bytes written.
 
     Args:
-        part: What the array called ``weight`` is: ``"weight"``, or ``"bias"``.
+        part: Component of the array named ``weight``: ``"weight"`` or ``"bias"``.
     """
     layout, n_bytes = files.layers[layer].layout, 0
     for name, array in parts.items():
@@ -48,10 +48,10 @@ def write_experts(
 
 @dataclass(frozen=True)
 class ConvertExperts(PackStep):
-    """One tensor of some experts of a layer, taken from slices of the source and perhaps quantized.
+    """Converts one tensor of some experts of a layer from slices of the source.
 
     Attributes:
-        name: Component that it becomes, ``gate_proj.weight``.
+        name: Component to write, ``gate_proj.weight``.
         key: Distinguishes this step's errors from those of other steps of the projection.
     """
 
@@ -64,7 +64,7 @@ class ConvertExperts(PackStep):
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
-        lost = LostSum()
+        lost = ErrorSum()
         for experts, array in self._blocks():
             parts, sums = self.recipe.parts(array)
             lost.add(sums)
@@ -90,12 +90,12 @@ class ConvertExperts(PackStep):
                     taken.append(self.view.take(data.view(f"u{itemsize}")))
                 whole = np.stack(taken).reshape(-1).view(np.uint8)
                 shape = (len(some), *self.view.shape)
-                yield [s.expert for s in some], array_of(whole, dtype, shape)
+                yield [s.expert for s in some], array_from(whole, dtype, shape)
 
 
 @dataclass(frozen=True)
 class ConvertTensor(PackStep):
-    """One resident tensor that sanitizing leaves as it is, row by row."""
+    """Converts one resident tensor that ``sanitize`` leaves unchanged, row by row."""
 
     name: str
     recipe: Recipe
@@ -113,7 +113,7 @@ class ConvertTensor(PackStep):
                 count = min(at_once, n_rows - begin)
                 data = np.empty(count * row_bytes, np.uint8)
                 read_exactly(fd, entry, begin * row_bytes, data.data)
-                parts, _ = self.recipe.parts(array_of(data, entry.dtype, (count, width)))
+                parts, _ = self.recipe.parts(array_from(data, entry.dtype, (count, width)))
                 for part, array in parts.items():
                     raw = bytes_of(array)
                     files.write_tensor(part_name(self.name, part), written[part], raw.data)
@@ -126,11 +126,11 @@ class ConvertTensor(PackStep):
 
 @dataclass(frozen=True)
 class SanitizeTensors(PackStep):
-    """Tensors that mlx-lm's ``sanitize`` computes, each in one piece.
+    """Converts tensors that mlx-lm's ``sanitize`` computes, each as a whole.
 
     Attributes:
         resident: Output name to recipe.
-        experts: Output name to (component name, recipe), for experts that are no views.
+        experts: Output name to (component name, recipe), for experts that are not views.
     """
 
     sanitizer: Sanitizer
@@ -155,7 +155,7 @@ class SanitizeTensors(PackStep):
             assert self.layer is not None
             projection, part = name.split(".")
             stacked = weights.pop(output)
-            lost = LostSum()
+            lost = ErrorSum()
             for expert in range(stacked.shape[0]):
                 parts, sums = recipe.parts(stacked[expert : expert + 1])
                 lost.add(sums)
@@ -167,11 +167,11 @@ class SanitizeTensors(PackStep):
 
 @dataclass(frozen=True)
 class RequantizeExperts(PackStep):
-    """One projection of a layer of an mlx checkpoint, quantized anew.
+    """Requantizes one projection of a layer of an mlx checkpoint.
 
     Attributes:
         parts: The source tensors: ``weight``, and if it is quantized ``scales`` and ``biases``.
-        source: Their layout.
+        source: The layer as it is in the source.
     """
 
     layer: int
@@ -181,11 +181,11 @@ class RequantizeExperts(PackStep):
     recipe: Recipe
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        lost = LostSum()
+        lost = ErrorSum()
         q = self.source.layout.quantization(self.projection)
         n_experts = self.source.n_experts
         per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
-        # Up to four times as large when it is dequantized to float32.
+        # Up to four times as large after dequantizing to float32.
         at_once = max(1, BLOCK_BYTES // 8 // per_expert)
         with ExitStack() as stack:
             fds = {}
@@ -210,11 +210,11 @@ class RequantizeExperts(PackStep):
         size = entry.n_bytes // self.source.n_experts
         data = np.empty(size * len(experts), np.uint8)
         read_exactly(fd, entry, experts.start * size, data.data)
-        return array_of(data, entry.dtype, (len(experts), *entry.shape[1:]))
+        return array_from(data, entry.dtype, (len(experts), *entry.shape[1:]))
 
 
-class LostSum:
-    """The sums of squares of several blocks."""
+class ErrorSum:
+    """Error sums over several blocks."""
 
     def __init__(self) -> None:
         self._sums: tuple[float, float] | None = None

@@ -1,7 +1,7 @@
-"""Sources of a store: the base class, and a checkpoint in mlx format, which is copied as it is.
+"""Sources of a store: the base class, and checkpoints in mlx format, which are copied unchanged.
 
-Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and what MLX has
-to quantize on the way (``hf.py``, ``requantized.py``).
+Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and checkpoints
+that are quantized while packing (``hf.py``, ``requantized.py``).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from flash_moe.store.manifest import Source
 
 @dataclass(frozen=True, eq=False)
 class PackSource:
-    """A model, ready to be packed.
+    """A model that is ready to be packed.
 
     Attributes:
-        source: What the manifest says of the origin.
+        source: Origin, for the manifest.
         root: Directory of the tokenizer and the other small files.
-        config: config.json of the store, without the entry that names our model file.
-        layers: The MoE layers; ``layout`` is that of the records to write.
-        resident: The tensors that stay in memory, in the order in which they are to lie.
-        steps: Steps that write every byte of layers and resident tensors.
-        fingerprint: Equal for two runs exactly if they would write the same store.
-        record_files: Existing record files, one for each layer, to link; empty where steps write
-            the records.
-        from_bits: Bits of quantized experts that are quantized again, smallest first.
+        config: config.json of the store, without the entry for our model file.
+        layers: The MoE layers, with the layout of the records to write.
+        resident: The resident tensors, in file order.
+        steps: Steps that write all bytes of layers and resident tensors.
+        fingerprint: Equal for two runs if and only if they would write the same store.
+        record_files: Existing record files to link, one per layer; empty if steps write the
+            records.
+        from_bits: Bits of the quantized experts to requantize, smallest first.
     """
 
     source: Source
@@ -56,25 +56,25 @@ class PackSource:
     from_bits: tuple[int, ...] = ()
 
     def with_steps(self, steps: Iterable[PackStep]) -> PackSource:
-        """Return this source with other steps: a repair runs some of them."""
+        """Return this source with other steps; a repair runs only some of them."""
         values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
         return PackSource(**{**values, "steps": tuple(steps)})
 
     def number_of(self, layer: int | None) -> int | None:
-        """Decoder layer number of a step's ``layer``."""
+        """Return the decoder layer number of a step's ``layer``."""
         return None if layer is None else self.layers[layer].number
 
     def name_of(self, layer: int | None) -> str:
-        """Name under which the packer reports the progress of a step's ``layer``."""
+        """Return the name of a step's ``layer`` in progress reports."""
         return "resident weights" if layer is None else f"layer {self.layers[layer].number}"
 
     def existing_file(self, layer: int) -> Path | None:
-        """A file that already is this layer's record file, to be linked instead of written."""
+        """Return this layer's existing record file to link, or ``None`` if steps write it."""
         return self.record_files[layer].resolve() if self.record_files else None
 
     @cached_property
     def shards(self) -> frozenset[Path]:
-        """The files that something is needed of."""
+        """Files that the steps read."""
         return frozenset(shard for step in self.steps for shard in step.shards)
 
     @property
@@ -88,13 +88,13 @@ class PackSource:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that the packer reports to ``on_progress`` in a whole run."""
+        """Total bytes that the packer reports to ``on_progress`` in a complete run."""
         linked = self.expert_bytes if self.record_files else 0
         return sum(step.n_bytes for step in self.steps) + linked
 
 
 class MlxCheckpoint(PackSource):
-    """A checkpoint in mlx format: quantized (or not) stacked experts, copied as they are.
+    """A checkpoint in mlx format: stacked experts, quantized or not, copied unchanged.
 
     Raises:
         ModelNotFoundError: Not a model directory, or a shard is missing.
@@ -128,7 +128,7 @@ class MlxCheckpoint(PackSource):
 def copied_resident(
     checkpoint: Checkpoint,
 ) -> tuple[tuple[TensorSpec, ...], tuple[PackStep, ...]]:
-    """The resident tensors of an mlx checkpoint, and the copying of them."""
+    """Return the resident tensors of an mlx checkpoint, and the steps that copy them."""
     entries = resident_entries(checkpoint.tensors)
     return (
         tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
@@ -137,10 +137,10 @@ def copied_resident(
 
 
 def fingerprint_of(checkpoint: Checkpoint, settings: str) -> str:
-    """Return the fingerprint of a source: a hash of its files and its settings.
+    """Return the fingerprint of a source: a hash of its files and settings.
 
     Args:
-        settings: Text that no version changes: a journal records the hash, and a newer version
+        settings: Text that must never change: a journal records the hash, and a newer version
             continues the partial store of an older one.
     """
     return xxhash.xxh3_128_hexdigest(f"({checkpoint.fingerprint!r}, {settings})".encode())

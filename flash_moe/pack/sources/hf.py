@@ -1,9 +1,9 @@
-"""Packs a checkpoint in the Hugging Face format, quantized on the way, shard by shard.
+"""Checkpoints in the Hugging Face format, quantized while packing, shard by shard.
 
-mlx-lm's own ``sanitize`` says what the tensors of any architecture it knows become (fused or
-per-expert tensors, norm shifts, transposes), its own ``quantize_model`` what is quantized and how.
-Both are asked on lazy zeros. Experts are then taken one by one, other tensors row by row, so memory
-never holds more than a few; the result equals ``mlx_lm convert -q`` followed by packing.
+mlx-lm's own ``sanitize`` defines the mapping of tensors for every architecture it supports (fused
+or per-expert tensors, norm shifts, transposes), and its ``quantize_model`` defines the
+quantization. Both run on lazy zeros. Experts are then converted a few at a time, other tensors row
+by row, so memory stays small; the result equals ``mlx_lm convert -q`` followed by packing.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ _PARTS = ("weight", "scales", "biases")
 
 
 class HuggingFaceCheckpoint(PackSource):
-    """An original checkpoint, quantized while it is packed.
+    """An original checkpoint, quantized while packing.
 
     Raises:
-        UnsupportedModelError: mlx-lm does not know it, or it cannot be quantized so.
+        UnsupportedModelError: mlx-lm does not support it, or not with this quantization.
     """
 
     def __init__(self, checkpoint: Checkpoint | Path, quantization: QuantizationConfig) -> None:
         checkpoint = as_checkpoint(checkpoint)
-        made = _Conversion(checkpoint, quantization)
+        conversion = _Conversion(checkpoint, quantization)
         super().__init__(
             source=replace(checkpoint.origin, kind="hf"),
             root=checkpoint.root,
-            config=made.config,
-            layers=made.layers,
-            resident=made.resident,
-            steps=tuple(made.steps()),
+            config=conversion.config,
+            layers=conversion.layers,
+            resident=conversion.resident,
+            steps=tuple(conversion.steps()),
             fingerprint=fingerprint_of(checkpoint, f"('hf', {quantization.fingerprint})"),
         )
 
 
 class _Conversion:
-    """Layers, tensors and steps that an original checkpoint becomes."""
+    """Layers, tensors and steps of the store of an original checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, quantization: QuantizationConfig) -> None:
         self._tensors = checkpoint.tensors
@@ -89,7 +89,7 @@ class _Conversion:
             yield from self._expert_steps(index, layer, self._recipes[index], finder.find(layer))
 
     def _recipes_of(self, layer: Experts, predicate: Callable[..., Any]) -> dict[str, Recipe]:
-        """Component name as of ``layer.names`` to what becomes of it."""
+        """Return the recipe of each component in ``layer.names``."""
         chosen, recipes = self._quantization, {}
         for name in layer.names:
             projection, part = name.split(".")
@@ -114,29 +114,29 @@ class _Conversion:
             if not mx.issubdtype(array.dtype, mx.floating):
                 raise UnsupportedModelError(
                     "pack",
-                    f"{layer.path}.{name}: expected floating weights to quantize, got "
-                    f"{array.dtype}; the original is quantized itself (mxfp4, nvfp4 or the like)",
-                    "Take a repository in mlx format.",
+                    f"{layer.path}.{name}: expected floating-point weights to quantize, got "
+                    f"{array.dtype}; the original is already quantized (mxfp4, nvfp4 or similar)",
+                    "Use a repository in mlx format.",
                 )
             n_experts, *shape = array.shape
             made = recipe.shapes(f"{layer.path}.{name}", array.dtype, tuple(shape))
-            shapes |= {part_name(name, part): found for part, found in made.items()}
+            shapes |= {part_name(name, part): shape_of for part, shape_of in made.items()}
         return ExpertLayer(layer_number(layer.path), layer.path, n_experts, layout_of(shapes))
 
     def _quantize_model(
         self, config: dict[str, Any], predicate: Callable[..., Any]
     ) -> tuple[dict[str, Any], list[tuple[str, mx.array]]]:
-        """mlx-lm's config and parameters (lazy) of the model without experts."""
+        """Return mlx-lm's config and the lazy parameters of the model without experts."""
         model, outputs = self._sanitizer.model, self._sanitizer.outputs
         model.eval()
         cast = ((n, _cast(outputs[n], self._cast(n))) for n in self._names)
         model.load_weights(list(cast), strict=True)
-        with redirect_stdout(io.StringIO()) as said:  # mlx-lm prints the bits per weight
+        with redirect_stdout(io.StringIO()) as printed:  # mlx-lm prints the bits per weight
             q = self._quantization.weights
             _, config = quantize_model(
                 model, config, q.group_size, q.bits, quant_predicate=predicate
             )
-        _log.info("%s", said.getvalue().strip())
+        _log.info("%s", printed.getvalue().strip())
         parameters: Any = tree_flatten(model.parameters())
         return _as_saved(config), parameters
 
@@ -167,14 +167,14 @@ class _Conversion:
                 )
 
     def _expert_bytes(self, index: int, name: str, recipe: Recipe) -> int:
-        """Bytes in a record of what becomes of one component."""
+        """Return the bytes in a record of one source component after conversion."""
         layout = self.layers[index].layout
         parts = _PARTS if recipe.quantization else ("weight",)
         names = {part_name(name, part) for part in parts}
         return sum(c.n_bytes for c in layout.components if c.name in names)
 
     def _sources(self, outputs: Iterable[str]) -> tuple[TensorEntry, ...]:
-        names = {s for output in outputs for s in self._sanitizer.made_of[output]}
+        names = {s for output in outputs for s in self._sanitizer.sources_of[output]}
         return tuple(self._tensors[name] for name in sorted(names))
 
     def _resident_steps(self) -> Iterator[PackStep]:
@@ -205,14 +205,14 @@ def _cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:
 
 
 def _as_saved(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as mlx-lm saves it, without what its models do not use."""
+    """Return the config as mlx-lm saves it, without keys that its models do not use."""
     with tempfile.TemporaryDirectory() as folder:
         save_config(config, Path(folder) / "config.json")
         return read_config(Path(folder))
 
 
 def _quantizations(model: Any) -> dict[str, Quantization]:
-    """Path to quantization of each module that ``quantize_model`` quantized."""
+    """Return the quantization of each quantized module, by path."""
     return {
         path: Quantization(module.bits, module.group_size, getattr(module, "mode", "affine"))
         for path, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""From a checkpoint to something to pack: what it is, and what is quantized on the way."""
+"""Choice of the pack source for a checkpoint, by its format and the quantization."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def open_source(
     *,
     adopt: Path | None = None,
 ) -> PackSource:
-    """Decide what a checkpoint is and open it for packing.
+    """Detect the format of a checkpoint and open it for packing.
 
     Args:
-        adopt: ``packed_experts`` directory of the original Flash-MoE, used in place.
+        adopt: ``packed_experts`` directory of the original Flash-MoE, linked in place.
 
     Raises:
-        ModelNotFoundError, NotMoEError, UnsupportedModelError: It cannot be packed.
-        ConfigError: A choice that these experts do not take.
+        ModelNotFoundError, NotMoEError, UnsupportedModelError: The model cannot be packed.
+        ConfigError: These experts do not support the chosen quantization.
     """
     checkpoint = as_checkpoint(checkpoint)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, quantization=quantization))

@@ -1,4 +1,4 @@
-"""Record files of the original Flash-MoE, adopted where they are: linked, checked, not copied."""
+"""Record files of the original Flash-MoE, adopted in place: linked and checked, not copied."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ class OriginalFlashMoE(PackSource):
     """A directory of the original Flash-MoE, and the checkpoint that it was made from.
 
     Args:
-        checkpoint: Its expert tensors may be gone; the other weights, the config and the tokenizer
-            are needed.
+        checkpoint: Needs the config, the tokenizer and all weights but the experts.
         packed: The ``packed_experts`` directory: ``layer_NN.bin`` and ``layout.json``.
-        compare: Compare the first and last expert of each layer with the checkpoint, where it has
-            them on this disk.
+        compare: Compare the first and last expert of each layer with the checkpoint, if its
+            experts are on this disk.
 
     Raises:
         ModelNotFoundError: A file is missing.
-        CorruptFileError: A file has the wrong size, or holds other bytes than the checkpoint.
+        CorruptFileError: A file has the wrong size, or differs from the checkpoint.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class OriginalFlashMoE(PackSource):
                     "store",
                     f"{self.record_files[layer]}: expert {expert}: {name} differs from the "
                     f"checkpoint {self.root}",
-                    "Give the checkpoint that the records were made from.",
+                    "Pass the checkpoint that the records were made from.",
                 )
 
 
@@ -116,13 +115,13 @@ def _check_same_shapes(ours: ExpertLayer, theirs: ExpertLayer) -> None:
     if ours.n_experts != theirs.n_experts or kinds[0] != kinds[1]:
         raise CorruptFileError(
             "store",
-            f"layer {ours.number}: layout.json describes other experts than the checkpoint",
-            "Give the checkpoint that the records were made from.",
+            f"layer {ours.number}: layout.json does not match the experts of the checkpoint",
+            "Pass the checkpoint that the records were made from.",
         )
 
 
 def _paths_from_routers(tensors: dict[str, TensorEntry]) -> list[str]:
-    """Where the experts belong, when the checkpoint no longer has their tensors."""
+    """Return the paths of the experts, for a checkpoint without their tensors."""
     routers = (_ROUTER_TENSOR.fullmatch(name) for name in tensors if not is_mtp(name))
     return sorted((f"{m[1]}.switch_mlp" for m in routers if m), key=layer_number)
 
@@ -138,19 +137,19 @@ def _check_size(file: Path, expected: int) -> None:
 
 
 def read_layout_json(file: Path) -> tuple[RecordLayout, int, int]:
-    """Read a layout, without looking at the record files beside it.
+    """Read a layout, without checking the record files.
 
     Returns:
-        The layout of a record, the number of MoE layers, and of experts in each.
+        The layout of a record, the number of MoE layers, and the number of experts per layer.
 
     Raises:
         ModelNotFoundError: There is no such file.
-        CorruptFileError: It is no layout.
-        UnsupportedModelError: It is one of records that do not form an expert.
+        CorruptFileError: The file is not a layout.
+        UnsupportedModelError: The components do not form an expert.
     """
     if not os.path.isfile(file):
         raise ModelNotFoundError(
-            "store", f"{file.parent} has no {file.name}", "Give the packed_experts directory."
+            "store", f"{file.parent} has no {file.name}", "Pass the packed_experts directory."
         )
     try:
         table = read_json(file)

@@ -1,4 +1,4 @@
-"""Packs an mlx checkpoint with its experts quantized anew; everything else is copied."""
+"""mlx checkpoints with requantized experts; everything else is copied."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from flash_moe.store.safetensors_header import TensorEntry
 
 
 class RequantizedCheckpoint(PackSource):
-    """An mlx checkpoint whose experts get other bits.
+    """An mlx checkpoint whose experts are requantized to other bits.
 
     Args:
-        quantization: ``experts`` are the new bits; projections that have them already are copied.
-            Its group size counts where the source is not quantized.
+        quantization: ``experts`` has the new bits; projections that already have them are copied.
+            Its group size applies where the source is not quantized.
 
     Raises:
-        UnsupportedModelError: Its experts are quantized in another mode than affine.
+        UnsupportedModelError: The experts are quantized in a mode other than affine.
     """
 
     def __init__(self, checkpoint: Checkpoint | Path, quantization: QuantizationConfig) -> None:
@@ -43,8 +43,8 @@ class RequantizedCheckpoint(PackSource):
             new = _layer(old, recipes)
             layers.append(new)
             steps += _layer_steps(index, old, new, recipes, stacks[old.path])
-            found = map(old.layout.quantization, recipes)
-            from_bits |= {q.bits for q in found if q is not None}
+            before = map(old.layout.quantization, recipes)
+            from_bits |= {q.bits for q in before if q is not None}
         super().__init__(
             source=replace(checkpoint.origin, kind="mlx"),
             root=checkpoint.root,
@@ -71,8 +71,8 @@ def _layer_steps(
             assert component is not None
             yield CopyExperts((entry,), index, entry.n_bytes, component)
     for projection, recipe in recipes.items():
-        found = {p: tensors.get(f"{projection}.{p}") for p in ("weight", "scales", "biases")}
-        parts = {part: entry for part, entry in found.items() if entry is not None}
+        entries = {p: tensors.get(f"{projection}.{p}") for p in ("weight", "scales", "biases")}
+        parts = {part: entry for part, entry in entries.items() if entry is not None}
         made = [c for c in new.layout.components if c.name.startswith(f"{projection}.")]
         n_bytes = sum(c.n_bytes for c in made if not c.name.endswith(".bias")) * new.n_experts
         yield RequantizeExperts(
@@ -81,7 +81,7 @@ def _layer_steps(
 
 
 def _recipes(layer: ExpertLayer, wanted: Quantization) -> dict[str, Recipe]:
-    """Projection to recipe, for those that are not as wanted already."""
+    """Return the recipes of the projections that do not have the wanted bits already."""
     recipes = {}
     for projection in PROJECTIONS:
         q = layer.layout.quantization(projection)

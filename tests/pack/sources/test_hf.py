@@ -11,7 +11,7 @@ import pytest
 
 from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.pack.packer import pack
-from flash_moe.pack.shard_supply import KEPT, DeletedShards
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards
 from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
 from flash_moe.store.manifest import read_manifest
@@ -53,7 +53,9 @@ def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
     def on_progress(what: str, n_bytes: int) -> None:
         left.append(len(list(original.glob("model*.safetensors"))))
 
-    shards = DeletedShards(sorted(original.glob("model*.safetensors")), tmp_path / "got" / KEPT)
+    shards = DeletedShards(
+        sorted(original.glob("model*.safetensors")), tmp_path / "got" / HEADERS_DIR
+    )
     pack(source, tmp_path / "got", on_progress, shards=shards)
     assert sorted(set(left)) == [1, 2, 3, 4, 5]
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")

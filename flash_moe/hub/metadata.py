@@ -1,4 +1,4 @@
-"""What of a repository is fetched before any shard: small files, and the headers of the shards."""
+"""Metadata download of a repository: its small files and the headers of its shards."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from flash_moe.config import model_config, read_config
 from flash_moe.errors import HubError, UnsupportedModelError
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.requests import RemoteFile
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.store.manifest import Source
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
-# A tokenizer of 250,000 tokens takes 20 MB; weights in such files are none of ours.
-MAX_SIDE_BYTES = 200_000_000
+# A tokenizer with 250,000 tokens takes 20 MB; larger files are not metadata.
+MAX_AUXILIARY_BYTES = 200_000_000
 
 
-def side_files(remote: Repository) -> list[RemoteFile]:
-    """The small files of a repository that a pull fetches: config, tokenizer and the like."""
+def auxiliary_files(remote: Repository) -> list[RemoteFile]:
+    """Return the small files that a pull fetches: config, tokenizer and the like."""
     return [
         file
         for name, file in remote.files.items()
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in SIDE_FILES)
+        if "/" not in name and any(fnmatch(name, pattern) for pattern in AUXILIARY_FILES)
     ]
 
 
-def stage(
+def fetch_metadata(
     remote: Repository,
     folder: Path,
     *,
@@ -41,19 +41,19 @@ def stage(
     """Fetch config and tokenizer of a repository, and the headers of its shards.
 
     Args:
-        folder: For the small files.
-        incoming: Where the shards will lie, or ``None`` for the same folder.
-        only: Names of the small files to fetch, of those there are; ``None`` is all of them.
+        folder: Directory for the small files.
+        incoming: Download directory of the shards, or ``None`` for the same folder.
+        only: Names of the small files to fetch; ``None`` is all of them.
 
     Returns:
-        The checkpoint, and what each of its shards is at the hub.
+        The checkpoint, and the path of each shard with its file at the hub.
     """
-    if "config.json" in remote.files:  # first: what is no model with experts is refused at once
-        remote.fetch_small("config.json", folder, MAX_SIDE_BYTES)
+    if "config.json" in remote.files:  # first, to refuse a model without experts at once
+        remote.fetch_small("config.json", folder, MAX_AUXILIARY_BYTES)
         model_config(read_config(folder))
-    for file in side_files(remote):
+    for file in auxiliary_files(remote):
         if only is None or file.name in only:
-            remote.fetch_small(file.name, folder, MAX_SIDE_BYTES)
+            remote.fetch_small(file.name, folder, MAX_AUXILIARY_BYTES)
     config = read_config(folder)
     names = shard_names(remote, folder)
 
@@ -63,37 +63,37 @@ def stage(
 
     places = {place(name): remote.files[name] for name in names}
     tensors = headers(remote, places, incoming or folder)
-    noted = tuple(remote.files[name].noted for name in names)
-    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, noted)).encode())
-    origin = Source("", remote.name, remote.commit, noted)
+    files = tuple(remote.files[name].source_file for name in names)
+    digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, files)).encode())
+    origin = Source("", remote.name, remote.commit, files)
     return Checkpoint(folder, config, tensors, origin, digest), places
 
 
 def headers(
     remote: Repository, places: dict[Path, RemoteFile], incoming: Path
 ) -> dict[str, TensorEntry]:
-    """Every tensor, from the shards in the hub's cache and from the headers of the others.
+    """Return all tensors, from shards in the hub's cache and from remote headers of the others.
 
-    What lies in ``incoming`` may be damaged, so it is not asked: what the hub says of the file is
-    compared before anything is read of it.
+    Files in ``incoming`` may be damaged, so they are not read here: a download is compared with
+    the hub's hash before it is read.
     """
     tensors: dict[str, TensorEntry] = {}
-    away = {}
+    absent = {}
     for place, file in places.items():
         cached = place.parent != incoming and place.is_file()
         if cached and place.stat().st_size == file.n_bytes:
             tensors.update(read_header(place))
         else:
-            away[file.name] = place
-    return tensors | remote.headers(list(away), away.__getitem__)
+            absent[file.name] = place
+    return tensors | remote.headers(list(absent), absent.__getitem__)
 
 
 def shard_names(remote: Repository, folder: Path) -> list[str]:
-    """The shards of a repository: those that its index names, or all of them without an index.
+    """Return the shards that the index of a repository names, or without an index all of them.
 
     Raises:
-        HubError: The index names a file that is not there.
-        UnsupportedModelError: There are none.
+        HubError: The index names a missing file.
+        UnsupportedModelError: There are no shards.
     """
     shards = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors"))
     shards = [name for name in shards if "/" not in name]
