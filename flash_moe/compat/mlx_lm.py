@@ -190,7 +190,7 @@ def open_tokenizer(
     return tokenizer
 
 
-def held_positions(cache: Sequence[Any]) -> int:
+def cached_positions(cache: Sequence[Any]) -> int:
     """How many positions a prompt cache holds."""
     return max((_offset(c) for c in cache), default=0)
 

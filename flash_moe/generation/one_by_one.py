@@ -25,7 +25,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class Response:
-    """As ``GenerationBatch.Response`` of mlx-lm."""
+    """Counterpart of mlx-lm's ``GenerationBatch.Response``."""
 
     uid: int
     token: int
@@ -36,10 +36,12 @@ class Response:
 
 
 class OneByOne:
-    """The part of mlx-lm's ``BatchGenerator`` that the engine uses, one pass per answer and step.
+    """Substitute for mlx-lm's ``BatchGenerator``, with one pass per answer and step.
+
+    It has the methods that the engine uses.
 
     Args:
-        ends: Tokens that end an answer.
+        ends: End-of-sequence tokens.
     """
 
     def __init__(self, model: StreamedModel, ends: Collection[int]) -> None:
