@@ -46,7 +46,7 @@ def zone_of(city: str) -> ZoneInfo:
     """Return the time zone that is named after a city.
 
     Raises:
-        ToolError: There is none. Large cities share zones, so many are missing.
+        ToolError: No zone has that name. Large cities share zones, so many are missing.
     """
     zones = _zones()
     if len(zones) == 1:
