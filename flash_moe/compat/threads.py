@@ -24,10 +24,7 @@ class _ClearStreams:
 
 
 def clear_streams_at_thread_end() -> None:
-    """Register the cleanup for the calling thread, unless it is the main thread.
-
-    Call it in each thread that computes; repeated calls cost a lookup.
-    """
+    """Register the cleanup for the calling thread, unless it is the main one; costs a lookup."""
     if not hasattr(_local, "guard"):
         main = threading.current_thread() is threading.main_thread()
         _local.guard = None if main else _ClearStreams()

@@ -167,8 +167,7 @@ class Engine:
         loaded: Set when loading has finished or failed.
         error: The error of a failed load.
         flash: The loaded model.
-        prompt_caches: mlx-lm's LRU cache, for statistics; its arrays belong to the engine's
-            thread.
+        prompt_caches: mlx-lm's LRU cache; its arrays belong to the engine's thread.
     """
 
     def __init__(

@@ -36,9 +36,7 @@ class Response:
 
 
 class OneByOne:
-    """Substitute for mlx-lm's ``BatchGenerator``, with one pass per answer and step.
-
-    It has the methods that the engine uses.
+    """Subset of mlx-lm's ``BatchGenerator`` for the engine, with one pass per answer and step.
 
     Args:
         ends: End-of-sequence tokens.

@@ -60,8 +60,7 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
     a result get an error as result.
 
     Args:
-        model: An object with :func:`flash_moe.load`'s ``stream(ids, **options)`` and
-            ``tokenizer``.
+        model: Has :func:`flash_moe.load`'s ``stream(ids, **options)`` and ``tokenizer``.
         messages: Changed in place.
 
     Raises:
@@ -72,9 +71,7 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
     known = as_tools(options.tools)
     if known and not model.tokenizer.has_tool_calling:
         raise ConfigError(
-            "tools",
-            "the chat template of this model does not support tools",
-            "Pass no tools, or change the template.",
+            "tools", "this model's chat template does not support tools", "Pass none, or change it."
         )
     if not isinstance(messages, list) or not messages:
         raise PromptError("tools", "expected a list with at least one message")
@@ -182,10 +179,9 @@ class _Turn:
             chunks.close()
 
     def _mark(self, ids: list[int]) -> int:
-        """Return the number of prompt ids before the answer's header; 0 without reuse.
+        """Return the number of prompt ids before the answer's header, which the next turn reuses.
 
-        The next turn's prompt has them too, but only after a user message: templates drop the
-        reasoning between it and the next one.
+        0 unless a user message is last: templates drop the reasoning between user messages.
         """
         if self.messages[-1].get("role") != "user":
             return 0

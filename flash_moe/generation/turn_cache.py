@@ -2,9 +2,8 @@
 
 Each prompt is compared with the cached token ids, and only the tokens after the common prefix are
 prefilled. Chat templates drop the reasoning of earlier turns, so a prompt often diverges from the
-cache right after the last user message. A cache that supports it is trimmed to that position.
-Recurrent layers do not support it; for them a copy of the cache at the end of that message is
-kept.
+cache right after the last user message. A cache that supports it is trimmed to that position. For
+recurrent layers, which do not support it, a copy at the end of that message is kept.
 """
 
 from __future__ import annotations

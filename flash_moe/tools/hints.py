@@ -105,8 +105,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
         texts: Descriptions of parameters.
 
     Raises:
-        ToolDefinitionError: A parameter takes no keyword, has no type hint, or has a type without
-            a JSON form.
+        ToolDefinitionError: A parameter is not a keyword, or has no type hint with a JSON form.
     """
     hints = hints_of(function, name)
     fields = {}
@@ -119,9 +118,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
                 "Name each parameter, or take a list[...] or dict[str, ...].",
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError(
-                "tools", f"{where}: expected a keyword parameter, got a positional-only one"
-            )
+            raise ToolDefinitionError("tools", f"{where}: expected a keyword, got positional-only")
         if parameter.name not in hints:
             raise ToolDefinitionError(
                 "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."
