@@ -20,11 +20,11 @@ import xxhash
 from mlx.utils import tree_flatten
 
 from flash_moe.chat.messages import read_json
-from flash_moe.compat.mlx_lm import held_positions, load_prompt_cache, save_prompt_cache
+from flash_moe.compat.mlx_lm import cached_positions, load_prompt_cache, save_prompt_cache
 from flash_moe.errors import FlashMoEError
 from flash_moe.files.atomic import sync_and_rename, write_json
 from flash_moe.generation.prompt import common_length, encode_prompt
-from flash_moe.generation.turn_cache import Held, TurnCache
+from flash_moe.generation.turn_cache import CachedPrompt, TurnCache
 from flash_moe.store.manifest import MANIFEST_FILE
 
 INDEX = "cache.json"
@@ -44,7 +44,7 @@ class Place:
     """
 
     name: str
-    held: Held
+    held: CachedPrompt
 
 
 def fingerprint(path: Path, top_k: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def worth_keeping(
     return place if length else None
 
 
-def cache_bytes(held: Held) -> int:
+def cache_bytes(held: CachedPrompt) -> int:
     """Bytes of the arrays that a file would hold."""
     state: Any = tree_flatten([c.state for c in held.cache])
     return sum(int(a.nbytes) for _, a in state if isinstance(a, mx.array))
@@ -164,9 +164,11 @@ def read_cache(folder: Path, of: Mapping[str, Any]) -> Place | None:
         raise
     except Exception as error:  # whatever a file makes of mlx-lm's classes
         raise MisfitError("chat", f"it cannot be read: {error!s:.200}") from error
-    if not ids or held_positions(cache) not in (0, len(ids)):
-        raise MisfitError("chat", f"it holds {held_positions(cache)} tokens, expected {len(ids)}")
-    return Place("checkpoint" if index["place"] == "checkpoint" else "live", Held(ids, cache))
+    if not ids or cached_positions(cache) not in (0, len(ids)):
+        raise MisfitError("chat", f"it holds {cached_positions(cache)} tokens, expected {len(ids)}")
+    return Place(
+        "checkpoint" if index["place"] == "checkpoint" else "live", CachedPrompt(ids, cache)
+    )
 
 
 def _check_same(made: Mapping[str, Any], of: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Names of safetensors dtypes, the MLX dtypes of their arrays, and those that are computed on."""
+"""Tables of safetensors and MLX dtypes, and the dtypes used for computing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-# By the names that config.json has for them.
+# By their names in config.json.
 FLOAT_DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 
-# Stored as other types: MLX has no type for them, and mx.load gives bytes.
+# Dtypes of mx.load. MLX has no 8-bit floats and loads them as bytes.
 LOADED_AS = {
     **DTYPES,
     "I8": mx.int8, "U16": mx.uint16, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64,
@@ -34,10 +34,10 @@ def on_cpu() -> bool:
 
 
 def computed_dtype(stored: mx.Dtype) -> mx.Dtype:
-    """Return the dtype in which weights that stay in memory are computed on.
+    """Return the dtype used for computing with resident weights.
 
-    On a CPU that is float32 in the place of half precision: products of MLX in bfloat16 are ten
-    times slower there, and lose about 5 % of precision.
+    On a CPU float32 replaces half precision: MLX's matrix products in bfloat16 are ten times
+    slower there, and lose about 5 % of precision.
     """
     return mx.float32 if on_cpu() and stored in (mx.bfloat16, mx.float16) else stored
 
@@ -52,6 +52,6 @@ class Tensor(Protocol):
 
 
 def resident_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes that tensors take in memory, as they are computed on."""
+    """Return the bytes of tensors in memory, in the dtypes used for computing."""
     wider = {name: computed_dtype(dtype).size // dtype.size for name, dtype in DTYPES.items()}
     return sum(tensor.n_bytes * wider.get(tensor.dtype, 1) for tensor in tensors)

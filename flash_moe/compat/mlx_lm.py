@@ -1,8 +1,8 @@
-"""Everything that flash_moe relies on inside mlx-lm, in one place.
+"""The parts of mlx-lm that flash_moe relies on.
 
-The rest of the package imports mlx-lm's names from here. An mlx-lm that lacks one of them, or
-whose functions lost a parameter we pass, fails here with a sentence instead of with a trace
-somewhere in a model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+The rest of the package imports mlx-lm's names from here. If mlx-lm lacks one of them, or a
+parameter that we pass, the import of this module fails with a clear error, and not later inside a
+model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
             installed = "none"
         return IncompatibleMlxLmError(
             "mlx-lm",
-            f"{problem}; installed is {installed}, tested was {TESTED}",
+            f"{problem}; installed: {installed}, tested: {TESTED}",
             "Install a tested version: pip install 'mlx-lm<0.33'",
         )
 
@@ -88,7 +88,7 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
     except ImportError as error:
         raise incompatible(f"expected to import {module}, got: {error}") from error
     except AttributeError:
-        raise incompatible(f"expected {module}.{name}, which is not there") from None
+        raise incompatible(f"expected {module}.{name}, which does not exist") from None
     if parameters:
         accepted = inspect.signature(value).parameters
         missing = [p for p in parameters if p not in accepted]
@@ -98,17 +98,17 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
 
 
 def check() -> None:
-    """Look up everything.
+    """Look up all names and parameters.
 
     Raises:
-        IncompatibleMlxLmError: Something is missing; names it and the versions.
+        IncompatibleMlxLmError: One is missing; the message has its name and the versions.
     """
     for module, name, parameters in RELIED_ON:
         _lookup(module, name, parameters)
 
 
 def _optional(module: str, name: str) -> Any:
-    """Something that only saves work; stands for nothing in a version that lacks it."""
+    """Return a name that only saves work, or an unused class if mlx-lm lacks it."""
     try:
         return _lookup(module, name, ())
     except IncompatibleMlxLmError:
@@ -138,7 +138,7 @@ Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
 
-# flash_moe/model/padding.py reads padding from them, also from attributes that are not public.
+# flash_moe/model/padding.py reads padding from these classes, also from private attributes.
 ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
@@ -149,10 +149,10 @@ def model_classes(component: str, config: dict[str, Any]) -> tuple[type, type]:
     """Return mlx-lm's ``Model`` and ``ModelArgs`` for a config.json.
 
     Args:
-        component: For the error.
+        component: Component named in the error.
 
     Raises:
-        UnsupportedModelError: mlx-lm does not know the architecture.
+        UnsupportedModelError: mlx-lm does not support the architecture.
     """
     try:
         return get_classes(config=config)
@@ -166,37 +166,37 @@ def open_tokenizer(
     """Return mlx-lm's tokenizer of a model directory.
 
     Args:
-        component: For the errors.
-        options: Options of the tokenizer, over those of its files.
+        component: Component named in the errors.
+        options: Options that override those of the tokenizer's files.
 
     Raises:
-        ModelNotFoundError: The files make no tokenizer.
+        ModelNotFoundError: The tokenizer cannot be loaded.
     """
     try:
-        # Without the option transformers asks on the terminal whether to run foreign code.
+        # Without this option transformers prompts on the terminal to run code of the model.
         tokenizer = load_tokenizer(
             path, {"trust_remote_code": False, **(options or {})}, eos_token_ids=eos_token_ids
         )
-    except Exception as error:  # whatever a file makes of transformers' classes
+    except Exception as error:  # transformers raises anything for bad files
         raise ModelNotFoundError(
             component,
             f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
-            "Are tokenizer.json and tokenizer_config.json those of the model?",
+            "Do tokenizer.json and tokenizer_config.json belong to the model?",
         ) from error
-    if not tokenizer.vocab_size:  # transformers makes an empty one where the files are missing
+    if not tokenizer.vocab_size:  # transformers returns an empty one if the files are missing
         raise ModelNotFoundError(
-            component, f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
+            component, f"{path}: the tokenizer has no tokens", "Is tokenizer.json missing?"
         )
     return tokenizer
 
 
-def held_positions(cache: Sequence[Any]) -> int:
-    """Return the number of positions that a prompt cache holds."""
+def cached_positions(cache: Sequence[Any]) -> int:
+    """Return the number of positions in a prompt cache."""
     return max((_offset(c) for c in cache), default=0)
 
 
 def _offset(cache: Any) -> int:
-    """Offset of one layer; of a batch that of the longest row."""
+    """Return the offset of one layer's cache; for a batch that of the longest row."""
     offset = getattr(cache, "offset", 0)
     if isinstance(offset, mx.array):
         return int(offset.max().item())  # type: ignore[arg-type]

@@ -1,13 +1,13 @@
-"""Several generations at once: one thread, one queue, requests that join and leave a batch.
+"""Continuous batching: one thread, one queue, requests that join and leave a batch.
 
-The thread of an :class:`Engine` loads the model and owns all arrays of MLX: no other thread runs a
-pass. It alternates: one step of mlx-lm's ``BatchGenerator`` for all answers that are being decoded,
-then one chunk of one prompt. So a short request behind a long prompt waits for one chunk, and
-decoding goes on meanwhile. Prompts are not batched: their chunks have the length that memory
-allows, and padding would take part in recurrent states.
+The thread of an :class:`Engine` loads the model and owns all MLX arrays; no other thread runs a
+forward pass. It alternates one step of mlx-lm's ``BatchGenerator`` for all decoding answers with
+one prefill chunk of one prompt. A short request behind a long prompt therefore waits for one
+chunk, and decoding continues meanwhile. Prompts are not batched: memory determines the length of
+their chunks, and padding would enter recurrent states.
 
 The first token of an answer is sampled with its prompt and sent at once. ``BatchGenerator``
-computes each later token one pass before it hands it out.
+computes each later token one pass before it returns it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from flash_moe.options.sampling import SamplingParams
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 0.1
-# Most tokens of a chunk while other requests are in the engine: mlx-lm's own chunk. A shorter one
-# would let others have their turn earlier, but each chunk reads nearly all experts.
+# Maximum tokens per chunk while other requests are in the engine: mlx-lm's own chunk. A shorter
+# one would shorten their wait, but each chunk reads nearly all experts.
 _SHARED_CHUNK = 2048
-# Kinds of prompt caches, which mlx-lm's LRU cache weighs against each other.
+# Kinds of prompt caches, which mlx-lm's LRU cache prioritizes differently.
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
 
@@ -46,9 +46,9 @@ class EngineRequest:
 
     Attributes:
         ids: Token ids of the prompt, at least one.
-        sampling: ``max_tokens`` fits the context; stop texts are left to the receiver.
-        processors: Makes further logits processors of this answer, in the engine's thread.
-        checkpoints: Numbers of prompt tokens after which the prompt cache is kept, and its kind.
+        sampling: ``max_tokens`` has to fit the context; the receiver applies stop texts.
+        processors: Creates further logits processors of this answer, in the engine's thread.
+        checkpoints: Numbers of prompt tokens after which the prompt cache is kept, with its kind.
         top_logprobs: Most likely tokens to report with each token; ``None`` reports no
             probabilities.
     """
@@ -62,10 +62,10 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has begun with a request.
+    """First event of a request that the engine has started.
 
     Attributes:
-        n_cached: Prompt tokens that came from a prompt cache.
+        n_cached: Prompt tokens found in a prompt cache.
     """
 
     n_cached: int
@@ -88,10 +88,10 @@ class Token:
 
 
 class Running:
-    """One request in the engine; the receiver's end, for any thread.
+    """Handle of one request in the engine; for any thread.
 
     Attributes:
-        events: One :class:`Started`, then each :class:`Token`; or an exception, which is the last.
+        events: One :class:`Started`, then each :class:`Token`; an exception is the last event.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Running:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the answer between two passes. No further event is worth waiting for."""
+        """End the answer between two passes. Further events may never come."""
         self.cancelled = True
 
 
@@ -108,11 +108,11 @@ class _Sequence:
     """State of one request in the engine's thread.
 
     Attributes:
-        cache: Its prompt cache until it is decoded; then the batch has it.
-        n_cached: Prompt tokens that ``cache`` held at first.
-        chunks: The prefill that runs.
-        first_turn: Whether none of it has run yet.
-        failed: Whether its receiver has got an exception.
+        cache: Its prompt cache during prefill; the batch owns it while decoding.
+        n_cached: Prompt tokens that were in ``cache`` initially.
+        chunks: The running prefill.
+        first_turn: Whether no chunk has run yet.
+        failed: Whether its receiver got an exception.
     """
 
     request: EngineRequest
@@ -133,7 +133,7 @@ class _Sequence:
         return self.failed or self.running.cancelled
 
     def contained(self, function: Callable[..., Any], otherwise: Callable[..., Any]) -> Any:
-        """Return the function with its errors ending this answer, and not the batch it is in."""
+        """Wrap a function so that its errors end this answer, but not the batch."""
 
         def call(*arguments: Any) -> Any:
             if not self.failed:
@@ -156,18 +156,18 @@ class _Sequence:
 
 
 class Engine:
-    """Generates for several requests at once.
+    """Generation thread for concurrent requests.
 
     Args:
-        load: Loads the model, in the engine's thread; returns what ``flash_moe.load`` returns.
-        concurrency: Most answers in one batch.
-        cache_entries, cache_bytes: Limits of the prompt caches that are kept.
+        load: Calls ``flash_moe.load`` and returns its result; runs in the engine's thread.
+        concurrency: Maximum answers in one batch.
+        cache_entries, cache_bytes: Limits of the stored prompt caches.
 
     Attributes:
-        loaded: Set when the model is there, or will not come.
-        error: Why it will not.
-        flash: The model, once it is there.
-        prompt_caches: mlx-lm's, for figures; its arrays belong to the engine's thread.
+        loaded: Set when loading has finished or failed.
+        error: The error of a failed load.
+        flash: The loaded model.
+        prompt_caches: mlx-lm's LRU cache; its arrays belong to the engine's thread.
     """
 
     def __init__(
@@ -192,14 +192,14 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether requests will still be answered."""
+        """True while the engine accepts requests."""
         return not self._over and self._thread.is_alive()
 
     def submit(self, request: EngineRequest) -> Running:
-        """Begin a generation; for any thread.
+        """Queue a generation; for any thread.
 
         Raises:
-            ClosedError: The engine has ended.
+            ClosedError: The engine's thread has ended.
         """
         running = Running()
         with self._lock:
@@ -209,7 +209,7 @@ class Engine:
         return running
 
     def close(self) -> None:
-        """End the thread after the pass that it runs; running requests get an error."""
+        """End the thread after its current pass; running requests get an error."""
         self._stopping = True
         while self._thread.is_alive():
             self._thread.join(0.2)  # signal handlers run in between
@@ -261,7 +261,7 @@ class Engine:
         )
 
     def _receive(self) -> None:
-        """Take in new requests; wait a little if there is nothing else to do."""
+        """Start queued requests; wait briefly if the engine is idle."""
         wait = not self._prefilling and not self._decoding
         while True:
             try:
@@ -276,7 +276,7 @@ class Engine:
 
     def _begin(self, request: EngineRequest, running: Running) -> None:
         model, ids = self.flash.model, list(request.ids)
-        # A prompt that a cache holds whole would leave no token to begin with.
+        # A fully cached prompt would leave no token for the first pass.
         cache, rest = self.prompt_caches.fetch_nearest_cache(None, ids[:-1])
         cache = make_prompt_cache(model) if cache is None else cache
         n_cached = len(ids) - 1 - len(rest)
@@ -287,8 +287,8 @@ class Engine:
             ends=[n - n_cached for n, _ in request.checkpoints],
             most=lambda: _SHARED_CHUNK if self._decoding or self._prefilling else None,
         )
-        # A new request has its first turn before those that had one; but not two in a row, or a
-        # stream of short requests would keep a long prompt waiting.
+        # A new request gets its first turn before the others; but not twice in a row, or a
+        # stream of short requests would starve a long prompt.
         place = 1 if self._last_turn_was_first else 0
         self._prefilling.insert(place, _Sequence(request, running, cache, n_cached, chunks))
         running.events.put(Started(n_cached))
@@ -303,16 +303,16 @@ class Engine:
                 del self._decoding[uid]
 
     def _decode(self) -> None:
-        """Run one step of all answers. An error of the pass is an error of each."""
+        """Run one step of all answers. An error of the pass fails all of them."""
         if not self._decoding:
             return
         try:
             _, responses = self._decoder.next()
         except Exception as error:
-            _log.exception("a pass failed; its answers end with an error")
+            _log.exception("a forward pass failed; its answers end with an error")
             failed, self._decoding = self._decoding, {}
             for sequence in failed.values():
-                sequence.fail(error.with_traceback(None))  # whose frames hold the batch
+                sequence.fail(error.with_traceback(None))  # its frames reference the batch
             self._decoder.close()
             self._decoder = self._new_decoder()
             return
@@ -324,7 +324,7 @@ class Engine:
                 self._keep(response.all_tokens, response.prompt_cache, ASSISTANT)
 
     def _prefill(self) -> None:
-        """Process one chunk of the prompt whose turn it is, and after the last one its end."""
+        """Process the next chunk of the next prompt; after the last chunk, start decoding."""
         if not self._prefilling:
             return
         sequence = self._prefilling.popleft()
@@ -376,7 +376,7 @@ class Engine:
         self._decoding[uid] = sequence
 
     def _keep(self, ids: list[int], cache: list[Any], kind: str) -> None:
-        """Keep a prompt cache, within what running answers leave of the limit."""
+        """Store a prompt cache; caches of running answers count towards the limit."""
         self.prompt_caches.insert_cache(None, list(ids), cache, cache_type=kind)
         used = self._decoder.prompt_cache_nbytes
         used += sum(c.nbytes for sequence in self._prefilling for c in sequence.cache)
@@ -384,10 +384,10 @@ class Engine:
 
 
 def _top(logprobs: mx.array, n: int) -> tuple[tuple[int, float], ...]:
-    """The ``n`` most likely tokens with their log probabilities ``[V]``, best first."""
+    """Return the ``n`` most likely ids of log probabilities ``[V]`` with theirs, best first."""
     if not n:
         return ()
     n = min(n, logprobs.size)
     ids = mx.argpartition(-logprobs, kth=n - 1)[:n]
-    found: Any = (ids.tolist(), logprobs[ids].tolist())
-    return tuple(sorted(zip(*found, strict=True), key=lambda pair: -pair[1]))
+    columns: Any = (ids.tolist(), logprobs[ids].tolist())
+    return tuple(sorted(zip(*columns, strict=True), key=lambda pair: -pair[1]))

@@ -1,9 +1,9 @@
-"""One generation in the caller's thread: text in, text out.
+"""One generation in the caller's thread.
 
-mlx-lm supplies the prompt cache, the samplers, the detokenizer and the chat template. The loop is
-ours for one reason: mlx-lm's computes token n+1 before it hands out token n. With experts read
-from disk inside the forward pass, each token would be shown one pass late, and one pass at the
-end would be thrown away. Several generations at once share a batch in ``engine.py``.
+mlx-lm supplies the prompt cache, the samplers and the chat template. The loop is ours because
+mlx-lm's computes token n+1 before it yields token n. With experts read from disk inside the
+forward pass, each token would arrive one pass late, and the last pass would be wasted.
+``engine.py`` batches concurrent generations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flash_moe.compat.mlx_lm import (
 )
 from flash_moe.errors import ConfigError
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.output_spec import ReplyForm, reply_form, thoughts_before
+from flash_moe.generation.output_spec import OutputSpec, output_spec, thinking_state
 from flash_moe.generation.prompt import Prompt, check_length, encode_prompt
 from flash_moe.generation.result import Chunk, Generation, GenerationStats
 from flash_moe.generation.sampling import LogitsProcessor, Sampler, logits_processors_of, sampler_of
@@ -41,12 +41,12 @@ def token_ids(
     prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yield tokens without end, each as soon as it exists; the next pass runs on the next request.
+    """Yield tokens without end, each before the next forward pass.
 
-    The prompt is processed as mlx-lm does it: chunks, then the last token alone.
+    As in mlx-lm, the prompt is processed in chunks, then its last token alone.
 
     Args:
-        prefill_step: As ``step`` of :func:`flash_moe.generation.steps.prefill`.
+        prefill_step: ``step`` of :func:`flash_moe.generation.steps.prefill`.
     """
     seen: list[int] = []
     total = len(prompt)
@@ -69,7 +69,7 @@ def token_ids(
 def stream(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
 ) -> Iterator[Chunk]:
-    """Generate, piece by piece. The arguments are checked at the call, not at the first piece.
+    """Generate and yield chunks. The call checks the arguments, before the first chunk.
 
     Args:
         prompt: Text (used as it is), chat messages, or token ids.
@@ -87,7 +87,7 @@ def generate(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
 ) -> Generation:
     """Generate a whole answer. Arguments and errors as for :func:`stream`."""
-    form, chunks = _begin(model, tokenizer, prompt, options)
+    spec, chunks = _begin(model, tokenizer, prompt, options)
     text, ids = [], []
     for chunk in chunks:
         text.append(chunk.text)
@@ -95,20 +95,20 @@ def generate(
     assert chunk.finish_reason is not None
     assert chunk.stats is not None
     whole = "".join(text)
-    calls = form.calls(tokenizer, whole)
+    calls = spec.calls(tokenizer, whole)
     return Generation(whole, tuple(ids), chunk.finish_reason, chunk.stats, calls)
 
 
 def _begin(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
-) -> tuple[ReplyForm, Iterator[Chunk]]:
-    """Check everything, and return what the answer may be and its pieces."""
-    form = reply_form(options.tools, options.tool_choice, options.strict, options.response_format)
+) -> tuple[OutputSpec, Iterator[Chunk]]:
+    """Check prompt and options; return the output spec and the chunks of the answer."""
+    spec = output_spec(options.tools, options.tool_choice, options.strict, options.response_format)
     template_args = dict(options.template_args)
-    if form.schemas:
+    if spec.schemas:
         if isinstance(prompt, str):
             raise ConfigError("generate", "tools: expected messages as the prompt, got text")
-        template_args["tools"] = list(form.schemas)
+        template_args["tools"] = list(spec.schemas)
     ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
     cache = make_prompt_cache(model) if options.prompt_cache is None else options.prompt_cache
     room = check_length(model.config.max_context, len(ids), cache, options.max_tokens)
@@ -116,7 +116,7 @@ def _begin(
     limit = thinking_limit(tokenizer, ids, options.max_thinking_tokens)
     if limit is not None:
         processors.append(limit)
-    constraint = form.constraint(tokenizer, *thoughts_before(tokenizer, ids))
+    constraint = spec.constraint(tokenizer, *thinking_state(tokenizer, ids))
     if constraint is not None:
         processors.append(constraint.processor())
     tokens = token_ids(
@@ -129,13 +129,13 @@ def _begin(
         on_prefill=options.on_prefill,
     )
     text = AnswerText(tokenizer, room, options.stops)
-    return form, _chunks(model, tokens, text, len(ids))
+    return spec, _chunks(model, tokens, text, len(ids))
 
 
 def _chunks(
     model: StreamedModel, tokens: Iterator[int], text: AnswerText, n_prompt: int
 ) -> Iterator[Chunk]:
-    """Turn tokens into pieces of text and end where the answer ends."""
+    """Yield the chunks of the answer's tokens, up to its end."""
     before = model.stats
     started = first = time.perf_counter()
     with wired_limit(model, [generation_stream]):

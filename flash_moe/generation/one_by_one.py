@@ -25,7 +25,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class Response:
-    """As ``GenerationBatch.Response`` of mlx-lm."""
+    """Counterpart of mlx-lm's ``GenerationBatch.Response``."""
 
     uid: int
     token: int
@@ -36,10 +36,10 @@ class Response:
 
 
 class OneByOne:
-    """The part of mlx-lm's ``BatchGenerator`` that the engine uses, one pass per answer and step.
+    """Subset of mlx-lm's ``BatchGenerator`` for the engine, with one pass per answer and step.
 
     Args:
-        ends: Tokens that end an answer.
+        ends: End-of-sequence tokens.
     """
 
     def __init__(self, model: StreamedModel, ends: Collection[int]) -> None:

@@ -1,4 +1,4 @@
-"""Samplers and logits processors of one answer, made by mlx-lm from our sampling options."""
+"""mlx-lm's samplers and logits processors, built from the sampling options."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LogitsProcessor: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
 
 
 class RandomState:
-    """Random state of one seeded answer; that of the thread stays as it was.
+    """Random state of one seeded answer; the thread's own state stays unchanged.
 
     MLX's state is one key of two words, and ``mx.random.seed(n)`` sets it to the words of n. So a
-    key can be kept as a number and put back.
+    key can be saved as a number and restored.
     """
 
     def __init__(self, seed: int) -> None:
@@ -61,7 +61,7 @@ def sampler_of(params: SamplingParams, tokenizer: Any) -> Sampler:
             temp=params.temperature,
             top_p=params.top_p,
             min_p=params.min_p,
-            # mlx-lm refuses a top_k of the whole vocabulary, and of more.
+            # mlx-lm rejects a top_k of the vocabulary size or more.
             top_k=params.top_k if params.top_k < vocab_size else 0,
             xtc_probability=params.xtc_probability,
             xtc_threshold=params.xtc_threshold,
@@ -73,8 +73,8 @@ def sampler_of(params: SamplingParams, tokenizer: Any) -> Sampler:
         try:
             return made(logprobs.shape[-1])(logprobs)
         except BaseException:
-            # mlx-lm's samplers are compiled with the random state. One that raises while it is
-            # traced leaves a placeholder there, on which every later sampler fails.
+            # mlx-lm's samplers are compiled with the random state. A sampler that raises while
+            # it is traced leaves a placeholder there, and every later sampler fails on it.
             mx.random.seed(_number(key))
             raise
 
@@ -86,7 +86,7 @@ def sampler_of(params: SamplingParams, tokenizer: Any) -> Sampler:
 
 def logits_processors_of(params: SamplingParams) -> list[LogitsProcessor]:
     """Return mlx-lm's logits processors for the biases and penalties that are set."""
-    # mlx-lm processes with a penalty of 1 too, which changes nothing and takes time.
+    # mlx-lm applies a penalty of 1 too, which changes nothing and takes time.
     repetition = params.repetition_penalty
     return list(
         make_logits_processors(

@@ -1,6 +1,4 @@
-"""Steps of a generation: prefill in chunks, one token, and text of tokens. Everything that
-generates is made of them.
-"""
+"""Steps of a generation: chunked prefill, one decode step, and detokenization."""
 
 from __future__ import annotations
 
@@ -26,14 +24,14 @@ def prefill(
     ends: Iterable[int] = (),
     most: Callable[[], int | None] = lambda: None,
 ) -> Iterator[int]:
-    """Process a prompt chunk by chunk; yield the number of tokens done after each.
+    """Process a prompt in chunks; yield the number of processed tokens after each.
 
     Args:
         cache: The prompt cache, updated in place.
-        step: Tokens of a chunk. Chosen from the prompt and from memory, if not given
-            (``memory/plan.py``): each chunk reads nearly all experts that the bank cannot hold.
-        ends: Numbers of tokens at which a chunk ends in any case.
-        most: Limit of the next chunk, looked up before each; ``None`` is no limit.
+        step: Tokens per chunk. By default derived from the prompt and from memory
+            (``memory/plan.py``): each chunk reads nearly all experts that are not cached.
+        ends: Numbers of tokens at which a chunk always ends.
+        most: Returns the limit of the next chunk, called before each; ``None`` is no limit.
     """
     done = 0
     for end in [*sorted(n for n in set(ends) if 0 < n < len(ids)), len(ids)]:
@@ -60,10 +58,10 @@ def next_token(
     """Process ``ids`` and sample the token that follows.
 
     Args:
-        seen: All tokens before ``ids``; extended by them. Logits processors get them.
+        seen: All tokens before ``ids``, for the logits processors; extended by ``ids``.
 
     Returns:
-        The token, and log probabilities ``[V]``.
+        The token, and its log probabilities ``[V]``.
     """
     with mx.stream(generation_stream):
         logits = model(mx.array([list(ids)]), cache=cache)[:, -1, :]
@@ -75,9 +73,9 @@ def next_token(
 
 
 class Detokenizer:
-    """Text of tokens as they arrive; all pieces together are ``tokenizer.decode(ids)``.
+    """Streaming detokenizer; all pieces together are ``tokenizer.decode(ids)``.
 
-    mlx-lm's detokenizers drop the space that an answer begins with.
+    mlx-lm's detokenizers drop a leading space of the answer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -95,12 +93,12 @@ class Detokenizer:
                 piece = self._stream.step(self._backend, token) or ""
                 self._text += piece
                 return piece
-            except Exception:  # of a decoder that changes earlier text: decode the whole instead
+            except Exception:  # the decoder changes earlier text: decode all ids from here on
                 self._backend = None
         return self._beyond(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
 
     def finish(self) -> str:
-        """Return what is left: the bytes of a character that was not completed."""
+        """Return the rest: the bytes of an incomplete character."""
         return self._beyond(self._tokenizer.decode(self._ids))
 
     def _beyond(self, whole: str) -> str:
@@ -110,10 +108,10 @@ class Detokenizer:
 
 
 class AnswerText:
-    """Text of an answer as its tokens arrive, cut at a stop text.
+    """Text of an answer from its tokens, cut at a stop text.
 
     Attributes:
-        finish_reason: ``"stop"`` or ``"length"`` when the answer has ended, before ``None``.
+        finish_reason: ``None`` while the answer runs, then ``"stop"`` or ``"length"``.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int, stops: Sequence[str] = ()) -> None:
@@ -124,7 +122,7 @@ class AnswerText:
         self.finish_reason: str | None = None
 
     def feed(self, token: int) -> str:
-        """Take a token; return the text that is sure by now."""
+        """Take a token; return the new text that is final."""
         self._left -= 1
         ended = token in self._ends
         self.finish_reason = "stop" if ended else "length" if self._left == 0 else None

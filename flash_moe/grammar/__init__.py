@@ -1,7 +1,7 @@
-"""Constrained answers: JSON by a schema, tool calls with right arguments, patterns, grammars.
+"""Constrained decoding: JSON schemas, tool calls with valid arguments, patterns, grammars.
 
-Owns which tokens may come next; llguidance does the parsing. Callers give a constraint's
-``processor()`` to the generation loop as a logits processor. Refuses what it cannot hold.
+This package computes which tokens may come next; llguidance does the parsing. Pass a constraint's
+``processor()`` to the generation loop as a logits processor. Unsupported schemas raise errors.
 """
 
 from flash_moe.errors import GrammarError

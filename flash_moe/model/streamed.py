@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.mlx_lm import SwiGLU, held_positions
+from flash_moe.compat.mlx_lm import SwiGLU, cached_positions
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
@@ -102,7 +102,7 @@ class StreamedModel(nn.Module):
         most = chunk_tokens(
             self._prefill_workspace,
             allowance,
-            held_positions(cache) + n_tokens,
+            cached_positions(cache) + n_tokens,
             fits_all=self._bank.fits_all,
         )
         return chunks(n_tokens, max(most // n_rows, 1))

@@ -38,9 +38,9 @@ def write_shards(
 
 
 def weights_hash(path: Path) -> str:
-    """Return xxh3-128 over name, dtype, shape and bytes of all tensors, whatever their shards.
+    """Return xxh3-128 of name, dtype, shape and bytes of all tensors, independent of shards.
 
-    Goldens keep it, so that a drift of the generator is seen as a drift and not as wrong logits.
+    Goldens store it, so that a changed generator is reported as such and not as wrong logits.
     """
     entries = [e for file in path.glob("model*.safetensors") for e in read_header(file).values()]
     digest = xxhash.xxh3_128()
@@ -52,7 +52,7 @@ def weights_hash(path: Path) -> str:
 
 
 def float_bytes(values: npt.NDArray[np.float32], code: DtypeCode) -> bytes:
-    """Float32 values as little-endian bytes of ``code``, rounded to nearest even."""
+    """Return float32 values as little-endian bytes of ``code``, rounded to nearest even."""
     if code == "F32":
         return values.astype("<f4").tobytes()
     if code == "F16":
@@ -68,13 +68,13 @@ def float_bytes(values: npt.NDArray[np.float32], code: DtypeCode) -> bytes:
 
 
 def random_words(random: np.random.RandomState, n_bytes: int) -> Iterator[bytes]:
-    """Random bytes in chunks; the same stream whatever the chunk size."""
+    """Yield random bytes in chunks; the stream does not depend on the chunk size."""
     for start in range(0, n_bytes, CHUNK_BYTES):
         yield random.bytes(min(CHUNK_BYTES, n_bytes - start))
 
 
 def tensor_source(name: str, array: mx.array) -> TensorSource:
-    """An array as something to write; evaluated when it is written, on the CPU."""
+    """Return an array as a source for the writer, evaluated on the CPU when it is written."""
 
     def chunks() -> Iterator[bytes]:
         with mx.stream(mx.Device(mx.cpu)):

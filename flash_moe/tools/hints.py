@@ -1,10 +1,10 @@
-"""From type hints to shapes: of parameters, and of the fields of dataclasses and ``TypedDict``.
+"""Shapes of type hints: of parameters, and of the fields of dataclasses and ``TypedDict``.
 
-One table of shapes makes schemas and values, so that what a schema promises is what the function
-gets. ``transformers.utils.get_json_schema`` makes only schemas: it wants a docstring entry for
-every parameter, ignores ``Annotated``, dataclasses and ``TypedDict``, takes ``*args`` for a
-parameter, and marks optional values with ``nullable``, which JSON schema does not know. A test
-holds the schemas equal where both know a type.
+The same shapes produce schemas and values, so that a function gets the values of its schema.
+``transformers.utils.get_json_schema`` makes only schemas: it requires a docstring entry for every
+parameter, ignores ``Annotated``, dataclasses and ``TypedDict``, accepts ``*args`` as a parameter,
+and marks optional values with ``nullable``, which is not JSON schema. A test checks that the
+schemas are equal for types that both support.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _UNIONS = (Union, types.UnionType)
 
 
 def unwrap(hint: Any) -> tuple[Any, str]:
-    """A hint without ``Annotated`` and the like, and the text that ``Annotated`` gave."""
+    """Return a hint without ``Annotated`` and qualifiers, and the text of ``Annotated``."""
     text = ""
     while (origin := get_origin(hint)) is Annotated or origin in _QUALIFIERS:
         hint, *extras = get_args(hint)
         text = text or next((extra for extra in extras if isinstance(extra, str)), "")
     if origin in _UNIONS:  # Python 3.10 adds None to Annotated[...] for such a default
         members = [unwrap(member) for member in get_args(hint)]
-        texts = {said for _, said in members if said}
+        texts = {each for _, each in members if each}
         text = text or ("" if len(texts) != 1 else texts.pop())
         hint = Union[tuple(member for member, _ in members)]  # noqa: UP007  (flattens)
     return hint, text
 
 
 def shape_of(hint: Any, where: str, inside: tuple[type, ...] = ()) -> Shape:
-    """The shape of a type hint.
+    """Return the shape of a type hint.
 
     Args:
         where: Function and parameter, for errors.
-        inside: Classes whose fields are being read.
+        inside: Enclosing classes.
 
     Raises:
-        ToolDefinitionError: A type that has no JSON form, or one that contains itself.
+        ToolDefinitionError: The type has no JSON form, or contains itself.
     """
     hint = type(None) if hint is None else unwrap(hint)[0]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -86,9 +86,9 @@ def field_of(
     description: str = "",
     inside: tuple[type, ...] = (),
 ) -> Shape:
-    """The shape of a parameter or field. The text of ``Annotated`` wins over ``description``.
+    """Return the shape of a parameter or field. Text of ``Annotated`` overrides ``description``.
 
-    One that may be left out or be null has the schema of its other type: it is left out.
+    An optional one that may be null has the schema without null: the model omits it.
     """
     shape = shape_of(hint, where, inside)
     schema = shape.without_none if not required and shape.without_none else shape.schema
@@ -98,14 +98,14 @@ def field_of(
 
 
 def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, str]) -> Shape:
-    """The arguments of a function as one object.
+    """Return the shape of a function's arguments, as one object.
 
     Args:
-        name: The tool's, for errors.
+        name: Name of the tool, for errors.
         texts: Descriptions of parameters.
 
     Raises:
-        ToolDefinitionError: A parameter has no name, no type hint, or a type without a JSON form.
+        ToolDefinitionError: A parameter is not a keyword, or has no type hint with a JSON form.
     """
     hints = hints_of(function, name)
     fields = {}
@@ -118,7 +118,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
                 "Name each parameter, or take a list[...] or dict[str, ...].",
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError("tools", f"{where}: expected a parameter that takes its name")
+            raise ToolDefinitionError("tools", f"{where}: expected a keyword, got positional-only")
         if parameter.name not in hints:
             raise ToolDefinitionError(
                 "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."
@@ -133,7 +133,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
 
 
 def fields_of(kind: type, where: str, inside: tuple[type, ...]) -> dict[str, Shape] | None:
-    """The fields of a dataclass or ``TypedDict``; ``None`` for any other class."""
+    """Return the fields of a dataclass or ``TypedDict``; ``None`` for any other class."""
     if dataclasses.is_dataclass(kind):
         required = {
             field.name: field.default is dataclasses.MISSING
@@ -153,10 +153,10 @@ def fields_of(kind: type, where: str, inside: tuple[type, ...]) -> dict[str, Sha
 
 
 def hints_of(thing: Any, where: str) -> dict[str, Any]:
-    """The type hints of a function or class, those written as text evaluated.
+    """Return the evaluated type hints of a function or class.
 
     Raises:
-        ToolDefinitionError: One names something that is not there.
+        ToolDefinitionError: A hint names something undefined.
     """
     try:
         return typing.get_type_hints(thing, include_extras=True)

@@ -1,7 +1,7 @@
-"""Types as JSON schemas, and values of them made from what a model wrote.
+"""Types as JSON schemas, and conversion of a model's arguments to them.
 
-Models write numbers as text and lists as JSON in a string. ``convert`` takes both (``lenient``),
-but in a union a member that fits as it is comes first.
+Models write numbers as text and lists as JSON in a string. With ``lenient``, ``convert`` accepts
+both; in a union a member that fits without conversion takes precedence.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import ToolArgumentError, ToolDefinitionError
-from flash_moe.tools.result_text import shown
+from flash_moe.tools.result_text import quoted
 
 Schema = dict[str, Any]
-Convert = Callable[[Any, str, bool], Any]  # value, where it stands, whether to be lenient
+Convert = Callable[[Any, str, bool], Any]  # value, its path for errors, lenient
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A type as JSON schema, and how to make a value of it.
+    """A type: its JSON schema and its conversion.
 
     Attributes:
-        convert: Raises ``ToolArgumentError``, which names what was expected and where.
-        takes_none: Whether null is one of its values.
-        without_none: The schema without null, of a union with null.
-        required: Whether it has no default, as a parameter or field.
+        convert: Raises ``ToolArgumentError`` with the expected value and its path.
+        takes_none: Whether null is a valid value.
+        without_none: For a union with null, the schema without it.
+        required: Whether the parameter or field has no default.
     """
 
     schema: Schema
@@ -39,11 +39,11 @@ class Shape:
 
 
 def readings(value: Any) -> Iterator[Any]:
-    """Yield what a model may have meant by a value, beside the value as it is."""
+    """Yield possible meanings of a model's value other than the value itself."""
     if isinstance(value, str):
         text = value.strip()
         text = text.lower() if text.lower() in ("true", "false") else text
-        # Not all that Python takes for a number: 1_000 is none elsewhere.
+        # Python also accepts 1_000, which is not a number elsewhere.
         for read in (json.loads, int, float) if "_" not in text else (json.loads,):
             with suppress(ValueError, RecursionError):
                 value = read(text)
@@ -60,21 +60,21 @@ def readings(value: Any) -> Iterator[Any]:
 def _first(
     fits: Callable[[Any], bool], value: Any, where: str, expected: str, lenient: bool
 ) -> Any:
-    """The first reading that fits."""
+    """Return the first reading that fits."""
     if fits(value):
         return value
     for reading in readings(value) if lenient else ():
         if fits(reading):
             return reading
-    raise ToolArgumentError("tools", f"{where}: expected {expected}, got {shown(value)}")
+    raise ToolArgumentError("tools", f"{where}: expected {expected}, got {quoted(value)}")
 
 
 def _converter(
     expected: str, fits: Callable[[Any], bool], build: Callable[[Any], Any] | None = None
 ) -> Convert:
     def convert(value: Any, where: str, lenient: bool) -> Any:
-        found = _first(fits, value, where, expected, lenient)
-        return found if build is None else build(found)
+        reading = _first(fits, value, where, expected, lenient)
+        return reading if build is None else build(reading)
 
     return convert
 
@@ -114,13 +114,13 @@ def dict_of(item: Shape) -> Shape:
 
 
 def one_of(options: Sequence[Any], where: str, build: Callable[[Any], Any] | None = None) -> Shape:
-    """One of several scalars, or what ``build`` makes of it."""
+    """Return the shape of one of several scalars, passed through ``build`` if given."""
     if not options or any(type(option) not in SCALARS for option in options):
         raise ToolDefinitionError(
             "tools", f"{where}: expected text, numbers or booleans to choose from, got {options}"
         )
     names = list(dict.fromkeys(SCALARS[type(option)].schema["type"] for option in options))
-    expected = "one of " + ", ".join(shown(option) for option in options)
+    expected = "one of " + ", ".join(quoted(option) for option in options)
 
     def fits(value: Any) -> bool:
         return any(type(option) is type(value) and option == value for option in options)
@@ -137,13 +137,13 @@ def union_of(members: Sequence[Shape]) -> Shape:
     def convert(value: Any, where: str, lenient: bool) -> Any:
         if value is None and nullable:
             return None
-        if len(others) == 1:  # its own message says best what is wrong
+        if len(others) == 1:  # its own message is the most specific
             return others[0].convert(value, where, lenient)
         for again in (False, True) if lenient else (False,):
             for shape in others:
                 with suppress(ToolArgumentError):
                     return shape.convert(value, where, again)
-        got = f"got {shown(value)}"
+        got = f"got {quoted(value)}"
         raise ToolArgumentError("tools", f"{where}: expected one of its types {names}, {got}")
 
     unique: list[Schema] = []
@@ -159,9 +159,9 @@ def union_of(members: Sequence[Shape]) -> Shape:
 
 
 def object_of(fields: Mapping[str, Shape], build: Callable[..., Any]) -> Shape:
-    """An object whose fields become arguments of ``build``; fields left out stay out.
+    """Return the shape of an object whose fields become arguments of ``build``.
 
-    Null for a field that has a default and takes no null counts as left out.
+    Null counts as omitted for a field that has a default and does not accept null.
     """
 
     def convert(value: Any, where: str, lenient: bool) -> Any:
@@ -175,14 +175,14 @@ def object_of(fields: Mapping[str, Shape], build: Callable[..., Any]) -> Shape:
             raise ToolArgumentError(
                 "tools", f"{where}: {'; '.join(problems)}", f"There are: {known}."
             )
-        found = {}
+        converted = {}
         for name, each in values.items():
             field = fields[name]
             if each is not None or not lenient or field.required or field.takes_none:
                 at = name if where == "arguments" else f"{where}.{name}"
-                found[name] = field.convert(each, at, lenient)
+                converted[name] = field.convert(each, at, lenient)
         try:
-            return build(**found)
+            return build(**converted)
         except (TypeError, ValueError) as error:  # a check of the class itself
             raise ToolArgumentError("tools", f"{where}: {error}") from error
 

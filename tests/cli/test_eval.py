@@ -124,7 +124,7 @@ def test_errors_come_before_the_work(tiny_store: Path, tmp_path: Path) -> None:
     assert "too short" in error_of(tiny_store, "--text", text, *SMALL)
     assert "tokens: expected at least 1, got 0" in error_of(tiny_store, "--tokens", 0, *SMALL)
     top_k = error_of(tiny_store, "--top-k-experts", "4,99", *SMALL)
-    assert "top_k: expected 1 to 32 (the experts of a layer), got 99" in top_k
+    assert "top_k: expected 1 to 32 (experts per layer), got 99" in top_k
     assert "no such directory" in error_of(tmp_path / "nowhere", *SMALL).replace(
         "neither pulled nor", "no such directory"
     )

@@ -104,7 +104,7 @@ def test_experts_a_token_unknown(mlx_copy: Path) -> None:
     config = json.loads((mlx_copy / "config.json").read_text())
     del config["text_config"]["num_experts_per_tok"]
     (mlx_copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match="experts a token"):
+    with pytest.raises(UnsupportedModelError, match="experts per token"):
         load(mlx_copy)
 
 

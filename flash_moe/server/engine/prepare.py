@@ -15,7 +15,7 @@ from typing import Any
 
 from flash_moe.errors import GrammarError
 from flash_moe.generation.engine import EngineRequest
-from flash_moe.generation.output_spec import ReplyForm, thoughts_before
+from flash_moe.generation.output_spec import OutputSpec, thinking_state
 from flash_moe.generation.sampling import LogitsProcessor
 from flash_moe.generation.thinking_limit import thinking_limit
 from flash_moe.grammar import Constraint, from_response_format
@@ -117,8 +117,8 @@ class Preparer:
             raise too_long(len(ids), limit)
         return replace(sampling, max_tokens=min(sampling.max_tokens, limit - len(ids)))
 
-    def _constraint(self, form: ReplyForm, ids: Sequence[int]) -> Constraint | None:
-        after, thinking = thoughts_before(self._tokenizer, ids)
+    def _constraint(self, form: OutputSpec, ids: Sequence[int]) -> Constraint | None:
+        after, thinking = thinking_state(self._tokenizer, ids)
         key = json.dumps([{**vars(form), "strict": sorted(form.strict)}, after, thinking])
         with self._lock:
             if key in self._constraints:
@@ -132,18 +132,18 @@ class Preparer:
                     self._constraints.popitem(last=False)
         return made
 
-    def _in_format(self, form: ReplyForm) -> bool:
+    def _in_format(self, form: OutputSpec) -> bool:
         """Whether it is the format of the answer that cannot be held to, and not its calls."""
         try:
             from_response_format(self._tokenizer, form.response_format)
         except GrammarError:
             return True
-        return not form.held
+        return not form.constrains_calls
 
 
-def _form(asked: GenerationRequest) -> ReplyForm:
+def _form(asked: GenerationRequest) -> OutputSpec:
     tools = asked.tools
-    return ReplyForm(
+    return OutputSpec(
         tools.shown,
         tools.mode,
         tools.strict if tools.shown else frozenset(),

@@ -41,7 +41,7 @@ class Tools:
 
     @property
     def mode(self) -> str | dict[str, Any]:
-        """The choice, as :class:`flash_moe.generation.output_spec.ReplyForm` takes it."""
+        """The choice, as :class:`flash_moe.generation.output_spec.OutputSpec` takes it."""
         if self.choice == "named":  # a name alone could be "auto"
             return openai_function(self.named)
         return self.choice
