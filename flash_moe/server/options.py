@@ -30,7 +30,7 @@ class ServeOptions:
         timeout_s: Most seconds from a request's arrival to its answer's end.
         client_timeout_s: Most seconds that a client may take to send a request, or to take in what
             it was sent.
-        grace_s: Seconds that answers have to end when the server is told to.
+        shutdown_timeout_s: Seconds that answers have to end when the server is told to.
         sampling: Options of requests that leave them out.
         concurrency: Answers generated at once.
         prompt_cache_bytes: For prompts that may go on; ``None``: from memory.
@@ -51,7 +51,7 @@ class ServeOptions:
     max_queue: int = 16
     timeout_s: float = 1800.0
     client_timeout_s: float = 30.0
-    grace_s: float = 10.0
+    shutdown_timeout_s: float = 10.0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     concurrency: int = 2
     prompt_cache_bytes: int | None = None
@@ -71,7 +71,7 @@ class ServeOptions:
             expect(getattr(self, name) >= 1, name, "at least 1")
         for name in ("timeout_s", "client_timeout_s"):
             expect(getattr(self, name) > 0, name, "more than 0")
-        for name in ("max_queue", "grace_s"):
+        for name in ("max_queue", "shutdown_timeout_s"):
             expect(getattr(self, name) >= 0, name, "0 or more")
         if self.prompt_cache_bytes is not None:
             expect(self.prompt_cache_bytes >= 0, "prompt_cache_bytes", "0 or more")

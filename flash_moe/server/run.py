@@ -74,12 +74,12 @@ def _answer(
         on_ready(http.url)
         stop.wait(lambda: service.engine.alive)
     finally:
-        _log.info("stopping: answers have %g s to end", service.options.grace_s)
+        _log.info("stopping: answers have %g s to end", service.options.shutdown_timeout_s)
         service.admission.close()
         http.shutdown()
         accepting.join()
         http.server_close()
-        until = time.monotonic() + service.options.grace_s
+        until = time.monotonic() + service.options.shutdown_timeout_s
         while time.monotonic() < until and not service.admission.wait_until_idle(POLL_S):
             pass
         service.cancel()

@@ -259,7 +259,7 @@ class TestTheEnd:
 
     @pytest.fixture(params=[1])
     def server(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Live]:
-        grace = ["--grace", str(request.param), "--decode-concurrency", "1"]
+        grace = ["--shutdown-timeout", str(request.param), "--decode-concurrency", "1"]
         made = Live(tmp_path / "log", *grace)
         yield made
         made.close()
