@@ -64,7 +64,7 @@ class _OldFlag(argparse.Action):
             option_strings,
             current.dest,
             nargs=current.nargs,
-            type=current.type,
+            type=current.type,  # type: ignore[arg-type]
             default=argparse.SUPPRESS,
             help=argparse.SUPPRESS,
         )

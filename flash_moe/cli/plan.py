@@ -67,7 +67,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--memory-gbps",
         type=float,
         metavar="X",
-        help="rate at which decoding reads weights, at most the memory bandwidth; skips measuring it",
+        help="rate at which decoding reads weights, at most memory bandwidth; skips measuring it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)

@@ -175,7 +175,7 @@ def test_signs_of_life_of_a_stream() -> None:
     stream.check()
     assert not begun
     for _ in range(2):
-        stream.spoke_at -= 60
+        stream.last_sent_at -= 60
         stream.check()
         stream.check()
     assert (begun, sent) == ([True], [b"alive", b"alive"])
