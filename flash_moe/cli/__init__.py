@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 from flash_moe.cli import chat, demo, doctor, eval, generate, plan, pull, serve, store
+from flash_moe.cli.options import current_names
 from flash_moe.errors import FlashMoEError
 from flash_moe.version import __version__
 
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    arguments = current_names(sys.argv[1:] if arguments is None else arguments)
     args = build_parser().parse_args(arguments)
     warnings.showwarning = _warn
     try:

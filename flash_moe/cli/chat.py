@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.generate import standard_input
-from flash_moe.cli.options import add_options, given, renamed
+from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError, PromptError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.options import GenerationOptions
@@ -61,14 +61,13 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py",
         help="run this Python file and add the tools that it defines with @tool; repeatable",
     )
-    allow_tool = group.add_argument(
+    group.add_argument(
         "--allow-tool",
         action="append",
         default=[],
         metavar="NAME",
         help="run calls of this tool without confirmation in this chat; repeatable",
     )
-    renamed(group, "--yes-to", allow_tool)
 
 
 def _add_sessions(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +87,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="maximum disk space for the prompt caches of all sessions (default: 2)",
     )
-    no_save = group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
-    renamed(group, "--private", no_save)
+    group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
 
 
 def run(args: argparse.Namespace) -> int:

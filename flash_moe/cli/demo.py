@@ -7,7 +7,6 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import renamed
 from flash_moe.demo_model import STORE
 from flash_moe.files.sizes import format_bytes
 
@@ -26,14 +25,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", "-p", default=PROMPT, help=f"question (default: {PROMPT})")
     parser.add_argument("--thinking", action="store_true", help="reason before answering")
-    fraction = parser.add_argument(
+    parser.add_argument(
         "--cache-fraction",
         type=float,
         default=0.5,
         metavar="X",
         help="expert cache, as a fraction of all experts: above 0, at most 1 (default: 0.5)",
     )
-    renamed(parser, "--share", fraction)
     parser.add_argument(
         "--max-tokens",
         "-n",

@@ -9,6 +9,15 @@ from typing import Any
 
 from flash_moe.options.declare import declared
 
+# Flags of the previous release, by command; their old names work for one release.
+_RENAMED = {
+    ("serve", "--grace"): "--shutdown-timeout",
+    ("chat", "--yes-to"): "--allow-tool",
+    ("chat", "--private"): "--no-save",
+    ("demo", "--share"): "--cache-fraction",
+    ("pull", "--jobs"): "--max-shards",
+}
+
 
 def add_options(
     parser: argparse.ArgumentParser, title: str, options: type, but: Collection[str] = ()
@@ -56,35 +65,15 @@ def given(args: argparse.Namespace, options: type) -> dict[str, Any]:
     return values
 
 
-class _OldFlag(argparse.Action):
-    """Hidden flag that reports its new name and acts as the flag of that name."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, current: argparse.Action) -> None:
-        super().__init__(
-            option_strings,
-            current.dest,
-            nargs=current.nargs,
-            type=current.type,  # type: ignore[arg-type]
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )
-        self._current = current
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, *given: Any) -> None:
-        old, new = self.option_strings[0], self._current.option_strings[0]
-        print(f"flash-moe: {old} is now {new}", file=sys.stderr)
-        self._current(parser, namespace, *given)
-
-
-def renamed(parser: Any, old: str, current: argparse.Action) -> None:
-    """Accept the old name of a flag for one release.
-
-    Args:
-        parser: Parser or argument group that has the flag.
-        old: Old name, such as ``--grace``.
-        current: The flag under its new name, as ``add_argument`` returns it.
-    """
-    parser.add_argument(old, action=_OldFlag, current=current)
+def current_names(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command with renamed flags replaced, and report each of them."""
+    result = list(arguments)
+    for n, argument in enumerate(result):
+        old, equals, value = argument.partition("=")
+        if (new := _RENAMED.get((result[0], old))) and "--" not in result[:n]:
+            print(f"flash-moe: {old} is now {new}", file=sys.stderr)
+            result[n] = f"{new}{equals}{value}"
+    return result
 
 
 def _dest(options: type, name: str) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_options, given, renamed
+from flash_moe.cli.options import add_options, given
 from flash_moe.cli.progress import Bars, LayerCount
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
@@ -34,14 +34,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     pull.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     _add_making_options(pull)
-    max_shards = pull.add_argument(
+    pull.add_argument(
         "--max-shards",
         type=int,
         default=JOBS,
         metavar="N",
         help=f"shards on disk at a time (default: {JOBS}); more download ahead and take more disk",
     )
-    renamed(pull, "--jobs", max_shards)
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
     pack.add_argument(

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flash_moe.cli.options import add_options, given, renamed
+from flash_moe.cli.options import add_options, given
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
@@ -18,6 +18,25 @@ from flash_moe.options.sampling import SamplingParams
 if TYPE_CHECKING:
     from flash_moe.generation.engine import Engine
     from flash_moe.server.served_model import ServedModel
+
+_LIMITS: tuple[tuple[str, float | None, str], ...] = (
+    ("--max-request-mb", 8.0, "maximum request body (default: 8)"),
+    ("--max-queue", 16, "maximum queued requests; further ones get a 429 (default: 16)"),
+    ("--timeout", 1800.0, "seconds from a request's arrival to its answer's end (default: 1800)"),
+    (
+        "--client-timeout",
+        30.0,
+        "seconds to receive a request, or to send response data (default: 30)",
+    ),
+    ("--shutdown-timeout", 10.0, "seconds for running requests to finish (default: 10)"),
+    (
+        "--decode-concurrency",
+        2,
+        "requests decoded at once (default: 2); 1 suits a small expert cache",
+    ),
+    ("--prompt-cache-gb", None, "memory of prompt caches (default: 1/16 of the memory)"),
+    ("--prompt-cache-entries", 16, "maximum number of prompt caches (default: 16)"),
+)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -66,56 +85,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument(
-        "--max-request-mb",
-        type=float,
-        default=8.0,
-        help="maximum request body (default: 8)",
-    )
-    group.add_argument(
-        "--max-queue",
-        type=int,
-        default=16,
-        help="maximum queued requests; further ones get a 429 (default: 16)",
-    )
-    group.add_argument(
-        "--timeout",
-        type=float,
-        default=1800.0,
-        help="seconds for a request, from arrival to the end of its answer (default: 1800)",
-    )
-    group.add_argument(
-        "--client-timeout",
-        type=float,
-        default=30.0,
-        help="seconds for a client to send its request, and to accept response data (default: 30)",
-    )
-    shutdown_timeout = group.add_argument(
-        "--shutdown-timeout",
-        type=float,
-        default=10.0,
-        help="seconds for running requests to finish at a shutdown (default: 10)",
-    )
-    renamed(group, "--grace", shutdown_timeout)
-    group.add_argument(
-        "--decode-concurrency",
-        type=int,
-        default=2,
-        help="requests decoded at once (default: 2); 1 reads fewer experts if the expert cache is "
-        "small",
-    )
-    group.add_argument(
-        "--prompt-cache-gb",
-        type=float,
-        help="memory for prompt caches (default: 1/16 of the memory budget); raise it for long "
-        "conversations",
-    )
-    group.add_argument(
-        "--prompt-cache-entries",
-        type=int,
-        default=16,
-        help="maximum number of prompt caches (default: 16)",
-    )
+    for flag, default, text in _LIMITS:
+        kind = int if isinstance(default, int) else float
+        group.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:

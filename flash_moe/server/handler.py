@@ -14,13 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flash_moe.server.http.connection import (
-    ClientDisconnected,
-    DeadlineReader,
-    SlowClient,
-    drain,
-    is_disconnected,
-)
+from flash_moe.server.http.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
 from flash_moe.server.requests.errors import Api, ApiError, as_api_error, invalid
 from flash_moe.server.requests.fields import parse_body
 from flash_moe.server.service import Service
@@ -63,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         except SlowClient:
             self._body_unread = True
             self._send_error(ApiError(408, "the request did not arrive in time", code="timeout"))
-        except (ClientDisconnected, OSError):
+        except (ClientGone, OSError):
             self._status = self._status or 499  # nginx: client closed request
         finally:
             self.close_connection = True
@@ -119,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._check_key()
             body = self._body() if method == "POST" else {}
             route.run(self, body)
-        except (ClientDisconnected, SlowClient, OSError):
+        except (ClientGone, SlowClient, OSError):
             raise
         except Exception as error:
             if not isinstance(error, ApiError):
@@ -146,11 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         """
         origin, allowed = self.headers.get("Origin"), self._options.origins
         if origin is not None and "*" not in allowed and origin not in allowed:
-            raise ApiError(
-                403,
-                "this origin is not allowed; the server's --allow-origin adds it",
-                code="origin",
-            )
+            raise ApiError(403, "this origin is not in --allow-origin", code="origin")
         host = self.headers.get("Host", "localhost")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self._options.local and name.lower() not in (*_LOCAL_NAMES, self._options.host):
@@ -211,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self._content_length()
         raw = self.rfile.read(length)
         if len(raw) < length:
-            raise ClientDisconnected
+            raise ClientGone
         self._body_unread = False
         return parse_body(raw)
 
@@ -219,8 +209,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def check(self) -> None:
         """Raise if the client has disconnected, the time is up or the server is stopping."""
-        if is_disconnected(self.connection):
-            raise ClientDisconnected
+        if is_gone(self.connection):
+            raise ClientGone
         self._service.check_time(self._arrived)
 
     @property

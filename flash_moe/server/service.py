@@ -15,7 +15,7 @@ from flash_moe.memory.system import release_free_memory
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.engine.answer import Answer
 from flash_moe.server.engine.prepare import Preparer
-from flash_moe.server.http.connection import ClientDisconnected
+from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
 from flash_moe.server.metrics import CONTENT_TYPE, Metrics, count_tokens
 from flash_moe.server.options import ServeOptions
@@ -156,7 +156,7 @@ class Service:
                 else:
                     channel.send_json(response.body())
                 reason = answer.finish_reason
-            except (ClientDisconnected, OSError):
+            except (ClientGone, OSError):
                 reason = "client_gone"
                 raise
             except Exception as error:

@@ -154,7 +154,7 @@ def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> N
 
 def test_tune_wants_a_store(tmp_path: Path) -> None:
     for arguments, expected in (
-        (["--tune"], "--tune: expected a store"),
+        (["--tune"], "--tune: expected MODEL"),
         (["--tune", tmp_path / "none"], "no such directory"),
     ):
         out = doctor_with(*arguments)

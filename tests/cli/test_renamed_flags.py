@@ -1,10 +1,11 @@
-"""Renamed flags: the old name is hidden, acts as the new one and prints one line."""
+"""Renamed flags: the old name is absent from the help, acts as the new one and prints one line."""
 
 from __future__ import annotations
 
 import pytest
 
 from flash_moe.cli import build_parser
+from flash_moe.cli.options import current_names
 from tests.support.processes import in_process
 
 
@@ -25,12 +26,26 @@ def test_old_name(
     values: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    parser = build_parser()
-    expected = vars(parser.parse_args([*command, new, *values]))
-    assert expected != vars(parser.parse_args(command))
+    expected = [*command, new, *values]
+    assert current_names(expected) == expected
     assert capsys.readouterr().err == ""
-    assert vars(parser.parse_args([*command, old, *values])) == expected
-    assert capsys.readouterr().err == f"flash-moe: {old} is now {new}\n"
+    assert current_names([*command, old, *values]) == expected
+    assert current_names([*command, f"{old}=x"]) == [*command, f"{new}=x"]
+    assert capsys.readouterr().err == f"flash-moe: {old} is now {new}\n" * 2
+    assert build_parser().parse_args(expected) != build_parser().parse_args(command)
     text = in_process(command[0], "--help").stdout
     assert new in text
     assert f"{old} " not in text
+
+
+def test_only_flags_of_the_command() -> None:
+    for arguments in ([], ["--version"], ["pull", "--share", "2"], ["chat", "--", "--private"]):
+        assert current_names(arguments) == arguments
+
+
+def test_the_command_accepts_it() -> None:
+    out = in_process("demo", "--share", "2")
+    assert out.returncode == 1
+    first, second = out.stderr.splitlines()
+    assert first == "flash-moe: --share is now --cache-fraction"
+    assert "--cache-fraction: expected above 0" in second

@@ -178,12 +178,12 @@ def test_a_client_that_went_away_is_noticed(
     client, served = pair
     served.settimeout(60)
     client.sendall(more)
-    assert not connection.is_disconnected(served)
+    assert not connection.is_gone(served)
     client.close()
-    wait_for(lambda: connection.is_disconnected(served))
+    wait_for(lambda: connection.is_gone(served))
     assert served.gettimeout() == 60
     served.close()
-    assert connection.is_disconnected(served)
+    assert connection.is_gone(served)
 
 
 def test_turns_come_in_the_order_of_arrival() -> None:

@@ -10,7 +10,7 @@ import pytest
 from flash_moe import FlashMoE
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.engine.tokenize import PromptTokenizer
-from flash_moe.server.http.connection import ClientDisconnected
+from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.requests.request import GenerationRequest, Tools
 from tests.support.live_server import Live
@@ -82,12 +82,12 @@ def test_one_that_waits_for_the_tokenizer_may_leave(
     first = threading.Thread(target=lambda: tokenizing.tokenize(asked("a"), lambda: None))
 
     def gone() -> None:
-        raise ClientDisconnected
+        raise ClientGone
 
     first.start()
     try:
         assert tokenizer.held.wait(60)
-        with pytest.raises(ClientDisconnected):
+        with pytest.raises(ClientGone):
             tokenizing.tokenize(asked("b"), gone)
     finally:
         tokenizer.go.set()

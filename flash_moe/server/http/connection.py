@@ -27,7 +27,7 @@ class SlowClient(Exception):
     """A request did not arrive in time."""
 
 
-class ClientDisconnected(Exception):
+class ClientGone(Exception):
     """The client closed the connection before the response was complete."""
 
 
@@ -55,7 +55,7 @@ class DeadlineReader(io.RawIOBase):
             raise SlowClient from None
 
 
-def is_disconnected(connection: socket.socket) -> bool:
+def is_gone(connection: socket.socket) -> bool:
     """Return true if the client has closed the connection, even behind unread bytes.
 
     Call it after reading the request, in the thread of the connection. A half-closed connection
