@@ -22,8 +22,7 @@ from flash_moe.version import __version__
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="flash-moe",
-        description="Run a Mixture-of-Experts model far larger than memory.",
+        prog="flash-moe", description="Run a Mixture-of-Experts model far larger than memory."
     )
     parser.add_argument("--version", action="version", version=f"flash-moe {__version__}")
     common = argparse.ArgumentParser(add_help=False)

@@ -111,11 +111,7 @@ def run(args: argparse.Namespace) -> int:
     path = resolve(model)
     ending = Ending()
     quiet = quiet_terminal() if on_terminal else nullcontext(ending.give_back)
-    with (
-        ending.taken(),
-        quiet as ending.give_back,
-        load(path, **given(args, LoadOptions)) as flash,
-    ):
+    with ending.taken(), quiet as ending.give_back, load(path, **given(args, LoadOptions)) as flash:
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
                 raise ConfigError("chat", "the chat template of this model does not support tools")

@@ -19,9 +19,7 @@ PROMPT = "How much is 17.5 percent of 2480?"
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "demo",
-        parents=[common],
-        help="run the packaged small model, which calls a tool",
+        "demo", parents=[common], help="run the packaged small model, which calls a tool"
     )
     parser.add_argument("--prompt", "-p", default=PROMPT, help=f"question (default: {PROMPT})")
     parser.add_argument("--thinking", action="store_true", help="reason before answering")

@@ -47,9 +47,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="maximum tokens of the text (default: 1024); more make the figures more precise",
     )
     parser.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="prompts as JSON, or none to skip them (default: bundled)",
+        "--prompts", metavar="FILE", help="prompts as JSON, or none to skip them (default: bundled)"
     )
     parser.add_argument(
         "--max-tokens",

@@ -58,10 +58,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="do not measure this machine; tokens/s then needs both rates below",
     )
     parser.add_argument(
-        "--disk-gbps",
-        type=float,
-        metavar="X",
-        help="read rate of the disk; skips measuring it",
+        "--disk-gbps", type=float, metavar="X", help="read rate of the disk; skips measuring it"
     )
     parser.add_argument(
         "--memory-gbps",

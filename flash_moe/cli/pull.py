@@ -27,10 +27,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     pull.add_argument("repo", help="repository on the hub, ORG/MODEL")
     pull.add_argument(
-        "dst",
-        type=Path,
-        nargs="?",
-        help="directory of the store (default: in the user's cache)",
+        "dst", type=Path, nargs="?", help="directory of the store (default: in the user's cache)"
     )
     pull.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     _add_making_options(pull)
@@ -44,14 +41,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
     pack.add_argument(
-        "src",
-        help="mlx or Hugging Face checkpoint: directory, or repository in the local cache",
+        "src", help="mlx or Hugging Face checkpoint: directory, or repository in the local cache"
     )
-    pack.add_argument(
-        "dst",
-        type=Path,
-        help="directory of the store; run again to continue",
-    )
+    pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     _add_making_options(pack)
     pack.add_argument(
         "--delete-source",

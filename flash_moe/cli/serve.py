@@ -91,12 +91,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:
-    add_options(
-        parser,
-        "sampling defaults of requests",
-        SamplingParams,
-        ("seed", "stop"),
-    )
+    add_options(parser, "sampling defaults of requests", SamplingParams, ("seed", "stop"))
     group = parser.add_argument_group("answers")
     group.add_argument(
         "--chat-template-args",

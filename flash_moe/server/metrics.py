@@ -81,10 +81,3 @@ class _State:
         yield gauge("expert_hit_rate", "Hits per lookup, since loading.", stats.hit_rate)
         yield gauge("bank_bytes", "Memory of the expert cache.", stats.bank_bytes)
         yield gauge("expert_bytes", "Size of all experts of the model.", stats.expert_bytes)
-
-
-def count_tokens(metrics: Metrics, *, prompt: int, cached: int, generated: int) -> None:
-    """Count the tokens of one answer."""
-    metrics.prompt_tokens.inc(prompt)
-    metrics.cached_tokens.inc(cached)
-    metrics.generated_tokens.inc(generated)

@@ -60,10 +60,7 @@ def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], 
 
 
 def _run(
-    http: HttpServer,
-    service: Service,
-    stop: Signals,
-    on_ready: Callable[[str], None],
+    http: HttpServer, service: Service, stop: Signals, on_ready: Callable[[str], None]
 ) -> None:
     accepting = threading.Thread(
         target=functools.partial(http.serve_forever, poll_interval=0.1), name="accept"

@@ -17,7 +17,7 @@ from flash_moe.server.engine.answer import Answer
 from flash_moe.server.engine.prepare import Preparer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
-from flash_moe.server.metrics import CONTENT_TYPE, Metrics, count_tokens
+from flash_moe.server.metrics import CONTENT_TYPE, Metrics
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.replies import anthropic, openai
 from flash_moe.server.requests.anthropic import read_messages
@@ -175,20 +175,18 @@ class Service:
         return "timeout" if status == 504 else "error"
 
     def _record(self, answer: Answer, arrived: float, reason: str) -> None:
-        self.metrics.ended.labels(reason).inc()
-        count_tokens(
-            self.metrics,
-            prompt=answer.n_prompt,
-            cached=answer.n_cached,
-            generated=answer.n_tokens,
-        )
+        metrics = self.metrics
+        metrics.ended.labels(reason).inc()
+        metrics.prompt_tokens.inc(answer.n_prompt)
+        metrics.cached_tokens.inc(answer.n_cached)
+        metrics.generated_tokens.inc(answer.n_tokens)
         first = answer.first_token_at
         if first is None:
             return
-        self.metrics.first_token.observe(first - arrived)
+        metrics.first_token.observe(first - arrived)
         seconds = time.monotonic() - first
         if answer.n_tokens > 1 and seconds > 0:
-            self.metrics.rate.observe((answer.n_tokens - 1) / seconds)
+            metrics.rate.observe((answer.n_tokens - 1) / seconds)
         _log.info(
             "%d prompt tokens, %d of them cached; %d tokens, the first after %.2f s; %s",
             answer.n_prompt,

@@ -114,12 +114,7 @@ class Response:
 
 def _block(piece: Piece) -> dict[str, Any]:
     if isinstance(piece, ToolCall):
-        return {
-            "type": "tool_use",
-            "id": piece.id,
-            "name": piece.name,
-            "input": piece.arguments,
-        }
+        return {"type": "tool_use", "id": piece.id, "name": piece.name, "input": piece.arguments}
     if isinstance(piece, ThinkingPiece):
         return {"type": "thinking", "thinking": piece.text, "signature": ""}
     assert isinstance(piece, TextPiece)

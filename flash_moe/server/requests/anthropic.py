@@ -184,11 +184,7 @@ def _result(block: Fields) -> dict[str, Any]:
     content = "\n\n".join(_texts(block, "content"))
     if block.flag("is_error"):
         content = f"Error: {content}"
-    return {
-        "role": "tool",
-        "tool_call_id": block.required_text("tool_use_id"),
-        "content": content,
-    }
+    return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}
 
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
