@@ -85,7 +85,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=2.0,
         metavar="X",
-        help="maximum disk space for the prompt caches of all sessions (default: 2)",
+        help="maximum disk space of all sessions' prompt caches in GB (default: 2)",
     )
     group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
 

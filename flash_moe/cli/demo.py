@@ -31,12 +31,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="expert cache, as a fraction of all experts: above 0, at most 1 (default: 0.5)",
     )
     parser.add_argument(
-        "--max-tokens",
-        "-n",
-        type=int,
-        default=256,
-        metavar="N",
-        help="maximum tokens per model response (default: 256)",
+        "--max-tokens", "-n", type=int, default=256, help="maximum tokens per answer (default: 256)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(run=run)

@@ -50,12 +50,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--prompts", metavar="FILE", help="prompts as JSON, or none to skip them (default: bundled)"
     )
     parser.add_argument(
-        "--max-tokens",
-        "-n",
-        type=int,
-        default=256,
-        metavar="N",
-        help="maximum tokens per answer (default: 256)",
+        "--max-tokens", "-n", type=int, default=256, help="maximum tokens per answer (default: 256)"
     )
     parser.add_argument("--thinking", action="store_true", help="reason before answering")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

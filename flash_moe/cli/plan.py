@@ -38,7 +38,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="X",
-        help="expert cache sizes to forecast (default: several)",
+        help="expert cache sizes to forecast, in GB (default: several)",
     )
     parser.add_argument(
         "--top-k-experts",
@@ -58,13 +58,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="do not measure this machine; tokens/s then needs both rates below",
     )
     parser.add_argument(
-        "--disk-gbps", type=float, metavar="X", help="read rate of the disk; skips measuring it"
+        "--disk-gbps", type=float, metavar="X", help="GB/s that the disk reads; skips measuring it"
     )
     parser.add_argument(
         "--memory-gbps",
         type=float,
         metavar="X",
-        help="rate at which decoding reads weights, at most memory bandwidth; skips measuring it",
+        help="GB/s of weights that decoding reads, at most memory bandwidth; skips measuring",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)

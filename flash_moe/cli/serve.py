@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flash_moe.server.served_model import ServedModel
 
 _LIMITS: tuple[tuple[str, float | None, str], ...] = (
-    ("--max-request-mb", 8.0, "maximum request body (default: 8)"),
+    ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
     ("--max-queue", 16, "maximum queued requests; further ones get a 429 (default: 16)"),
     ("--timeout", 1800.0, "seconds from a request's arrival to its answer's end (default: 1800)"),
     (
@@ -34,7 +34,7 @@ _LIMITS: tuple[tuple[str, float | None, str], ...] = (
         2,
         "requests decoded at once (default: 2); 1 suits a small expert cache",
     ),
-    ("--prompt-cache-gb", None, "memory of prompt caches (default: 1/16 of the memory)"),
+    ("--prompt-cache-gb", None, "memory of prompt caches in GB (default: 1/16 of the memory)"),
     ("--prompt-cache-entries", 16, "maximum number of prompt caches (default: 16)"),
 )
 

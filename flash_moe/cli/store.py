@@ -22,7 +22,7 @@ from flash_moe.store.manifest import Manifest, read_manifest
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     verify = commands.add_parser("verify", parents=[common], help="check every byte of a store")
-    verify.add_argument("store", help="directory, or repository that was pulled")
+    verify.add_argument("store", help="directory, or pulled repository")
     verify.add_argument(
         "--repair",
         action="store_true",
@@ -30,7 +30,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     verify.set_defaults(run=run_verify)
     info = commands.add_parser("info", parents=[common], help="describe a store")
-    info.add_argument("store", help="directory, or repository that was pulled")
+    info.add_argument("store", help="directory, or pulled repository")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
     ls = commands.add_parser("ls", parents=[common], help="list pulled stores")

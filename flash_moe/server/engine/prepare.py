@@ -105,7 +105,7 @@ class Preparer:
         return len(self._prompts.tokenize(request, check).ids)
 
     def _limited(self, sampling: SamplingParams, ids: Sequence[int]) -> SamplingParams:
-        """Reduce ``max_tokens`` to the rest of the context."""
+        """Validate token ids and reduce ``max_tokens`` to the rest of the context."""
         if not ids:
             raise invalid("prompt", "the prompt is empty")
         size, limit = self._config.vocab_size, self._config.max_context
