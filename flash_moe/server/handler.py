@@ -77,15 +77,15 @@ class Handler(BaseHTTPRequestHandler):
     # BaseHTTPRequestHandler calls do_METHOD.
 
     def do_GET(self) -> None:
-        self._answer("GET")
+        self._handle("GET")
 
     def do_HEAD(self) -> None:
         """Send the headers of GET without the body."""
-        self._answer("GET")
+        self._handle("GET")
 
     def do_POST(self) -> None:
         self._body_unread = True
-        self._answer("POST")
+        self._handle("POST")
 
     def do_OPTIONS(self) -> None:
         """Answer the CORS preflight request of a browser."""
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _answer(self, method: str) -> None:
+    def _handle(self, method: str) -> None:
         try:
             self._check_origin()
             route = self._service.route(method, self._endpoint, self._path)

@@ -140,16 +140,16 @@ class Service:
                 code="model_not_found",
             )
 
-    def _generate(self, channel: Channel, request: GenerationRequest, writer: Any) -> None:
+    def _generate(self, channel: Channel, request: GenerationRequest, response_type: Any) -> None:
         prepared = self._preparer.prepare(request, channel.check)
-        stream = EventStream(channel, writer.KEEPALIVE) if request.stream else None
+        stream = EventStream(channel, response_type.KEEPALIVE) if request.stream else None
         check = channel.check if stream is None else stream.check
         reason = "error"
         with self.admission.admit(check):
             answer = Answer(self.engine, prepared, check)
             try:
                 answer.begin()
-                response = writer(answer, self._fingerprint)
+                response = response_type(answer, self._fingerprint)
                 if stream is not None:
                     for data in response.events():
                         stream.send(data)
@@ -160,7 +160,7 @@ class Service:
                 reason = "client_gone"
                 raise
             except Exception as error:
-                reason = self._reason(error)
+                reason = self._end_reason(error)
                 raise
             finally:
                 answer.close()
@@ -168,7 +168,7 @@ class Service:
                 release_free_memory()
 
     @staticmethod
-    def _reason(error: Exception) -> str:
+    def _end_reason(error: Exception) -> str:
         status = as_api_error(error).status
         if isinstance(error, ClosedError) or status == 503:
             return "stopping"

@@ -254,6 +254,7 @@ def test_prompt_caches_keep_within_their_bytes(strict: Live) -> None:
     assert strict.metric("prompt_cache_bytes") <= 2_000_000
 
 
+@pytest.mark.process
 class TestTheEnd:
     """A server that is told to stop."""
 
