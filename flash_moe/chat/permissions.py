@@ -111,7 +111,7 @@ class Permissions:
         if unknown:
             raise ConfigError(
                 "chat",
-                f"--yes-to: no tool {', '.join(unknown)!s:.80}",
+                f"--allow-tool: no tool {', '.join(unknown)!s:.80}",
                 f"There are: {', '.join(known) or 'none'}.",
             )
         self._always: set[str] = set()
@@ -137,7 +137,7 @@ class Permissions:
         if not self.asks(call.name):
             return True
         if self._ask is None:
-            return "nobody is there to confirm it (--yes-to allows a tool)"
+            return "nobody is there to confirm it (--allow-tool allows a tool)"
         answer = self._ask(call)
         if answer.lower() in ("a", "always"):
             self._always.add(call.name)

@@ -54,7 +54,7 @@ class Session:
             raise ConfigError(
                 "chat",
                 f"the session cannot be kept: {path}: {error.strerror}",
-                "FLASH_MOE_SESSIONS names another directory; --private keeps nothing.",
+                "FLASH_MOE_SESSIONS names another directory; --no-save keeps nothing.",
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

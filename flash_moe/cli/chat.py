@@ -1,4 +1,4 @@
-"""``flash-moe chat``: a conversation on the terminal, or one question through a pipe."""
+"""``flash-moe chat``: a conversation on the terminal, or one piped question."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LAST = "last"
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("chat", parents=[common], help="talk to a model, with tools")
+    parser = commands.add_parser("chat", parents=[common], help="chat with a model on the terminal")
     parser.add_argument("model", nargs="?", metavar="STORE", help="store or mlx checkpoint")
     parser.add_argument("--system", metavar="TEXT", help="system message")
-    parser.add_argument("--hide-thinking", action="store_true", help="show no thoughts")
+    parser.add_argument("--hide-thinking", action="store_true", help="do not print reasoning")
     add_options(parser, "sampling", GenerationOptions)
     _add_tools(parser)
     _add_sessions(parser)
@@ -44,11 +44,14 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tools",
         metavar="NAMES",
-        help="with commas between them, or none (default: calculate,get_time,convert_units,"
-        "read_file,list_files); shell runs commands",
+        help="tools that the model may call, separated by commas, or none (default: calculate,"
+        "get_time,convert_units,read_file,list_files); shell lets it run commands",
     )
     group.add_argument(
-        "--dir", type=Path, default=Path(), help="what file tools and the shell see (default: here)"
+        "--dir",
+        type=Path,
+        default=Path(),
+        help="directory of the file tools and the shell (default: the current one)",
     )
     group.add_argument(
         "--tool-file",
@@ -56,14 +59,14 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE.py",
-        help="run this Python file and add the tools that it defines with @tool",
+        help="run this Python file and add the tools that it defines with @tool; repeatable",
     )
     group.add_argument(
-        "--yes-to",
+        "--allow-tool",
         action="append",
         default=[],
         metavar="NAME",
-        help="run calls of this tool without a question, in this chat",
+        help="run calls of this tool without confirmation in this chat; repeatable",
     )
 
 
@@ -74,16 +77,17 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=_LAST,
         metavar="NAME",
-        help="go on with a kept conversation (default: the last)",
+        help="continue a saved conversation (without a name: the last one)",
     )
-    group.add_argument("--sessions", action="store_true", help="list the kept conversations")
+    group.add_argument("--sessions", action="store_true", help="list the saved conversations")
     group.add_argument(
         "--session-disk-gb",
         type=float,
         default=2.0,
-        help="most that the prompt caches of all sessions may take (default 2)",
+        metavar="X",
+        help="maximum disk space of all sessions' prompt caches in GB (default: 2)",
     )
-    group.add_argument("--private", action="store_true", help="keep nothing of this chat")
+    group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,12 +95,14 @@ def run(args: argparse.Namespace) -> int:
         return _list_sessions(args.session_disk_gb)
     if not args.session_disk_gb >= 0:
         raise ConfigError("chat", "--session-disk-gb: expected 0 or more")
-    if args.private and args.resume:
-        raise ConfigError("chat", "--private keeps nothing, --resume goes on with what is kept")
+    if args.no_save and args.resume:
+        raise ConfigError(
+            "chat", "--no-save keeps nothing and --resume continues a saved session: drop one"
+        )
     session, model = _session(args)
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
-    tools = _tools(args)  # before the model, which takes longer
+    tools = _tools(args)  # before the model is loaded, which takes longer
     from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.chat.signals import Ending
     from flash_moe.hub.resolve import resolve
@@ -105,16 +111,12 @@ def run(args: argparse.Namespace) -> int:
     path = resolve(model)
     ending = Ending()
     quiet = quiet_terminal() if on_terminal else nullcontext(ending.give_back)
-    with (
-        ending.taken(),
-        quiet as ending.give_back,
-        load(path, **given(args, LoadOptions)) as flash,
-    ):
+    with ending.taken(), quiet as ending.give_back, load(path, **given(args, LoadOptions)) as flash:
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
-                raise ConfigError("chat", "the chat template of this model knows no tools")
+                raise ConfigError("chat", "the chat template of this model does not support tools")
             tools = []
-        keep = not args.private and (on_terminal or session is not None)
+        keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
         keeper = _keeper(args, path, flash, session, view) if keep else None
         talk = _talk(args, flash, path, view, tools, keeper, ending)
@@ -122,14 +124,14 @@ def run(args: argparse.Namespace) -> int:
             answered = talk.say(question)
             stopped = talk.figures is not None and talk.figures.stopped
             return 130 if stopped else 0 if answered else 1
-        return _on_terminal(talk, args.private)
+        return _on_terminal(talk, args.no_save)
 
 
 def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
-    """The session to go on with, and the model: the one named, or that of the session."""
+    """Return the session to continue, if any, and the model: the given one or the session's."""
     if args.resume is None:
         if args.model is None:
-            raise ConfigError("chat", "expected a store", "flash-moe chat demo talks to the demo.")
+            raise ConfigError("chat", "expected a store", "Try flash-moe chat demo.")
         return None, args.model
     from flash_moe.chat.sessions import Session, find_session
 
@@ -140,7 +142,7 @@ def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
 def _piped_question() -> str:
     text = standard_input()
     if not text.strip():
-        raise PromptError("chat", "standard input holds no question", "Say something.")
+        raise PromptError("chat", "no question: standard input is empty", "Pipe a question in.")
     return text.strip()
 
 
@@ -148,11 +150,11 @@ def _tools(args: argparse.Namespace) -> list[AnyTool]:
     from flash_moe.chat.permissions import DEFAULT, Permissions, built_in, tools_of_file
 
     names = DEFAULT if args.tools is None else [n.strip() for n in args.tools.split(",")]
-    found = built_in(names, args.dir)
+    tools = built_in(names, args.dir)
     for file in args.tool_file:
-        found += tools_of_file(file)
-    Permissions(found, args.yes_to)  # says what is wrong before the model is loaded
-    return found
+        tools += tools_of_file(file)
+    Permissions(tools, args.allow_tool)  # raises errors before the model is loaded
+    return tools
 
 
 def _view(on_terminal: bool) -> View:
@@ -172,8 +174,8 @@ def _keeper(
     from flash_moe.chat.autosave import Keeper
     from flash_moe.chat.cache_file import fingerprint
 
-    of = fingerprint(path, flash.model.top_k)
-    return Keeper(path, of, int(args.session_disk_gb * 1e9), view.note, session)
+    model = fingerprint(path, flash.model.top_k)
+    return Keeper(path, model, int(args.session_disk_gb * 1e9), view.note, session)
 
 
 def _talk(
@@ -192,7 +194,7 @@ def _talk(
         path,
         view,
         tools,
-        always=args.yes_to,
+        always=args.allow_tool,
         system=args.system,
         settings=Settings("hide" if args.hide_thinking else "on"),
         keeper=keeper,
@@ -207,7 +209,7 @@ def _talk(
     return talk
 
 
-def _on_terminal(talk: Talk, private: bool) -> int:
+def _on_terminal(talk: Talk, no_save: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
@@ -216,7 +218,7 @@ def _on_terminal(talk: Talk, private: bool) -> int:
     from flash_moe.chat.stats import footer
 
     keyboard = Keyboard(
-        None if private else sessions_dir() / "history",
+        None if no_save else sessions_dir() / "history",
         {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
         lambda columns: footer(talk.figures, columns),
         talk.ending,
@@ -224,7 +226,7 @@ def _on_terminal(talk: Talk, private: bool) -> int:
     talk.ask_with(asker(keyboard.confirm))
     if talk.keeper is not None and talk.keeper.session is not None:
         talk.view.note(
-            f"going on with session {talk.keeper.session.name}: "
+            f"continuing session {talk.keeper.session.name}: "
             f"{len(talk.conversation.messages)} messages, {talk.keeper.kept_tokens} tokens in its "
             "prompt cache"
         )
@@ -232,7 +234,7 @@ def _on_terminal(talk: Talk, private: bool) -> int:
     with ignored():
         chat(talk, keyboard)
     if talk.keeper is not None and talk.keeper.session is not None:
-        talk.view.note(f"flash-moe chat --resume {talk.keeper.session.name} goes on with it")
+        talk.view.note(f"to continue: flash-moe chat --resume {talk.keeper.session.name}")
     return 0
 
 
@@ -240,16 +242,16 @@ def _list_sessions(limit_gb: float) -> int:
     from flash_moe.chat.sanitize import one_line
     from flash_moe.chat.sessions import list_sessions, sessions_dir
 
-    found = list_sessions()
-    for info in found:
+    sessions = list_sessions()
+    for info in sessions:
         date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
         taken = format_bytes(info.message_bytes + info.cache_bytes)
         print(
             f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"
         )
-    caches = sum(info.cache_bytes for info in found)
+    caches = sum(info.cache_bytes for info in sessions)
     print(
-        f"{len(found)} sessions in {one_line(str(sessions_dir()))}; prompt caches take "
+        f"{len(sessions)} sessions in {one_line(str(sessions_dir()))}; prompt caches use "
         f"{format_bytes(caches)} of {format_bytes(limit_gb * 1e9)}",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""``flash-moe plan``: what a model would take and do on this machine, before any download."""
+"""``flash-moe plan``: forecast disk, memory and speed of a model before any download."""
 
 from __future__ import annotations
 
@@ -25,36 +25,46 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "plan",
         parents=[common],
-        help="say what a model takes and how fast it would run here, before any download",
+        help="forecast disk, memory and tokens/s of a model on this machine before any download",
     )
     parser.add_argument(
-        "model", help="repository at the hub, ORG/MODEL; or directory of a checkpoint or a store"
+        "model", help="repository on the hub, ORG/MODEL, or directory of a checkpoint or store"
     )
     parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     add_options(parser, "quantization", QuantizationConfig)
     parser.add_argument(
-        "--cache-gb", type=float, nargs="+", default=[], metavar="X", help="budgets to look at"
+        "--cache-gb",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="X",
+        help="expert cache sizes to forecast, in GB (default: several)",
     )
     parser.add_argument(
-        "--top-k-experts", type=int, metavar="K", help="experts a token (default: the model's own)"
+        "--top-k-experts",
+        type=int,
+        metavar="K",
+        help="experts per token (default: the model's own)",
     )
     parser.add_argument(
-        "--dst", type=Path, metavar="DIR", help="directory of the store (default: as of pull)"
+        "--dst",
+        type=Path,
+        metavar="DIR",
+        help="directory of the store (default: as for flash-moe pull)",
     )
     parser.add_argument(
         "--no-measure",
         action="store_true",
-        help="do not measure this machine; tokens/s only with both rates given",
+        help="do not measure this machine; tokens/s then needs both rates below",
     )
     parser.add_argument(
-        "--disk-gbps", type=float, metavar="X", help="read rate of the disk, not measured then"
+        "--disk-gbps", type=float, metavar="X", help="GB/s that the disk reads; skips measuring it"
     )
     parser.add_argument(
         "--memory-gbps",
         type=float,
         metavar="X",
-        help="rate at which weights pass when a token is computed, at most the bandwidth of "
-        "memory; not measured then",
+        help="GB/s of weights that decoding reads, at most memory bandwidth; skips measuring",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)
@@ -72,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         LoadOptions(cache_gb=gb)
     request, planned = look(args)
     shape = shape_of(planned, args.top_k_experts)
-    for gb in args.cache_gb:  # what cannot be is said before time is spent on measuring
+    for gb in args.cache_gb:  # raises errors before time is spent on measuring
         plan_slabs(shape.layers, round(gb * 1e9), shape.top_k)
     measure = not args.no_measure
     with measuring(planned.disk.path, measure and disk is None) as on_step:
@@ -87,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
         )
     report = plan_report(planned, shape, machine, request, args.cache_gb)
     if args.json:
-        print(json.dumps(_known(report.facts()), indent=2, allow_nan=False))
+        print(json.dumps(_finite(report.facts()), indent=2, allow_nan=False))
     else:
         print_report(report)
     return 0
 
 
 def _rate(args: argparse.Namespace, name: str) -> float | None:
-    """Bytes a second of an option in GB/s."""
+    """Return a rate option, given in GB/s, in bytes per second."""
     rate: float | None = getattr(args, name)
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         option = f"--{name.replace('_', '-')}"
@@ -103,7 +113,7 @@ def _rate(args: argparse.Namespace, name: str) -> float | None:
 
 
 def look(args: argparse.Namespace) -> tuple[Request, Planned]:
-    """Find what is meant: a directory, a repository in the hub's local cache, or one at the hub."""
+    """Plan for a directory, a repository in the hub's local cache, or one on the hub."""
     from huggingface_hub import constants
 
     from flash_moe.hub.local_stores import default_store
@@ -133,7 +143,7 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
 
 @contextmanager
 def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]]:
-    """Say what will be written, before, and how far it is."""
+    """Announce the file that measuring writes, and yield the callback of a progress bar."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -144,8 +154,8 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: None
         return
     print(
-        f"measuring the disk: a temporary file of up to {format_bytes(MAX_FILE_BYTES)} is written "
-        f"to {existing(folder)}, read, and removed; some seconds (--no-measure: not)",
+        f"measuring the disk for some seconds with a temporary file of up to "
+        f"{format_bytes(MAX_FILE_BYTES)} in {existing(folder)} (--no-measure skips this)",
         file=sys.stderr,
     )
     console = Console(stderr=True)
@@ -154,10 +164,10 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _known(value: Any) -> Any:
-    """JSON has no number that is none."""
+def _finite(value: Any) -> Any:
+    """Replace infinities and NaN, which JSON lacks, by ``None``."""
     if isinstance(value, dict):
-        return {key: _known(one) for key, one in value.items()}
+        return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_known(one) for one in value]
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The page that ``flash-moe plan`` prints."""
+"""Report of ``flash-moe plan`` as text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 KINDS = {
     "mlx": "in mlx format",
-    "hf": "in the original format, to be quantized",
+    "hf": "in Hugging Face format, to be quantized",
     "flash-moe-original": "records of the original Flash-MoE",
 }
 
 
 def print_report(report: PlanReport) -> None:
-    """Print tables, the sentences they rest on, and the verdict."""
+    """Print the tables, their assumptions, and the verdict."""
     planned, shape, machine = report.planned, report.shape, report.machine
     console = Console(highlight=False)
     commit = f" at {planned.commit[:12]}" if planned.commit else ""
@@ -46,7 +46,7 @@ def print_report(report: PlanReport) -> None:
     console.print()
     print_whole(console, budget_table(shape, machine, report.rows))
     console.print()
-    console.print(Text("what this rests on", style="bold"))
+    console.print(Text("assumptions", style="bold"))
     for sentence in sentences(machine):
         console.print(Text(f"- {sentence}"))
     console.print()
@@ -54,9 +54,9 @@ def print_report(report: PlanReport) -> None:
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table without cutting a figure, however narrow the terminal or the pipe is."""
-    wanted = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(highlight=False, width=max(console.width, wanted)).print(table, crop=False)
+    """Print a table without truncating cells, even on a narrow terminal or pipe."""
+    width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, width)).print(table, crop=False)
 
 
 def _table(facts: Mapping[str, str]) -> Table:
@@ -69,7 +69,7 @@ def _table(facts: Mapping[str, str]) -> Table:
 
 
 def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
-    """What it is."""
+    """Architecture, layers, experts and context of the model."""
     model = planned.model
     names = model.raw.get("architectures")
     named = f" ({names[0]})" if isinstance(names, list) and names else ""
@@ -80,20 +80,20 @@ def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     again = ""
     if planned.from_bits:
         bits = ", ".join(map(str, planned.from_bits))
-        again = f"; quantized again from {bits} bits, which costs quality"
+        again = f"; requantized from {bits} bits, which costs quality"
     kinds = (f"{kind} {format_bytes(n)}" for kind, n in resident_kinds(planned).items())
     return {
         "architecture": f"{model.model_type}{named}",
         "layers": f"{layers}, {len(planned.layers)} of them with experts",
-        "experts": f"{n_experts} a layer, {shape.top_k} a token{own}",
+        "experts": f"{n_experts} per layer, {shape.top_k} per token{own}",
         "expert weights": " / ".join(map(describe_records, layouts)) + again,
         "other weights": "; ".join(kinds),
-        "context": str(model.max_context or "not said"),
+        "context": str(model.max_context or "unknown"),
     }
 
 
 def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
-    """What it takes of the disk."""
+    """Disk space: download, store, peak and free."""
     disk = planned.disk
     facts = {}
     if disk.download:
@@ -102,22 +102,22 @@ def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     parts = f"experts {experts}, other files {format_bytes(rest)}"
     facts["store"] = f"{format_bytes(disk.store)}: {parts}"
     if planned.state == "complete":
-        facts["place"] = f"{disk.path}, complete"
+        facts["directory"] = f"{disk.path}, complete"
     else:
         shards = "one shard" if disk.shards == 1 else f"{disk.shards} shards"
-        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint stays"
-        done = "; an earlier run left the rest" if planned.state == "partial" else ""
+        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint is kept"
+        done = "; an earlier run wrote the rest" if planned.state == "partial" else ""
         facts["needed"] = f"{format_bytes(disk.needed)}: {peak}{done}"
         facts["free"] = f"{format_bytes(disk.free)}: {'enough' if disk.fits else 'not enough'}"
-        facts["place"] = str(disk.path)
+        facts["directory"] = str(disk.path)
     records = dict.fromkeys(layer.layout.record_bytes for layer in planned.layers)
     facts["one expert"] = ", ".join(f"{n:,} bytes" for n in records)
-    facts["read for a token"] = f"{format_bytes(shape.token_bytes)} if none is in memory"
+    facts["read per token"] = f"{format_bytes(shape.token_bytes)} if no expert is cached"
     return facts
 
 
 def memory_facts(least: LeastMemory, machine: Machine) -> dict[str, str]:
-    """What it takes of memory at least."""
+    """Minimum memory, and the memory of this machine."""
     now = machine.available_bytes
     available = "" if now is None else f", {format_bytes(now)} available now"
     return {
@@ -130,26 +130,26 @@ def memory_facts(least: LeastMemory, machine: Machine) -> dict[str, str]:
 
 
 def speed_facts(machine: Machine) -> dict[str, str]:
-    """What this machine can do."""
+    """Rates of this machine."""
 
-    def rate(figure: Figure, of: str) -> str:
+    def rate(figure: Figure, kind: str) -> str:
         if math.isnan(figure.value):
             return f"unknown, {figure.note}"
-        return f"{figure.value / 1e9:.3g} GB/s of {of}, {figure.source}"
+        return f"{figure.value / 1e9:.3g} GB/s of {kind}, {figure.source}"
 
     layer = machine.layer_s
     return {
         "disk": rate(machine.read_bytes_per_s, "random reads"),
-        "compute": rate(machine.weight_bytes_per_s, "weights passing"),
-        "overhead": f"up to {layer.value * 1e3:.3g} ms a layer, {layer.source}",
+        "compute": rate(machine.weight_bytes_per_s, "weights read from memory"),
+        "overhead": f"up to {layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
 
 
 def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Table:
-    """One line for each size of the bank. What is forecast is a range."""
+    """Format forecasts: one row per size of the bank, with ranges."""
     table = Table(box=None, pad_edge=False)
     table.add_column("option\n", no_wrap=True)
-    for title in ("bank\n", "experts\nheld", "hits,\nassumed", "read a token,\nassumed",
+    for title in ("bank\n", "experts\ncached", "hits,\nassumed", "read per token,\nassumed",
                   "tokens/s,\nassumed", "memory\n", "fits in\nmemory"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -168,41 +168,41 @@ def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Ta
 
 
 def verdict_lines(console: Console, report: PlanReport) -> None:
-    """Whether it fits, what is missing, and the next command."""
+    """Print the expected speed, the verdict, its reasons and the next command."""
     planned, machine, end = report.planned, report.machine, report.verdict
     if rates_known(machine):
-        found = report.rows[0].forecast
+        forecast = report.rows[0].forecast
         parts = {
-            "reading": found.read_s.high,
-            "computing": found.compute_s.value,
+            "reading": forecast.read_s.high,
+            "computing": forecast.compute_s.value,
             "the overhead": machine.layer_s.value * len(planned.layers),
         }
-        expected = f"Expect {_range(found.tokens_per_s, _digits)} tokens/s"
-        held = f"with {format_bytes(found.bank_bytes)} of experts in memory"
+        expected = f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s"
+        cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
         most = max(parts, key=parts.__getitem__)
-        console.print(Text(f"{expected} {held}; {most} takes most of the time."))
+        console.print(Text(f"{expected} {cached}; {most} takes most of the time."))
     console.print(Text("It fits." if end.fits else "It does not fit.", style="bold"))
     for reason in end.reasons:
         console.print(Text(reason))
     if end.shell is not None:
         does = {"complete": "run it", "partial": "continue", "absent": "get it"}[planned.state]
-        # Not wrapped, to be copied.
+        # Not wrapped, so that it can be copied.
         console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
 
 
-def fits(found: Forecast) -> str:
-    if not found.fits:
+def fits(forecast: Forecast) -> str:
+    if not forecast.fits:
         return "no"
-    return "yes" if found.fits_now is not False else "not now"
+    return "yes" if forecast.fits_now is not False else "not now"
 
 
-def _range(found: Range, shown: Callable[[float], str], unit: str = "") -> str:
-    low, high = shown(found.low), shown(found.high)
+def _range(values: Range, text: Callable[[float], str], unit: str = "") -> str:
+    low, high = text(values.low), text(values.high)
     return (low if low == high else f"{low} to {high}") + unit
 
 
 def _digits(value: float) -> str:
-    """Two digits, and no exponent."""
+    """Format with two digits and no exponent."""
     if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

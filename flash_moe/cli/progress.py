@@ -1,4 +1,4 @@
-"""Bars of bytes on a terminal, a line now and then where there is none."""
+"""Progress bars of bytes on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rich.progress import (
 
 from flash_moe.files.sizes import format_bytes
 
-# Of all bytes, between two lines of a log.
+# Fraction of all bytes between two log lines.
 LINE_EVERY = 0.05
 
 
 class Bars:
-    """One bar for each kind of bytes, drawn on standard error for the length of a ``with``.
+    """One bar per kind of bytes, on standard error, for the duration of a ``with``.
 
-    Threads may report at the same time.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, name: str, total: int) -> None:
-        """Add a bar for so many bytes."""
+        """Add a bar of ``total`` bytes."""
         self._totals[name], self._done[name] = total, 0
         self._tasks[name] = self._bars.add_task(name, total=total)
 
@@ -58,7 +58,7 @@ class Bars:
         self._bars.stop()
 
     def add(self, name: str, n_bytes: int, text: str | None = None) -> None:
-        """Bytes done; ``text`` stands before the bar from now on."""
+        """Advance a bar by ``n_bytes`` and label it ``text`` (default: its name)."""
         with self._lock:
             self._done[name] += n_bytes
         self._bars.update(self._tasks[name], advance=n_bytes, description=text or name)
@@ -75,15 +75,15 @@ class Bars:
                 f"{name} {format_bytes(self._done[name])} of {format_bytes(total)}"
                 for name, total in self._totals.items()
             )
-            # Here, so that no later line overtakes it.
+            # Printed under the lock, so that lines stay in order.
             self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
 
 
 class LayerCount:
-    """How many layers are written, from what the packer reports.
+    """Counter of written layers, fed by the packer's progress callback.
 
     Args:
-        sizes: Name that the packer gives a layer, to its bytes.
+        sizes: Bytes of each layer, by the name that the packer reports.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -92,7 +92,7 @@ class LayerCount:
         self._done = 0
 
     def add(self, what: str, n_bytes: int) -> str:
-        """Count, and say how far it is: ``12 of 60 layers``."""
+        """Count bytes of a layer and return the state: ``12 of 60 layers``."""
         with self._lock:
             if what in self._left:
                 self._left[what] -= n_bytes

@@ -1,4 +1,4 @@
-"""``flash-moe pull`` and ``pack``: from the hub or from this disk to a store."""
+"""``flash-moe pull`` and ``pack``: make a store from the hub or from a local checkpoint."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pull = commands.add_parser(
         "pull", parents=[common], help="download a model from the hub into a store"
     )
-    pull.add_argument("repo", help="repository at the hub, ORG/MODEL")
+    pull.add_argument("repo", help="repository on the hub, ORG/MODEL")
     pull.add_argument(
         "dst", type=Path, nargs="?", help="directory of the store (default: in the user's cache)"
     )
     pull.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     _add_making_options(pull)
     pull.add_argument(
-        "--jobs",
+        "--max-shards",
         type=int,
         default=SHARDS_ON_DISK,
-        help=f"shards on the disk at a time ({SHARDS_ON_DISK}); each more takes its disk",
+        metavar="N",
+        help=f"shards on disk at a time (default: {SHARDS_ON_DISK}); more download ahead and take more disk",
     )
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")
     pack.add_argument(
-        "src",
-        help="mlx or Hugging Face checkpoint: directory, or repository in the local cache",
+        "src", help="mlx or Hugging Face checkpoint: directory, or repository in the local cache"
     )
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     _add_making_options(pack)
     pack.add_argument(
         "--delete-source",
         action="store_true",
-        help="delete each shard of SRC when it is packed, where the disk does not hold both",
+        help="delete each shard of SRC once it is packed, for a disk that cannot hold both",
     )
     pack.set_defaults(run=run_pack)
 
@@ -59,7 +59,7 @@ def _add_making_options(parser: argparse.ArgumentParser) -> None:
         "--adopt",
         type=Path,
         metavar="DIR",
-        help="packed_experts directory of the original Flash-MoE: its files are linked, not copied",
+        help="packed_experts directory of the original Flash-MoE; links its files, copies nothing",
     )
 
 
@@ -85,7 +85,7 @@ def run_pull(args: argparse.Namespace) -> int:
             quantization=quantization,
         )
         if commit is not None:
-            print(f"{dst}: complete already, of {args.repo} at {commit[:12]}")
+            print(f"{dst}: complete already, from {args.repo} at {commit[:12]}")
             return 0
         return _pull(args, dst, quantization)
 
@@ -100,21 +100,22 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
         revision=args.revision,
         quantization=quantization,
         adopt=args.adopt,
-        max_shards=args.jobs,
+        max_shards=args.max_shards,
         on_bytes=partial(bars.add, "download"),
     )
     origin = pull.shards.origin
-    to_come = format_bytes(pull.download_bytes)
+    to_download = format_bytes(pull.download_bytes)
+    store_size = format_bytes(pull.source.expert_bytes + pull.source.resident_bytes)
     print(
-        f"{args.repo} at {origin['commit'][:12]}: {to_come} to download, "
-        f"{format_bytes(pull.source.expert_bytes + pull.source.resident_bytes)} of store in {dst}",
+        f"{args.repo} at {origin['commit'][:12]}: {to_download} to download, "
+        f"a store of {store_size} in {dst}",
         file=sys.stderr,
     )
     held, _ = pull.shards.peak_disk(pull.source)
-    if held > args.jobs:
+    if held > args.max_shards:
         print(
-            f"up to {held} shards are on the disk at a time: experts are quantized anew from "
-            "tensors in several of them",
+            f"up to {held} shards are on disk at a time: requantizing the experts needs tensors "
+            "from several shards",
             file=sys.stderr,
         )
     bars.start("download", pull.download_bytes)
@@ -137,9 +138,9 @@ def _pack_local(args: argparse.Namespace) -> int:
     if args.delete_source and args.adopt is not None:
         raise ConfigError(
             "pack",
-            "--adopt links the record files of the original: --delete-source would not know what "
-            "of it may go",
-            "Drop --delete-source, and delete the shards when the store is verified.",
+            "--adopt links the original record files, so --delete-source cannot tell which files "
+            "are still needed",
+            "Drop --delete-source, and delete the shards after verifying the store.",
         )
     kept = args.dst / HEADERS_DIR
     checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
@@ -155,14 +156,14 @@ def _pack_local(args: argparse.Namespace) -> int:
 def _pack(
     source: PackSource, dst: Path, shards: ShardSource | None = None, bars: Bars | None = None
 ) -> int:
-    """Write a store; ``bars`` gets a bar for it."""
+    """Write a store and add its progress to ``bars``."""
     from flash_moe.pack.packer import pack
 
     if source.from_bits:
         print(
             f"warning: the experts are quantized to {', '.join(map(str, source.from_bits))} bits "
-            "already; what that lost adds to what is lost now. Quantize the original where you "
-            "can; flash-moe info shows the loss",
+            "already, and both quantization errors add up. Prefer the original checkpoint; "
+            "flash-moe info shows the error",
             file=sys.stderr,
         )
     sizes: Counter[str] = Counter()
@@ -179,7 +180,7 @@ def _pack(
             lambda what, n: bars.add("pack", n, f"pack, {count.add(what, n)}"),
             shards=shards,
         )
-    kept = f", {result.layers_kept} were there already" if result.layers_kept else ""
+    kept = f", {result.layers_kept} already there" if result.layers_kept else ""
     print(
         f"{result.path}: {result.layers_written} layers packed{kept}; "
         f"experts {format_bytes(result.expert_bytes)}, "

@@ -1,4 +1,4 @@
-"""The one model of a server: its names, its options, and its share of memory."""
+"""Model of a server: names, load options and memory of prompt caches."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from flash_moe.server.options import PROMPT_CACHE_SHARE, ServeOptions
 
 
 class ServedModel:
-    """Names and settings of the served model.
+    """Names and load options of the served model.
 
     Attributes:
-        name: The model as ``/v1/models`` names it.
+        name: Model name in ``/v1/models``.
         prompt_cache_bytes: Limit of the prompt caches; taken from ``memory_gb``.
 
     Raises:
-        ModelNotFoundError: There is no such model.
-        ConfigError: ``memory_gb`` leaves nothing beside the prompt caches.
+        ModelNotFoundError: The model does not exist.
+        ConfigError: The prompt caches use up ``memory_gb``.
     """
 
     def __init__(self, options: ServeOptions) -> None:
@@ -33,7 +33,7 @@ class ServedModel:
         self._path = resolve(options.model)
 
     def serves(self, model: str) -> bool:
-        """Whether a request that names this model is for the one that is served."""
+        """Return true if ``model`` names the served model."""
         names = {self.name, "default_model", str(self._path.resolve()), Path(self.name).name}
         return model in names or model in self._options.aliases
 
@@ -48,10 +48,10 @@ class ServedModel:
 
     def _prompt_cache_bytes(self) -> int:
         limit = self._load_options.get("memory_gb")
-        asked = self._options.prompt_cache_bytes
+        requested = self._options.prompt_cache_bytes
         if limit is None:
-            return round(usable_memory() * PROMPT_CACHE_SHARE) if asked is None else asked
-        n_bytes = round(limit * 1e9 * PROMPT_CACHE_SHARE) if asked is None else asked
+            return round(usable_memory() * PROMPT_CACHE_SHARE) if requested is None else requested
+        n_bytes = round(limit * 1e9 * PROMPT_CACHE_SHARE) if requested is None else requested
         self._load_options["memory_gb"] = limit - n_bytes / 1e9
         if self._load_options["memory_gb"] <= 0:
             raise ConfigError(

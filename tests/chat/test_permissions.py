@@ -58,7 +58,7 @@ def test_anything_else_is_a_no(tmp_path: Path, reply: str) -> None:
     assert permissions.asks("run_command")
 
 
-def test_yes_to_names_tools(tmp_path: Path) -> None:
+def test_allow_tool_names_tools(tmp_path: Path) -> None:
     tools = built_in(["shell", "read_file"], tmp_path)
     permissions = Permissions(tools, ["shell"])
     assert permissions.confirm(call("run_command")) is True

@@ -71,7 +71,7 @@ def test_while_it_answers(sessions: Path, way: str, pause: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_while_a_tool_runs(sessions: Path, folder: Path, way: str) -> None:
-    arguments = (*SHELL, folder, "--yes-to", "shell")
+    arguments = (*SHELL, folder, "--allow-tool", "shell")
     answers = [call_text("run_command", command=SLEEP)]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
@@ -105,7 +105,7 @@ def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
         "        except KeyboardInterrupt:\n"
         "            pass\n"
     )
-    arguments = ("demo", "--tools", "none", "--tool-file", own, "--yes-to", "stubborn")
+    arguments = ("demo", "--tools", "none", "--tool-file", own, "--allow-tool", "stubborn")
     answers = [call_text("stubborn")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
@@ -122,7 +122,7 @@ def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
 def test_without_a_terminal(folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "answers.json"
     script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
-    command = [sys.executable, SPELLED, script, "chat", *SHELL, folder, "--yes-to", "shell"]
+    command = [sys.executable, SPELLED, script, "chat", *SHELL, folder, "--allow-tool", "shell"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:

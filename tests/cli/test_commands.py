@@ -49,7 +49,7 @@ def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
     assert facts["experts_per_layer"] == 32
     assert facts["record_bytes"] == [16384]
     assert facts["quantization"]["up_proj"] == [{"bits": 4, "group_size": 64, "mode": "affine"}]
-    assert "32 a layer, 4 a token" in in_process("info", store).stdout
+    assert "32 per layer, 4 per token" in in_process("info", store).stdout
     checked = in_process("verify", store)
     assert checked.returncode == 0
     assert "256 records" in checked.stdout

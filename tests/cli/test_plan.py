@@ -146,7 +146,7 @@ def test_the_page(tiny_store: Path) -> None:
     assert out.returncode == 0
     assert out.stderr == ""  # nothing is measured
     for line in (
-        "32 a layer, 4 a token",
+        "32 per layer, 4 per token",
         "4-bit affine, group 64",
         "16,384 bytes",
         "5.5 GB/s of random reads, given",
@@ -196,7 +196,7 @@ def test_measuring_is_said_before_and_leaves_nothing(
     found = json.loads(capsys.readouterr().out)
     ((folder, said),) = measured
     assert folder == str(tmp_path)
-    assert f"a temporary file of up to 1.5 GB is written to {tmp_path}" in said
+    assert f"a temporary file of up to 1.5 GB in {tmp_path}" in said
     assert list(tmp_path.iterdir()) == []
     for rate in found["machine"]["disk_bytes_per_s"], found["machine"]["weight_bytes_per_s"]:
         assert rate["source"] == "measured"

@@ -55,7 +55,7 @@ def test_only_the_other_weights_are_downloaded(
     assert verify(dst).problems == ()
     manifest = read_manifest(dst)
     assert manifest.source.kind == "flash-moe-original"
-    assert "came by ranges, of which the hub has no hashes" in checks(manifest)[0]
+    assert "downloaded in ranges, for which the hub has no hashes" in checks(manifest)[0]
     file = dst / "experts" / "layer_001.bin"
     assert os.path.samefile(file, packed / "layer_01.bin")
     whole = sum(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))

@@ -191,7 +191,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
     go, threads = threading.Event(), []
 
     def run(n: int) -> None:
-        with admission.turn(lambda: None):
+        with admission.admit(lambda: None):
             order.append(n)
             go.wait(60)
 
@@ -200,7 +200,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
         thread.start()
         threads.append(thread)
         wait_for(lambda n=n: admission.running + admission.waiting > n)
-    with pytest.raises(ApiError) as caught, admission.turn(lambda: None):
+    with pytest.raises(ApiError) as caught, admission.admit(lambda: None):
         pass
     assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
     go.set()
@@ -218,20 +218,20 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
             raise KeyError("gone")
 
     def wait() -> None:
-        with pytest.raises(KeyError), admission.turn(leave):
+        with pytest.raises(KeyError), admission.admit(leave):
             pass
 
     waiting = threading.Thread(target=wait)
-    with admission.turn(lambda: None):
+    with admission.admit(lambda: None):
         waiting.start()
         wait_for(lambda: admission.waiting)
         gone.set()
         waiting.join(60)
         assert admission.waiting == 0
-    with admission.turn(lambda: None):
+    with admission.admit(lambda: None):
         assert admission.running == 1
     admission.close()
-    with pytest.raises(ApiError, match="stopping"), admission.turn(lambda: None):
+    with pytest.raises(ApiError, match="stopping"), admission.admit(lambda: None):
         pass
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flash_moe import FlashMoE
 from flash_moe.options.sampling import SamplingParams
-from flash_moe.server.engine.tokenize import Tokenizing
+from flash_moe.server.engine.tokenize import PromptTokenizer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.requests.request import GenerationRequest, Tools
@@ -49,19 +49,19 @@ def tokenizer(alone: FlashMoE) -> SlowTokenizer:
 
 
 @pytest.fixture
-def tokenizing(tokenizer: SlowTokenizer, alone: FlashMoE) -> Tokenizing:
-    return Tokenizing(tokenizer, alone.model.config.max_context, {}, 3)
+def tokenizing(tokenizer: SlowTokenizer, alone: FlashMoE) -> PromptTokenizer:
+    return PromptTokenizer(tokenizer, alone.model.config.max_context, {}, 3)
 
 
 @pytest.mark.parametrize("text", ["word " * (LONG // 5), "a" * LONG], ids=["words", "a word"])
 def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(
-    tokenizing: Tokenizing, tokenizer: SlowTokenizer, text: str
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer, text: str
 ) -> None:
     prompts = [asked(text), GenerationRequest("demo", SAMPLING, prompt=text)]
     for prompt in prompts:
         tokenizer.seen = 0
         with pytest.raises(ApiError) as caught:
-            tokenizing.tokenized(prompt, lambda: None)
+            tokenizing.tokenize(prompt, lambda: None)
         assert caught.value.code == "context_length_exceeded"
         assert tokenizer.seen < LONG / 10
         assert not tokenizer.held.is_set()
@@ -69,17 +69,17 @@ def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(
 
 @pytest.mark.parametrize("prompt", [asked(" " * LONG), asked("a" * LONG, "assistant"), asked("a")])
 def test_what_may_fit_is_tokenized(
-    tokenizing: Tokenizing, tokenizer: SlowTokenizer, prompt: GenerationRequest
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer, prompt: GenerationRequest
 ) -> None:
     """Templates drop space around a message, and the thoughts of an assistant."""
     tokenizer.go.set()
-    assert tokenizing.tokenized(prompt, lambda: None).ids == [1, 2, 3]
+    assert tokenizing.tokenize(prompt, lambda: None).ids == [1, 2, 3]
 
 
 def test_one_that_waits_for_the_tokenizer_may_leave(
-    tokenizing: Tokenizing, tokenizer: SlowTokenizer
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer
 ) -> None:
-    first = threading.Thread(target=lambda: tokenizing.tokenized(asked("a"), lambda: None))
+    first = threading.Thread(target=lambda: tokenizing.tokenize(asked("a"), lambda: None))
 
     def gone() -> None:
         raise ClientGone
@@ -88,7 +88,7 @@ def test_one_that_waits_for_the_tokenizer_may_leave(
     try:
         assert tokenizer.held.wait(60)
         with pytest.raises(ClientGone):
-            tokenizing.tokenized(asked("b"), gone)
+            tokenizing.tokenize(asked("b"), gone)
     finally:
         tokenizer.go.set()
         first.join(60)
@@ -97,10 +97,10 @@ def test_one_that_waits_for_the_tokenizer_may_leave(
 def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     """After the system message and tools, and before the header of the answer."""
     tokenizer = alone.tokenizer
-    tokenizing = Tokenizing(tokenizer, None, {}, 3)
+    tokenizing = PromptTokenizer(tokenizer, None, {}, 3)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    found = tokenizing.tokenized(
+    found = tokenizing.tokenize(
         GenerationRequest("demo", SAMPLING, messages=messages, tools=Tools([tool])), lambda: None
     )
     (system, kind), (user, other) = found.checkpoints
@@ -109,11 +109,11 @@ def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     assert tokenizer.decode(found.ids[:system]).rstrip().endswith(end)
     assert tokenizer.decode(found.ids[:user]).endswith("Hello<|im_end|>\n")
     last = [*messages, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Again"}]
-    longer = tokenizing.tokenized(
+    longer = tokenizing.tokenize(
         GenerationRequest("demo", SAMPLING, messages=last, tools=Tools([tool])), lambda: None
     )
     assert longer.ids[:user] == found.ids[:user]
-    without = tokenizing.tokenized(
+    without = tokenizing.tokenize(
         GenerationRequest("demo", SAMPLING, messages=messages[1:]), lambda: None
     )
     assert [kind for _, kind in without.checkpoints] == ["user"]

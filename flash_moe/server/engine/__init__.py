@@ -1,1 +1,1 @@
-"""From a request to the engine and back: admission, tokenizing, constraints, answers."""
+"""Work before and after the engine: tokenizing, constraints, admission, answers."""

@@ -1,7 +1,7 @@
-"""From a request of an API to one of the engine: token ids, a constraint, checkpoints.
+"""Turn a validated request into a request of the engine: token ids, constraint, checkpoints.
 
-All of it is done in the thread of the request, before it waits for its turn, so that what cannot
-be answered is refused at once and the engine's thread loses no time.
+This runs in the thread of the request, before admission: invalid requests are rejected at once, and
+the engine's thread loses no time.
 """
 
 from __future__ import annotations
@@ -21,42 +21,41 @@ from flash_moe.generation.thinking_limit import thinking_limit
 from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.loader import FlashMoE
 from flash_moe.options.sampling import SamplingParams
-from flash_moe.server.engine.tokenize import Tokenizing, too_long
+from flash_moe.server.engine.tokenize import PromptTokenizer, too_long
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.requests.errors import bad
+from flash_moe.server.requests.errors import invalid
 from flash_moe.server.requests.request import GenerationRequest
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
-# Agents send the same tools with each request; a grammar of 20 tools takes some ms to build.
-_KEPT_CONSTRAINTS = 32
+# Agents send the same tools with each request; building a grammar of 20 tools takes some ms.
+_MAX_CONSTRAINTS = 32
 
 
 @dataclass
-class Prepared:
-    """A request, ready for the engine.
+class PreparedRequest:
+    """Request that is ready for the engine.
 
     Attributes:
-        splitter: Takes the answer apart; ``None`` where it stays as it is.
+        splitter: Splits the answer into reasoning, text and calls; ``None`` for raw completions.
     """
 
-    asked: GenerationRequest
+    request: GenerationRequest
     engine_request: EngineRequest
     splitter: ReplySplitter | None
     tokenizer: Any
 
 
 class Preparer:
-    """Prepares requests for one model; for any thread.
+    """Prepares requests for one model. Thread-safe.
 
     Args:
-        flash: What ``load()`` returned. No array of it is used.
-        max_waiting: Requests that may wait for the tokenizer; those beyond are refused.
+        flash: Loaded model; only its tokenizer and config are used, none of its arrays.
     """
 
     def __init__(self, flash: FlashMoE, options: ServeOptions) -> None:
         self._tokenizer: Any = flash.tokenizer
         self._config = flash.model.config
-        self._tokenizing = Tokenizing(
+        self._prompts = PromptTokenizer(
             self._tokenizer,
             self._config.max_context,
             options.template_args,
@@ -65,88 +64,89 @@ class Preparer:
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
 
-    def prepare(self, asked: GenerationRequest, check: Callable[[], None]) -> Prepared:
-        """
+    def prepare(self, request: GenerationRequest, check: Callable[[], None]) -> PreparedRequest:
+        """Tokenize the prompt and build the constraint of a request.
+
         Args:
-            check: Raises when the client has gone.
+            check: Called while waiting; raises if the client has disconnected.
 
         Raises:
-            ApiError: The chat template refuses the messages, the prompt does not fit the context,
-                or the requested form of the answer cannot be enforced.
+            ApiError: The chat template rejects the messages, the prompt does not fit the context,
+                or the requested output format cannot be enforced.
         """
         tokenizer = self._tokenizer
-        found = self._tokenizing.tokenized(asked, check)
-        ids = found.ids
-        sampling = self._fitted(asked.sampling, ids)
-        top = asked.top_logprobs if asked.logprobs else None
-        if asked.prompt is not None:
-            request = EngineRequest(ids, sampling, top_logprobs=top)
-            return Prepared(asked, request, None, tokenizer)
+        prompt = self._prompts.tokenize(request, check)
+        ids = prompt.ids
+        sampling = self._limited(request.sampling, ids)
+        top = request.top_logprobs if request.logprobs else None
+        if request.prompt is not None:
+            completion = EngineRequest(ids, sampling, top_logprobs=top)
+            return PreparedRequest(request, completion, None, tokenizer)
         thinking = opens_thinking(tokenizer, ids)
-        form = _form(asked)
+        spec = _output_spec(request)
         try:
-            constraint = self._constraint(form, ids)
-            tools = form.parser_schemas(tokenizer)
+            constraint = self._constraint(spec, ids)
+            tools = spec.parser_schemas(tokenizer)
         except GrammarError as error:
-            field = asked.format_field if self._in_format(form) else "tools"
-            raise bad(field, error.problem, "invalid_schema") from error
+            field = request.format_field if self._rejects_format(spec) else "tools"
+            raise invalid(field, error.problem, "invalid_schema") from error
 
         def processors() -> list[LogitsProcessor]:
             limit = thinking_limit(tokenizer, ids, sampling.max_thinking_tokens)
-            made: list[LogitsProcessor] = [] if limit is None else [limit]
-            return made if constraint is None else [*made, constraint.processor()]
+            limits: list[LogitsProcessor] = [] if limit is None else [limit]
+            return limits if constraint is None else [*limits, constraint.processor()]
 
         splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
-        request = EngineRequest(ids, sampling, processors, found.checkpoints, top)
-        return Prepared(asked, request, splitter, tokenizer)
+        chat = EngineRequest(ids, sampling, processors, prompt.checkpoints, top)
+        return PreparedRequest(request, chat, splitter, tokenizer)
 
-    def count(self, asked: GenerationRequest, check: Callable[[], None]) -> int:
-        """Tokens of a prompt. Arguments and errors as for :meth:`prepare`."""
-        return len(self._tokenizing.tokenized(asked, check).ids)
+    def count(self, request: GenerationRequest, check: Callable[[], None]) -> int:
+        """Return the number of prompt tokens. Arguments and errors as for :meth:`prepare`."""
+        return len(self._prompts.tokenize(request, check).ids)
 
-    def _fitted(self, sampling: SamplingParams, ids: Sequence[int]) -> SamplingParams:
-        """Cut ``max_tokens`` to what the context leaves."""
+    def _limited(self, sampling: SamplingParams, ids: Sequence[int]) -> SamplingParams:
+        """Validate token ids and reduce ``max_tokens`` to the rest of the context."""
         if not ids:
-            raise bad("prompt", "the prompt is empty")
+            raise invalid("prompt", "the prompt is empty")
         size, limit = self._config.vocab_size, self._config.max_context
         if size is not None and max(ids) >= size:
-            raise bad("prompt", "the prompt has tokens that the model does not know")
+            raise invalid("prompt", f"expected token ids below {size}, got {max(ids)}")
         if limit is None:
             return sampling
         if len(ids) >= limit:
             raise too_long(len(ids), limit)
         return replace(sampling, max_tokens=min(sampling.max_tokens, limit - len(ids)))
 
-    def _constraint(self, form: OutputSpec, ids: Sequence[int]) -> Constraint | None:
+    def _constraint(self, spec: OutputSpec, ids: Sequence[int]) -> Constraint | None:
         after, thinking = thinking_state(self._tokenizer, ids)
-        key = json.dumps([{**vars(form), "strict": sorted(form.strict)}, after, thinking])
+        key = json.dumps([{**vars(spec), "strict": sorted(spec.strict)}, after, thinking])
         with self._lock:
             if key in self._constraints:
                 self._constraints.move_to_end(key)
                 return self._constraints[key]
-        made = form.constraint(self._tokenizer, after, thinking)
-        if made is not None:
+        constraint = spec.constraint(self._tokenizer, after, thinking)
+        if constraint is not None:
             with self._lock:
-                self._constraints[key] = made
-                while len(self._constraints) > _KEPT_CONSTRAINTS:
+                self._constraints[key] = constraint
+                while len(self._constraints) > _MAX_CONSTRAINTS:
                     self._constraints.popitem(last=False)
-        return made
+        return constraint
 
-    def _in_format(self, form: OutputSpec) -> bool:
-        """Whether it is the format of the answer that cannot be held to, and not its calls."""
+    def _rejects_format(self, spec: OutputSpec) -> bool:
+        """Return true if ``response_format`` cannot be enforced, false if the tool calls cannot."""
         try:
-            from_response_format(self._tokenizer, form.response_format)
+            from_response_format(self._tokenizer, spec.response_format)
         except GrammarError:
             return True
-        return not form.constrains_calls
+        return not spec.constrains_calls
 
 
-def _form(asked: GenerationRequest) -> OutputSpec:
-    tools = asked.tools
+def _output_spec(request: GenerationRequest) -> OutputSpec:
+    tools = request.tools
     return OutputSpec(
-        tools.shown,
+        tools.in_prompt,
         tools.mode,
-        tools.strict if tools.shown else frozenset(),
-        asked.response_format,
+        tools.strict if tools.in_prompt else frozenset(),
+        request.response_format,
         tools.parallel,
     )
