@@ -9,7 +9,7 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import generation_stream, make_prompt_cache, make_sampler, wired_limit
 from flash_moe.errors import ConfigError, PromptError
-from flash_moe.eval.scoring import TOOL_KINDS, Call, Prompt, visible
+from flash_moe.eval.scoring import TOOL_KINDS, Call, Prompt, answer_text
 from flash_moe.generation.generate import token_ids
 from flash_moe.generation.prompt import check_length, encode_prompt
 from flash_moe.model.streamed import StreamedModel
@@ -20,7 +20,7 @@ _RESIDENT_STEP = 2048
 _TAIL = 64
 
 
-def askable(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+def supported_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts that a model can be asked.
 
     None without a chat template. Those with tools only where mlx-lm knows how the model writes
@@ -38,7 +38,7 @@ def _needs_tools(prompt: Prompt) -> bool:
     return prompt["kind"] in TOOL_KINDS or any(said)
 
 
-def ask(
+def answer_prompts(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
@@ -95,10 +95,10 @@ def _answer(
             if n == room:
                 break
     detokenizer.finalize()
-    return without_thoughts(tokenizer, ids, detokenizer.text)
+    return without_reasoning(tokenizer, ids, detokenizer.text)
 
 
-def without_thoughts(tokenizer: Any, prompt: Sequence[int], answer: str) -> str:
+def without_reasoning(tokenizer: Any, prompt: Sequence[int], answer: str) -> str:
     """The part of an answer that a user reads; nothing, if it was cut off in a thought.
 
     Args:
@@ -109,7 +109,7 @@ def without_thoughts(tokenizer: Any, prompt: Sequence[int], answer: str) -> str:
     opens, closes = tokenizer.think_start, tokenizer.think_end
     tail = tokenizer.decode(list(prompt[-_TAIL:]))
     begun = opens if tail.rfind(opens) > tail.rfind(closes) else ""
-    return visible(begun + answer, opens, closes)
+    return answer_text(begun + answer, opens, closes)
 
 
 def call_in(tokenizer: Any, prompt: Prompt, answer: str) -> Call | None:

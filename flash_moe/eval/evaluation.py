@@ -14,7 +14,7 @@ import mlx.core as mx
 from flash_moe.compat.mlx_lm import open_tokenizer
 from flash_moe.errors import ConfigError
 from flash_moe.eval import scoring
-from flash_moe.eval.answers import MAX_TOKENS, ask, askable, call_in
+from flash_moe.eval.answers import MAX_TOKENS, answer_prompts, call_in, supported_prompts
 from flash_moe.eval.logits import Floats, ReferenceLogits, logits_of, slice_for
 from flash_moe.eval.models import (
     Candidate,
@@ -162,8 +162,8 @@ def _run(
         text = comparison.scores(candidate, model, tokenizer, on_step)
         prompts = None
         if plan.prompts:
-            asked = askable(tokenizer, plan.prompts)
-            answers = ask(
+            asked = supported_prompts(tokenizer, plan.prompts)
+            answers = answer_prompts(
                 model,
                 tokenizer,
                 asked,

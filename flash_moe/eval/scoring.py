@@ -41,7 +41,7 @@ def _by_format(prompt: Prompt, answer: str) -> Call | None:
     return call_of(answer)
 
 
-def right(
+def is_correct(
     prompt: Prompt,
     answer: str,
     find_call: Callable[[Prompt, str], Call | None] = _by_format,
@@ -51,7 +51,7 @@ def right(
     Args:
         find_call: Finds the call in an answer without thoughts. Default: :func:`call_of`.
     """
-    expected, text = prompt["expected"], visible(answer)
+    expected, text = prompt["expected"], answer_text(answer)
     if prompt["kind"] in TOOL_KINDS:
         call = find_call(prompt, text)
         return (
@@ -123,7 +123,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-def visible(answer: str, opens: str = "<think>", closes: str = "</think>") -> str:
+def answer_text(answer: str, opens: str = "<think>", closes: str = "</think>") -> str:
     """An answer without its thoughts and end token; nothing, if its thought never ends."""
     _, found, after = answer.rpartition(closes)
     text = after if found else answer.split(opens)[0]
@@ -144,11 +144,11 @@ def scores(
     share: dict[str, list[bool]] = {}
     for prompt, answer in zip(asked, answers, strict=True):
         kind = prompt["kind"]
-        share.setdefault(kind, []).append(right(prompt, answer, find_call))
+        share.setdefault(kind, []).append(is_correct(prompt, answer, find_call))
         if kind == "json":
-            share.setdefault("json_valid", []).append(parsed(visible(answer))[0])
+            share.setdefault("json_valid", []).append(parsed(answer_text(answer))[0])
         if kind == "tool":
-            call, name = find_call(prompt, visible(answer)), prompt["expected"]["name"]
+            call, name = find_call(prompt, answer_text(answer)), prompt["expected"]["name"]
             share.setdefault("tool_name", []).append(call is not None and call[0] == name)
             share.setdefault(f"tool_{name}", []).append(share["tool"][-1])
     return {name: sum(hits) / len(hits) for name, hits in share.items()}

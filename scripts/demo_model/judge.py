@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from flash_moe.eval.scoring import Prompt, call_of, parsed, right, scores, visible
+from flash_moe.eval.scoring import Prompt, answer_text, call_of, is_correct, parsed, scores
 from scripts.demo_model import foreign, json_tasks, results
 from scripts.demo_model.dialogues import SYSTEMS
 from scripts.demo_model.patterns import expand
@@ -22,13 +22,13 @@ from scripts.demo_model.words import Words
 
 __all__ = [
     "Prompt",
+    "answer_text",
     "call_of",
+    "is_correct",
     "parsed",
     "prompts",
-    "right",
     "scores",
     "told",
-    "visible",
     "write",
 ]
 
