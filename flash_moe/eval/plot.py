@@ -34,7 +34,7 @@ class Panel:
     """One quality.
 
     Attributes:
-        title: Its name, unit and better direction.
+        title: Name, unit and direction of improvement.
         value: The quality of a run, ``None`` if it was not measured.
     """
 
@@ -102,8 +102,8 @@ def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
     if not panels:
         raise ConfigError(
             "eval",
-            "--plot: expected a run beside the reference, or prompts, got neither",
-            "Give several --top-k-experts, stores, or a --reference.",
+            "--plot: expected another run than the reference, or prompts; got neither",
+            "Pass several --top-k-experts, several stores, or a --reference.",
         )
     page, ink, colors = _COLORS[dark]
     matplotlib, figure_module = import_module("matplotlib"), import_module("matplotlib.figure")
@@ -140,7 +140,7 @@ def _legend(figure: Any, columns: Sequence[Any], names: Mapping[str, str]) -> No
 
 
 def _points(runs: Sequence[Run], panel: Panel) -> list[tuple[Run, float, float]]:
-    """Runs with their MB per token and their quality, where both are known."""
+    """Return runs with MB per token and quality, where both are known."""
     points = []
     for run in runs:
         n_bytes, value = run.candidate.bytes_per_token, panel.value(run)
@@ -208,7 +208,7 @@ def _label(axes: Any, points: Sequence[tuple[Run, float, float]]) -> None:
 
 
 def _logarithmic(axes: Any, axis: str, values: Sequence[float]) -> None:
-    """Make an axis logarithmic, with room for 0 if there is one, as a repeated run's KL."""
+    """Make an axis logarithmic; include 0 if a value is 0, as the KL of a repeated run."""
     positive = [value for value in values if 0 < value < math.inf]
     if not positive:
         return

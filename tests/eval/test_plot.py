@@ -84,7 +84,9 @@ def test_only_what_was_measured(tmp_path: Path) -> None:
     resident = dataclasses.replace(RUNS[0].candidate, bytes_per_token=None)
     nowhere = [Run(resident, True, RUNS[0].text, RUNS[0].prompts)]
     for nothing in ([], [run("a", 4, None)], nowhere):
-        with pytest.raises(ConfigError, match="expected a run beside the reference, or prompts"):
+        with pytest.raises(
+            ConfigError, match="expected another run than the reference, or prompts"
+        ):
             save_plot(nothing, file)
 
 
