@@ -35,7 +35,7 @@ _SHARE = 32
 
 
 def slice_length(vocab_size: int, n_bytes: int, longest: int) -> int:
-    """Return the positions of a slice with ``n_bytes`` of float32 logits; 16 or more if possible."""
+    """Return the positions of a slice with ``n_bytes`` of logits, at least 16 unless shorter."""
     return min(longest, max(MIN_SLICE, n_bytes // (4 * vocab_size)))
 
 

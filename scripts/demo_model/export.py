@@ -2,9 +2,9 @@
 
     python -m scripts.demo_model.export RUN --data .demo_data --out CHECKPOINT [--dtype bfloat16]
 
-RUN has weights-N.safetensors and report.json. The checkpoint has the names and the nested config of
-the published ones (without a vision tower), so ``mlx_lm convert -q`` and ``flash-moe pack --bits 4``
-accept it. Needs MLX, but not torch.
+RUN has weights-N.safetensors and report.json. The checkpoint has the names and the nested config
+of the published ones (without a vision tower), so ``mlx_lm convert -q`` and
+``flash-moe pack --bits 4`` accept it. Needs MLX, but not torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tools besides the core ones, each with wordings of questions for it.
 
-A checksum of its name assigns a tool to ``TRAIN`` or ``HELD_OUT``; tools of ``HELD_OUT`` never occur
-in training.
+A checksum of its name assigns a tool to ``TRAIN`` or ``HELD_OUT``; tools of ``HELD_OUT`` never
+occur in training.
 """
 
 # ruff: noqa: SIM905  (lists of words are written as words)

@@ -42,7 +42,7 @@ class Group:
             self._clock = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def agree(self, value: float) -> float:
-        """Return the flag of the first process."""
+        """Return the value of the first process."""
         if self.size == 1:
             return value
         said = torch.tensor([value], dtype=torch.float64)

@@ -153,7 +153,7 @@ def mixture(x: Tensor, w: Weights, shape: Shape) -> tuple[Tensor, Tensor, Tensor
     """Return the mixture of a layer, the usage of its experts ``[E]``, and two losses ``[2]``.
 
     The losses are the balance of the Switch transformer (Fedus and others, 2021, equation 4; 1 if
-    all experts are used equally) and the mean square of the log of the sum of exponentials of logits.
+    all experts are used equally) and the mean square of the logsumexp of the router logits.
     """
     rows = x.flatten(0, 1)
     logits = nnf.linear(rows, w["mlp.gate.weight"])

@@ -49,8 +49,8 @@ def slots(pattern: str) -> list[str]:
 def matcher(pattern: str) -> re.Pattern[str]:
     """Return a regular expression of all results of ``expand``, ignoring case.
 
-    A slot matches at least the values of its maker: numbers for numbers, one word for a unit, a path
-    or a code, three words for a name or a place, any text for the others.
+    A slot matches at least the values of its maker: numbers for numbers, one word for a unit, a
+    path or a code, three words for a name or a place, any text for the others.
     """
     parts = re.split(r"(\[|\]|\||\{\w+\})", pattern)
     source = ""
