@@ -170,17 +170,17 @@ def read_cache(folder: Path, expected: Mapping[str, Any]) -> Place | None:
     return Place("checkpoint" if index["place"] == "checkpoint" else "live", Held(ids, cache))
 
 
-def _check_same(made: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_same(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for name, value in expected.items():
-        if made.get(name) != value:
-            what = "another model" if name == "model" else f"{name} {made.get(name)!s:.40}"
+        if actual.get(name) != value:
+            what = "another model" if name == "model" else f"{name} {actual.get(name)!s:.40}"
             now = "" if name == "model" else f", now {value}"
             raise CacheMismatchError("chat", f"made with {what}{now}")
 
 
 def _checksum(file: Path) -> str:
-    found = xxhash.xxh3_64()
+    digest = xxhash.xxh3_64()
     with open(file, "rb") as stream:
         while data := stream.read(_PIECE):
-            found.update(data)
-    return found.hexdigest()
+            digest.update(data)
+    return digest.hexdigest()

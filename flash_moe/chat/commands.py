@@ -29,13 +29,13 @@ class Command:
     """One command.
 
     Attributes:
-        takes: Syntax of the argument, for /help.
+        argument: Syntax of the argument, for /help.
         words: Completions of the argument.
     """
 
     run: Callable[[Chat, str, Callable[[str], str]], None]
-    meaning: str
-    takes: str = ""
+    summary: str
+    argument: str = ""
     words: tuple[str, ...] = ()
 
 
@@ -62,9 +62,9 @@ def run_command(chat: Chat, text: str, confirm: Callable[[str], str]) -> None:
 
 
 def _help(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
-    names = {f"{name} {c.takes}".strip(): c for name, c in COMMANDS.items()}
+    names = {f"{name} {c.argument}".strip(): c for name, c in COMMANDS.items()}
     width = max(map(len, names))
-    lines = [f"{name:{width}}  {command.meaning}" for name, command in names.items()]
+    lines = [f"{name:{width}}  {command.summary}" for name, command in names.items()]
     keys = "Enter sends, Alt-Enter inserts a new line, Ctrl-C stops an answer, Ctrl-D quits."
     chat.view.line("\n".join([*lines, keys]))
 

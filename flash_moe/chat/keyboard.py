@@ -56,9 +56,9 @@ class _Commands(Completer):
             return
         name, space, rest = text.partition(" ")
         if not space:
-            for known, (_, meaning) in self._commands.items():
+            for known, (_, summary) in self._commands.items():
                 if known.startswith(name):
-                    yield Completion(known, -len(name), display_meta=meaning)
+                    yield Completion(known, -len(name), display_meta=summary)
             return
         words = self._commands.get(name, ((), ""))[0]
         if FILES in words:

@@ -46,15 +46,15 @@ class OneWriter(Console):
 
 def _control(sequence: str) -> Control:
     """Control sequence that rich has no type for; any type marks it as one."""
-    made = Control()
-    made.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
-    return made
+    control = Control()
+    control.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
+    return control
 
 
 _CUT, _WRAP = _control("\x1b[?7l"), _control("\x1b[?7h")
 
 
-class _Drawn(Live):
+class _NoWrapLive(Live):
     """``Live`` whose lines never wrap.
 
     Terminals disagree with rich, and with each other, on the width of some characters, such as many
@@ -63,10 +63,10 @@ class _Drawn(Live):
     """
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        made = super().process_renderables(renderables)
+        renderables = super().process_renderables(renderables)
         if not self.console.is_interactive:
-            return made
-        return [*made[:-1], _CUT, made[-1], _WRAP]
+            return renderables
+        return [*renderables[:-1], _CUT, renderables[-1], _WRAP]
 
 
 class LiveRegion:
@@ -78,7 +78,7 @@ class LiveRegion:
 
     def __init__(self, console: OneWriter) -> None:
         self._console = console
-        self._live = _Drawn(Text(""), console=console, auto_refresh=False, transient=True)
+        self._live = _NoWrapLive(Text(""), console=console, auto_refresh=False, transient=True)
         self._ended = Event()
         with console.in_use:
             self._live.start()

@@ -10,7 +10,7 @@ from flash_moe.chat.turn import Chat
 from flash_moe.errors import FlashMoEError
 from flash_moe.tools import ToolCall
 
-_SHOWN = 2  # messages of a resumed session
+_LAST_MESSAGES = 2  # messages of a resumed session
 
 
 class InputSource(Protocol):
@@ -44,7 +44,7 @@ def run_chat(chat: Chat, keyboard: InputSource) -> None:
 def show_last(chat: Chat) -> None:
     """Display the last question and answer of a resumed conversation."""
     messages = [m for m in chat.conversation.messages if m["role"] in ("user", "assistant")]
-    for message in [m for m in messages if m["content"]][-_SHOWN:]:
+    for message in [m for m in messages if m["content"]][-_LAST_MESSAGES:]:
         if message["role"] == "user":
             chat.view.line(f"> {message['content']}", "bold")
         else:

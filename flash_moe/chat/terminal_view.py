@@ -103,8 +103,8 @@ def _shows(style: Style | None) -> bool:
 
 def document(unit: Unit) -> ConsoleRenderable:
     """Render a unit as Markdown, or as plain text if rich fails on it."""
-    made: ConsoleRenderable = _Document(unit)
-    return Group(Text(""), made) if unit.gap else made
+    content: ConsoleRenderable = _Document(unit)
+    return Group(Text(""), content) if unit.gap else content
 
 
 class _Document:
@@ -191,13 +191,13 @@ class Screen:
         self.line(one_line(text), "red")
 
     def _print(self, renderables: Iterable[ConsoleRenderable]) -> None:
-        made = list(renderables)
-        if not made:
+        parts = list(renderables)
+        if not parts:
             return
         if self._region is None:
-            self.console.print(Group(*made))
+            self.console.print(Group(*parts))
         else:
-            self._region.print(Group(*made), self._below())
+            self._region.print(Group(*parts), self._below())
 
     def _print_unit(self, unit: Unit) -> None:
         first, self._printed = self._printed, 0

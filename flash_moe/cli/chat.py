@@ -217,7 +217,7 @@ def _on_terminal(chat: Chat, private: bool) -> int:
 
     keyboard = Keyboard(
         None if private else sessions_dir() / "history",
-        {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
+        {name: (c.words, c.summary) for name, c in COMMANDS.items()},
         lambda columns: footer(chat.turn_stats, columns),
         chat.shutdown,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,8 +61,8 @@ PANELS = (
         "Same likeliest token (% of tokens; higher is better)",
         lambda run: None if run.text.agreement is None else 100 * run.text.agreement,
     ),
-    Panel("Right tool calls (% of prompts; higher is better)", _share("tool")),
-    Panel("Right JSON (% of prompts; higher is better)", _share("json")),
+    Panel("Correct tool calls (% of prompts; higher is better)", _share("tool")),
+    Panel("Correct JSON (% of prompts; higher is better)", _share("json")),
 )
 
 
@@ -118,7 +118,14 @@ def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
         for axes, panel in zip(columns, panels, strict=True):
             _draw(axes, runs, panel)
         columns[-1].set_xlabel("experts per token, all layers (MB)")
-        _legend(figure, columns, short_names([run.candidate for run in runs]))
+        names = short_names([run.candidate for run in runs])
+        marks = {
+            names.get(label, label): mark
+            for axes in columns
+            for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        place = {"loc": "outside upper center", "ncols": min(3, len(marks)), "frameon": False}
+        figure.legend(marks.values(), marks.keys(), **place)
         figure.draw_without_rendering()  # the layout, which the labels depend on
         for axes, panel in zip(columns, panels, strict=True):
             _label(axes, _points(runs, panel))
@@ -126,17 +133,6 @@ def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
             figure.savefig(file)
         except OSError as error:
             raise ConfigError("eval", f"--plot {file}: {error.strerror or error}") from error
-
-
-def _legend(figure: Any, columns: Sequence[Any], names: Mapping[str, str]) -> None:
-    marks: dict[str, Any] = {}
-    for axes in columns:
-        handles, labels = axes.get_legend_handles_labels()
-        marks = dict(zip(labels, handles, strict=True)) | marks
-    labels = [names.get(label, label) for label in marks]
-    figure.legend(
-        marks.values(), labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False
-    )
 
 
 def _points(runs: Sequence[Run], panel: Panel) -> list[tuple[Run, float, float]]:
@@ -177,11 +173,11 @@ def _label(axes: Any, points: Sequence[tuple[Run, float, float]]) -> None:
     boxes: list[Any] = []
     for line in axes.get_lines():
         name, color = line.get_label(), line.get_color()
-        mine = sorted(
+        own = sorted(
             (point for point in points if point[0].candidate.name == name), key=lambda p: p[1]
         )
-        for run, x, y in mine:
-            if x not in (mine[0][1], mine[-1][1]) and not run.is_reference:
+        for run, x, y in own:
+            if x not in (own[0][1], own[-1][1]) and not run.is_reference:
                 continue
             text = axes.annotate(
                 f"K={run.candidate.top_k}" + (" (reference)" if run.is_reference else ""),
