@@ -1,4 +1,4 @@
-"""Messages from files, checked when they are read."""
+"""Validation of messages that come from files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_json(file: Path) -> Any:
-    """JSON of a file.
+    """Return the JSON value of a file.
 
     Raises:
-        PromptError: It cannot be read, is too large, or is no JSON.
+        PromptError: The file cannot be read, is too large, or is not JSON.
     """
     if not file.is_file():
         raise PromptError("chat", f"no such file: {file}")
@@ -33,10 +33,10 @@ def read_json(file: Path) -> Any:
 
 
 def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
-    """Messages as a chat template takes them. Arguments of calls that are JSON texts are parsed.
+    """Return messages for a chat template, with tool-call arguments parsed from JSON text.
 
     Raises:
-        PromptError: They are something else; names the message.
+        PromptError: A message is invalid; the error has its number.
     """
     if not isinstance(value, list):
         raise PromptError("chat", f"{where}: expected a list of messages, got {quoted(value)}")
@@ -58,10 +58,10 @@ def _checked(message: Any, where: str) -> dict[str, Any]:
         content = ""
     if not isinstance(content, str):
         raise PromptError("chat", f"{where}: content: expected text, got {quoted(content)}")
-    found = {**message, "content": _text(content)}
+    checked = {**message, "content": _text(content)}
     if calls:
-        found["tool_calls"] = [_call(call, where) for call in calls]
-    return found
+        checked["tool_calls"] = [_call(call, where) for call in calls]
+    return checked
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
@@ -81,5 +81,5 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    """Without halves of surrogate pairs, which no tokenizer takes."""
+    """Replace unpaired surrogates, which no tokenizer accepts."""
     return text.encode("utf-8", "replace").decode()

@@ -17,11 +17,11 @@ from flash_moe.generation.options import GenerationOptions
 from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
-    from flash_moe.chat.autosave import Keeper
+    from flash_moe.chat.autosave import Autosave
     from flash_moe.chat.permissions import AnyTool
     from flash_moe.chat.sessions import Session
-    from flash_moe.chat.signals import Ending
-    from flash_moe.chat.turn import Talk
+    from flash_moe.chat.signals import Shutdown
+    from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
 
 _LAST = "last"
@@ -104,27 +104,31 @@ def run(args: argparse.Namespace) -> int:
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model is loaded, which takes longer
     from flash_moe.chat.interrupt import quiet_terminal
-    from flash_moe.chat.signals import Ending
+    from flash_moe.chat.signals import Shutdown
     from flash_moe.hub.resolve import resolve
     from flash_moe.loader import load
 
     path = resolve(model)
-    ending = Ending()
-    quiet = quiet_terminal() if on_terminal else nullcontext(ending.give_back)
-    with ending.taken(), quiet as ending.give_back, load(path, **given(args, LoadOptions)) as flash:
+    shutdown = Shutdown()
+    quiet = quiet_terminal() if on_terminal else nullcontext(shutdown.restore_terminal)
+    with (
+        shutdown.handling(),
+        quiet as shutdown.restore_terminal,
+        load(path, **given(args, LoadOptions)) as flash,
+    ):
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
                 raise ConfigError("chat", "the chat template of this model does not support tools")
             tools = []
         keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
-        keeper = _keeper(args, path, flash, session, view) if keep else None
-        talk = _talk(args, flash, path, view, tools, keeper, ending)
+        autosave = _autosave(args, path, flash, session, view) if keep else None
+        chat = _chat(args, flash, path, view, tools, autosave, shutdown)
         if question is not None:
-            answered = talk.say(question)
-            stopped = talk.figures is not None and talk.figures.stopped
+            answered = chat.run_turn(question)
+            stopped = chat.turn_stats is not None and chat.turn_stats.stopped
             return 130 if stopped else 0 if answered else 1
-        return _on_terminal(talk, args.no_save)
+        return _on_terminal(chat, args.no_save)
 
 
 def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
@@ -168,28 +172,28 @@ def _view(on_terminal: bool) -> View:
     return Plain() if screen.console.is_dumb_terminal else screen
 
 
-def _keeper(
+def _autosave(
     args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
-) -> Keeper:
-    from flash_moe.chat.autosave import Keeper
+) -> Autosave:
+    from flash_moe.chat.autosave import Autosave
     from flash_moe.chat.cache_file import fingerprint
 
-    model = fingerprint(path, flash.model.top_k)
-    return Keeper(path, model, int(args.session_disk_gb * 1e9), view.note, session)
+    of = fingerprint(path, flash.model.top_k)
+    return Autosave(path, of, int(args.session_disk_gb * 1e9), view.note, session)
 
 
-def _talk(
+def _chat(
     args: argparse.Namespace,
     flash: Any,
     path: Path,
     view: View,
     tools: list[AnyTool],
-    keeper: Keeper | None,
-    ending: Ending,
-) -> Talk:
-    from flash_moe.chat.turn import Settings, Talk
+    autosave: Autosave | None,
+    shutdown: Shutdown,
+) -> Chat:
+    from flash_moe.chat.turn import Chat, Settings
 
-    talk = Talk(
+    chat = Chat(
         flash,
         path,
         view,
@@ -197,44 +201,44 @@ def _talk(
         always=args.allow_tool,
         system=args.system,
         settings=Settings("hide" if args.hide_thinking else "on"),
-        keeper=keeper,
+        autosave=autosave,
         options=given(args, GenerationOptions),
         debug=args.debug,
-        ending=ending,
+        shutdown=shutdown,
     )
-    if keeper is not None and keeper.session is not None:
-        keeper.resume(talk.conversation)
+    if autosave is not None and autosave.session is not None:
+        autosave.resume(chat.conversation)
         if args.system is not None:
-            talk.set_system(args.system)
-    return talk
+            chat.set_system(args.system)
+    return chat
 
 
-def _on_terminal(talk: Talk, no_save: bool) -> int:
+def _on_terminal(chat: Chat, no_save: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
-    from flash_moe.chat.loop import asker, chat, show_last
+    from flash_moe.chat.loop import asker, run_chat, show_last
     from flash_moe.chat.sessions import sessions_dir
     from flash_moe.chat.stats import footer
 
     keyboard = Keyboard(
         None if no_save else sessions_dir() / "history",
-        {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
-        lambda columns: footer(talk.figures, columns),
-        talk.ending,
+        {name: (c.words, c.summary) for name, c in COMMANDS.items()},
+        lambda columns: footer(chat.turn_stats, columns),
+        chat.shutdown,
     )
-    talk.ask_with(asker(keyboard.confirm))
-    if talk.keeper is not None and talk.keeper.session is not None:
-        talk.view.note(
-            f"continuing session {talk.keeper.session.name}: "
-            f"{len(talk.conversation.messages)} messages, {talk.keeper.kept_tokens} tokens in its "
-            "prompt cache"
+    chat.ask_with(asker(keyboard.confirm))
+    if chat.autosave is not None and chat.autosave.session is not None:
+        chat.view.note(
+            f"resumed session {chat.autosave.session.name}: "
+            f"{len(chat.conversation.messages)} messages, {chat.autosave.cached_tokens} tokens in "
+            "its prompt cache"
         )
-        show_last(talk)
+        show_last(chat)
     with ignored():
-        chat(talk, keyboard)
-    if talk.keeper is not None and talk.keeper.session is not None:
-        talk.view.note(f"to continue: flash-moe chat --resume {talk.keeper.session.name}")
+        run_chat(chat, keyboard)
+    if chat.autosave is not None and chat.autosave.session is not None:
+        chat.view.note(f"flash-moe chat --resume {chat.autosave.session.name} resumes it")
     return 0
 
 

@@ -36,7 +36,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         type=int,
         default=SHARDS_ON_DISK,
         metavar="N",
-        help=f"shards on disk at a time (default: {SHARDS_ON_DISK}); more download ahead and take more disk",
+        help=f"shards on disk at a time (default: {SHARDS_ON_DISK}); more shards download ahead "
+        "and take more disk",
     )
     pull.set_defaults(run=run_pull)
     pack = commands.add_parser("pack", parents=[common], help="make a store from a checkpoint")

@@ -1,8 +1,8 @@
-"""Put a trained model into the package: a store at 4 bits, and prompts to judge it by.
+"""Put a trained model into the package: a 4-bit store and prompts for its evaluation.
 
     python -m scripts.demo_model.bundle CHECKPOINT
 
-CHECKPOINT is what ``export.py`` wrote. Replaces ``store`` and ``prompts.json`` of the package.
+CHECKPOINT is the output of ``export.py``. Replaces ``store`` and ``prompts.json`` of the package.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flash_moe.store.quantization import QuantizationConfig
 from scripts.demo_model import judge
 
 MOST_BYTES = 16_000_000
-# One of so many prompts of each kind: all of them take minutes on a small machine.
+# Every Nth prompt of each kind: all of them take minutes on a small machine.
 SHARE = 4
 
 
 def some_prompts(seed: int) -> list[judge.Prompt]:
-    """A share of the held-out prompts, alike for each tool and kind."""
+    """Return the same share of the held-out prompts of each tool and kind."""
     chosen: list[judge.Prompt] = []
     seen: dict[str, int] = {}
     for prompt in judge.prompts(seed):

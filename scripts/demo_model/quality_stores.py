@@ -3,9 +3,9 @@
     python -m scripts.demo_model.quality_stores CHECKPOINT OUT
     cd OUT; flash-moe eval 8 6 4 3 2 2-min-max --reference CHECKPOINT --text dialogues.txt
 
-Everything beside the experts has 4 bits in each (routers 8). Scales of experts are searched
-(``--expert-bits``), those of ``2-min-max`` are the plain ones of ``mx.quantize``. The dialogues are
-held out: they are what the model is made for, which the text that ``eval`` comes with is not.
+All other weights have 4 bits in each (routers 8). Scales of experts are searched
+(``--expert-bits``); those of ``2-min-max`` are the plain ones of ``mx.quantize``. The dialogues are
+held out and in the model's domain, unlike the bundled text of ``eval``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXPERTS = "switch_mlp"
 
 
 def min_max(checkpoint: Path, out: Path) -> None:
-    """The checkpoint as mlx-lm quantizes it, experts to 2 bits."""
+    """Convert the checkpoint by mlx-lm, with experts of 2 bits."""
 
     def predicate(path: str, module: Any) -> bool | dict[str, int]:
         if not hasattr(module, "to_quantized"):
@@ -42,7 +42,7 @@ def min_max(checkpoint: Path, out: Path) -> None:
 
 
 def dialogues(n_characters: int = 20_000) -> str:
-    """Held-out dialogues as the chat template writes them."""
+    """Return held-out dialogues as chat-template text."""
     chat, source, texts = Chat(STORE), Dialogues(1, "held_out"), [""]
     while sum(map(len, texts)) < n_characters:
         drawn = source.draw()

@@ -27,7 +27,7 @@ def asked(answers: list[str], tools: list[Tool[..., Any]], *always: str) -> Perm
 def test_only_harmless_tools_run_without_a_question(tmp_path: Path) -> None:
     tools = built_in([*DEFAULT, "shell"], tmp_path)
     permissions = Permissions(tools)
-    free = [t.name for t in tools if not permissions.asks(t.name)]
+    free = [t.name for t in tools if not permissions.needs_confirmation(t.name)]
     assert free == ["calculate", "get_time", "convert_units"]
     for name in ("read_file", "list_files", "run_command", "never heard of"):
         assert isinstance(permissions.confirm(call(name)), str)
@@ -39,23 +39,23 @@ def test_a_tool_of_a_file_with_a_harmless_name_asks() -> None:
         """Not the one of the package."""
         return expression
 
-    assert Permissions([calculate]).asks("calculate")
+    assert Permissions([calculate]).needs_confirmation("calculate")
 
 
 @pytest.mark.parametrize("reply", ["y", "Y", "yes", "a", "always", "A"])
 def test_a_yes(tmp_path: Path, reply: str) -> None:
     permissions = asked([reply], built_in(["shell"], tmp_path))
     assert permissions.confirm(call("run_command")) is True
-    assert permissions.asks("run_command") == (reply[0].lower() == "y")
-    permissions.forget()
-    assert permissions.asks("run_command")
+    assert permissions.needs_confirmation("run_command") == (reply[0].lower() == "y")
+    permissions.reset()
+    assert permissions.needs_confirmation("run_command")
 
 
 @pytest.mark.parametrize("reply", ["", "n", "No", "not now", "yes but no", "ja"])
 def test_anything_else_is_a_no(tmp_path: Path, reply: str) -> None:
     permissions = asked([reply], built_in(["shell"], tmp_path))
     assert isinstance(permissions.confirm(call("run_command")), str)
-    assert permissions.asks("run_command")
+    assert permissions.needs_confirmation("run_command")
 
 
 def test_allow_tool_names_tools(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_allow_tool_names_tools(tmp_path: Path) -> None:
     permissions = Permissions(tools, ["shell"])
     assert permissions.confirm(call("run_command")) is True
     assert permissions.confirm(call("read_file")) is not True
-    permissions.forget()
+    permissions.reset()
     assert permissions.confirm(call("run_command")) is True  # said when the chat began
     with pytest.raises(ConfigError, match="no tool other"):
         Permissions(tools, ["other"])

@@ -31,7 +31,7 @@ def test_going_on_after_kill_9_processes_only_what_is_new(sessions: Path, tmp_pa
         whole = prompt_tokens(terminal)
         kill(terminal)
     with Terminal(*TOOLS, "--resume", sessions=sessions).start() as terminal:
-        assert re.search(r"continuing session .*: 4 messages, \d+ tokens", terminal.text())
+        assert re.search(r"resumed session .*: 4 messages, \d+ tokens", terminal.text())
         assert FIRST in terminal.text()  # the last exchange is shown again
         assert re.search(r"434\.\n\n>", terminal.text())
         terminal.ask(SECOND)
@@ -118,7 +118,7 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
     ("arguments", "text"),
     [
         ([], "expected a store"),
-        (["demo", "--resume", "x"], "there are no sessions"),
+        (["demo", "--resume", "x"], "no sessions in"),
         (["demo", "--tools", "calculate,fly"], "expected calculate, get_time"),
         (["demo", "--allow-tool", "shell"], "no tool run_command"),
         (["demo", "--tool-file", "none.py"], "expected a Python file"),
@@ -149,7 +149,7 @@ def test_without_a_terminal_nobody_confirms(sessions: Path, tmp_path: Path) -> N
     (tmp_path / "docs" / "guide.md").write_text("x")
     arguments = ("demo", "--tools", "list_files", "--dir", tmp_path)
     out = flash_moe("chat", *arguments, input="List the files in docs.")
-    assert "nobody is there to confirm it" in out.stderr
+    assert "not confirmed: stdin is not a terminal" in out.stderr
     out = flash_moe(
         "chat", *arguments, "--allow-tool", "list_files", input="List the files in docs."
     )

@@ -17,7 +17,7 @@ from prompt_toolkit.output import DummyOutput
 
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
-from flash_moe.chat.signals import Ending
+from flash_moe.chat.signals import Shutdown
 from tests.chat.test_calls import ASK
 from tests.support.processes import environment
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
@@ -141,13 +141,16 @@ def test_without_a_terminal(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_one_that_came_between_two_steps_is_not_forgotten() -> None:
     """Neither a prompt nor an answer is begun."""
-    ending = Ending()
+    shutdown = Shutdown()
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        keyboard = Keyboard(None, {}, lambda columns: "", ending)
-        ending.code = 143
+        keyboard = Keyboard(None, {}, lambda columns: "", shutdown)
+        shutdown.code = 143
         with pytest.raises(EOFError):
             keyboard.ask()
         with pytest.raises(KeyboardInterrupt):
             keyboard.confirm("Sure?")
-    with Interrupts(lambda: None, ending).watched() as interrupts, pytest.raises(KeyboardInterrupt):
+    with (
+        Interrupts(lambda: None, shutdown).handling() as interrupts,
+        pytest.raises(KeyboardInterrupt),
+    ):
         interrupts.check()

@@ -201,7 +201,7 @@ def test_tokenizers_that_differ(tiny_store: Path, mlx_copy: Path) -> None:
     vocabulary = content["model"]["vocab"]
     vocabulary["e"], vocabulary["t"] = vocabulary["t"], vocabulary["e"]
     file.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="a tokenizer that cuts the text otherwise"):
+    with pytest.raises(ConfigError, match="a tokenizer that splits the text differently"):
         make_plan([str(tiny_store), str(mlx_copy)], read_text())
 
 

@@ -122,6 +122,6 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "ConfigError: [eval] the probabilities of the reference take 40.0 kB" in out.stderr
+    assert "ConfigError: [eval] the logits of the reference take 40.0 kB" in out.stderr
     assert "File too large" in out.stderr
     assert list(tmp_path.iterdir()) == []
