@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.hub.client import environment as hub_environment
+from tests.support.hub.client import talk_to
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.processes import COMMAND, environment
+from tests.support.processes import file_in_process, in_process, run
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -42,45 +40,31 @@ def test_python_block(name: str, code: str, tiny_store: Path, tmp_path: Path) ->
     code = code.replace(STORE_PATH, str(tiny_store)).replace("cache_gb=24", "cache_gb=0.01")
     script = tmp_path / "block.py"
     script.write_text(f"STORE = {str(tiny_store)!r}\n{code}", encoding="utf-8")
-    out = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(),
-        check=False,
-    )
+    out = file_in_process(script)
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip()
     assert out.stderr == ""
 
 
-def test_readme_commands(tiny_mlx: Path, tmp_path: Path) -> None:
+def test_readme_commands(tiny_mlx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flash-moe and mlx_lm line of the README, in its order, on the toy model."""
     with FakeHub(tmp_path / "blobs") as hub:
         hub.add_commit(HUB_NAME, tiny_mlx)
-        run_readme_commands(tmp_path / "store", hub_environment(hub.url, tmp_path / "home"))
+        talk_to(hub.url, monkeypatch, tmp_path / "home")
+        run_readme_commands(tmp_path / "store")
 
 
-def run_readme_commands(store: Path, hub: dict[str, str]) -> None:
+def run_readme_commands(store: Path) -> None:
     lines = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
     ours = [line for line in lines if line.startswith(("flash-moe ", "python -m mlx_lm "))]
     assert {shlex.split(line)[1] for line in ours} >= {"plan", "pull", "generate"}
     for line in ours:
         if " server " in line or " serve " in line or " chat " in line:
-            continue  # tests/cli/test_mlx_lm_scripts.py, tests/server, tests/chat
-        words = shlex.split(line.replace(STORE_PATH, str(store)))
-        words = [*COMMAND, *words[1:]] if words[0] == "flash-moe" else [sys.executable, *words[1:]]
+            continue  # tests/compat/test_mlx_lm_server.py, tests/server, tests/chat
+        program, *words = shlex.split(line.replace(STORE_PATH, str(store)))
         if "plan" in words:
             words.append("--no-measure")
-        out = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**environment(), **hub},
-            check=False,
-        )
+        out = in_process(*words) if program == "flash-moe" else run(sys.executable, *words)
         assert out.returncode == 0, f"{line}\n{out.stderr}"
 
 
@@ -104,12 +88,7 @@ def test_links_and_paths_exist(file: Path) -> None:
 def test_the_architecture_page_names_every_package_and_stays_short() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     assert text.count("\n") <= 150
-    index = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "modules.py"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    index = file_in_process(ROOT / "scripts" / "modules.py").stdout.splitlines()
     names = {line.split()[0] for line in index}
     files = (ROOT / "flash_moe").rglob("*.py")
     assert names == {str(file.relative_to(ROOT / "flash_moe")) for file in files}
@@ -125,12 +104,9 @@ def test_memory_benchmark_runs(tiny_store: Path) -> None:
     """Its last line is JSON, and the toy model stays within the bound."""
     import json
 
-    out = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "bench_memory.py", "--model", tiny_store,
-         "--prompt-tokens", "40", "-n", "4"],
-        capture_output=True, text=True, timeout=120, env=environment(), check=False,
-        cwd=os.path.dirname(tiny_store),
-    )  # fmt: skip
+    benchmark = ROOT / "benchmarks" / "bench_memory.py"
+    options = ("--model", tiny_store, "--prompt-tokens", 40, "-n", 4)
+    out = run(sys.executable, benchmark, *options, cwd=tiny_store.parent)
     assert out.returncode == 0, out.stderr
     figures = json.loads(out.stdout.splitlines()[-1])
     assert figures["within_bound"]

@@ -1,10 +1,30 @@
-"""A place for sessions."""
+"""Places for sessions and tools, and a model that is quick where its words are prepared."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+
+from flash_moe.demo_model import STORE
+from tests.support.architectures import write_model
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with the tokenizer and the chat template of the demo model.
+
+    Without recurrent layers, which take most of the time of the demo model on a CPU.
+    """
+    path = tmp_path_factory.mktemp("models") / "scripted"
+    of_demo = json.loads((STORE / "config.json").read_text())["text_config"]
+    kept = ("vocab_size", "max_position_embeddings", "eos_token_id")
+    write_model(path, "qwen3_moe", **{name: of_demo[name] for name in kept})
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(STORE / name, path / name)
+    return path
 
 
 @pytest.fixture

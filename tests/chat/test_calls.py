@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.scripted_chat import PAUSE
-from tests.support.terminal import CTRL_C, ENTER, Terminal, call_text, messages, said
-
-ASK = "Run it? y(es), n(o), a(lways):"
+from tests.support.terminal import ASK, CTRL_C, ENTER, Terminal, call_text, messages, said
 
 
 def answer(terminal: Terminal, reply: str, nth: int = 1) -> None:
@@ -31,31 +29,31 @@ def test_the_demo_model_lists_files_once_it_may(sessions: Path, folder: Path) ->
     assert "guide.md" in result
 
 
-def test_yes_no_a_reason_and_always(sessions: Path, folder: Path) -> None:
+def test_no_a_reason_and_always(sessions: Path, scripted: Path, folder: Path) -> None:
     call = call_text("read_file", path="docs/notes.txt")
-    answers = [text for _ in range(5) for text in (call, said("Done."))]
-    arguments = ("demo", "--tools", "read_file", "--dir", folder)
+    answers = [text for _ in range(4) for text in (call, said("Done."))]
+    arguments = (scripted, "--tools", "read_file", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
-        for nth, reply in enumerate(("n", "y", "not that one", "a"), start=1):
+        for nth, reply in enumerate(("n", "not that one", "a"), start=1):
             terminal.type(f"Turn {nth}{ENTER}")
             answer(terminal, reply, nth)
             terminal.wait(lambda n=nth: terminal.text().count("Done.") == n and terminal.ready())
-        terminal.ask("Turn 5")  # always: no question any more
-        assert terminal.text().count(ASK) == 4
+        terminal.ask("Turn 4")  # always: no question any more
+        assert terminal.text().count(ASK) == 3
         terminal.ask("/tools")
         assert "always allowed in this chat" in terminal.text()
     shown = '{"path": "docs/notes.txt", "text": "one\\ntwo\\n"}'
     refused = "The user refused this call: "
-    expected = [f"{refused}they said no", shown, f"{refused}not that one", shown, shown]
+    expected = [f"{refused}they said no", f"{refused}not that one", shown, shown]
     assert results(sessions) == expected
 
 
-def test_no_command_runs_without_a_yes(sessions: Path, folder: Path) -> None:
+def test_no_command_runs_without_a_yes(sessions: Path, scripted: Path, folder: Path) -> None:
     """Neither by Enter, nor by what was typed before the question, nor after Ctrl-C at it."""
     call = call_text("run_command", command="touch ran; echo done")
     held = call.replace("touch", f"touch{PAUSE}")
     answers = [call, said("A."), held, said("B."), call, call, said("D.")]
-    arguments = ("demo", "--tools", "shell", "--dir", folder)
+    arguments = (scripted, "--tools", "shell", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"One{ENTER}")
         answer(terminal, "", 1)
@@ -89,9 +87,11 @@ def test_no_command_runs_without_a_yes(sessions: Path, folder: Path) -> None:
     ]
 
 
-def test_a_long_command_is_shown_whole_before_the_question(sessions: Path, folder: Path) -> None:
+def test_a_long_command_is_shown_whole_before_the_question(
+    sessions: Path, scripted: Path, folder: Path
+) -> None:
     command = "echo start " + " ".join(f"w{n}" for n in range(25)) + "\n\n\n; rm -rf end"
-    arguments = ("demo", "--tools", "shell", "--dir", folder)
+    arguments = (scripted, "--tools", "shell", "--dir", folder)
     answers = [call_text("run_command", command=command), said("No.")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
@@ -103,8 +103,8 @@ def test_a_long_command_is_shown_whole_before_the_question(sessions: Path, folde
         terminal.wait(terminal.ready)
 
 
-def test_ctrl_c_ends_a_tool_at_once(sessions: Path, folder: Path) -> None:
-    arguments = ("demo", "--tools", "shell", "--allow-tool", "shell", "--dir", folder)
+def test_ctrl_c_ends_a_tool_at_once(sessions: Path, scripted: Path, folder: Path) -> None:
+    arguments = (scripted, "--tools", "shell", "--allow-tool", "shell", "--dir", folder)
     answers = [call_text("run_command", command="touch began; sleep 600"), said("Next.")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
@@ -120,7 +120,9 @@ def test_ctrl_c_ends_a_tool_at_once(sessions: Path, folder: Path) -> None:
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b31m \u202egnp\r!"
 
 
-def test_hostile_text_never_reaches_the_terminal(sessions: Path, folder: Path) -> None:
+def test_hostile_text_never_reaches_the_terminal(
+    sessions: Path, scripted: Path, folder: Path
+) -> None:
     """In a file name, a file's text, what a tool prints, an argument and the answer itself."""
     (folder / "docs" / f"a{HOSTILE.replace('/', '')}.txt").write_text("x")
     (folder / "evil.txt").write_text(HOSTILE)
@@ -137,7 +139,7 @@ def test_hostile_text_never_reaches_the_terminal(sessions: Path, folder: Path) -
         f"thought {HOSTILE}</think>\n\n**answer** [a](http://b) &#27;[2J\n\n```\n{HOSTILE}\n```\n",
     ]
     arguments = (
-        *("demo", "--tools", "list_files,read_file", "--dir", folder, "--tool-file", own),
+        *(scripted, "--tools", "list_files,read_file", "--dir", folder, "--tool-file", own),
         *("--allow-tool", "list_files", "--allow-tool", "read_file"),
     )
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from flash_moe.demo_model import STORE
-from tests.support.processes import flash_moe, in_process
+from tests.support.processes import in_process
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
-from tests.support.terminal import CTRL_D, ENTER, Terminal, kill, messages, said
+from tests.support.terminal import CTRL_D, ENTER, Terminal, call_text, kill, messages, said
 
 PROMPT_TOKENS = re.compile(r"prompt (\d+)")
 TOOLS = ("demo", "--tools", "calculate")
@@ -25,12 +25,17 @@ def prompt_tokens(terminal: Terminal) -> int:
     return int(found[1])
 
 
-def test_going_on_after_kill_9_processes_only_what_is_new(sessions: Path, tmp_path: Path) -> None:
-    with Terminal(*TOOLS, sessions=sessions).start() as terminal:
+def test_going_on_after_kill_9_processes_only_what_is_new(
+    sessions: Path, scripted: Path, tmp_path: Path
+) -> None:
+    tools = (scripted, "--tools", "calculate")
+    first = [call_text("calculate", expression="2480 * 17.5 / 100"), said("That is 434.")]
+    second = [said("That is 144.")]
+    with Terminal(*tools, sessions=sessions, answers=first).start() as terminal:
         terminal.ask(FIRST)
         whole = prompt_tokens(terminal)
         kill(terminal)
-    with Terminal(*TOOLS, "--resume", sessions=sessions).start() as terminal:
+    with Terminal(*tools, "--resume", sessions=sessions, answers=second).start() as terminal:
         assert re.search(r"resumed session .*: 4 messages, \d+ tokens", terminal.text())
         assert FIRST in terminal.text()  # the last exchange is shown again
         assert re.search(r"434\.\n\n>", terminal.text())
@@ -38,7 +43,8 @@ def test_going_on_after_kill_9_processes_only_what_is_new(sessions: Path, tmp_pa
         resumed = prompt_tokens(terminal)
         assert terminal.end() == 0
     other = tmp_path / "other"
-    with Terminal(*TOOLS, sessions=other).start() as terminal:  # the same without the kill
+    # The same without the kill.
+    with Terminal(*tools, sessions=other, answers=[*first, *second]).start() as terminal:
         terminal.ask(FIRST)
         terminal.ask(SECOND)
         unbroken = prompt_tokens(terminal)
@@ -49,9 +55,9 @@ def test_going_on_after_kill_9_processes_only_what_is_new(sessions: Path, tmp_pa
     assert plain[0] == plain[1]
 
 
-def test_two_terminals_on_one_session(sessions: Path) -> None:
-    quick = ("demo", "--tools", "none")
-    with Terminal(*quick, sessions=sessions, answers=[said("Hi.")]).start() as first:
+def test_two_terminals_on_one_session(sessions: Path, scripted: Path) -> None:
+    quick = (scripted, "--tools", "none")
+    with Terminal(*quick, sessions=sessions, answers=[said("Hi."), said("Yes.")]).start() as first:
         first.ask("Hello")
         (name,) = [path.parent.name for path in sessions.glob("*/session.json")]
         second = Terminal(*quick, "--resume", sessions=sessions)
@@ -67,12 +73,12 @@ def test_two_terminals_on_one_session(sessions: Path) -> None:
     assert len(list(sessions.glob("*/session.json"))) == 2
 
 
-def test_the_list_of_sessions(sessions: Path) -> None:
-    quick = ("demo", "--tools", "none")
+def test_the_list_of_sessions(sessions: Path, scripted: Path) -> None:
+    quick = (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=[said("Hi.")]).start() as terminal:
         terminal.ask("Hello \u202ethere")
         terminal.end()
-    out = flash_moe("chat", "--sessions")
+    out = in_process("chat", "--sessions")
     assert out.returncode == 0
     assert re.fullmatch(
         r"\d{8}-\d{6}-[0-9a-f]{4}  \d{4}-\d\d-\d\d \d\d:\d\d +2 messages +[\d.]+ [kM]B  "
@@ -82,8 +88,8 @@ def test_the_list_of_sessions(sessions: Path) -> None:
     assert re.search(r"1 sessions in .*; prompt caches use [\d.]+ [kM]B of 2.0 GB", out.stderr)
 
 
-def test_no_save_keeps_nothing(sessions: Path) -> None:
-    arguments = ("demo", "--tools", "none", "--no-save")
+def test_no_save_keeps_nothing(sessions: Path, scripted: Path) -> None:
+    arguments = (scripted, "--tools", "none", "--no-save")
     with Terminal(*arguments, sessions=sessions, answers=[said("Hi.")]).start() as terminal:
         terminal.ask("Hello")
         terminal.end()
@@ -136,7 +142,7 @@ def test_wrong_options_are_one_line(sessions: Path, arguments: list[str], text: 
 
 def test_without_a_terminal(sessions: Path) -> None:
     """Plain text in, plain text out; calls are told beside it, and nothing is kept."""
-    out = flash_moe("chat", *TOOLS, input=f"{FIRST}\n")
+    out = in_process("chat", *TOOLS, input=f"{FIRST}\n")
     assert out.returncode == 0
     assert out.stdout == "That is 434.\n"
     assert "→ calculate(" in out.stderr
@@ -148,36 +154,25 @@ def test_without_a_terminal_nobody_confirms(sessions: Path, tmp_path: Path) -> N
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "guide.md").write_text("x")
     arguments = ("demo", "--tools", "list_files", "--dir", tmp_path)
-    out = flash_moe("chat", *arguments, input="List the files in docs.")
+    out = in_process("chat", *arguments, input="List the files in docs.")
     assert "not confirmed: stdin is not a terminal" in out.stderr
-    out = flash_moe(
-        "chat", *arguments, "--allow-tool", "list_files", input="List the files in docs."
-    )
+    allowed = ("--allow-tool", "list_files")
+    out = in_process("chat", *arguments, *allowed, input="List the files in docs.")
     assert "guide.md" in out.stderr
     assert "guide" in out.stdout
 
 
 @pytest.mark.parametrize(("content", "text"), [(b" \n", "no question"), (b"\xff", "not UTF-8")])
 def test_bad_standard_input(sessions: Path, content: bytes, text: str) -> None:
-    import subprocess
-
-    from tests.support.processes import COMMAND, environment
-
-    out = subprocess.run(
-        [*COMMAND, "chat", "demo"],
-        input=content,
-        capture_output=True,
-        env=environment(),
-        check=False,
-    )
+    out = in_process("chat", "demo", input=content)
     assert out.returncode == 1
-    assert text in out.stderr.decode()
+    assert text in out.stderr
 
 
-def test_enter_is_not_an_answer_typed_ahead(sessions: Path) -> None:
+def test_enter_is_not_an_answer_typed_ahead(sessions: Path, scripted: Path) -> None:
     """What is typed while the chat answers is the next question."""
     answers = [said(f"One two {PAUSE}three four five."), said("Next.")]
-    quick = ("demo", "--tools", "none")
+    quick = (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"First{ENTER}")
         terminal.held()
@@ -188,8 +183,10 @@ def test_enter_is_not_an_answer_typed_ahead(sessions: Path) -> None:
 
 
 @pytest.mark.parametrize("pause", [PAUSE, PAUSE_KEEPING])
-def test_ctrl_d_before_the_prompt_is_there_ends_the_chat_at_it(sessions: Path, pause: str) -> None:
-    answers, quick = [said(f"One two.{pause}")], ("demo", "--tools", "none")
+def test_ctrl_d_before_the_prompt_is_there_ends_the_chat_at_it(
+    sessions: Path, scripted: Path, pause: str
+) -> None:
+    answers, quick = [said(f"One two.{pause}")], (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"First{ENTER}")
         terminal.held()

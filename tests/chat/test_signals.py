@@ -18,14 +18,13 @@ from prompt_toolkit.output import DummyOutput
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
 from flash_moe.chat.signals import Shutdown
-from tests.chat.test_calls import ASK
-from tests.support.processes import environment
+from tests.support.effort import first
+from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
-from tests.support.terminal import ENTER, SPELLED, Terminal, call_text, messages, said
-from tests.tools.test_shell import soon_gone
+from tests.support.terminal import ASK, ENTER, SPELLED, Terminal, call_text, messages, said
 
 WAYS = ["SIGTERM", "SIGHUP", "closed"]
-SHELL = ("demo", "--tools", "shell", "--dir")
+SHELL = ("--tools", "shell", "--dir")
 SLEEP = "sleep 600 & echo $! > pid; touch began; wait"
 
 
@@ -52,12 +51,17 @@ def test_at_the_prompt(sessions: Path, way: str) -> None:
     assert not list(sessions.glob("*/session.json"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("pause", [PAUSE, PAUSE_KEEPING])
-def test_while_it_answers(sessions: Path, way: str, pause: str) -> None:
+ANSWERING = [
+    *((PAUSE, "SIGTERM"), (PAUSE, "closed"), (PAUSE_KEEPING, "SIGHUP")),
+    *((PAUSE, "SIGHUP"), (PAUSE_KEEPING, "SIGTERM"), (PAUSE_KEEPING, "closed")),
+]
+
+
+@pytest.mark.parametrize(("pause", "way"), first(3, ANSWERING))
+def test_while_it_answers(sessions: Path, scripted: Path, way: str, pause: str) -> None:
     """What was said is kept, with its cache."""
     answers = [said(f"One two {pause}" + "three four five" * (pause == PAUSE))]
-    quick = ("demo", "--tools", "none")
+    quick = (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
         terminal.held()
@@ -69,9 +73,9 @@ def test_while_it_answers(sessions: Path, way: str, pause: str) -> None:
     assert list(sessions.glob("*/cache.json"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_while_a_tool_runs(sessions: Path, folder: Path, way: str) -> None:
-    arguments = (*SHELL, folder, "--allow-tool", "shell")
+@pytest.mark.parametrize("way", first(2, ["closed", "SIGTERM", "SIGHUP"]))
+def test_while_a_tool_runs(sessions: Path, scripted: Path, folder: Path, way: str) -> None:
+    arguments = (scripted, *SHELL, folder, "--allow-tool", "shell")
     answers = [call_text("run_command", command=SLEEP)]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
@@ -81,10 +85,12 @@ def test_while_a_tool_runs(sessions: Path, folder: Path, way: str) -> None:
     assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "closed"])
-def test_at_the_question_about_a_call(sessions: Path, folder: Path, way: str) -> None:
+@pytest.mark.parametrize("way", first(1, ["closed", "SIGTERM"]))
+def test_at_the_question_about_a_call(
+    sessions: Path, scripted: Path, folder: Path, way: str
+) -> None:
     answers = [call_text("run_command", command="touch began")]
-    with Terminal(*SHELL, folder, sessions=sessions, answers=answers).start() as terminal:
+    with Terminal(scripted, *SHELL, folder, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
         terminal.wait_for(ASK)
         end(terminal, way)
@@ -92,7 +98,7 @@ def test_at_the_question_about_a_call(sessions: Path, folder: Path, way: str) ->
     assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
 
 
-def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
+def test_a_second_one_ends_it_at_once(sessions: Path, scripted: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(
         "from pathlib import Path\nimport time\nfrom flash_moe.tools import tool\n\n"
@@ -105,7 +111,7 @@ def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
         "        except KeyboardInterrupt:\n"
         "            pass\n"
     )
-    arguments = ("demo", "--tools", "none", "--tool-file", own, "--allow-tool", "stubborn")
+    arguments = (scripted, "--tools", "none", "--tool-file", own, "--allow-tool", "stubborn")
     answers = [call_text("stubborn")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
@@ -119,10 +125,20 @@ def test_a_second_one_ends_it_at_once(sessions: Path, tmp_path: Path) -> None:
         assert terminal.process.signalstatus == signal.SIGTERM
 
 
-def test_without_a_terminal(folder: Path, tmp_path: Path) -> None:
+def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "answers.json"
     script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
-    command = [sys.executable, SPELLED, script, "chat", *SHELL, folder, "--allow-tool", "shell"]
+    command = [
+        sys.executable,
+        SPELLED,
+        script,
+        "chat",
+        scripted,
+        *SHELL,
+        folder,
+        "--allow-tool",
+        "shell",
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:

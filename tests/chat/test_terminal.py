@@ -18,7 +18,7 @@ from tests.support.terminal import (
     said,
 )
 
-QUICK = ("demo", "--tools", "none")  # without tools prompts are short
+QUICK = ("--tools", "none")  # without tools prompts are short
 
 
 def test_a_question_a_tool_and_the_footer(sessions: Path) -> None:
@@ -37,9 +37,11 @@ def test_a_question_a_tool_and_the_footer(sessions: Path) -> None:
     assert roles == ["user", "assistant", "tool", "assistant"]
 
 
-def test_markdown_is_rendered_and_thoughts_can_be_hidden(sessions: Path) -> None:
+def test_markdown_is_rendered_and_thoughts_can_be_hidden(sessions: Path, scripted: Path) -> None:
     answer = "my plan</think>\n\n# Title\n\nSome **bold** text.\n\n- one\n- two\n"
-    with Terminal(*QUICK, sessions=sessions, answers=[answer, answer]).start() as terminal:
+    with Terminal(
+        scripted, *QUICK, sessions=sessions, answers=[answer, answer]
+    ).start() as terminal:
         terminal.ask("Go")
         text = terminal.text()
         assert "my plan" in text
@@ -52,16 +54,16 @@ def test_markdown_is_rendered_and_thoughts_can_be_hidden(sessions: Path) -> None
         assert terminal.text().count("Some bold text.") == 2
 
 
-def test_a_limit_of_thoughts(sessions: Path) -> None:
+def test_a_limit_of_thoughts(sessions: Path, scripted: Path) -> None:
     answer = "one two three</think>\n\nNever."  # of which the first token is taken
-    limited = (*QUICK, "--max-thinking-tokens", 1, "-n", 30)
+    limited = (scripted, *QUICK, "--max-thinking-tokens", 1, "-n", 30)
     with Terminal(*limited, sessions=sessions, answers=[answer]).start() as terminal:
         terminal.ask("Go")
     (_, answered) = messages(sessions)
     assert answered["reasoning_content"] == "one"
 
 
-def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
+def test_a_long_answer_is_there_whole_and_once(sessions: Path, scripted: Path) -> None:
     """MarkdownStream far longer than the screen: code, a list, a paragraph, a table."""
     code = "\n".join(f"line_{n} = {n}" for n in range(24))
     items = "\n".join(f"- item{n} text" for n in range(16))
@@ -69,7 +71,7 @@ def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
     rows = "\n".join(f"| row{n} | {n} |" for n in range(12))
     answer = f"```python\n{code}\n```\n\n{items}\n\n{words}\n\n| a | b |\n|---|---|\n{rows}\n\nEnd."
     terminal = Terminal(
-        *QUICK, "-n", 3000, sessions=sessions, answers=[said(answer)], rows=8, columns=50
+        scripted, *QUICK, "-n", 3000, sessions=sessions, answers=[said(answer)], rows=8, columns=50
     )
     with terminal.start():
         terminal.ask("Go")
@@ -80,10 +82,12 @@ def test_a_long_answer_is_there_whole_and_once(sessions: Path) -> None:
         assert "End." in text
 
 
-def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(sessions: Path) -> None:
+def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
+    sessions: Path, scripted: Path
+) -> None:
     numbers = " ".join(f"n{n}" for n in range(40))
     answers = [said(f"{numbers} {PAUSE}{numbers} end"), said("Short.")]
-    with Terminal(*QUICK, sessions=sessions, answers=answers).start() as terminal:
+    with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
         terminal.held()
         terminal.wait_for("n10 ")
@@ -103,10 +107,12 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(sessions: Path) ->
     assert answer["content"] == "Short."
 
 
-def test_ctrl_c_while_a_call_is_written_drops_the_call(sessions: Path, folder: Path) -> None:
+def test_ctrl_c_while_a_call_is_written_drops_the_call(
+    sessions: Path, scripted: Path, folder: Path
+) -> None:
     half = "<tool_call>\n<function=read_file>\n<parameter=path>\n" + f"very/{PAUSE}" * 2
     answers = [half, said("Good.")]
-    arguments = ("demo", "--tools", "read_file", "--dir", folder)
+    arguments = (scripted, "--tools", "read_file", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Read it{ENTER}")
         terminal.held()
@@ -119,10 +125,10 @@ def test_ctrl_c_while_a_call_is_written_drops_the_call(sessions: Path, folder: P
     assert [m["content"] for m in messages(sessions)] == ["Then not", "Good."]
 
 
-def test_keys_at_the_prompt(sessions: Path) -> None:
+def test_keys_at_the_prompt(sessions: Path, scripted: Path) -> None:
     """Ctrl-C clears the line, Alt-Enter and a paste make several, Up brings the last one back."""
     answers = [said("One."), said("Two."), said("Three.")]
-    with Terminal(*QUICK, sessions=sessions, answers=answers).start() as terminal:
+    with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.type("never sent")
         terminal.wait_for("never sent")
         terminal.type(CTRL_C)
@@ -141,10 +147,10 @@ def test_keys_at_the_prompt(sessions: Path) -> None:
     assert questions == ["first\nsecond", *["def f():\n    return 1\n\nf()"] * 2]
 
 
-def test_commands(sessions: Path, tmp_path: Path) -> None:
+def test_commands(sessions: Path, scripted: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     answers = [said("Aye."), said("No.")]
-    with Terminal(*QUICK, sessions=sessions, answers=answers).start() as terminal:
+    with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.ask("/help")
         assert "/thinking [on|hide|off]" in terminal.text()
         terminal.ask("/thinking")
@@ -185,7 +191,7 @@ def test_commands(sessions: Path, tmp_path: Path) -> None:
 def test_saving_over_a_file_asks(sessions: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("precious")
-    with Terminal(*QUICK, sessions=sessions).start() as terminal:
+    with Terminal("demo", *QUICK, sessions=sessions).start() as terminal:
         terminal.type(f"/save {file}{ENTER}")
         terminal.wait_for("Overwrite it? y/n")
         terminal.type(ENTER)
@@ -199,12 +205,17 @@ def test_saving_over_a_file_asks(sessions: Path, tmp_path: Path) -> None:
         assert file.read_text() == "precious"
 
 
-def test_a_narrow_terminal(sessions: Path) -> None:
+def test_a_narrow_terminal(sessions: Path, scripted: Path) -> None:
     answer = said(
         "A sentence that is longer than the line.\n\n```\nx = 'also longer than that'\n```"
     )
     terminal = Terminal(
-        *QUICK, sessions=sessions, answers=[answer, "hm</think>\n\nYes."], columns=20, rows=10
+        scripted,
+        *QUICK,
+        sessions=sessions,
+        answers=[answer, "hm</think>\n\nYes."],
+        columns=20,
+        rows=10,
     )
     with terminal.start():
         terminal.ask("What do you say?")
@@ -216,9 +227,9 @@ def test_a_narrow_terminal(sessions: Path) -> None:
         assert "Yes." in terminal.text()
 
 
-def test_no_colour_and_a_dumb_terminal(sessions: Path) -> None:
+def test_no_colour_and_a_dumb_terminal(sessions: Path, scripted: Path) -> None:
     answer = "plan</think>\n\n# Title\n\nSome **bold** text."
-    plain = Terminal(*QUICK, sessions=sessions, answers=[answer], NO_COLOR="1")
+    plain = Terminal(scripted, *QUICK, sessions=sessions, answers=[answer], NO_COLOR="1")
     with plain.start():
         plain.ask("Go")
     # Attributes such as bold are no colours.
@@ -227,7 +238,7 @@ def test_no_colour_and_a_dumb_terminal(sessions: Path) -> None:
     }
     assert not {c for c in codes if re.fullmatch(rb"3[0-8]|4[0-8]|9\d|10\d", c)}
 
-    with Terminal(*QUICK, sessions=sessions, answers=[answer], TERM="dumb") as dumb:
+    with Terminal(scripted, *QUICK, sessions=sessions, answers=[answer], TERM="dumb") as dumb:
         dumb.wait_for(">")
         dumb.type(f"Go{ENTER}")
         dumb.wait_for("Some **bold** text.")

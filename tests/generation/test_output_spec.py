@@ -70,8 +70,10 @@ def test_the_model_asks_for_a_tool(demo: FlashMoE, thinking: bool) -> None:
 
 
 def test_an_answer_without_a_call_has_none(demo: FlashMoE) -> None:
-    for options in ({}, {"tools": [get_weather]}, {"tools": [get_weather], "tool_choice": "none"}):
-        answer = demo.generate(asked("Who are you?"), template_args=QUIET, **options)
+    tools: dict[str, Any] = {"tools": [get_weather]}
+    for options in ({}, tools, {**tools, "tool_choice": "none"}):
+        options |= {"template_args": QUIET, "max_tokens": 20}
+        answer = demo.generate(asked("Who are you?"), **options)
         assert answer.calls == ()
         assert answer.text
 

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import jsonschema
 import pytest
 
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import parser_tools, tool_calls
 from flash_moe.tools.calls import read_calls
 from tests.support.effort import repetitions
-from tests.support.grammar_sampling import PROMPT, allowed, check_json, draw, follow, token_bytes
+from tests.support.grammar_sampling import (
+    CALL,
+    PROMPT,
+    allowed,
+    check_calls,
+    check_json,
+    draw,
+    follow,
+    token_bytes,
+)
 from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS, tool
 
 N = repetitions(12, full=25)
-CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 PING = "<tool_call>\n<function=ping>\n</function>\n</tool_call>"
 NAMED = {"type": "function", "function": {"name": "move"}}
-
-
-def check_calls(answer: str, tokenizer: Any, tools: list[Any], read_by: list[Any]) -> list[str]:
-    """Names of the calls of an answer, after mlx-lm's parser read them and their schemas fitted."""
-    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
-    names = []
-    for text in CALL.findall(answer):
-        call = tokenizer.tool_parser(text, read_by)
-        jsonschema.Draft202012Validator(
-            schemas[call["name"]], format_checker=jsonschema.FormatChecker()
-        ).validate(call["arguments"])
-        names.append(call["name"])
-    assert "<tool_call" not in CALL.sub("", answer)
-    return names
 
 
 @pytest.mark.parametrize("form", ["xml", "json"])

@@ -15,9 +15,8 @@ from mlx_lm.sample_utils import make_sampler
 from flash_moe import FlashMoE, load
 from flash_moe.grammar import Constraint, json_schema, parser_tools, tool_calls
 from flash_moe.testing import PRESETS
-from tests.grammar.test_calls import check_calls
 from tests.support.effort import repetitions
-from tests.support.grammar_sampling import check_json
+from tests.support.grammar_sampling import check_calls, check_json
 from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS
 
 HELLO = [{"role": "user", "content": "Hello"}]

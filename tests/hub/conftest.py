@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flash_moe.hub import retry
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from tests.support.hub.checkpoints import Kind, write_checkpoint
-from tests.support.hub.client import go_online
+from tests.support.hub.client import talk_to
 from tests.support.hub.fake_hub import FakeHub
 
 Checkpoints = Callable[[Kind], Path]
@@ -31,17 +30,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 
 @pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    go_online(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(retry, "WAITS", (0.0,) * 5)
-
-
-@pytest.fixture
-def hub(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with FakeHub(tmp_path / "blobs") as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-                            hub.url + "/{repo_id}/resolve/{revision}/{filename}")  # fmt: skip
+        talk_to(hub.url, monkeypatch, tmp_path / "home")
         yield hub
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from flash_moe.errors import HubError
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import MAX_WAIT, Retry, Stopped, requested_wait
+from tests.support.hub.client import talk_to
 
 SIZE = 1000
 CONTENT = bytes(n % 251 for n in range(SIZE))
@@ -46,8 +48,9 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server(online: None) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as made:
+        talk_to(f"http://127.0.0.1:{made.server_port}", monkeypatch, tmp_path)
         made.asked = []
         thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
         thread.start()

@@ -52,15 +52,15 @@ def test_a_prompt_reads_each_distinct_expert_once(
 
 
 def test_a_prompt_reads_less_than_its_tokens_one_by_one(tiny_store: Path) -> None:
-    prompt = prompt_ids(200)
+    prompt = prompt_ids(100)
     read = []
-    for step in (200, 1):
+    for step in (100, 1):
         with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
             cache = make_prompt_cache(flash.model)
             for start in range(0, len(prompt), step):
                 mx.eval(flash.model(mx.array([prompt[start : start + step]]), cache=cache))
             read.append(flash.stats.bytes_read)
-    assert read[1] > 10 * read[0]
+    assert read[1] > 5 * read[0]
 
 
 def test_chunks_of_a_prompt_use_what_the_bank_holds(tiny_store: Path, asked: list[int]) -> None:

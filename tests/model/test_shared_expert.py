@@ -18,8 +18,8 @@ from flash_moe.model.shared_expert import EarlyOutput, SharedExpert, start_early
 from flash_moe.store.reader import RecordReader
 from tests.support.architectures import write_model
 from tests.support.resident import Resident, budget_gb, prompt_ids
+from tests.support.timeout import TIMEOUT_S
 
-PATIENCE = 20
 N_LAYERS = 8
 PROMPTS = [mx.array([prompt_ids(3, seed)]) for seed in range(4)]
 
@@ -75,7 +75,7 @@ def test_reads_end_after_it_has_begun(
 
         def slow(self: RecordReader, layer: int, *rest: Any, **options: Any) -> int:
             with changed:
-                waited.append(changed.wait_for(lambda: len(begun) > layer, PATIENCE))
+                waited.append(changed.wait_for(lambda: len(begun) > layer, TIMEOUT_S))
             return read(self, layer, *rest, **options)
 
         monkeypatch.setattr(SharedExpert, "begin", begin_and_tell)

@@ -13,7 +13,8 @@ import pytest
 from flash_moe import FlashMoE, load
 from flash_moe.demo_model import STORE
 from flash_moe.tools import builtin
-from tests.support.live_server import PATIENCE, Live, expert_budget_gb
+from tests.support.live_server import Live, expert_budget_gb
+from tests.support.timeout import TIMEOUT_S
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture(scope="session")
 def client(live: Live) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE
+        base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S
     ) as made:
         yield made
 
@@ -39,7 +40,7 @@ def client(live: Live) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="session")
 def claude(live: Live) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(
-        base_url=live.url, api_key="none", max_retries=0, timeout=PATIENCE
+        base_url=live.url, api_key="none", max_retries=0, timeout=TIMEOUT_S
     ) as made:
         yield made
 

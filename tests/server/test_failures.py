@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from flash_moe.demo_model import STORE
-from tests.support.live_server import PATIENCE, Live
+from tests.support.live_server import Live
+from tests.support.timeout import TIMEOUT_S
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 
@@ -22,7 +23,7 @@ def test_a_failed_read_ends_its_answers_and_the_server_goes_on(tmp_path: Path) -
     server = Live(tmp_path / "log", "--verify-reads", model=str(store))
     try:
         with openai.OpenAI(
-            base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=PATIENCE
+            base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=TIMEOUT_S
         ) as client:
 
             def ask(_: int = 0, **options: Any) -> Any:

@@ -19,8 +19,9 @@ import openai
 import pytest
 
 from flash_moe.server.http.event_stream import EventStream
-from tests.support.live_server import PATIENCE, Live, parsed, post_bytes, read_all
-from tests.support.processes import environment, flash_moe
+from tests.support.live_server import Live, parsed, post_bytes, read_all
+from tests.support.processes import environment, in_process
+from tests.support.timeout import TIMEOUT_S
 
 HELLO = [{"role": "user", "content": "Hello"}]
 KEY = "secret-key"
@@ -47,7 +48,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture
 def impatient(strict: Live) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{strict.url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE
+        base_url=f"{strict.url}/v1", api_key=KEY, max_retries=0, timeout=TIMEOUT_S
     ) as made:
         yield made
 
@@ -117,7 +118,7 @@ def test_a_client_that_goes_away_stops_its_answer(
     strict.wait_for_metric("ended_answers_total", gone + 1, reason="client_gone")
     body = {"messages": HELLO, "max_tokens": 100_000, "logit_bias": endless}
     request = post_bytes("/v1/chat/completions", json.dumps(body).encode(), f"x-api-key: {KEY}")
-    with socket.create_connection(("127.0.0.1", strict.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(request + b"\r\n")  # some send more than they said
         strict.wait_for_metric("requests_running", 1)
     strict.wait_for_metric("ended_answers_total", gone + 2, reason="client_gone")
@@ -147,7 +148,7 @@ def test_a_stream_that_waits_says_so(
         return
     with (
         anthropic.Anthropic(
-            base_url=strict.url, api_key=KEY, max_retries=0, timeout=PATIENCE
+            base_url=strict.url, api_key=KEY, max_retries=0, timeout=TIMEOUT_S
         ) as claude,
         claude.messages.stream(model="demo", max_tokens=2, messages=HELLO) as second,
     ):
@@ -220,7 +221,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.mark.parametrize("sent", [b"POST /v1/mess", post_bytes("/v1/messages", b"{" * 999)[:-990]])
 def test_slow_clients(hasty: Live, sent: bytes) -> None:
     """Bytes that trickle in do not keep a connection open."""
-    with socket.create_connection(("127.0.0.1", hasty.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(sent)
         connection.settimeout(0.2)
         received = b""
@@ -235,7 +236,7 @@ def test_slow_clients(hasty: Live, sent: bytes) -> None:
                 break
         else:
             pytest.fail("the connection stayed open")
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_S)
         received += read_all(connection)
     status, answer = parsed(received)
     assert status == 408
@@ -274,14 +275,14 @@ class TestTheEnd:
             for each in (waits, stream):
                 with pytest.raises(openai.APIError, match="stopping"):
                     list(each)
-        assert server.process.wait(timeout=PATIENCE) == 0
+        assert server.process.wait(timeout=TIMEOUT_S) == 0
         assert "Traceback" not in server.said()
 
     @pytest.mark.parametrize("server", [600], indirect=True)
     def test_a_second_signal_ends_it_at_once(self, server: Live, endless: dict[str, float]) -> None:
         body = {"messages": HELLO, "max_tokens": 100_000, "logit_bias": endless, "stream": True}
         request = post_bytes("/v1/chat/completions", json.dumps(body).encode())
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as connection:
             connection.sendall(request)
             connection.recv(100)
             # Not SIGINT: MLX compiles kernels for a CPU with system(), which ignores it meanwhile.
@@ -318,16 +319,16 @@ def test_a_signal_is_taken_whenever_it_comes() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_what_cannot_start_is_one_line(tmp_path: Path, strict: Live) -> None:
-    missing = flash_moe("serve", tmp_path / "none", "--port", "0")
-    taken = flash_moe("serve", "demo", "--port", strict.port)
-    small = flash_moe("serve", "demo", "--port", "0", "--cache-gb", "0.00001")
+    missing = in_process("serve", tmp_path / "none", "--port", "0")
+    taken = in_process("serve", "demo", "--port", strict.port)
+    small = in_process("serve", "demo", "--port", "0", "--cache-gb", "0.00001")
     for done, said in (
         (missing, "no such directory"),
         (taken, "cannot listen"),

@@ -11,10 +11,12 @@ from safetensors.numpy import load_file
 
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.readers import ReaderPool
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors
 from tests.support.fake_reader import Make
+from tests.support.read_gate import Gate
 
 
 @pytest.fixture
@@ -51,3 +53,17 @@ def bank(tiny_store: Path, banks: list[ExpertBank]) -> ExpertBank:
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     banks.append(ExpertBank(experts, TOKEN, TOP_K, io_threads=2))
     return banks[-1]
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    made = Gate()
+    read = RecordReader.read
+
+    def gated(self: RecordReader, layer: int, expert: int, *rest: Any, **options: Any) -> int:
+        made.pass_through(expert)
+        return read(self, layer, expert, *rest, **options)
+
+    monkeypatch.setattr(RecordReader, "read", gated)
+    yield made
+    made.open(*range(32))  # threads that still wait end

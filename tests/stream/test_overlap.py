@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,53 +12,9 @@ import pytest
 
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
-from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
 from tests.support.bank_requests import RECORD, TOP_K
-
-PATIENCE = 20  # seconds until a test that hangs is given up
-
-
-class Gate:
-    """Lets reads of an expert through when it is opened, and knows which have begun and wait."""
-
-    def __init__(self) -> None:
-        self.begun: set[int] = set()
-        self.waiting: set[int] = set()
-        self._open: set[int] = set()
-        self._changed = threading.Condition()
-
-    def pass_through(self, expert: int) -> None:
-        with self._changed:
-            self.begun.add(expert)
-            self.waiting.add(expert)
-            self._changed.notify_all()
-            passed = self._changed.wait_for(lambda: expert in self._open, PATIENCE)
-            self.waiting.discard(expert)
-            assert passed
-
-    def open(self, *experts: int) -> None:
-        with self._changed:
-            self._open.update(experts)
-            self._changed.notify_all()
-
-    def wait_until_begun(self, *experts: int) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.begun >= set(experts), PATIENCE)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    made = Gate()
-    read = RecordReader.read
-
-    def gated(self: RecordReader, layer: int, expert: int, *rest: Any, **options: Any) -> int:
-        made.pass_through(expert)
-        return read(self, layer, expert, *rest, **options)
-
-    monkeypatch.setattr(RecordReader, "read", gated)
-    yield made
-    made.open(*range(32))  # threads that still wait end
+from tests.support.read_gate import Gate
 
 
 @pytest.fixture

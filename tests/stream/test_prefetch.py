@@ -13,12 +13,12 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-from tests.stream.test_overlap import Gate, gate  # noqa: F401  a fixture
 from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask
+from tests.support.read_gate import Gate
 
 
 @pytest.fixture
-def bank(tiny_store: Path, gate: Gate) -> Iterator[ExpertBank]:  # noqa: F811
+def bank(tiny_store: Path, gate: Gate) -> Iterator[ExpertBank]:
     """Eight slots for each layer."""
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     made = ExpertBank(experts, 2 * TOKEN, TOP_K, io_threads=2)
@@ -32,7 +32,7 @@ def call(bank: ExpertBank, layer: int, experts: list[int], ahead: list[int]) -> 
         pass
 
 
-def test_right_guesses_are_hits(bank: ExpertBank, tensors: Tensors, gate: Gate) -> None:  # noqa: F811
+def test_right_guesses_are_hits(bank: ExpertBank, tensors: Tensors, gate: Gate) -> None:
     gate.open(*range(32))
     call(bank, 0, [1], ahead=[5, 6])
     gate.wait_until_begun(5, 6)
@@ -51,7 +51,7 @@ def test_right_guesses_are_hits(bank: ExpertBank, tensors: Tensors, gate: Gate) 
 def test_a_right_guess_on_its_way_is_waited_for(
     bank: ExpertBank,
     tensors: Tensors,
-    gate: Gate,  # noqa: F811
+    gate: Gate,
 ) -> None:
     gate.open(1, 9)
     call(bank, 0, [1], ahead=[5])
@@ -64,7 +64,7 @@ def test_a_right_guess_on_its_way_is_waited_for(
     assert (stats.bytes_read, stats.wasted_bytes, stats.recall) == (3 * RECORD, 0, 0.5)
 
 
-def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gate: Gate) -> None:  # noqa: F811
+def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gate: Gate) -> None:
     gate.open(1, 7, 9)
     call(bank, 0, [1], ahead=[5, 7])  # one of the two threads is held by 5
     gate.wait_until_begun(5)
@@ -82,7 +82,7 @@ def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gat
 def test_wrong_guesses_never_leave_too_few_slots(
     bank: ExpertBank,
     tensors: Tensors,
-    gate: Gate,  # noqa: F811
+    gate: Gate,
 ) -> None:
     gate.open(*range(32))
     for turn in range(6):

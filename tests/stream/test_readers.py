@@ -295,7 +295,7 @@ def test_a_forked_process_reads_with_new_threads() -> None:
     code = """
 import os, threading, warnings; warnings.simplefilter('ignore')
 from flash_moe.stream import readers
-from tests.support.fake_reader import FakeReader, still_works
+from tests.support.fake_reader import FakeReader, batch_of, expected, still_works
 readers.CHECK_THREADS_S = 0.02
 parent, begun, gate = os.getpid(), threading.Event(), threading.Event()
 def action(expert):
@@ -312,7 +312,10 @@ busy.submit(batch)
 begun.wait(60)
 if (child := os.fork()) == 0:
     batch.wait()
-    os._exit(0 if memory == bytes([1] * 4 + [2] * 4) and still_works(idle) else 1)
+    other, read = batch_of(9)  # nobody looks after it
+    idle.submit(other)
+    other.wait()
+    os._exit(0 if memory == bytes([1] * 4 + [2] * 4) and read == expected(9) else 1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 gate.set()
 batch.wait()

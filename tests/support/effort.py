@@ -1,15 +1,19 @@
-"""How often the tests repeat what they try at random: little by default, all with ``--full``."""
+"""How much the tests try of what they could: little by default, all with ``--full``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import pytest
 
+T = TypeVar("T")
 OPTION = "--full"
 _full = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(OPTION, action="store_true", help="repeat random trials as often as is useful")
+    parser.addoption(OPTION, action="store_true", help="all repetitions and all cases of a grid")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,3 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def repetitions(few: int, *, full: int) -> int:
     """``few``, or with ``--full`` the other number. Test modules may use it when imported."""
     return full if _full else few
+
+
+def first(n: int, cases: Sequence[T]) -> Sequence[T]:
+    """The first ``n`` cases, which differ most; with ``--full`` all."""
+    return cases if _full else cases[:n]

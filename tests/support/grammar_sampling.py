@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flash_moe.grammar import Constraint
 from flash_moe.testing import added_token_ids, write_tokenizer
 
 VOCAB_SIZE = 640
+CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 PROMPT = [5, 6, 7]
 # Tokens across the borders of a grammar's pieces, halves of characters, and spelled markers.
 MIXED = (
@@ -151,3 +153,17 @@ def token_bytes(tokenizer: Any) -> dict[int, bytes]:
 def check_json(text: str, schema: Any) -> None:
     checker = jsonschema.FormatChecker()
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))
+
+
+def check_calls(answer: str, tokenizer: Any, tools: list[Any], read_by: list[Any]) -> list[str]:
+    """Names of the calls of an answer, after mlx-lm's parser read them and their schemas fitted."""
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    names = []
+    for text in CALL.findall(answer):
+        call = tokenizer.tool_parser(text, read_by)
+        jsonschema.Draft202012Validator(
+            schemas[call["name"]], format_checker=jsonschema.FormatChecker()
+        ).validate(call["arguments"])
+        names.append(call["name"])
+    assert "<tool_call" not in CALL.sub("", answer)
+    return names

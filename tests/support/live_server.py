@@ -17,8 +17,7 @@ from typing import Any
 
 from flash_moe.demo_model import STORE
 from tests.support.processes import COMMAND, environment
-
-PATIENCE = 300.0  # seconds, for a machine that does much else
+from tests.support.timeout import TIMEOUT_S
 
 
 def expert_budget_gb() -> float:
@@ -47,7 +46,7 @@ class Live:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def wait_for(self, there: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_S
         while not there():
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < until, self.said()
@@ -62,7 +61,7 @@ class Live:
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         request = urllib.request.Request(self.url + path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -73,7 +72,7 @@ class Live:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, data=raw, headers=named)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -97,7 +96,7 @@ class Live:
 
     def raw(self, data: bytes, *, half_close: bool = False) -> bytes:
         """Send bytes as they are, and read to the end."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S) as connection:
             with contextlib.suppress(OSError):  # it may refuse before all is sent
                 connection.sendall(data)
             if half_close:
@@ -107,12 +106,12 @@ class Live:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it, and return its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=PATIENCE)
+        return self.process.wait(timeout=TIMEOUT_S)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(timeout=PATIENCE)
+            self.process.wait(timeout=TIMEOUT_S)
 
 
 def read_all(connection: socket.socket) -> bytes:

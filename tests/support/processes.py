@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import runpy
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,18 @@ def in_process(
 ) -> subprocess.CompletedProcess[str]:
     """The command in this process: for all tests that judge output and exit code alone."""
     words = list(map(str, arguments))
+    return _captured(lambda: main(words), words, input, columns)
+
+
+def file_in_process(file: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """A Python file as a program, in this process: as ``in_process``."""
+    words = [str(file), *map(str, arguments)]
+    return _captured(lambda: runpy.run_path(str(file), run_name="__main__") and 0, words)
+
+
+def _captured(
+    call: Callable[[], int], words: list[str], input: str | bytes = "", columns: int = 120
+) -> subprocess.CompletedProcess[str]:
     out, errors = io.StringIO(), io.StringIO()
     typed = input.encode() if isinstance(input, str) else input
     with ExitStack() as stack:
@@ -63,13 +78,14 @@ def in_process(
         stack.enter_context(redirect_stderr(errors))
         stack.enter_context(warnings.catch_warnings())
         patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(sys, "argv", words)
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
         patch.setenv("COLUMNS", str(columns))
         try:
-            code: Any = main(words)
+            code: Any = call()
         except SystemExit as end:  # of argparse
             code = end.code
-    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(words, code or 0, out.getvalue(), errors.getvalue())
 
 
 def one_line(text: str) -> str:
@@ -77,3 +93,19 @@ def one_line(text: str) -> str:
     lines = text.strip().splitlines()
     assert len(lines) == 1, text
     return lines[0]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")
+        return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+
+
+def soon_gone(pid: int) -> bool:
+    """A killed process goes when the system gets to it."""
+    waiting = threading.Event()
+    return any(gone(pid) or waiting.wait(0.05) for _ in range(1200))

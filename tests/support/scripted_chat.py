@@ -26,8 +26,8 @@ import mlx.core as mx
 from flash_moe import loader
 from flash_moe.chat.autosave import Autosave
 from flash_moe.cli import main
+from tests.support.timeout import TIMEOUT_S
 
-TIME_LIMIT_S = 600  # longer than a test waits for anything
 PAUSE, PAUSE_KEEPING = "\0", "\1"
 
 
@@ -49,7 +49,7 @@ def pauses(script: Path) -> Callable[[], None]:
         before = signal.signal(signal.SIGINT, interrupt)
         try:
             script.with_suffix(f".held-{number}").touch()
-            limit = time.monotonic() + TIME_LIMIT_S
+            limit = time.monotonic() + 2 * TIMEOUT_S
             while not (going() or interrupted) and time.monotonic() < limit:
                 time.sleep(0.01)
         finally:

@@ -17,11 +17,12 @@ import pexpect
 import pyte
 
 from tests.support.processes import COMMAND, environment
+from tests.support.timeout import TIMEOUT_S
 
 SPELLED = Path(__file__).with_name("scripted_chat.py")
-TIME_LIMIT_S = 300  # a stuck test ends, also on a machine that does much else
 PROMPT = re.compile(r"^>(?: |$)", re.MULTILINE)
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
+ASK = "Run it? y(es), n(o), a(lways):"  # the question about a call
 PASTE = "\x1b[200~{}\x1b[201~"
 
 
@@ -75,7 +76,7 @@ class Terminal:
             [*command[1:], "chat", *map(str, arguments)],
             dimensions=(rows, columns),
             env=env,
-            timeout=TIME_LIMIT_S,
+            timeout=TIMEOUT_S,
         )
 
     def __enter__(self) -> Terminal:
@@ -128,7 +129,7 @@ class Terminal:
         return True
 
     def wait(self, done: Callable[[], bool]) -> None:
-        limit = time.monotonic() + TIME_LIMIT_S
+        limit = time.monotonic() + TIMEOUT_S
         while not done():
             running = self.read()
             if not running and not done():
@@ -160,7 +161,7 @@ class Terminal:
         return int(self.process.exitstatus if self.process.exitstatus is not None else -1)
 
     def read_to_the_end(self) -> None:
-        limit = time.monotonic() + TIME_LIMIT_S
+        limit = time.monotonic() + TIMEOUT_S
         while self.read():
             if time.monotonic() > limit:
                 raise AssertionError(f"it does not end:\n{self.text()}")
@@ -173,7 +174,7 @@ class Terminal:
     def hang_up(self) -> int:
         """Close the terminal, and wait for the end. Returns the exit code."""
         self.process.ptyproc.fileobj.close()
-        limit = time.monotonic() + TIME_LIMIT_S
+        limit = time.monotonic() + TIMEOUT_S
         while self.process.isalive():
             assert time.monotonic() < limit, "it does not end"
             time.sleep(0.02)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import platform
 import sys
 from collections.abc import Generator, Iterator
 from types import CodeType, FunctionType, ModuleType
@@ -45,6 +46,7 @@ _EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.sy
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    platform.processor()  # starts `uname`, once a process
     sys.addaudithook(_guard.audit)
 
 
@@ -119,6 +121,7 @@ def _marks(root: Any) -> frozenset[str]:
     todo = [root]
     while todo:
         value = inspect.unwrap(todo.pop())
+        value = getattr(value, "__func__", value)  # of a method
         if id(value) in seen:
             continue
         seen.add(id(value))
@@ -126,8 +129,6 @@ def _marks(root: Any) -> frozenset[str]:
         if isinstance(value, type) and module.startswith("tests."):
             parts = (part for kind in value.__mro__ for part in vars(kind).values())
             todo += [p.fget if isinstance(p, property) else p for p in parts if p is not None]
-        elif isinstance(value, staticmethod | classmethod):
-            todo.append(value.__func__)
         elif isinstance(value, FunctionType) and module.startswith("tests."):
             named = list(_named(value))
             todo += named

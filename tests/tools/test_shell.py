@@ -17,6 +17,7 @@ from flash_moe.errors import ConfigError
 from flash_moe.tools import ToolArgumentError, ToolError
 from flash_moe.tools.builtin import shell
 from flash_moe.tools.builtin.shell_command import _Output
+from tests.support.processes import gone, soon_gone
 
 TELLS_ITS_PROCESS = """
 import sys
@@ -29,22 +30,6 @@ def told(process, *more):
 collect, shell_command._collect = shell_command._collect, told
 shell_command.shell(sys.argv[1], 3600)(sys.argv[2])
 """
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat")
-        return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except ProcessLookupError:
-        return True
-
-
-def soon_gone(pid: int) -> bool:
-    """A killed process goes when the system gets to it."""
-    waiting = threading.Event()
-    return any(gone(pid) or waiting.wait(0.05) for _ in range(1200))
 
 
 def test_schema(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
+from flash_moe.hub import retry
 from tests.support.processes import environment
 
 
@@ -23,6 +24,15 @@ def go_online(patch: pytest.MonkeyPatch, home: Path) -> None:
     patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     patch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+
+
+def talk_to(url: str, patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let this process know no other hub than that at ``url``, and try again at once."""
+    go_online(patch, home)
+    patch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(retry, "WAITS", (0.0,) * 5)
 
 
 def small_chunks(patch: pytest.MonkeyPatch, n_bytes: int) -> None:

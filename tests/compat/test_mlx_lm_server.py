@@ -25,8 +25,8 @@ from flash_moe.pack.sources.base import MlxCheckpoint
 from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.processes import environment
 from tests.support.resident import Resident, budget_gb
+from tests.support.timeout import TIMEOUT_S
 
-PATIENCE = 600.0  # seconds, for a machine that does much else
 ASKED = (("hello", 12), ("why is the sky so dark at night? " * 3, 5), ("2", 9), ("tell me", 16))
 
 Answers = list[dict[str, Any]]
@@ -43,7 +43,7 @@ def post(url: str, text: str, max_tokens: int) -> dict[str, Any]:
         data=json.dumps(body(text, max_tokens)).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         return dict(json.load(answer))
 
 
@@ -86,7 +86,7 @@ def server(model: Path, log: Path, **extra: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + TIMEOUT_S
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model)]
     command += ["--trust-remote-code", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
@@ -148,7 +148,7 @@ class Server:
         load = provider.load_default
 
         def load_default() -> None:
-            assert self.go.wait(PATIENCE)
+            assert self.go.wait(TIMEOUT_S)
             load()
 
         provider.load_default = load_default
@@ -202,7 +202,7 @@ def test_a_batch_asks_for_experts_once(
     with server_here(store, monkeypatch) as here:
         with ThreadPoolExecutor(len(ASKED)) as threads:
             waiting = [threads.submit(post, here.url, *asked) for asked in ASKED]
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + TIMEOUT_S
             while here.generator.requests.qsize() < len(ASKED):
                 assert time.monotonic() < until
                 time.sleep(0.05)
