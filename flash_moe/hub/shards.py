@@ -215,7 +215,7 @@ def peak_disk(
 
     Args:
         order: Order of the downloads.
-        max_shards: ShardSource on the disk at a time where none has to wait.
+        max_shards: Shards on the disk at a time where none has to wait.
         sizes: Bytes of each shard on the disk.
     """
     place = {shard: index for index, shard in enumerate(order)}

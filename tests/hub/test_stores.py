@@ -152,7 +152,7 @@ def test_a_complete_store_is_pulled_again(
     for arguments in (["org/other", dst], [REPO, dst, "--expert-bits", 2]):
         out = in_process("pull", *arguments)
         assert out.returncode == 1
-        assert "already is a complete store of" in out.stderr
+        assert "is already a complete store of" in out.stderr
     hub.add_commit(REPO, checkpoints("hf-fused"))
     out = in_process("pull", REPO)
     assert out.returncode == 1
@@ -214,7 +214,7 @@ def test_one_at_a_time(
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     dst = places / "org--model"
-    busy = f"another flash-moe works on {dst}"
+    busy = f"another flash-moe process uses {dst}"
     with locked(dst):
         for words in (["pull", REPO], ["pack", checkpoints("mlx"), dst]):
             out = in_process(*words)
@@ -277,7 +277,7 @@ def test_several_stores_of_one_repository(
     pull(places / "one")
     assert find_store(REPO) == places / "one"
     pull(places / "two", expert_bits=2)
-    with pytest.raises(ConfigError, match="2 stores of it: one, two"):
+    with pytest.raises(ConfigError, match="expected one store, got 2: one, two"):
         find_store(REPO)
     pull(default_store(REPO))
     assert find_store(REPO) == default_store(REPO)
@@ -306,7 +306,7 @@ def test_partial_and_damaged_stores_are_listed(
     for wrong in ("letters", "../stores", places, tmp_path, "nothing", ""):
         out = in_process("rm", wrong, "--yes")
         assert out.returncode == 1
-        assert "is no store" in out.stderr
+        assert "is not a store" in out.stderr
     assert (places / "letters").is_dir()
 
 
