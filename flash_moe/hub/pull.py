@@ -32,8 +32,7 @@ class Pull:
     Attributes:
         source: Source for the packer.
         shards: Shard source for the packer.
-        download_bytes: Bytes of the shards to pack, including those already downloaded; shards
-            that an earlier run finished are excluded.
+        download_bytes: Bytes of the shards left to pack, including those already downloaded.
     """
 
     source: PackSource

@@ -148,7 +148,7 @@ def test_a_hub_that_sends_other_bytes(
 
 def test_a_store_that_was_made_from_a_disk(store_copy: Path) -> None:
     (store_copy / "experts" / "layer_001.bin").unlink()
-    with pytest.raises(PackError, match="not from the hub"):
+    with pytest.raises(PackError, match="not pulled from the hub"):
         repair(store_copy)
 
 

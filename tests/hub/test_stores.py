@@ -71,7 +71,7 @@ def test_load_of_what_is_not_pulled_does_not_wait(
     monkeypatch.setattr("flash_moe.hub.retry.Retry._pause", lambda self, s: pytest.fail("waited"))
     for pattern in ("config.json", "/api/*"):
         hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
-        with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(flash-moe plan"):
+        with pytest.raises(ModelNotFoundError, match=r"pull org/model \(details: flash-moe plan"):
             load(REPO)
         hub.faults.clear()
 
@@ -126,7 +126,7 @@ def test_the_revision_that_was_asked_for(
     for revision in (None, "main", commit):
         assert find_store(REPO, revision) == places / "org--model"
     assert find_store(REPO, "dev") is None
-    said = f"of main, commit {commit}.*flash-moe pull org/model DST --revision dev"
+    said = f"at main, commit {commit}.*flash-moe pull org/model DST --revision dev"
     with pytest.raises(ModelNotFoundError, match=said):
         load(REPO, revision="dev")
     again = in_process("pull", REPO, "--revision", "dev")
