@@ -131,7 +131,7 @@ def test_the_revision_that_was_asked_for(
         load(REPO, revision="dev")
     again = in_process("pull", REPO, "--revision", "dev")
     assert again.returncode == 1
-    assert f"commit {commit[:12]} (main), and dev is {other[:12]} now" in again.stderr
+    assert f"commit {commit[:12]} (main), and dev is now {other[:12]}" in again.stderr
     assert "Name another directory" in again.stderr
     assert in_process("pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
 
