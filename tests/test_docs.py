@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hub.client import environment as hub_environment
+from tests.support.hub.client import hub_environment
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.processes import COMMAND, environment
 
