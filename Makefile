@@ -1,11 +1,11 @@
-# `make demo` and `make test` are complete by themselves: they make .venv and install what is needed.
+# `make demo`, `make test` and `make test-fast` need no setup: they make .venv and install into it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-fast lint setup clean
 
 demo: $(STAMP)
 	$(BIN)/flash-moe demo
@@ -13,6 +13,10 @@ demo: $(STAMP)
 test: lint
 	sh scripts/emulator_tools.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+# Tests that start no process and compile no kernel; tests/support/tiers.py finds them.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

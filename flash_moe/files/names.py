@@ -35,9 +35,7 @@ def file_name(value: object) -> str:
         raise ValueError(f"expected a file name, got {quoted(value)}")
     parts = value.split("/")
     if not value.isprintable() or any(c in value for c in "\\:"):
-        raise ValueError(
-            f"{quoted(value)} is not a file name: it has characters not allowed in one"
-        )
+        raise ValueError(f"{quoted(value)} is not a file name: it has invalid characters")
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{quoted(value)} is not a file name, or escapes the directory")
     sizes = [len(part.encode()) for part in parts]

@@ -32,8 +32,7 @@ class Pull:
     Attributes:
         source: Source for the packer.
         shards: Shard source for the packer.
-        download_bytes: Bytes of the shards to pack, including those already downloaded; shards
-            that an earlier run finished are excluded.
+        download_bytes: Bytes of the shards left to pack, including those already downloaded.
     """
 
     source: PackSource
@@ -57,7 +56,7 @@ def open_pull(
         revision: Branch, tag or commit. A continued pull keeps its first commit.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
-        max_shards: ShardSource on the disk at a time.
+        max_shards: Shards on the disk at a time.
         on_bytes: Called with the bytes of shards downloaded, from several threads.
 
     Raises:

@@ -140,7 +140,7 @@ def _not_pulled(repo: str, revision: str | None) -> ModelNotFoundError:
         asked = f"{store.asked}, " if store.asked not in (None, store.revision) else ""
         return ModelNotFoundError(
             "load",
-            f"{repo}: there is no store of revision {revision}; {store.path.name} has "
+            f"{repo}: there is no store of revision {revision}; {store.path.name} is at "
             f"{asked}commit {store.revision}",
             f"Load it without a revision, or pull {revision} into another directory: "
             f"flash-moe pull {repo} DST --revision {revision}",

@@ -136,8 +136,7 @@ class HubShards(ShardSource):
                 remote.check(shard)
                 break
             except HubError:
-                # The first time the download or a crash damaged it; the second time the hub's
-                # own file is damaged.
+                # Damaged by the download or a crash; the second time it is the hub's own file.
                 self._on_bytes(-remote.n_bytes)
                 if shard.parent != self._folder:
                     raise HubError(
@@ -215,7 +214,7 @@ def peak_disk(
 
     Args:
         order: Order of the downloads.
-        max_shards: ShardSource on the disk at a time where none has to wait.
+        max_shards: Shards on the disk at a time where none has to wait.
         sizes: Bytes of each shard on the disk.
     """
     place = {shard: index for index, shard in enumerate(order)}

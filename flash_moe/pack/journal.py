@@ -1,6 +1,6 @@
 """``flash_moe.partial.json``: journal of the finished parts of a store, to continue a stopped run.
 
-It lies beside the future manifest. Only synced data is recorded. Format in docs/store-format.md.
+It takes the place of the manifest. Only synced data is recorded. Format in docs/store-format.md.
 """
 
 from __future__ import annotations

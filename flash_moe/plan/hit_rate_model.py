@@ -95,10 +95,7 @@ class Routing:
         return float((1 - (1 - self.used) * self._absent(n_tokens)).sum())
 
     def hit_rate(self, n_tokens: float) -> float:
-        """Return the share of uses whose expert was used in the last ``n_tokens`` tokens.
-
-        ``n_tokens`` is 0, or at least 1.
-        """
+        """Return the share of uses repeated within ``n_tokens`` tokens (0, or at least 1)."""
         if n_tokens < 1:
             return 0.0
         again = self.keep + (1 - self.keep) * self.drawn

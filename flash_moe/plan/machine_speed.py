@@ -4,8 +4,7 @@ The disk test reads like a model: cold random records of the given size, through
 reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
 new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
 
-A measurement that is not possible returns a ``Speed`` without a number and with the reason, not an
-error.
+A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ class DiskSpeed(Speed):
     """``Speed`` of reading records.
 
     Attributes:
-        trials: One for each mode that this disk supports, cached and direct; the speed is that of
-            the faster.
+        trials: One per supported mode, cached and direct; the speed is that of the faster.
     """
 
     trials: tuple[Trial, ...] = ()

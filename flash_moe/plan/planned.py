@@ -1,7 +1,4 @@
-"""Plan of a store for a repository, a checkpoint or an existing store; reads no weights.
-
-The sizes come from the code that packs and pulls.
-"""
+"""Plan of a store, with sizes from the code that packs and pulls; reads no weights."""
 
 from __future__ import annotations
 

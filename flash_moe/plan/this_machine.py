@@ -158,8 +158,7 @@ def machine_of(
     """Describe this machine for a forecast.
 
     Args:
-        folder: Directory on the disk to measure, existing or not; up to 1.5 GB are written there
-            for some seconds.
+        folder: Directory on the disk to measure, or to be created; up to 1.5 GB are written.
         disk, weights: Given rates in bytes per second, which replace measurements.
         measure: ``False`` leaves rates that are not given unknown.
         bits: Bits of the weights.

@@ -172,9 +172,7 @@ class RecordReader:
         return n_bytes
 
     def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
-        """Read bytes ``start`` to ``stop`` of a record to their place in ``record``.
-
-        Other threads may read the other parts.
+        """Read bytes ``start`` to ``stop`` of a record to their place; threads may share a record.
 
         Returns:
             Bytes read from disk. Padding that is in no file is not read.

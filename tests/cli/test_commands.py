@@ -56,7 +56,7 @@ def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
     assert "all sound" in checked.stdout
     again = in_process("pack", tiny_mlx, store)
     assert again.returncode == 1
-    assert "already is a complete store" in one_line(again.stderr)
+    assert "is already a complete store" in one_line(again.stderr)
 
 
 def test_pack_quantizes_the_original(tiny_hf: Path, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_verdicts(plan: Planned) -> None:
     assert fits.shell == f"flash-moe pack 'a checkpoint' '{plan.disk.path}'"
     busy = verdict(plan, least, machine_with(10**10, 10**8), request)
     assert busy.fits
-    assert "Other programs hold memory now" in busy.reasons[0]
+    assert "Other programs use memory now" in busy.reasons[0]
     poor = verdict(plan, least_memory(shape, 10**8), machine_with(10**8, None), request)
     assert (poor.fits, poor.command) == (False, None)
     assert "at least" in poor.reasons[0]

@@ -81,7 +81,7 @@ def test_what_is_kept_comes_back() -> None:
             kept.append(rows[start : start + 16])
         for start, n in ((32, 18), (0, 50), (49, 1)):
             assert np.array_equal(kept.rows(start, n), rows[start : start + n])
-        with pytest.raises(ConfigError, match="cut short"):
+        with pytest.raises(ConfigError, match="is truncated"):
             kept.rows(40, 11)
     with pytest.raises(ValueError):  # it is closed
         kept.rows(0, 1)

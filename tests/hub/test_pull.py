@@ -273,11 +273,11 @@ def test_another_repository_or_revision_does_not_continue(
         open_pull("other/model", dst)
     with pytest.raises(PackError, match="not of org/model at v1"):
         open_pull(REPO, dst, revision="v1")
-    with pytest.raises(PackError, match="of other settings"):
+    with pytest.raises(PackError, match="with other settings"):
         pull(dst, expert_bits=2)
     assert contents(dst).keys() == before.keys()
     pull(dst)
-    with pytest.raises(PackError, match="already is a complete store"):
+    with pytest.raises(PackError, match="is already a complete store"):
         pull(dst)
 
 

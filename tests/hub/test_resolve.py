@@ -49,11 +49,11 @@ def test_names_among_the_stores(tiny_store: Path, places: Path) -> None:
     assert resolve_removable("org--model").state == "complete"
     shutil.copytree(tiny_store, places / "again")
     name = resolve_removable("again").source  # of both: the directory that they are packed from
-    with pytest.raises(ConfigError, match="2 stores of it: again, org--model"):
+    with pytest.raises(ConfigError, match="expected one store, got 2: again, org--model"):
         resolve(name)
     with pytest.raises(ConfigError, match="several stores: again, org--model"):
         resolve_removable(name)
-    with pytest.raises(ModelNotFoundError, match="org/none is no store"):
+    with pytest.raises(ModelNotFoundError, match="org/none is not a store"):
         resolve_removable("org/none")
 
 

@@ -71,7 +71,7 @@ def test_load_of_what_is_not_pulled_does_not_wait(
     monkeypatch.setattr("flash_moe.hub.retry.Retry._pause", lambda self, s: pytest.fail("waited"))
     for pattern in ("config.json", "/api/*"):
         hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
-        with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(flash-moe plan"):
+        with pytest.raises(ModelNotFoundError, match=r"pull org/model \(details: flash-moe plan"):
             load(REPO)
         hub.faults.clear()
 
@@ -126,12 +126,12 @@ def test_the_revision_that_was_asked_for(
     for revision in (None, "main", commit):
         assert find_store(REPO, revision) == places / "org--model"
     assert find_store(REPO, "dev") is None
-    said = f"of main, commit {commit}.*flash-moe pull org/model DST --revision dev"
+    said = f"at main, commit {commit}.*flash-moe pull org/model DST --revision dev"
     with pytest.raises(ModelNotFoundError, match=said):
         load(REPO, revision="dev")
     again = in_process("pull", REPO, "--revision", "dev")
     assert again.returncode == 1
-    assert f"commit {commit[:12]} (main), and dev is {other[:12]} now" in again.stderr
+    assert f"commit {commit[:12]} (main), and dev is now {other[:12]}" in again.stderr
     assert "Name another directory" in again.stderr
     assert in_process("pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
 
@@ -152,7 +152,7 @@ def test_a_complete_store_is_pulled_again(
     for arguments in (["org/other", dst], [REPO, dst, "--expert-bits", 2]):
         out = in_process("pull", *arguments)
         assert out.returncode == 1
-        assert "already is a complete store of" in out.stderr
+        assert "is already a complete store of" in out.stderr
     hub.add_commit(REPO, checkpoints("hf-fused"))
     out = in_process("pull", REPO)
     assert out.returncode == 1
@@ -215,7 +215,7 @@ def test_one_at_a_time(
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     dst = places / "org--model"
-    busy = f"another flash-moe works on {dst}"
+    busy = f"another flash-moe process uses {dst}"
     with locked(dst):
         for words in (["pull", REPO], ["pack", checkpoints("mlx"), dst]):
             out = in_process(*words)
@@ -278,7 +278,7 @@ def test_several_stores_of_one_repository(
     pull(places / "one")
     assert find_store(REPO) == places / "one"
     pull(places / "two", expert_bits=2)
-    with pytest.raises(ConfigError, match="2 stores of it: one, two"):
+    with pytest.raises(ConfigError, match="expected one store, got 2: one, two"):
         find_store(REPO)
     pull(default_store(REPO))
     assert find_store(REPO) == default_store(REPO)
@@ -307,7 +307,7 @@ def test_partial_and_damaged_stores_are_listed(
     for wrong in ("letters", "../stores", places, tmp_path, "nothing", ""):
         out = in_process("rm", wrong, "--yes")
         assert out.returncode == 1
-        assert "is no store" in out.stderr
+        assert "is not a store" in out.stderr
     assert (places / "letters").is_dir()
 
 

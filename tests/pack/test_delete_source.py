@@ -261,7 +261,7 @@ def test_a_destination_among_the_shards_is_refused(mlx_copy: Path, place: str) -
     before = sorted(mlx_copy.rglob("*"))
     out = in_process("pack", mlx_copy, mlx_copy / place, "--delete-source")
     assert out.returncode != 0
-    assert "whose shards are to be deleted" in out.stderr
+    assert "whose shards will be deleted" in out.stderr
     assert sorted(mlx_copy.rglob("*")) == before
 
 

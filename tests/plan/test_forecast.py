@@ -118,9 +118,10 @@ def test_beside_what_others_published() -> None:
     another = look(10, machine_of(12, 614, 128), 90)
     assert another.tokens_per_s.low < 8.8 < another.tokens_per_s.high
     ends = (another.tokens_per_s.low, another.tokens_per_s.high)
-    assert "Here {:.1f} to {:.1f} and 85".format(*ends) in str(module.__doc__)
+    text = " ".join(str(module.__doc__).split())
+    assert "Forecast: {:.1f} to {:.1f} and 85".format(*ends) in text
     ends = (original.tokens_per_s.low, original.tokens_per_s.high)
-    assert "Here {:.1f} to {:.1f}\n".format(*ends) in str(module.__doc__)
+    assert "Forecast: {:.1f} to {:.1f} and 65".format(*ends) in text
     assert another.hit_rate.low == pytest.approx(0.83, abs=0.03)
 
 

@@ -104,10 +104,7 @@ class Sanitizer:
 
 
 def caster(config: dict[str, Any], model: Any) -> Callable[[str], mx.Dtype | None]:
-    """Return a function from tensor path to the dtype that mlx-lm's convert casts it to.
-
-    That is the dtype of the config, or ``None`` for the paths that the model excludes.
-    """
+    """Return a function from path to dtype: that of the config, ``None`` for excluded paths."""
     name = config.get("torch_dtype") or config.get("dtype")
     name = name or (config.get("text_config") or {}).get("dtype")
     dtype = FLOAT_DTYPES.get(str(name))

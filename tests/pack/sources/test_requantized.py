@@ -149,7 +149,7 @@ def test_what_cannot_be_requantized(tmp_path: Path, tiny_mlx: Path) -> None:
         open_source(tmp_path / "mxfp4", QuantizationConfig(expert_bits=2))
     with pytest.raises(ConfigError, match="expert bits: expected one of"):
         open_source(tiny_mlx, QuantizationConfig(expert_bits=5))
-    with pytest.raises(ConfigError, match="--expert-bits quantizes them anew"):
+    with pytest.raises(ConfigError, match="--expert-bits requantizes them"):
         open_source(tiny_mlx, QuantizationConfig(bits=2))
 
 
