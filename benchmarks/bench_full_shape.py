@@ -70,6 +70,8 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
     """Seconds and counters of each new token; those of the first include the prompt."""
     from bench_read import disk_bytes
 
+    from flash_moe.files.sizes import format_bytes
+
     prompt = random.Random(0).choices(range(256), k=n_prompt)
     # Random weights may end an answer at any time.
     never = dict.fromkeys(flash.tokenizer.eos_token_ids, -1e9)
@@ -86,7 +88,7 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
         if disk is not None:
             token["disk_bytes"] = (disk_bytes() or 0) - disk
         tokens.append(token)
-        text = f"token {len(tokens)}: {seconds:.2f} s, {counted.bytes_read / 1e9:.2f} GB read"
+        text = f"token {len(tokens)}: {seconds:.2f} s, {format_bytes(counted.bytes_read)} read"
         print(f"top-{flash.model.top_k} {text}", file=sys.stderr, flush=True)
 
 

@@ -61,6 +61,7 @@ else:
 _RUN = """
 import json, os, shutil, subprocess, sys, time; from pathlib import Path
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.memory.system import peak_memory
 from flash_moe.pack import run as packing; from flash_moe.pack.packer import pack
 what, src, dst, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
@@ -71,7 +72,7 @@ n_bytes = 2 * sum(shard.stat().st_size for shard in shards)
 subprocess.run([sys.executable, "-c", f"b'1' * {n_bytes}"], check=True)
 started = time.perf_counter()
 if what == "pack":
-    pack(open_source(src, **options), dst)
+    pack(open_source(src, QuantizationConfig(**options)), dst)
 else:
     dst.mkdir()
     for shard in shards:

@@ -5,7 +5,7 @@
     model, tokenizer = load("path/to/store", cache_gb=8)
     print(model.generate("Once upon a time").text)
 
-Importing this package is cheap: MLX and mlx-lm are imported by the first use of ``load``.
+Importing this package is cheap: the first use of ``load`` imports MLX and mlx-lm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m flash_moe`` is ``flash-moe``."""
+"""Entry point of ``python -m flash_moe``, the same as ``flash-moe``."""
 
 import sys
 

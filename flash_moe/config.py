@@ -1,4 +1,4 @@
-"""The few fields of a model's ``config.json`` that streaming needs; mlx-lm reads the others."""
+"""MoE fields of a model's ``config.json``; mlx-lm reads the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from flash_moe.errors import ConfigError, ModelNotFoundError, NotMoEError, UnsupportedModelError
 
-# Names of "experts a token" and "experts a layer" over mlx-lm's models, most common first.
+# Names of "experts per token" and "experts per layer" over mlx-lm's models, most common first.
 TOP_K_KEYS = (
     "num_experts_per_tok",
     "num_experts_per_token",
@@ -40,14 +40,14 @@ class ModelConfig:
     """The fields of ``config.json`` that streaming needs.
 
     Attributes:
-        raw: The whole file, as parsed.
+        raw: The whole parsed file.
         model_type: mlx-lm's name of the architecture.
-        n_experts: Routed experts in each MoE layer.
-        top_k: Routed experts of one token, by the model's own config.
-        top_k_key: The name under which the config holds ``top_k``.
-        nested: Whether the fields stand in ``text_config``.
-        max_context: Positions the model was made for, or ``None`` if the config is silent.
-        vocab_size: Token ids the model knows, or ``None`` if the config is silent.
+        n_experts: Routed experts per MoE layer.
+        top_k: Routed experts per token, by the model's own config.
+        top_k_key: Key of ``top_k`` in the config.
+        nested: Whether the fields are in ``text_config``.
+        max_context: Context length in tokens; ``None`` if the config has none.
+        vocab_size: Number of token ids; ``None`` if the config has none.
     """
 
     raw: dict[str, Any]
@@ -74,13 +74,13 @@ class ModelConfig:
         if top_k is not None and not 1 <= top_k <= self.n_experts:
             raise ConfigError(
                 "config",
-                f"top_k: expected 1 to {self.n_experts} (the experts of a layer), got {top_k}",
+                f"top_k: expected 1 to {self.n_experts} (experts per layer), got {top_k}",
                 f"The model's own is {self.top_k}.",
             )
         return self.top_k if top_k is None else top_k
 
     def override(self, top_k: int | None) -> dict[str, Any]:
-        """The update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
+        """Return the update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
         if top_k is None or top_k == self.top_k:
             return {}
         if not self.nested:
@@ -92,7 +92,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Parse ``path/config.json``.
 
     Raises:
-        ModelNotFoundError: ``path`` is not a directory, or holds no readable config.json.
+        ModelNotFoundError: ``path`` is not a directory, or has no readable config.json.
     """
     if not os.path.isdir(path):
         raise ModelNotFoundError("model", f"{path} is not a directory", "Give a model directory.")
@@ -101,7 +101,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelNotFoundError(
             "model",
             f"{path} is not a model directory: it has no config.json",
-            "Give the directory that holds config.json and the weights.",
+            "Give the directory with config.json and the weights.",
         )
     try:
         size = file.stat().st_size
@@ -113,9 +113,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelNotFoundError("model", f"{file} is not valid JSON: {error}") from error
     name = config.get("model_type") if isinstance(config, dict) else None
-    # mlx-lm makes the name of a module of it.
+    # mlx-lm imports a module of this name.
     if not isinstance(name, str) or not _MODEL_TYPE.fullmatch(name):
-        raise ModelNotFoundError("model", f"{file} names no model_type", "Is this a model?")
+        raise ModelNotFoundError("model", f"{file} has no valid model_type", "Is this a model?")
     return dict(config)
 
 
@@ -128,7 +128,7 @@ def _first_int(table: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, int] 
 
 
 def _check_counts(table: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """Raise if a number of experts is none. Null and 0 say that there are no experts."""
+    """Raise if a number of experts is invalid. Null and 0 mean that there are no experts."""
     for key in keys:
         value = table.get(key)
         if isinstance(value, str | int | float) and value != 0 and not _is_count(value):
@@ -142,8 +142,8 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
 
     Raises:
         NotMoEError: The config has no experts.
-        UnsupportedModelError: It has experts, but does not say how many a token uses, or a number
-            of experts is none.
+        UnsupportedModelError: It has experts, but no number of experts per token, or a number of
+            experts is invalid.
     """
     model_type = config["model_type"]
     text = config.get("text_config")
@@ -163,8 +163,8 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         _check_counts(fields, TOP_K_KEYS)
         raise UnsupportedModelError(
             "model",
-            f"the config of this {model_type} model has {experts[1]} experts but none of the "
-            f"known names of experts a token ({', '.join(TOP_K_KEYS)})",
+            f"the config of this {model_type} model has {experts[1]} experts but no known key "
+            f"for experts per token ({', '.join(TOP_K_KEYS)})",
         )
     if top_k[1] > experts[1]:
         raise UnsupportedModelError(

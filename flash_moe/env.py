@@ -1,7 +1,7 @@
-"""Environment variables, parsed strictly. Nothing else in the package reads ``os.environ``.
+"""Environment variables, parsed strictly. No other module reads ``os.environ``.
 
-Options of ``load()`` that have a variable exist for the route without a call of ``load()``:
-unmodified mlx-lm scripts that run a packed store. An argument always wins over its variable.
+Variables for options of ``load()`` serve unmodified mlx-lm scripts, which run a packed store
+without calling ``load()``. An argument always wins over its variable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flash_moe.options.loading import LoadOptions
 
 @dataclass(frozen=True)
 class Environment:
-    """Values of the environment variables; ``None``, or left out of ``load``, where unset.
+    """Values of the environment variables; ``None``, or absent from ``load``, if unset.
 
     Attributes:
         load: Options of ``load()``, by name.
@@ -51,22 +51,22 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
 
 
 def load_options(**arguments: Any) -> LoadOptions:
-    """Return the options of ``load()`` from arguments and, for those left out, the environment."""
+    """Return the options of ``load()`` from arguments, then from the environment."""
     return LoadOptions.merged(read_environment().load, arguments)
 
 
 def _values(options: type, environ: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    parsed = {}
     for name, each in declared(options).items():
         text = environ.get(each.variable, "").strip() if each.option.env else ""
         if not text:
             continue
         try:
-            found[name] = each.parse(text)
+            parsed[name] = each.parse(text)
         except ValueError as error:
             raise ConfigError(
                 "env",
                 f"{each.variable}: expected {error}, got {environ[each.variable]!r}",
                 "Correct it or unset it.",
             ) from None
-    return found
+    return parsed

@@ -2,26 +2,26 @@
 
     FlashMoEError
     ├── ConfigError                 a bad option, environment variable or argument
-    │   ├── BudgetError             the expert budget cannot hold one layer's experts of one token
-    │   └── ToolDefinitionError     a function that cannot be a tool, or two tools of one name
+    │   ├── BudgetError             the budget is too small for one token's experts of one layer
+    │   └── ToolDefinitionError     a function that cannot be a tool, or a duplicate tool name
     ├── ModelError                  the model directory cannot be used
     │   ├── ModelNotFoundError      no such directory or cached repository
-    │   ├── NotMoEError             a model without experts: mlx-lm runs it as it is
-    │   └── UnsupportedModelError   an architecture or a shape that cannot be streamed
-    ├── HubError                    the hub refuses, cannot be reached, or sent other bytes
-    ├── StoreError                  the bytes on disk are not what they should be
-    │   ├── ManifestError           flash_moe.json is missing, newer, or not about these files
-    │   ├── CorruptFileError        a safetensors or record file that is cut short or lies
-    │   ├── RecordError             about one record; has layer and expert
-    │   │   ├── ChecksumError       its checksum is wrong
-    │   │   └── ReadError           reading it failed or came back short
+    │   ├── NotMoEError             a model without experts: run it with mlx-lm
+    │   └── UnsupportedModelError   an architecture, quantization or shape that cannot be streamed
+    ├── HubError                    the hub refuses, is unreachable, or sent unexpected bytes
+    ├── StoreError                  the bytes on disk are not as expected
+    │   ├── ManifestError           flash_moe.json is missing, newer, or describes other files
+    │   ├── CorruptFileError        a truncated or inconsistent safetensors or record file
+    │   ├── RecordError             one record; has layer and expert
+    │   │   ├── ChecksumError       the checksum is wrong
+    │   │   └── ReadError           the read failed or came back short
     │   └── PackError               packing stopped; the partial store can be continued
-    ├── KernelError                 kernels that are required, or the only right way, do not work
-    ├── TraceError                  a routing trace cannot be written, or is not one
+    ├── KernelError                 kernels that are required, or have no fallback, do not work
+    ├── TraceError                  a trace cannot be written, or a file is not a routing trace
     ├── PromptError                 an empty prompt, or one beyond the context length
-    ├── ToolError                   a tool could not do what it was asked; the model hears why
+    ├── ToolError                   a tool failed; the model gets the message
     │   └── ToolArgumentError       the arguments of a call do not fit the tool
-    ├── GrammarError                what an answer was to be held to cannot be held
+    ├── GrammarError                the requested schema, grammar or tools cannot be enforced
     ├── ClosedError                 the model was closed
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
 
@@ -38,9 +38,9 @@ class FlashMoEError(Exception):
     """Base of all errors of this package.
 
     Args:
-        component: The part that speaks, for example ``"store"``.
-        problem: What failed, with what was expected and what was found.
-        hint: What the user can do about it.
+        component: Part of the package that failed, for example ``"store"``.
+        problem: The failure, with the expected and the actual value.
+        hint: A remedy for the user.
     """
 
     def __init__(self, component: str, problem: str, hint: str = "") -> None:
@@ -51,7 +51,7 @@ class FlashMoEError(Exception):
         super().__init__(f"{text} {hint}" if hint else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions pickle by args, which here is the finished message.
+        # Exceptions pickle by args, which here are the finished message.
         return (_rebuild, (type(self), dict(self.__dict__), self.args))
 
 
@@ -73,7 +73,7 @@ class BudgetError(ConfigError):
 
 
 class ToolDefinitionError(ConfigError):
-    """A function that cannot be a tool, or two tools of one name."""
+    """A function that cannot be a tool, or two tools with one name."""
 
 
 class ModelError(FlashMoEError):
@@ -93,19 +93,19 @@ class UnsupportedModelError(ModelError):
 
 
 class HubError(FlashMoEError):
-    """The hub refuses, cannot be reached, or sent other bytes than it promised."""
+    """The hub refuses, is unreachable, or sent bytes that do not match its metadata."""
 
 
 class StoreError(FlashMoEError):
-    """The bytes on disk are not what they should be."""
+    """The bytes on disk are not as expected."""
 
 
 class ManifestError(StoreError):
-    """``flash_moe.json`` is missing, of a newer format, or not about the files beside it."""
+    """``flash_moe.json`` is missing, has a newer format, or describes other files."""
 
 
 class CorruptFileError(StoreError):
-    """A file that is cut short or whose header lies."""
+    """A file that is truncated or contradicts its header."""
 
 
 class RecordError(StoreError):
@@ -137,11 +137,11 @@ class PackError(StoreError):
 
 
 class KernelError(FlashMoEError, RuntimeError):
-    """The GPU kernels cannot be used, and going on without them is not wanted or not right."""
+    """The GPU kernels cannot be used, and are required or have no exact fallback."""
 
 
 class TraceError(FlashMoEError):
-    """A trace of a run cannot be written, or a file is not a routing trace."""
+    """A trace cannot be written, or a file is not a routing trace."""
 
 
 class PromptError(FlashMoEError, ValueError):
@@ -149,9 +149,9 @@ class PromptError(FlashMoEError, ValueError):
 
 
 class ToolError(FlashMoEError):
-    """A tool could not do what it was asked.
+    """A tool failed.
 
-    A model hears ``problem`` and ``hint``; write them so that it can act on them.
+    The model gets ``problem`` and ``hint``; write them so that it can act on them.
     """
 
 
@@ -160,7 +160,7 @@ class ToolArgumentError(ToolError, ValueError):
 
 
 class GrammarError(FlashMoEError, ValueError):
-    """A schema, a grammar, tools or a tokenizer that answers cannot be held to."""
+    """The requested schema, grammar or tools, or this tokenizer, cannot be enforced."""
 
 
 class ClosedError(FlashMoEError, RuntimeError):

@@ -1,4 +1,4 @@
-"""``load()``: from a path to a model that generates."""
+"""``load()``: open a store or checkpoint as a model that generates."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flash_moe.compat.mlx_lm import get_classes, load_model, load_tokenizer
+from flash_moe.compat.mlx_lm import load_model, model_classes, open_tokenizer
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.env import load_options
 from flash_moe.errors import (
     FlashMoEError,
-    ModelNotFoundError,
     UnsupportedModelError,
 )
 from flash_moe.generation.generate import generate, stream
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 
 class _Closing:
-    """Makes ``with`` call ``close()``."""
+    """Mixin that closes the object at the end of a ``with`` block."""
 
     def __enter__(self: T) -> T:
         return self
@@ -41,10 +40,10 @@ class _Closing:
 
 
 class GeneratingModel(_Closing, StreamedModel):
-    """A streamed model that knows its tokenizer. ``load()`` returns one.
+    """A streamed model with its tokenizer. ``load()`` returns one.
 
-    It is an ``nn.Module`` of mlx-lm's own class, so everything of mlx-lm that takes a model
-    takes it: ``stream_generate``, ``batch_generate``, ``make_prompt_cache``, the server.
+    It is a subclass of mlx-lm's own model class, so it works wherever mlx-lm takes a model:
+    ``stream_generate``, ``batch_generate``, ``make_prompt_cache``, the server.
     """
 
     tokenizer: Any
@@ -66,9 +65,9 @@ class GeneratingModel(_Closing, StreamedModel):
 
     @accepts(GenerationOptions, method=True)
     def stream(self, prompt: Prompt, options: GenerationOptions) -> Iterator[Chunk]:
-        """Generate piece by piece. Errors are those of :meth:`generate`.
+        """Generate and yield chunks. Errors are those of :meth:`generate`.
 
-        Bad arguments are refused by the call, not by the first piece.
+        The call checks the arguments, before the first chunk is requested.
 
         Args:
             prompt: Text (used as it is), chat messages, or token ids.
@@ -82,14 +81,14 @@ class _Pair(NamedTuple):
 
 
 class FlashMoE(_Closing, _Pair):
-    """What ``load()`` returns: unpack it as with mlx-lm, or use it whole."""
+    """Pair of model and tokenizer: unpack it as with mlx-lm, or use its methods."""
 
     def __repr__(self) -> str:
-        # That of the pair would be the whole module tree.
+        # The pair's own would print the whole module tree.
         config = self.model.config
         return (
-            f"FlashMoE({config.model_type}, {config.n_experts} experts a layer, "
-            f"{self.model.top_k} a token; {self.model.stats})"
+            f"FlashMoE({config.model_type}, {config.n_experts} experts per layer, "
+            f"{self.model.top_k} per token; {self.model.stats})"
         )
 
     @accepts(GenerationOptions, method=True)
@@ -112,26 +111,26 @@ class FlashMoE(_Closing, _Pair):
 
 @accepts(LoadOptions, make=load_options)
 def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
-    """Load a packed store, or an mlx checkpoint as it is (slower reads, no conversion).
+    """Load a packed store, or an mlx checkpoint without conversion (slower reads).
 
     Options that are not given come from the environment (``FLASH_MOE_CACHE_GB`` and so on).
 
     Args:
-        path_or_repo: Directory, or the name of a repository that was pulled, or that is in the
-            hub's local cache, or ``"demo"``. Nothing is downloaded.
+        path_or_repo: A directory, the name of a repository that was pulled or is in the hub's
+            local cache, or ``"demo"``. Nothing is downloaded.
 
     Returns:
         A pair ``(model, tokenizer)`` that also has ``generate``, ``stream``, ``stats``, ``close``
         and works as a context manager.
 
     Raises:
-        ModelNotFoundError: No such directory, cached repository, or file of the model.
+        ModelNotFoundError: The directory, cached repository, or a file of the model is missing.
         NotMoEError: The model has no experts.
         UnsupportedModelError: Its experts cannot be streamed.
-        ManifestError, CorruptFileError: The files are not what they should be.
+        ManifestError, CorruptFileError: The files are damaged or inconsistent.
         BudgetError: ``cache_gb`` or ``memory_gb`` is too small; the message names the minimum.
         ConfigError: Another bad option.
-        KernelError: ``kernels="require"`` and they cannot be used.
+        KernelError: ``kernels="require"`` and the kernels cannot be used.
         TraceError: A trace cannot be written.
     """
     clear_streams_at_thread_end()
@@ -141,52 +140,31 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
     try:
         model, config = load_model(
             path,
-            # Our own class comes from get_model_classes; model_file is for mlx-lm's own load.
+            # get_model_classes supplies our class; model_file is for mlx-lm's own load.
             model_config={**copy.deepcopy(override), "model_file": None},
             get_model_classes=lambda config: _classes(config, streaming),
         )
     except (FlashMoEError, MemoryError):
         raise
-    except Exception as error:  # whatever a config makes of mlx-lm's classes
+    except Exception as error:  # mlx-lm's classes raise anything for a bad config
         raise UnsupportedModelError(
             "load",
-            f"{path}: mlx-lm cannot make a model of it: {type(error).__name__}: {error}",
-            "Is config.json that of these weights?",
+            f"{path}: mlx-lm cannot build this model: {type(error).__name__}: {error}",
+            "Does config.json belong to these weights?",
         ) from error
-    tokenizer = _load_tokenizer(path, dict(options.tokenizer_config), config.get("eos_token_id"))
-    model.tokenizer = tokenizer
-    return FlashMoE(model, tokenizer)
-
-
-def _load_tokenizer(path: Path, options: dict[str, Any], eos_token_id: Any) -> Any:
-    try:
-        # Unless it is told, transformers asks on the terminal whether to run foreign code.
-        tokenizer = load_tokenizer(
-            path, {"trust_remote_code": False, **options}, eos_token_ids=eos_token_id
-        )
-    except Exception as error:  # whatever a file makes of transformers' classes
-        raise ModelNotFoundError(
-            "load",
-            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
-            "Are tokenizer.json and tokenizer_config.json those of the model?",
-        ) from error
-    if not tokenizer.vocab_size:  # transformers makes an empty one where the files are missing
-        raise ModelNotFoundError(
-            "load", f"{path}: the tokenizer knows no tokens", "Is tokenizer.json missing?"
-        )
-    return tokenizer
+    model.tokenizer = open_tokenizer(
+        "load", path, config.get("eos_token_id"), options.tokenizer_config
+    )
+    return FlashMoE(model, model.tokenizer)
 
 
 def _classes(config: dict[str, Any], streaming: Streaming) -> tuple[type, type]:
-    try:
-        base, args = get_classes(config=config)
-    except ValueError as error:
-        raise UnsupportedModelError("load", f"mlx-lm: {error}", "Update mlx-lm.") from error
+    base, args = model_classes("load", config)
     return streamed_class(base, streaming, GeneratingModel), args
 
 
 def store_classes(root: Path) -> tuple[type, type]:
-    """``Model`` and ``ModelArgs`` of a store, for the ``model_file`` that mlx-lm imports.
+    """Return ``Model`` and ``ModelArgs`` of a store, for the ``model_file`` that mlx-lm imports.
 
     The options come from the environment (``FLASH_MOE_CACHE_GB`` and so on).
     """

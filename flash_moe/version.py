@@ -1,3 +1,3 @@
-"""The version of the package: what stores, wheels and ``--version`` report."""
+"""Version of the package, reported by stores, wheels and ``--version``."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 // moe_down: y = sum over k of w_k (Wd h_k), plus sigmoid(g) * shared, plus the residual.
 //
 // Inputs
-//   h        [tokens * K, WIDTH]  float32   of moe_gate_up, in its order
+//   h        [tokens * K, WIDTH]  float32   output of moe_gate_up, in its order
 //   weights  [tokens, K]          float32   routing weight of each (token, expert) pair
 //   slots    [tokens, K]          uint32    slot of each pair
 //   slab     [n]                  uint32    slots of RECORD words
@@ -13,8 +13,8 @@
 // Template: T, S (type of scales and biases), HIDDEN, WIDTH (multiples of 32), BITS, GROUP, RECORD,
 //   DOWN_W, DOWN_S, DOWN_B (word offsets), SHARED, RESIDUAL (bool).
 // Grid: (32 * SIMDS * HIDDEN / ROWS, tokens, 1); threadgroup (32 * SIMDS, 1, 1).
-// A threadgroup owns ROWS rows of the output of one token. Its threads take the (expert, chunk of 32
-// inputs) units of the token in turn, so that widths of any size fill the lanes. There is no
+// A threadgroup owns ROWS rows of the output of one token. Its threads process the (expert, chunk
+// of 32 inputs) units of the token in turn, so that every width fills the lanes. There is no
 // intermediate of K rows.
 // Numerics: all sums in float with explicit fma; y is rounded once.
 

@@ -5,8 +5,8 @@
 //   slots  [tokens, K]        uint32           slot of each (token, expert) pair
 //   slab   [n]                uint32           slots of RECORD words; see docs/store-format.md
 // Output
-//   h      [tokens * K, WIDTH] float32         value i of a pair is where moe_down reads it, see
-//                                              transposed() in dequant.h
+//   h      [tokens * K, WIDTH] float32         value i of a pair is at transposed(i), where moe_down
+//                                              reads it; see dequant.h
 // Template: T (float, half or bfloat), S (type of scales and biases), HIDDEN, WIDTH (multiples of 32),
 //   BITS, GROUP, RECORD (words from slot to slot), GATE_W, GATE_S, GATE_B, UP_W, UP_S, UP_B (word
 //   offsets of the components in a record).
@@ -14,7 +14,7 @@
 //   SIMDS = ceil(HIDDEN / 1024).
 // A threadgroup owns ROWS rows of gate and the same rows of up. A thread owns one chunk of 32 inputs,
 // which stays in its registers for all rows; a SIMD group sums its 1024 inputs, and the sums of the
-// SIMD groups meet in threadgroup memory.
+// SIMD groups are added through threadgroup memory.
 // Numerics: products and sums in float with explicit fma; h stays float.
 
 constexpr int ROWS = 8;
@@ -45,7 +45,7 @@ if (CHUNKS % 32 == 0 || thread_index < CHUNKS) {
   const device S* gate_b = (const device S*)(record + GATE_B) + row0 * GROUPS + g;
   const device S* up_s = (const device S*)(record + UP_S) + row0 * GROUPS + g;
   const device S* up_b = (const device S*)(record + UP_B) + row0 * GROUPS + g;
-  // All reads of weights are under way before the first is needed.
+  // Issue all reads of weights before the first one is used.
   uint32_t gate_words[ROWS][BITS];
   uint32_t up_words[ROWS][BITS];
 #pragma unroll

@@ -1,18 +1,18 @@
-// router_topk: softmax over the router's logits, the K largest, renormalised: one SIMD group a token.
+// router_topk: softmax over the router's logits, the K largest, renormalised.
 //
 // Inputs
 //   logits  [tokens, N_EXPERTS]  T
 // Outputs
-//   ids      [tokens, K]  uint32   chosen experts, the most probable first
+//   ids      [tokens, K]  uint32   chosen experts, most probable first
 //   weights  [tokens, K]  float32  softmax over all experts; with RENORM divided by their sum
-// Template: T (float, half or bfloat), N_EXPERTS (up to 1024: a lane marks what it gave away in 32
+// Template: T (float, half or bfloat), N_EXPERTS (up to 1024: a lane marks its chosen experts in 32
 //   bits), K, RENORM (bool).
 // Grid: (32, tokens, 1); threadgroup (32, 1, 1).
-// A SIMD group owns one token; lane l holds the logits of experts l, l + 32, ... Of equal logits the
-// lower id wins, as in a stable sort. There are K rounds of a maximum over the lane and over the SIMD
+// A SIMD group owns one token; lane l holds the logits of experts l, l + 32, ... Ties go to the
+// lower id, as in a stable sort. There are K rounds of a maximum over the lane and over the SIMD
 // group. No threadgroup memory.
-// Numerics: all in float. A logit that is NaN makes all weights of the token NaN, as softmax does, and
-// is chosen last, so that ids are always ids of experts.
+// Numerics: all in float. A NaN logit makes all weights of the token NaN, as softmax does, and is
+// chosen last, so that ids are always valid.
 
 constexpr int HELD = (N_EXPERTS + 31) / 32;
 

@@ -29,7 +29,7 @@ from flash_moe.files.atomic import write_json
 from flash_moe.pack.packer import pack
 from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import Errors, OnBytes, Work
+from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
@@ -56,22 +56,26 @@ class RandomModel(PackSource):
 
     def __init__(self, geometry: Geometry, folder: Path, n_layers: int) -> None:
         write_tokenizer(folder, geometry.vocab)
-        self.root = folder
-        self.config = mlx_config(geometry)
-        self.source = Source("mlx", "random weights")
-        self.fingerprint = xxhash.xxh3_128_hexdigest(repr((geometry, n_layers)).encode())
         self._seed = geometry.seed
         self._layout, self._records = _first_records(geometry)
-        self.layers = tuple(
+        layers = tuple(
             ExpertLayer(i, experts_path(i), geometry.experts, self._layout) for i in range(n_layers)
         )
         tensors = (t for t in packed_tensors(geometry) if ".mlp.switch_mlp." not in t.name)
-        self.resident = sorted(tensors, key=lambda t: t.name)
-        record = self._layout.record_bytes
-        self.works = [
-            *(RandomLayer(self, layer, geometry.experts * record) for layer in range(n_layers)),
-            *map(RandomTensor, self.resident),
-        ]
+        resident = tuple(sorted(tensors, key=lambda t: t.name))
+        n_bytes = geometry.experts * self._layout.record_bytes
+        super().__init__(
+            source=Source("mlx", "random weights"),
+            root=folder,
+            config=mlx_config(geometry),
+            layers=layers,
+            resident=resident,
+            steps=(
+                *(RandomLayer((), layer, n_bytes, self) for layer in range(n_layers)),
+                *(RandomTensor((), None, tensor.n_bytes, tensor) for tensor in resident),
+            ),
+            fingerprint=xxhash.xxh3_128_hexdigest(repr((geometry, n_layers)).encode()),
+        )
 
     def records(self, layer: int) -> Iterator[memoryview]:
         random = np.random.SFC64([self._seed, layer])  # raw words of it: seven times as fast
@@ -85,13 +89,11 @@ class RandomModel(PackSource):
 
 
 @dataclass(frozen=True)
-class RandomLayer(Work):
+class RandomLayer(PackStep):
     """Draws the records of a layer."""
 
-    source: RandomModel
     layer: int
-    n_bytes: int
-    entries = ()
+    source: RandomModel
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for expert, record in enumerate(self.source.records(self.layer)):
@@ -101,16 +103,10 @@ class RandomLayer(Work):
 
 
 @dataclass(frozen=True)
-class RandomTensor(Work):
+class RandomTensor(PackStep):
     """Draws a resident tensor."""
 
     tensor: TensorSource
-    layer = None
-    entries = ()
-
-    @property
-    def n_bytes(self) -> int:
-        return self.tensor.n_bytes
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         offset = 0

@@ -25,7 +25,7 @@ import transformers
 from transformers import Qwen3_5MoeForConditionalGeneration
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
-from flash_moe.testing.fingerprint import weights_hash
+from flash_moe.testing.shards import weights_hash
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens" / "tiny.npz"
 N_GREEDY = 24

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.trace_replay import optimum, replay
+from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.policy import LRFU, POLICIES
 from flash_moe.stream.stats import StreamStats
 from flash_moe.stream.trace import Trace, read_trace
@@ -103,23 +105,24 @@ def main() -> int:
         if args.shuffle_every is not None:
             trace = shuffled(trace, args.shuffle_every)
         header = trace.header
+        everything = expert_bytes(header.layers)
         if args.budget:
             budgets = [round(gb * 1e9) for gb in args.budget]
         else:
-            budgets = [int(share * header.expert_bytes) for share in SHARES]
+            budgets = [int(share * everything) for share in SHARES]
         table = [row(trace, b, name, run) for b in budgets for name, run in args.policy]
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{header.model_type}: {len(header.layers)} layers, {header.expert_bytes / 1e9:.2f} GB of "
+        f"{header.model_type}: {len(header.layers)} layers, {format_bytes(everything)} of "
         f"experts, {header.top_k} a token, {len(trace.calls)} calls"
     )
-    print(f"{'budget':>10} {'of all':>7}  {'policy':<12} {'hit rate':>8} {'GB read':>9}")
+    print(f"{'budget':>10} {'of all':>7}  {'policy':<12} {'hit rate':>8} {'read':>9}")
     for r in table:
         print(
-            f"{r['budget_bytes'] / 1e9:>7.4g} GB {r['budget_bytes'] / header.expert_bytes:>7.1%}"
-            f"  {r['policy']:<12} {r['hit_rate']:>8.1%} {r['bytes_read'] / 1e9:>9.3f}"
+            f"{format_bytes(r['budget_bytes']):>10} {r['budget_bytes'] / everything:>7.1%}"
+            f"  {r['policy']:<12} {r['hit_rate']:>8.1%} {format_bytes(r['bytes_read']):>9}"
         )
     print(json.dumps({"trace": args.trace.name, "calls": len(trace.calls), "rows": table}))
     return 0

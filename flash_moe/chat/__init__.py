@@ -1,1 +1,1 @@
-"""A chat on a terminal: input, streamed answers, permissions for tools, and what is kept."""
+"""Chat on a terminal: input, streamed answers, tool permissions, saved sessions."""

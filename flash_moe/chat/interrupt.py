@@ -1,7 +1,7 @@
-"""Ctrl-C while the chat answers.
+"""Ctrl-C during an answer.
 
-Stopped between two tokens the prompt cache stays good; stopped inside a pass it is lost. So the
-first Ctrl-C asks, and the answer ends with the token that is being made. The second one, or any
+The prompt cache stays valid if generation stops between two tokens, and is lost if it stops inside
+a forward pass. So the first Ctrl-C ends the answer after the current token. A second one, or any
 while a tool runs, raises at once.
 """
 
@@ -17,48 +17,48 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from flash_moe.chat.signals import Ending
+from flash_moe.chat.signals import Shutdown
 
 
 class Interrupts:
     """Counts Ctrl-C for one turn.
 
     Args:
-        on_ask: Called at the first one.
-        ending: A chat that is to end has no further turn.
+        on_request: Called at the first one.
+        shutdown: After a signal, a turn stops as after Ctrl-C.
 
     Attributes:
-        asked: Whether the answer should end.
-        at_once: Whether the next Ctrl-C raises ``KeyboardInterrupt``.
+        requested: The answer should end.
+        at_once: The next Ctrl-C raises ``KeyboardInterrupt``.
     """
 
-    def __init__(self, on_ask: Callable[[], None], ending: Ending) -> None:
-        self.asked = False
+    def __init__(self, on_request: Callable[[], None], shutdown: Shutdown) -> None:
+        self.requested = False
         self.at_once = False
-        self._on_ask = on_ask
-        self._ending = ending
+        self._on_request = on_request
+        self._shutdown = shutdown
 
     def check(self) -> None:
-        """Raise where stopping loses nothing: between chunks of a prompt."""
-        if self.asked:
+        """Raise KeyboardInterrupt if one was requested. Call it between prompt chunks."""
+        if self.requested:
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or self.at_once:
-            self.asked = True
+        if self.requested or self.at_once:
+            self.requested = True
             raise KeyboardInterrupt
-        self.asked = True
-        self._on_ask()
+        self.requested = True
+        self._on_request()
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Interrupts]:
-        """Take Ctrl-C for the length of a ``with``."""
+    def handling(self) -> Iterator[Interrupts]:
+        """Handle Ctrl-C inside a ``with`` block."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before = signal.signal(signal.SIGINT, self._handle)
-        if self._ending.code:  # since the question was read
-            self.asked = True
+        if self._shutdown.code:  # since the question was read
+            self.requested = True
         try:
             yield self
         finally:
@@ -67,7 +67,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def ignored() -> Iterator[None]:
-    """Ctrl-C does nothing but where somebody waits for it: at a prompt, and while answering."""
+    """Ignore Ctrl-C, except at a prompt and during an answer, which handle it."""
     before = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield
@@ -77,13 +77,13 @@ def ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_terminal() -> Iterator[Callable[[], None]]:
-    """What is typed while no prompt is there is not shown, and is there at the next one.
+    """Turn echo off for a chat; the next prompt reads what is typed between prompts.
 
-    For the length of a chat, not of an answer: in a line mode between two prompts the terminal
-    would take Ctrl-D for itself, and the next prompt would read a NUL in its place.
+    It holds for a whole chat: in line mode between two prompts the terminal would consume Ctrl-D,
+    and the next prompt would read a NUL instead.
 
     Yields:
-        Gives the terminal back before the end.
+        A function that restores the terminal before the end.
     """
     try:
         fd = sys.stdin.fileno()
@@ -101,14 +101,17 @@ def quiet_terminal() -> Iterator[Callable[[], None]]:
 
 
 def _set_modes(fd: int, modes: list[Any]) -> None:
-    """Only in the foreground: in the background the terminal belongs to the shell, and the system
-    would stop this process. A terminal that was closed has no modes."""
+    """Set terminal modes, if this process is in the foreground.
+
+    In the background the terminal belongs to the shell, and the system would stop this process.
+    A closed terminal has no modes.
+    """
     with contextlib.suppress(termios.error, OSError):
         if os.tcgetpgrp(fd) == os.getpgrp():
             termios.tcsetattr(fd, termios.TCSANOW, modes)
 
 
 def drop_typed() -> None:
-    """Forget what was typed so far: it cannot be the answer to a question not yet asked."""
+    """Discard typed input: it cannot answer a question that is not displayed yet."""
     with contextlib.suppress(termios.error, OSError, ValueError):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

@@ -1,4 +1,4 @@
-"""What the user types: questions with history and completion, and answers to the chat's own."""
+"""Keyboard input: questions with history and completion, and confirmations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
 from flash_moe.chat.interrupt import drop_typed
-from flash_moe.chat.signals import Ending
+from flash_moe.chat.signals import Shutdown
 
-FILES = "FILE"  # stands in the words of a command for a path
+FILES = "FILE"  # in the words of a command: complete a path
 _MENU = 4  # lines below the prompt that are kept free for completions
 
 
 class _History(FileHistory):
-    """Lines in a file; one that cannot be written costs the history, not the chat."""
+    """History in a file. The chat continues without it if the file cannot be read or written."""
 
     def store_string(self, string: str) -> None:
         with contextlib.suppress(OSError):
@@ -38,10 +38,10 @@ class _History(FileHistory):
 
 
 class _Commands(Completer):
-    """Completes commands, and the words that they take.
+    """Completion of commands and their arguments.
 
     Args:
-        commands: Name with its slash to (words it takes, what it does).
+        commands: Name with its slash to (argument words, description).
     """
 
     def __init__(self, commands: Mapping[str, tuple[tuple[str, ...], str]]) -> None:
@@ -56,9 +56,9 @@ class _Commands(Completer):
             return
         name, space, rest = text.partition(" ")
         if not space:
-            for known, (_, meaning) in self._commands.items():
+            for known, (_, summary) in self._commands.items():
                 if known.startswith(name):
-                    yield Completion(known, -len(name), display_meta=meaning)
+                    yield Completion(known, -len(name), display_meta=summary)
             return
         words = self._commands.get(name, ((), ""))[0]
         if FILES in words:
@@ -69,13 +69,13 @@ class _Commands(Completer):
 
 
 class Keyboard:
-    """Asks on the terminal.
+    """Prompts on the terminal.
 
     Args:
-        history: File of what was typed before; ``None`` keeps nothing.
+        history: File with earlier input; ``None`` keeps none.
         commands: See ``_Commands``.
-        footer: Text of the line below the prompt, for a number of columns.
-        ending: Whether the chat is to end: then no prompt waits.
+        footer: Returns the line below the prompt for a number of columns.
+        shutdown: After a signal, no prompt waits.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Keyboard:
         history: Path | None,
         commands: Mapping[str, tuple[tuple[str, ...], str]],
         footer: Callable[[int], str],
-        ending: Ending,
+        shutdown: Shutdown,
     ) -> None:
-        self._ending = ending
+        self._shutdown = shutdown
         self._session: PromptSession[str] = PromptSession(
             FormattedText([("bold", "> ")]),
             history=_history(history),
@@ -99,29 +99,29 @@ class Keyboard:
         )
 
     def ask(self) -> str:
-        """A question or a command.
+        """Read a question or a command.
 
         Raises:
-            EOFError: Ctrl-D, or the end of the chat.
+            EOFError: Ctrl-D, or the chat shuts down.
         """
         while True:
             try:
                 text = self._session.prompt(pre_run=self._leave)
             except KeyboardInterrupt:  # a signal from outside; the key clears the line
                 text = ""
-            if self._ending.code:
+            if self._shutdown.code:
                 raise EOFError
             text = text.encode("utf-8", "replace").decode()
             if text.strip():
                 return text.strip()
 
     def confirm(self, question: str) -> str:
-        """The answer to a question of the chat, in one line. Empty for Ctrl-D.
+        """Return the user's one-line answer to a question; empty for Ctrl-D.
 
-        What was typed before the question is not taken for its answer.
+        Input typed before the question is discarded.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, or the end of the chat.
+            KeyboardInterrupt: Ctrl-C, or the chat shuts down.
         """
         session: PromptSession[str] = PromptSession(
             FormattedText([("bold", question)]), history=InMemoryHistory()
@@ -132,13 +132,13 @@ class Keyboard:
             answer = session.prompt(pre_run=self._leave).strip()
         except EOFError:
             answer = ""
-        if self._ending.code:  # also if a prompt that was just left took the signal
+        if self._shutdown.code:  # also if a prompt that was just left took the signal
             raise KeyboardInterrupt
         return answer
 
     def _leave(self) -> None:
-        """Leave a prompt at its beginning, if a signal came when it did not listen yet."""
-        if self._ending.code:
+        """Leave a prompt when it starts, if a signal came before it listened."""
+        if self._shutdown.code:
             get_app().exit(exception=KeyboardInterrupt)
 
 

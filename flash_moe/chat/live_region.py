@@ -1,8 +1,8 @@
-"""The lower end of the screen, drawn anew while it changes, and the console that it is part of.
+"""Live region at the lower end of the screen, and its console.
 
-rich writes under a lock but renders outside of it: a region that a refreshing thread measures
-while another print is on its way to the terminal is erased at the wrong height, and lines are lost
-or stay twice. Here rendering and writing are one step.
+rich writes under a lock but renders outside of it: if a refresh thread measures a region while
+another print is on its way to the terminal, the region is erased at the wrong height, and lines are
+lost or duplicated. Here one lock covers rendering and writing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rich.live import Live
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-REFRESH = 12  # times a second
+REFRESH = 12  # per second
 
 
 class OneWriter(Console):
-    """A console of which one thread at a time has the use, from rendering to writing."""
+    """Console that one thread at a time uses, from rendering to writing."""
 
     def __init__(self, **options: Any) -> None:
         self.in_use = RLock()
@@ -45,51 +45,51 @@ class OneWriter(Console):
 
 
 def _control(sequence: str) -> Control:
-    """A sequence that rich has no name for; any name marks it as one."""
-    made = Control()
-    made.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
-    return made
+    """Control sequence that rich has no type for; any type marks it as one."""
+    control = Control()
+    control.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
+    return control
 
 
 _CUT, _WRAP = _control("\x1b[?7l"), _control("\x1b[?7h")
 
 
-class _Drawn(Live):
-    """Lines that turn out longer than the screen are cut off there.
+class _NoWrapLive(Live):
+    """``Live`` whose lines never wrap.
 
-    Terminals disagree with rich, and with each other, on how wide some signs are, as many emoji. A
-    line that wraps makes the region higher than it is taken to be, so each refresh would leave a
-    line of it behind.
+    Terminals disagree with rich, and with each other, on the width of some characters, such as many
+    emoji. A wrapped line makes the region higher than measured, so each refresh would leave a line
+    of it behind.
     """
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        made = super().process_renderables(renderables)
+        renderables = super().process_renderables(renderables)
         if not self.console.is_interactive:
-            return made
-        return [*made[:-1], _CUT, made[-1], _WRAP]
+            return renderables
+        return [*renderables[:-1], _CUT, renderables[-1], _WRAP]
 
 
-class Region:
-    """What is below all that is printed, until ``end``.
+class LiveRegion:
+    """Content below everything that is printed, until ``end``.
 
-    Every thread takes the console first and then rich's own lock of the region, so the refreshing
-    thread is ours and not that of ``Live``, which takes them the other way round.
+    Every thread locks the console first, then rich's lock of the region. The refresh thread of
+    ``Live`` locks them in the other order, so this class has its own.
     """
 
     def __init__(self, console: OneWriter) -> None:
         self._console = console
-        self._live = _Drawn(Text(""), console=console, auto_refresh=False, transient=True)
+        self._live = _NoWrapLive(Text(""), console=console, auto_refresh=False, transient=True)
         self._ended = Event()
         with console.in_use:
             self._live.start()
         Thread(target=self._refresh, daemon=True).start()
 
     def show(self, content: ConsoleRenderable) -> None:
-        """Draw this from the next refresh on."""
+        """Set the content; the next refresh draws it."""
         self._live.update(content)
 
     def print(self, printed: ConsoleRenderable, below: ConsoleRenderable) -> None:
-        """Print something for good, and show what is now below it, in one write."""
+        """Print above the region and set the content below, in one write."""
         with self._console:
             self._live.update(below)
             self._console.print(printed)

@@ -1,7 +1,7 @@
-"""Markdown that arrives piece by piece, cut into what is finished and what may still change.
+"""Splits streamed Markdown into finished units and a rest that may still change.
 
-What is finished is printed once and belongs to the terminal's scrollback; only the rest is drawn
-anew. A top-level block is finished when the next one begins; so is an item of a top-level list.
+Finished units are printed once, into the terminal's scrollback; only the rest is redrawn. A
+top-level block is finished when the next one begins; so is an item of a top-level list.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 from markdown_it import MarkdownIt
 from rich.markdown import Markdown
 
-# HTML is text here, and an image a link: rich leaves the first out, and loses the place of the
-# second. Definitions of links would act at a distance. An answer loses no words.
+# So that no words are lost, HTML is text and an image a link: rich omits the first and misplaces
+# the second. Link definitions would change text that is already printed.
 _PARSER = (
     MarkdownIt("commonmark", {"html": False})
     .enable(["strikethrough", "table"])
     .disable(["image", "reference"])
 )
-# Beginnings of a line that show what it is, however it goes on; "#" may still become "#tag".
+# Beginnings of a line that determine its block type; "#" does not: it may become "#tag".
 _CLEAR = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)]|>|#{1,6}) +)?[*_\"'(\[]{0,2}[^\W\d_]")
 
 
 class Document(Markdown):
-    """Rich's Markdown, with HTML as text, and with the addresses of links shown.
+    """Rich's Markdown with HTML as text and with visible link addresses.
 
     Args:
-        number: Of the first item, if the text goes on with an ordered list.
+        number: Number of the first item, if the text continues an ordered list.
     """
 
     def __init__(self, markup: str, number: int | None = None) -> None:
@@ -43,12 +43,12 @@ class Document(Markdown):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of Markdown that stands for itself.
+    """Piece of Markdown that is rendered by itself.
 
     Attributes:
-        gap: Whether an empty line comes before it.
-        number: Of its first item, if it goes on with an ordered list: Markdown counts by itself,
-            whatever number is written.
+        gap: An empty line precedes it.
+        number: Number of its first item, if it continues an ordered list: Markdown ignores the
+            written numbers after the first.
     """
 
     text: str
@@ -60,21 +60,21 @@ class Unit:
         return self.text.lstrip().startswith(("```", "~~~"))
 
 
-class Blocks:
-    """Takes an answer in pieces.
+class MarkdownStream:
+    """Incremental splitter of one answer.
 
     Attributes:
-        rest: What may still change.
+        rest: The part that may still change.
     """
 
     def __init__(self) -> None:
         self.rest = Unit("")
-        self._decided = False  # whether the last line was looked at
+        self._decided = False  # the last line was parsed
 
     def feed(self, piece: str) -> list[Unit]:
-        """Take a piece. Returns what is finished by it."""
+        """Add a piece; return the units that it finishes."""
         text, gap, number = self.rest.text + piece, self.rest.gap, self.rest.number
-        found: list[Unit] = []
+        finished: list[Unit] = []
         *whole, last = text.split("\n")
         new_line = "\n" in piece
         clear = _CLEAR.match(last) is not None
@@ -84,33 +84,33 @@ class Blocks:
             known = lines if clear else lines[:-1]
             starts = list(_starts(_PARSER.parse("".join(known)), number))
             for begin, end in pairwise(starts):
-                found.append(Unit("".join(lines[begin.line : end.line]), gap, number))
-                gap, number = not end.goes_on, end.number
-            if found:
+                finished.append(Unit("".join(lines[begin.line : end.line]), gap, number))
+                gap, number = not end.continues, end.number
+            if finished:
                 text = "".join(lines[starts[-1].line :])
         self.rest = Unit(text, gap, number)
-        return found
+        return finished
 
     def finish(self) -> Unit | None:
-        """What is left, if it is anything."""
+        """Return the rest as a unit, ``None`` if it is empty."""
         rest, self.rest = self.rest, Unit("")
         return rest if rest.text.strip() else None
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a unit begins: its line, whether it goes on with a list, and with which number."""
+    """Start of a unit: its line, whether it continues a list, and its item number."""
 
     line: int
-    goes_on: bool = False
+    continues: bool = False
     number: int | None = None
 
 
 def _starts(tokens: list[Any], number: int | None) -> Iterator[_Start]:
-    """Beginnings of blocks and of items of top-level lists.
+    """Yield the starts of blocks and of items of top-level lists.
 
     Args:
-        number: As of :class:`Unit`, for the first token.
+        number: ``Unit.number`` of the first token.
     """
     item = 0
     for place, token in enumerate(tokens):

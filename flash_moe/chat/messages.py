@@ -1,47 +1,24 @@
-"""Messages in files: written whole or not at all, and checked when they are read."""
+"""Validation of messages that come from files."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import PromptError
-from flash_moe.files.names import shown
+from flash_moe.files.names import quoted
+from flash_moe.tools.calls import openai_function
 
 MAX_BYTES = 64_000_000
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Put JSON in the place of a file, for its owner alone. Raises OSError."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, ensure_ascii=False, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-
-
-def half_written(folder: Path) -> list[Path]:
-    """Files that a process killed in ``write_json`` has left."""
-    return list(folder.glob(".*.json.*"))
-
-
 def read_json(file: Path) -> Any:
-    """JSON of a file.
+    """Return the JSON value of a file.
 
     Raises:
-        PromptError: It cannot be read, is too large, or is no JSON.
+        PromptError: The file cannot be read, is too large, or is not JSON.
     """
     if not file.is_file():
         raise PromptError("chat", f"no such file: {file}")
@@ -56,35 +33,35 @@ def read_json(file: Path) -> Any:
 
 
 def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
-    """Messages as a chat template takes them. Arguments of calls that are JSON texts are parsed.
+    """Return messages for a chat template, with tool-call arguments parsed from JSON text.
 
     Raises:
-        PromptError: They are something else; names the message.
+        PromptError: A message is invalid; the error has its number.
     """
     if not isinstance(value, list):
-        raise PromptError("chat", f"{where}: expected a list of messages, got {shown(value)}")
+        raise PromptError("chat", f"{where}: expected a list of messages, got {quoted(value)}")
     return [_checked(message, f"{where}: message {n}") for n, message in enumerate(value, 1)]
 
 
 def _checked(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise PromptError("chat", f"{where}: expected an object, got {shown(message)}")
+        raise PromptError("chat", f"{where}: expected an object, got {quoted(message)}")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise PromptError(
-            "chat", f"{where}: expected a role of {', '.join(ROLES)}, got {shown(role)}"
+            "chat", f"{where}: expected a role of {', '.join(ROLES)}, got {quoted(role)}"
         )
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise PromptError("chat", f"{where}: tool_calls: expected a list, got {shown(calls)}")
+        raise PromptError("chat", f"{where}: tool_calls: expected a list, got {quoted(calls)}")
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        raise PromptError("chat", f"{where}: content: expected text, got {shown(content)}")
-    found = {**message, "content": _text(content)}
+        raise PromptError("chat", f"{where}: content: expected text, got {quoted(content)}")
+    checked = {**message, "content": _text(content)}
     if calls:
-        found["tool_calls"] = [_call(call, where) for call in calls]
-    return found
+        checked["tool_calls"] = [_call(call, where) for call in calls]
+    return checked
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
@@ -99,10 +76,10 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict):
-        raise PromptError("chat", f"{where}: arguments of {shown(name)}: expected an object")
-    return {**call, "type": "function", "function": {"name": name, "arguments": arguments}}
+        raise PromptError("chat", f"{where}: arguments of {quoted(name)}: expected an object")
+    return {**call, **openai_function(name, arguments=arguments)}
 
 
 def _text(text: str) -> str:
-    """Without halves of surrogate pairs, which no tokenizer takes."""
+    """Replace unpaired surrogates, which no tokenizer accepts."""
     return text.encode("utf-8", "replace").decode()

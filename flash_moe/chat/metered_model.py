@@ -1,4 +1,4 @@
-"""A model whose answers can be counted, and ended between two tokens."""
+"""Model wrapper that counts tokens and can end an answer between two tokens."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from flash_moe.chat.stats import Figures
+from flash_moe.chat.stats import TurnStats
 from flash_moe.generation.prompt import Prompt
 from flash_moe.generation.result import Chunk
 from flash_moe.stream.stats import StreamStats
 
-STOPPED = "interrupted"  # the finish reason of an answer that was ended
+STOPPED = "interrupted"  # finish reason of an answer that was ended
 
 
-class WatchedModel:
-    """Gives what a loaded model gives, for :class:`flash_moe.tools.Conversation`.
+class MeteredModel:
+    """A loaded model with meters, for :class:`flash_moe.tools.Conversation`.
 
     Args:
-        model: What :func:`flash_moe.load` returns.
-        ended: Asked after each token; true ends the answer, as if it were finished.
+        model: Result of :func:`flash_moe.load`.
+        ended: Called after each token; true ends the answer as if it were complete.
     """
 
     def __init__(self, model: Any, ended: Callable[[], bool]) -> None:
         self._loaded = model
-        self.model = model.model  # what prompt caches are made for
+        self.model = model.model  # prompt caches are made for it
         self.tokenizer = model.tokenizer
         self._ended = ended
         self.begin()
@@ -34,17 +34,17 @@ class WatchedModel:
         return self._loaded.stats  # type: ignore[no-any-return]
 
     def begin(self) -> None:
-        """Count from here."""
+        """Reset the meters."""
         self._started = time.perf_counter()
         self._before = self.stats
         self._first: float | None = None
         self._tokens = self._timed = 0
         self._seconds = 0.0
 
-    def figures(self, prompt_tokens: int, context: int, stopped: bool) -> Figures:
-        """Of what happened since ``begin``."""
+    def turn_stats(self, prompt_tokens: int, context: int, stopped: bool) -> TurnStats:
+        """Stats since ``begin``."""
         stream = self.stats - self._before
-        return Figures(
+        return TurnStats(
             prompt_tokens=prompt_tokens,
             answer_tokens=self._tokens,
             seconds=self._seconds,
@@ -52,22 +52,22 @@ class WatchedModel:
             first_token_s=self._first,
             context=context,
             bytes_read=stream.bytes_read,
-            asked=stream.hits + stream.misses,
+            requested=stream.hits + stream.misses,
             hits=stream.hits,
             stopped=stopped,
         )
 
-    def so_far(self) -> str:
-        """How the answer goes, in a few words."""
+    def progress(self) -> str:
+        """Progress of the answer: tokens and speed."""
         speed = f" · {self._timed / self._seconds:.1f} tok/s" if self._seconds > 0 else ""
         return f"{self._tokens} tokens{speed}"
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
-        """As the model's. A prompt that is only processed has no sampling options: not counted."""
+        """Stream as the model does. Calls without sampling options only prefill: not counted."""
         pieces = self._loaded.stream(prompt, **options)
-        return self._watch(pieces) if "temperature" in options else pieces
+        return self._meter(pieces) if "temperature" in options else pieces
 
-    def _watch(self, pieces: Any) -> Generator[Chunk, None, None]:
+    def _meter(self, pieces: Any) -> Generator[Chunk, None, None]:
         last: float | None = None
         try:
             for chunk in pieces:

@@ -1,4 +1,4 @@
-"""Which tools a chat offers, and which of their calls need a yes."""
+"""Tools of a chat, and the permissions of their calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flash_moe.tools.builtin import (
 DEFAULT = ("calculate", "get_time", "convert_units", "read_file", "list_files")
 NONE, SHELL = "none", "shell"
 NAMES = (*DEFAULT, SHELL)
-# They read a clock or compute: no question.
+# They only compute or read a clock, and run without confirmation.
 _HARMLESS: tuple[Any, ...] = (calculate, get_time, convert_units)
 REFUSED = "they said no"
 
@@ -31,10 +31,10 @@ AnyTool = Tool[..., Any]
 
 
 def built_in(names: Sequence[str], directory: Path) -> list[AnyTool]:
-    """Tools of the package by name, those of files and the shell for a directory.
+    """Return built-in tools by name; file tools and the shell work in a directory.
 
     Raises:
-        ConfigError: An unknown name, or no such directory.
+        ConfigError: The name is unknown, or the directory does not exist.
     """
     if list(names) == [NONE]:
         return []
@@ -58,44 +58,44 @@ def tools_of_file(file: Path) -> list[AnyTool]:
     """Run a Python file, and return the tools that it defines with ``@tool``.
 
     Raises:
-        ConfigError: It is not there, fails, or defines none.
+        ConfigError: The file does not exist, fails, or defines no tools.
     """
     spec = importlib.util.spec_from_file_location(f"flash_moe_tools_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ConfigError("chat", f"--tool-file: expected a Python file, got {file}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and type hints look there
+    sys.modules[spec.name] = module  # needed by dataclasses and type hints
     try:
         spec.loader.exec_module(module)
     except FlashMoEError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # any error of the file
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
         raise ConfigError(
             "chat", f"--tool-file: {file}, line {line}: {type(error).__name__}: {error}"
         ) from error
-    found = {id(value): value for value in vars(module).values() if isinstance(value, Tool)}
-    if not found:
+    tools = {id(value): value for value in vars(module).values() if isinstance(value, Tool)}
+    if not tools:
         raise ConfigError(
             "chat",
             f"--tool-file: {file} defines no tools",
-            "Put @tool of flash_moe.tools before a function.",
+            "Decorate a function with @tool of flash_moe.tools.",
         )
-    return list(found.values())
+    return list(tools.values())
 
 
 class Permissions:
-    """Which calls may run. Nothing runs that was not allowed here.
+    """Permissions of tool calls. No call runs without them.
 
     Args:
-        tools: All that the chat offers.
-        always: Names of tools that run without a question; ``shell`` means ``run_command``.
-        ask: Asks the user about a call: ``y``, ``n``, ``a``, or a reason to refuse. ``None``:
-            there is nobody to ask.
+        tools: All tools of the chat.
+        always: Names of tools that run without confirmation; ``shell`` means ``run_command``.
+        ask: Returns the user's answer about a call: ``y``, ``n``, ``a``, or a reason to refuse.
+            ``None`` without a terminal.
 
     Raises:
-        ConfigError: A name that no tool has.
+        ConfigError: No tool has a name of ``always``.
     """
 
     def __init__(
@@ -111,33 +111,33 @@ class Permissions:
         if unknown:
             raise ConfigError(
                 "chat",
-                f"--yes-to: no tool {', '.join(unknown)!s:.80}",
-                f"There are: {', '.join(known) or 'none'}.",
+                f"--allow-tool: no tool {', '.join(unknown)!s:.80}",
+                f"Available: {', '.join(known) or 'none'}.",
             )
         self._always: set[str] = set()
         self._ask = ask
 
-    def asks(self, name: str) -> bool:
-        """Whether a call of this tool needs a yes."""
+    def needs_confirmation(self, name: str) -> bool:
+        """Return whether calls of this tool need confirmation."""
         return name not in self._harmless | self._named | self._always
 
     def describe(self, name: str) -> str:
         if name in self._harmless:
-            return "runs without a question"
+            return "runs without confirmation"
         if name in self._named | self._always:
             return "always allowed in this chat"
-        return "asks before each call"
+        return "needs confirmation for each call"
 
-    def forget(self) -> None:
-        """Ask again about the tools that were answered with "always"."""
+    def reset(self) -> None:
+        """Withdraw every "always" answer."""
         self._always.clear()
 
     def confirm(self, call: ToolCall) -> bool | str:
-        """Whether a call may run; a text is why not, for the model."""
-        if not self.asks(call.name):
+        """Return whether a call may run; a text is the reason for the model why not."""
+        if not self.needs_confirmation(call.name):
             return True
         if self._ask is None:
-            return "nobody is there to confirm it (--yes-to allows a tool)"
+            return "not confirmed: stdin is not a terminal (--allow-tool allows a tool)"
         answer = self._ask(call)
         if answer.lower() in ("a", "always"):
             self._always.add(call.name)

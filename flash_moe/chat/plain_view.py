@@ -1,7 +1,7 @@
-"""An answer where there is no terminal to draw on: plain text, as it comes.
+"""Plain-text view, for dumb terminals and pipes.
 
-Two kinds: a terminal that knows no cursor (``TERM=dumb``) sees all that a screen shows, in order; a
-pipe gets the answer and nothing else on standard output, what went on beside it on standard error.
+A terminal without cursor control (``TERM=dumb``) gets all output in order. A pipe gets only the
+answer on standard output and everything else on standard error.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import io
 import sys
 from typing import TextIO
 
-from flash_moe.chat.sanitize import one_line, visible
+from flash_moe.chat.sanitize import one_line, sanitized
 
 
-class _Visible(io.TextIOBase):
-    """Stands for a stream while others may write to it: tools that print."""
+class _SanitizedStream(io.TextIOBase):
+    """Stream that sanitizes output, such as that of tools that print."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(visible(text))
+        self._stream.write(sanitized(text))
         return len(text)
 
     def flush(self) -> None:
@@ -28,22 +28,22 @@ class _Visible(io.TextIOBase):
 
 
 class Plain:
-    """Takes what :class:`flash_moe.chat.terminal_view.Screen` takes.
+    """View without cursor control.
 
     Args:
-        beside: Where all goes that is not the answer; ``None``: between it.
+        beside: Stream of everything but the answer; ``None`` mixes them on standard output.
     """
 
     def __init__(self, beside: TextIO | None = None) -> None:
         self._piped = beside is not None
         self._out, self._error = sys.stdout, sys.stderr
         self._beside = beside or sys.stdout
-        self._part = ""  # what is being written: "", "thought" or "text"
+        self._part = ""  # being written: "", "reasoning" or "text"
 
     def begin(self, status: str) -> None:
-        """Until ``end``, what others print is made safe, and kept out of a piped answer."""
-        sys.stdout = _Visible(self._beside)
-        sys.stderr = _Visible(self._error)
+        """Until ``end``, sanitize other output and keep it out of a piped answer."""
+        sys.stdout = _SanitizedStream(self._beside)
+        sys.stderr = _SanitizedStream(self._error)
 
     def status(self, text: str) -> None:
         pass
@@ -60,7 +60,7 @@ class Plain:
 
     def thinking(self, piece: str) -> None:
         if not self._piped:
-            self._write("thought", piece)
+            self._write("reasoning", piece)
 
     def text(self, piece: str) -> None:
         self._write("text", piece)
@@ -71,7 +71,7 @@ class Plain:
     def line(self, text: str, style: str = "") -> None:
         if not self._piped:
             self._end_part()
-        self._beside.write(f"{visible(text)}\n")
+        self._beside.write(f"{sanitized(text)}\n")
         self._beside.flush()
 
     def note(self, text: str) -> None:
@@ -83,8 +83,8 @@ class Plain:
     def _write(self, part: str, piece: str) -> None:
         if self._part and self._part != part:
             self._end_part()
-        if part == "thought" and not self._part:
+        if part == "reasoning" and not self._part:
             self._out.write("(thinking) ")
         self._part = part
-        self._out.write(visible(piece))
+        self._out.write(sanitized(piece))
         self._out.flush()

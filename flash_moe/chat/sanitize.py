@@ -1,9 +1,8 @@
-"""Text that somebody else wrote, as a terminal may show it.
+"""Sanitizes untrusted text for a terminal.
 
-A model, a file name or the output of a command can hold escape sequences. Sent to a terminal raw
-they hide text, move the cursor, or set the clipboard. Here each control character becomes a visible
-sign; so do those that turn the direction of writing, since with them a command reads otherwise than
-it runs.
+Output of a model or a command, or a file name, can contain escape sequences, which hide text, move
+the cursor, or set the clipboard. Each control character becomes a visible sign; so do characters
+that change the direction of writing, with which a command would not read as it runs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 from typing import Any
 
 # All control characters but newline and tab; marks and overrides of direction, line separators,
-# invisible operators, annotations, tags; halves of surrogate pairs. Joiners stay: emoji need them.
+# invisible operators, annotations, tags; unpaired surrogates. Joiners remain: emoji need them.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
@@ -29,22 +28,22 @@ def _sign(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def visible(text: str) -> str:
-    """The text with a sign in the place of each control character; lines and tabs stay."""
+def sanitized(text: str) -> str:
+    """Replace each control character by a visible sign; keep new lines and tabs."""
     return _UNSAFE.sub(_sign, text.replace("\r\n", "\n"))
 
 
 def replaced(text: str) -> str:
-    """As ``visible``, but one character stays one character."""
+    """Sanitize one character to one character, U+FFFD."""
     return _UNSAFE.sub("\ufffd", text)
 
 
 def one_line(text: str, limit: int = 0) -> str:
-    """The text in one line; more than ``limit`` characters are cut off, 0 for all."""
-    line = " ".join(visible(text).split())
+    """Return the sanitized text in one line of at most ``limit`` characters; 0 for all."""
+    line = " ".join(sanitized(text).split())
     return line if not limit or len(line) <= limit else line[: max(0, limit - 1)] + "…"
 
 
 def as_value(value: Any) -> str:
-    """A JSON value as an argument of a call is shown: whole, in one line, nothing hidden."""
-    return visible(json.dumps(value, ensure_ascii=False)).replace("\t", "\\t")
+    """Return a call argument as complete, sanitized JSON in one line."""
+    return sanitized(json.dumps(value, ensure_ascii=False)).replace("\t", "\\t")

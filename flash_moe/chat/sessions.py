@@ -1,8 +1,8 @@
-"""Conversations on disk: one folder each, with the messages, and the prompt cache beside them.
+"""Saved conversations: one folder each, with the messages and the prompt cache.
 
-A folder belongs to the process that holds the lock on its ``lock`` file; the system lets go of it
-when that process ends, however it ends. Messages are kept until the user deletes them, caches as
-far as a limit allows: those not used for longest go first.
+A folder belongs to the process that locks its ``lock`` file; the system releases the lock when that
+process ends. Messages remain until the user deletes them. Caches together have a size limit: the
+least recently used are deleted first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 import platformdirs
 
 from flash_moe.chat.cache_file import drop_cache
-from flash_moe.chat.messages import checked_messages, half_written, read_json, write_json
+from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError, FlashMoEError
+from flash_moe.files.atomic import leftover_files, write_json
 
 FILE, LAST = "session.json", "last"
 _FORMAT = 1
@@ -32,16 +33,16 @@ _TITLE = 60  # characters
 
 
 def sessions_dir() -> Path:
-    """Where sessions and the history of input are kept."""
+    """Return the directory of sessions and of the input history."""
     chosen = read_environment().sessions
     return chosen or platformdirs.user_state_path("flash_moe") / "sessions"
 
 
 class Session:
-    """One conversation on disk; this process holds its lock until ``close``.
+    """One saved conversation; this process holds its lock until ``close``.
 
     Raises:
-        ConfigError: Another process has it, or the folder cannot be made.
+        ConfigError: Another process has it open, or the folder cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,8 +53,8 @@ class Session:
         except OSError as error:
             raise ConfigError(
                 "chat",
-                f"the session cannot be kept: {path}: {error.strerror}",
-                "FLASH_MOE_SESSIONS names another directory; --private keeps nothing.",
+                f"the session cannot be saved: {path}: {error.strerror}",
+                "Set FLASH_MOE_SESSIONS to another directory, or pass --no-save to save nothing.",
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,26 +64,26 @@ class Session:
             raise ConfigError(
                 "chat",
                 f"session {self.name} is open in another terminal (process {owner or 'unknown'})",
-                "End that chat first, or begin a new one without --resume.",
+                "End that chat first, or start a new one without --resume.",
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        _remove(half_written(path))
+        _remove(leftover_files(path))
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def save(self, messages: list[dict[str, Any]], store: str) -> None:
-        """Keep the messages. Raises OSError."""
+        """Write the messages. Raises OSError."""
         value = {"format": _FORMAT, "store": store, "messages": messages}
-        write_json(self.path / FILE, value)
+        write_json(self.path / FILE, value, private=True)
 
     def load(self) -> tuple[list[dict[str, Any]], str]:
-        """Messages, and the store that answered them.
+        """Return the messages and the path of their model.
 
         Raises:
-            PromptError: The file is not what it should be.
+            PromptError: The file is invalid.
         """
         return _read(self.path)
 
@@ -97,12 +98,12 @@ def new_session() -> Session:
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """One line of the list.
+    """One line of the session list.
 
     Attributes:
         changed: Seconds since 1970.
         title: The first question.
-        message_bytes, cache_bytes: What it takes on the disk.
+        message_bytes, cache_bytes: Sizes on disk.
     """
 
     name: str
@@ -115,20 +116,20 @@ class SessionInfo:
 
 
 def list_sessions() -> list[SessionInfo]:
-    """Those with messages, the latest first."""
-    found = [_info(path) for path in _folders()]
-    return sorted(found, key=lambda info: info.changed, reverse=True)
+    """Return sessions that have messages, the latest first."""
+    infos = [_info(path) for path in _folders()]
+    return sorted(infos, key=lambda info: info.changed, reverse=True)
 
 
 def find_session(name: str) -> Path:
-    """The folder of a session: by name, by the beginning of one, or the ``last``.
+    """Return the folder of a session, by name, unique prefix, or ``last``.
 
     Raises:
-        ConfigError: There is none, or several begin so.
+        ConfigError: No session matches, or several do.
     """
     names = [info.name for info in list_sessions()]
     if not names:
-        raise ConfigError("chat", f"there are no sessions in {sessions_dir()}")
+        raise ConfigError("chat", f"no sessions in {sessions_dir()}")
     if name == LAST:
         return sessions_dir() / names[0]
     begin = [known for known in names if known.startswith(name)]
@@ -139,12 +140,12 @@ def find_session(name: str) -> Path:
 
 
 def prune(limit: int) -> list[tuple[str, int]]:
-    """Delete the caches that are oldest until all together take at most ``limit`` bytes.
+    """Delete the oldest caches until all caches together take at most ``limit`` bytes.
 
-    Those of sessions that are open in a chat, this one too, stay.
+    Caches of open sessions remain, including this one.
 
     Returns:
-        Name and bytes of each that went.
+        Name and bytes of each deleted cache.
     """
     _sweep()
     caches = []
@@ -154,7 +155,7 @@ def prune(limit: int) -> list[tuple[str, int]]:
             if files:
                 age = max(status.st_mtime for status in files)
                 caches.append((age, path, sum(status.st_size for status in files)))
-    total, gone = sum(n for _, _, n in caches), []
+    total, deleted = sum(n for _, _, n in caches), []
     for _, path, n_bytes in sorted(caches):
         if total <= limit:
             break
@@ -162,17 +163,17 @@ def prune(limit: int) -> list[tuple[str, int]]:
             if unused:
                 drop_cache(path)
                 total -= n_bytes
-                gone.append((path.name, n_bytes))
-    return gone
+                deleted.append((path.name, n_bytes))
+    return deleted
 
 
 def _sweep() -> None:
-    """Remove what chats that were killed while they wrote have left."""
+    """Remove partial files of chats that were killed while writing."""
     for path in sessions_dir().glob("*"):
-        # A folder that is only just made has none, so its chat finds the lock free.
-        if half_written(path):
+        # A folder that another chat is just creating has none, so this never takes its lock.
+        if leftover_files(path):
             with _unused(path) as unused:
-                _remove(half_written(path) if unused else [])
+                _remove(leftover_files(path) if unused else [])
 
 
 def _remove(files: list[Path]) -> None:
@@ -183,7 +184,7 @@ def _remove(files: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _unused(path: Path) -> Iterator[bool]:
-    """Hold the lock of a session for the length of a ``with``. False: some process has it."""
+    """Lock a session inside a ``with`` block; yield False if another process has it."""
     try:
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:

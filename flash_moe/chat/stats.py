@@ -1,4 +1,4 @@
-"""Figures of an answer: what the footer and /stats say."""
+"""Stats of a turn, for the footer and /stats."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from flash_moe.files.sizes import format_bytes
+
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one turn, all its rounds together.
+class TurnStats:
+    """Stats of one turn, summed over its rounds.
 
     Attributes:
-        prompt_tokens: Processed; those that the prompt cache held are not among them.
-        answer_tokens: Made.
-        seconds: Spent making them, without the first of each round.
-        timed_tokens: Tokens that were made in these seconds.
-        first_token_s: Seconds from the question to the first token; ``None``: there was none.
-        context: Tokens that the conversation takes now.
-        bytes_read: Of experts.
-        asked: Experts asked for, of which ``hits`` were held.
-        stopped: Whether the user ended it.
+        prompt_tokens: Prompt tokens that were processed; cached ones are not counted.
+        answer_tokens: Generated tokens.
+        seconds: Decode time, without the first token of each round.
+        timed_tokens: Tokens generated in ``seconds``.
+        first_token_s: Seconds from the question to the first token; ``None`` without a token.
+        context: Tokens of the conversation after the turn.
+        bytes_read: Bytes of experts read.
+        requested: Experts requested, of which ``hits`` were cached.
+        stopped: The user ended the turn.
     """
 
     prompt_tokens: int = 0
@@ -30,7 +32,7 @@ class Figures:
     first_token_s: float | None = None
     context: int = 0
     bytes_read: int = 0
-    asked: int = 0
+    requested: int = 0
     hits: int = 0
     stopped: bool = False
 
@@ -40,31 +42,31 @@ class Figures:
 
     @property
     def hit_rate(self) -> float:
-        return self.hits / self.asked if self.asked else 0.0
+        return self.hits / self.requested if self.requested else 0.0
 
     def parts(self) -> list[str]:
-        """What there is to say, the most wanted first."""
-        found = [f"{self.answer_tokens} tokens"]
+        """Texts of the stats, the most important first."""
+        parts = [f"{self.answer_tokens} tokens"]
         if self.timed_tokens:
-            found.append(f"{self.tokens_per_s:.1f} tok/s")
-        found.append(f"prompt {self.prompt_tokens}")
+            parts.append(f"{self.tokens_per_s:.1f} tok/s")
+        parts.append(f"prompt {self.prompt_tokens}")
         if self.first_token_s is not None:
-            found.append(f"first {self.first_token_s:.2f} s")
-        found += [f"read {size(self.bytes_read)}", f"hits {self.hit_rate:.0%}"]
+            parts.append(f"first {self.first_token_s:.2f} s")
+        parts += [f"read {format_bytes(self.bytes_read)}", f"hits {self.hit_rate:.0%}"]
         if self.stopped:
-            found.insert(0, "stopped")
-        return found
+            parts.insert(0, "stopped")
+        return parts
 
 
-def footer(figures: Figures | None, columns: int) -> str:
-    """As much as fits in one line."""
-    if figures is None:
+def footer(stats: TurnStats | None, columns: int) -> str:
+    """The stats that fit in one line; before the first turn, key hints."""
+    if stats is None:
         return fitting(["/help", "Alt-Enter: new line", "Ctrl-D: quit"], columns)
-    return fitting(figures.parts(), columns)
+    return fitting(stats.parts(), columns)
 
 
 def fitting(parts: list[str], columns: int, between: str = " · ") -> str:
-    """As many parts as fit, in their order."""
+    """Join as many parts as fit, in order."""
     line = ""
     for part in parts:
         longer = f"{line}{between}{part}" if line else part
@@ -72,12 +74,3 @@ def fitting(parts: list[str], columns: int, between: str = " · ") -> str:
             break
         line = longer
     return line
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"

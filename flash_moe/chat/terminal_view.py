@@ -1,9 +1,9 @@
-"""An answer on a terminal while it is written: Markdown, thoughts, and what goes on.
+"""Terminal view of a streamed answer: Markdown, reasoning and status.
 
-Rich's ``Live`` can only draw anew what is on the screen: a region taller than that leaves torn
-copies of itself in the scrollback. So what is finished is printed above the region for good, and
-the region shows the end of the block that is being written, never more lines than there are.
-A code block that outgrows the screen is printed line by line.
+Rich's ``Live`` can only redraw the screen: a taller region leaves torn copies of itself in the
+scrollback. So finished text is printed above the region for good, and the region has the end of the
+block that is being written, never more lines than the screen. A code block that is taller than the
+screen is printed line by line.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from rich.spinner import Spinner
 from rich.style import Style
 from rich.text import Text
 
-from flash_moe.chat.live_region import OneWriter, Region
-from flash_moe.chat.markdown_stream import Blocks, Document, Unit
-from flash_moe.chat.sanitize import one_line, replaced, visible
+from flash_moe.chat.live_region import LiveRegion, OneWriter
+from flash_moe.chat.markdown_stream import Document, MarkdownStream, Unit
+from flash_moe.chat.sanitize import one_line, replaced, sanitized
 
-_MARGIN = 3  # lines of the screen that the region leaves free: the status, and where it begins
-THOUGHT = "dim italic"
+_MARGIN = 3  # screen lines outside the block: the status, and the line above the region
+REASONING = "dim italic"
 
 
 class Safe:
-    """Whatever is inside, nothing of it is an escape sequence: the last door before the terminal.
+    """Renderable without escape sequences: the last filter before the terminal.
 
-    Also links, whose address nobody sees, go.
+    It also removes hyperlinks, whose address is invisible.
     """
 
     def __init__(self, inside: ConsoleRenderable) -> None:
@@ -50,14 +50,14 @@ class _SafeHook(RenderHook):
 
 
 def safe_console(**options: Any) -> OneWriter:
-    """A console on standard output whose every text is made safe; options as rich's."""
+    """Return a console on standard output that sanitizes all text. Options are rich's."""
     console = OneWriter(highlight=False, markup=False, emoji=False, **options)
     console.push_render_hook(_SafeHook())
     return console
 
 
 class Lines:
-    """Some lines of something: those from ``first``, and of them at most the ``last`` ones."""
+    """Lines ``first`` to ``end`` of a renderable, at most the ``last`` ones of them."""
 
     def __init__(
         self, inside: ConsoleRenderable, first: int = 0, end: int | None = None, last: int = 0
@@ -79,10 +79,10 @@ def rendered(
 
 
 def without_padding(line: list[Segment]) -> list[Segment]:
-    """Without the spaces with which rich fills lines up to the width of the terminal.
+    """Remove the spaces with which rich fills a line to the width of the terminal.
 
-    A line of that width goes over its end where rich and the terminal disagree on the width of a
-    sign, as of many emoji, and where the window becomes narrower.
+    A full-width line wraps where rich and the terminal disagree on the width of a character, such
+    as many emoji, and where the window becomes narrower.
     """
     end = len(line)
     while end and line[end - 1].text.isspace() and not _shows(line[end - 1].style):
@@ -94,7 +94,7 @@ def without_padding(line: list[Segment]) -> list[Segment]:
 
 
 def _shows(style: Style | None) -> bool:
-    """Whether a space of this style is more than nothing."""
+    """Return whether a space of this style is visible."""
     if style is None:
         return False
     coloured = style.bgcolor is not None and not style.bgcolor.is_default
@@ -102,13 +102,13 @@ def _shows(style: Style | None) -> bool:
 
 
 def document(unit: Unit) -> ConsoleRenderable:
-    """Markdown; an odd text that rich fails on stays as it is."""
-    made: ConsoleRenderable = _Document(unit)
-    return Group(Text(""), made) if unit.gap else made
+    """Render a unit as Markdown, or as plain text if rich fails on it."""
+    content: ConsoleRenderable = _Document(unit)
+    return Group(Text(""), content) if unit.gap else content
 
 
 class _Document:
-    """A unit without the empty lines that rich puts before and after some elements."""
+    """Unit without the empty lines that rich adds around some elements."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
@@ -117,7 +117,7 @@ class _Document:
         text = self._unit.text.rstrip("\n")
         try:
             lines = rendered(console, Document(text, self._unit.number), options)
-        except Exception:  # of rich's elements, by a nesting that they do not know
+        except Exception:  # rich fails on some nestings
             lines = rendered(console, Text(text), options)
         filled = [n for n, line in enumerate(plain_lines(lines)) if line]
         for line in lines[filled[0] : filled[-1] + 1] if filled else []:
@@ -126,106 +126,105 @@ class _Document:
 
 
 class Screen:
-    """Shows one answer after another.
+    """View on a terminal with cursor control.
 
-    Between ``begin`` and ``end`` the lower end of the screen belongs to it; what is printed
-    meanwhile, also by others, appears above.
+    Between ``begin`` and ``end`` it owns the lower end of the screen; other output appears above.
     """
 
     def __init__(self, console: OneWriter | None = None) -> None:
         self.console = console or safe_console()
-        self._region: Region | None = None
+        self._region: LiveRegion | None = None
         self._status = ""
-        self._blocks = Blocks()
-        self._shown = 0  # lines of the block being written that are printed for good
-        self._thought = ""
+        self._markdown = MarkdownStream()
+        self._printed = 0  # lines of the current block that are printed for good
+        self._reasoning = ""
 
     def begin(self, status: str) -> None:
-        """Take the lower end of the screen."""
+        """Start the live region."""
         self._status = status
-        self._region = Region(self.console)
+        self._region = LiveRegion(self.console)
         self._draw()
 
     def end(self) -> None:
-        """Print what is left, and give the screen back."""
+        """Print the rest and remove the live region."""
         self._finish()
         if self._region is not None:
             self._region.end()
             self._region = None
 
     def status(self, text: str) -> None:
-        """What goes on, in the last line; empty for nothing."""
+        """Set the status in the last line; empty for none."""
         self._status = text
         self._draw()
 
     def thinking(self, piece: str) -> None:
         self._finish_text()
-        *whole, self._thought = (self._thought + visible(piece)).split("\n")
-        self._print(Text(line, THOUGHT) for line in whole)
+        *whole, self._reasoning = (self._reasoning + sanitized(piece)).split("\n")
+        self._print(Text(line, REASONING) for line in whole)
         self._draw()
 
     def text(self, piece: str) -> None:
-        self._finish_thought()
-        for unit in self._blocks.feed(visible(piece)):
+        self._finish_reasoning()
+        for unit in self._markdown.feed(sanitized(piece)):
             self._print_unit(unit)
-        rest = self._blocks.rest
+        rest = self._markdown.rest
         if rest.is_code and "\n" in piece:
             self._print_code(rest)
         self._draw()
 
     def line(self, text: str, style: str = "") -> None:
-        """A line of ours, after what was written before it."""
+        """Print a line after the text so far."""
         self._finish()
-        self._print([Text(visible(text), style)])
+        self._print([Text(sanitized(text), style)])
 
     def show(self, text: str) -> None:
-        """A whole text as Markdown."""
+        """Print a complete Markdown text."""
         self._finish()
-        self._print([document(Unit(visible(text)))])
+        self._print([document(Unit(sanitized(text)))])
 
     def note(self, text: str) -> None:
-        """A line of ours about what goes on, dimmed."""
+        """Print a dimmed notice."""
         self.line(one_line(text), "dim")
 
     def error(self, text: str) -> None:
-        """One clear line."""
+        """Print an error in one line."""
         self.line(one_line(text), "red")
 
     def _print(self, renderables: Iterable[ConsoleRenderable]) -> None:
-        made = list(renderables)
-        if not made:
+        parts = list(renderables)
+        if not parts:
             return
         if self._region is None:
-            self.console.print(Group(*made))
+            self.console.print(Group(*parts))
         else:
-            self._region.print(Group(*made), self._below())
+            self._region.print(Group(*parts), self._below())
 
     def _print_unit(self, unit: Unit) -> None:
-        first, self._shown = self._shown, 0
+        first, self._printed = self._printed, 0
         self._print([Lines(document(unit), first)])
 
     def _print_code(self, unit: Unit) -> None:
         inside = document(unit)
         n_lines = len(rendered(self.console, inside))
-        if n_lines - self._shown > self._room():
-            end = n_lines - 1  # the line that is being written
-            first, self._shown = self._shown, end
+        if n_lines - self._printed > self._room():
+            end = n_lines - 1  # without the incomplete line
+            first, self._printed = self._printed, end
             self._print([Lines(inside, first, end)])
 
-    def _finish_thought(self) -> None:
-        thought, self._thought = self._thought, ""
-        if thought:
-            self._print([Text(thought, THOUGHT), Text("")])
+    def _finish_reasoning(self) -> None:
+        reasoning, self._reasoning = self._reasoning, ""
+        if reasoning:
+            self._print([Text(reasoning, REASONING), Text("")])
 
     def _finish_text(self) -> None:
-        rest = self._blocks.finish()
-        self._blocks = Blocks()
+        rest = self._markdown.finish()
+        self._markdown = MarkdownStream()
         if rest is not None:
             self._print_unit(rest)
-        self._shown = 0
+        self._printed = 0
 
     def _finish(self) -> None:
-        self._finish_thought()
+        self._finish_reasoning()
         self._finish_text()
         self._draw()
 
@@ -237,14 +236,14 @@ class Screen:
             self._region.show(self._below())
 
     def _below(self) -> ConsoleRenderable:
-        """What is not printed for good yet."""
-        rest = self._blocks.rest
+        """Return the content of the live region."""
+        rest = self._markdown.rest
         parts: list[ConsoleRenderable] = []
-        if self._thought:
-            parts.append(Lines(Text(self._thought, THOUGHT), last=self._room()))
+        if self._reasoning:
+            parts.append(Lines(Text(self._reasoning, REASONING), last=self._room()))
         if rest.text.strip():
             inside = document(rest)
-            parts.append(Lines(inside, self._shown, last=self._room()))
+            parts.append(Lines(inside, self._printed, last=self._room()))
         if self._status:
             parts.append(_status(self._status, self.console.size.width))
         return Safe(Group(*parts)) if parts else Text("")
@@ -255,5 +254,5 @@ def _status(text: str, width: int) -> ConsoleRenderable:
 
 
 def plain_lines(lines: Sequence[list[Segment]]) -> list[str]:
-    """Rendered lines without styles."""
+    """Return the text of rendered lines."""
     return ["".join(segment.text for segment in line).rstrip() for line in lines]

@@ -1,4 +1,4 @@
-"""A conversation as the user sees it: turns with their calls, their figures, and what is kept."""
+"""Turns of a chat: display, tool calls, stats and autosave."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flash_moe.chat.autosave import Keeper
+from flash_moe.chat.autosave import Autosave
 from flash_moe.chat.interrupt import Interrupts
-from flash_moe.chat.metered_model import STOPPED, WatchedModel
+from flash_moe.chat.metered_model import STOPPED, MeteredModel
 from flash_moe.chat.permissions import AnyTool, Permissions
 from flash_moe.chat.sanitize import one_line
-from flash_moe.chat.signals import Ending
-from flash_moe.chat.stats import Figures
+from flash_moe.chat.signals import Shutdown
+from flash_moe.chat.stats import TurnStats
 from flash_moe.chat.view import View, call_text, result_text
 from flash_moe.errors import FlashMoEError
 from flash_moe.generation.conversation import Conversation
@@ -26,25 +26,26 @@ READING = "reading the prompt"
 
 @dataclass
 class Settings:
-    """What may change from turn to turn.
+    """Settings that may change between turns.
 
     Attributes:
-        thinking: ``"on"`` shows thoughts, ``"hide"`` does not, ``"off"`` asks the model for none.
+        thinking: ``"on"`` displays reasoning, ``"hide"`` hides it, ``"off"`` turns it off in the
+            chat template.
     """
 
     thinking: str = "on"
 
 
 @dataclass
-class Talk:
-    """Asks, shows, and keeps.
+class Chat:
+    """A conversation with its view, permissions, stats and autosave.
 
     Args:
-        loaded: What :func:`flash_moe.load` returns.
-        path: Where it is loaded from.
-        always: Names of tools that run without a question.
-        options: Of the generation: sampling, ``max_tokens``.
-        ending: Whether the chat is to end.
+        loaded: Result of :func:`flash_moe.load`.
+        path: Directory it is loaded from.
+        always: Names of tools that run without confirmation.
+        options: Generation options: sampling, ``max_tokens``.
+        shutdown: State of the signal handlers.
     """
 
     loaded: Any
@@ -54,17 +55,17 @@ class Talk:
     always: list[str] = field(default_factory=list)
     system: str | None = None
     settings: Settings = field(default_factory=Settings)
-    keeper: Keeper | None = None
+    autosave: Autosave | None = None
     options: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
-    ending: Ending = field(default_factory=Ending)
+    shutdown: Shutdown = field(default_factory=Shutdown)
 
     def __post_init__(self) -> None:
-        self.figures: Figures | None = None
-        self.turns: list[Figures] = []
+        self.turn_stats: TurnStats | None = None
+        self.turns: list[TurnStats] = []
         self._calling = False  # a call of the last answer was run or refused
-        self._interrupts = Interrupts(self._stopping, self.ending)
-        self._model = WatchedModel(self.loaded, self._token)
+        self._interrupts = Interrupts(self._stopping, self.shutdown)
+        self._model = MeteredModel(self.loaded, self._token)
         self._ask: Callable[[ToolCall], str] | None = None
         self.permissions = Permissions(self.tools, self.always)
         self.conversation = Conversation(
@@ -77,75 +78,75 @@ class Talk:
         )
 
     def ask_with(self, ask: Callable[[ToolCall], str]) -> None:
-        """From now on there is somebody to ask about calls, as ``Permissions`` does."""
+        """Confirm calls by ``ask``, as described at ``Permissions``."""
         self._ask = ask
         self.permissions = Permissions(self.tools, self.always, self._ask_user)
 
     def set_system(self, text: str) -> None:
-        """Put a system message before the conversation, in the place of the one there."""
+        """Set or replace the system message of the conversation."""
         self.conversation.system = text
         messages = self.conversation.messages
-        there = bool(messages) and messages[0]["role"] == "system"
-        messages[: int(there)] = [{"role": "system", "content": text}]
+        replaces = bool(messages) and messages[0]["role"] == "system"
+        messages[: int(replaces)] = [{"role": "system", "content": text}]
 
-    def say(self, question: str) -> bool:
-        """One turn. Whatever happens in it, the conversation goes on. False after an error."""
-        talk = self.conversation
-        rounds, messages = len(talk.prefilled), len(talk.messages)
+    def run_turn(self, question: str) -> bool:
+        """Run one turn; return False after an error. The conversation remains usable."""
+        conversation = self.conversation
+        rounds, messages = len(conversation.prefilled), len(conversation.messages)
         thinking = self.settings.thinking != "off"
         template_args = {} if thinking else {"enable_thinking": False}
-        talk.options = replace(talk.options, template_args=template_args)
-        self._interrupts = interrupts = Interrupts(self._stopping, self.ending)
+        conversation.options = replace(conversation.options, template_args=template_args)
+        self._interrupts = interrupts = Interrupts(self._stopping, self.shutdown)
         self._model.begin()
         self._calling = False
         problem = ""
-        with interrupts.watched():
+        with interrupts.handling():
             self.view.begin(READING)
             try:
                 self._run(question, interrupts)
             except KeyboardInterrupt:
-                interrupts.asked = True
+                interrupts.requested = True
             except FlashMoEError as error:
                 problem = str(error)
-            except Exception as error:  # of MLX or a template; the chat goes on
+            except Exception as error:  # of MLX or a template
                 if self.debug:
                     raise
                 problem = f"{type(error).__name__}: {error}"
             finally:
                 self.view.end()
-        said = len(talk.messages) > messages
-        self._after(sum(talk.prefilled[rounds:]), interrupts.asked, said)
+        answered = len(conversation.messages) > messages
+        self._after(sum(conversation.prefilled[rounds:]), interrupts.requested, answered)
         if problem:
             self.view.error(problem)
-        elif interrupts.asked:
-            self.view.note("(stopped)" if said else "(stopped; the question is taken back)")
+        elif interrupts.requested:
+            self.view.note("(stopped)" if answered else "(stopped; the question is removed)")
         return not problem
 
     def _run(self, question: str, interrupts: Interrupts) -> None:
         events = self.conversation.ask(question)
         try:
-            reason = self._show(events, interrupts)
+            reason = self._display(events, interrupts)
         finally:
             events.close()
-        if interrupts.asked:
+        if interrupts.requested:
             if not self._calling:
                 drop_unfinished(self.conversation.messages)
         elif reason == "length":
-            self.view.note("(cut off: --max-tokens, or the end of the context)")
+            self.view.note("(truncated by --max-tokens or the context length)")
         elif reason == "max_rounds":
-            self.view.note("(it wanted to call more tools; that was the most for one question)")
+            self.view.note("(stopped: the limit of tool calls per question was reached)")
 
-    def _show(self, events: Events, interrupts: Interrupts) -> str:
-        """Show what comes. Returns how the answer ended."""
+    def _display(self, events: Events, interrupts: Interrupts) -> str:
+        """Display events; return the finish reason."""
         for event in events:
             if isinstance(event, ThinkingPiece):
-                self._thought(event.text)
+                self._reasoning(event.text)
             elif isinstance(event, TextPiece):
                 self.view.text(event.text)
             elif isinstance(event, CallRequested):
-                if interrupts.asked:
+                if interrupts.requested:
                     return STOPPED
-                whole = event.call.error is None and self.permissions.asks(event.call.name)
+                whole = self.permissions.needs_confirmation(event.call.name)
                 self.view.line(call_text(event.call, whole), "cyan")
             elif isinstance(event, CallFinished):
                 self.view.line(result_text(event.result), "red" if event.failed else "dim")
@@ -162,15 +163,15 @@ class Talk:
         self._calling = True
         self.view.status(READING)
 
-    def _thought(self, piece: str) -> None:
+    def _reasoning(self, piece: str) -> None:
         if self.settings.thinking == "on":
             self.view.thinking(piece)
 
     def _token(self) -> bool:
-        """After each token: tell how it goes on, and whether it should."""
+        """Display progress after a token; return whether the answer should end."""
         self._calling = False
-        self.view.status(self._model.so_far())
-        return self._interrupts.asked
+        self.view.status(self._model.progress())
+        return self._interrupts.requested
 
     def _prefill(self, done: int, total: int) -> None:
         self._interrupts.check()
@@ -194,22 +195,23 @@ class Talk:
         finally:
             self.view.begin("")
 
-    def _after(self, prompt_tokens: int, stopped: bool, said: bool) -> None:
+    def _after(self, prompt_tokens: int, stopped: bool, answered: bool) -> None:
         cache = self.conversation.cache
         live = cache.live if cache else None
-        self.figures = self._model.figures(prompt_tokens, len(live.ids) if live else 0, stopped)
-        self.turns.append(self.figures)
-        if self.keeper is not None:
+        context = len(live.ids) if live else 0
+        self.turn_stats = self._model.turn_stats(prompt_tokens, context, stopped)
+        self.turns.append(self.turn_stats)
+        if self.autosave is not None:
             if cache and live is None and cache.checkpoint is None:
-                self.keeper.restore(self.conversation)  # stopped inside a pass, or an error
-            if said:
-                self.keeper.after_turn(self.conversation)
+                self.autosave.restore(self.conversation)  # stopped inside a forward pass, or failed
+            if answered:
+                self.autosave.after_turn(self.conversation)
 
 
 def drop_unfinished(messages: list[dict[str, Any]]) -> None:
-    """Take calls of an answer that was ended out of the messages: none of them ran.
+    """Remove the tool calls of an interrupted answer from the messages: none of them ran.
 
-    If nothing is left of the answer, the question goes too.
+    If nothing is left of the answer, the question is removed too.
     """
     while messages and messages[-1]["role"] == "tool":
         messages.pop()

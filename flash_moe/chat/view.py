@@ -1,19 +1,19 @@
-"""What a chat needs of the place where its answers appear, and how it shows calls there."""
+"""View interface of a chat, and the texts of tool calls in it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from flash_moe.chat.sanitize import as_value, one_line, visible
+from flash_moe.chat.sanitize import as_value, one_line, sanitized
 from flash_moe.tools import ToolCall
 
 _RESULT_LINES = 6
 _RESULT_WIDTH = 300  # characters of a line
-_VALUE = 200  # characters of an argument, where nobody has to judge it
+_VALUE = 200  # characters of an argument of a call that needs no confirmation
 
 
 class View(Protocol):
-    """Where answers appear: :class:`Screen` or :class:`Plain`."""
+    """Output of a chat: :class:`Screen` or :class:`Plain`."""
 
     def begin(self, status: str) -> None: ...
     def status(self, text: str) -> None: ...
@@ -27,24 +27,24 @@ class View(Protocol):
 
 
 def call_text(call: ToolCall, whole: bool) -> str:
-    """A call as it is shown; one that somebody has to judge whole, each argument on a line.
+    """Return a call as text; if ``whole``, all of it, with each argument on a line.
 
-    Values are JSON: no line of a command can pass for the end of it.
+    Values are JSON, so no line of a command can look like its end.
     """
     name = one_line(call.name, 80)
     if call.error is not None:
-        return f"→ {name}: a call that cannot be read"
+        return f"→ {name}: invalid call"
     values = {one_line(key, 80): as_value(value) for key, value in call.arguments.items()}
     if not whole:
-        shown = (f"{key}={one_line(value, _VALUE)}" for key, value in values.items())
-        return f"→ {name}({', '.join(shown)})"
+        arguments = (f"{key}={one_line(value, _VALUE)}" for key, value in values.items())
+        return f"→ {name}({', '.join(arguments)})"
     return "\n".join([f"→ {name}", *(f"    {key}: {value}" for key, value in values.items())])
 
 
 def result_text(result: str) -> str:
-    """The beginning of what a tool said."""
-    lines = visible(result).rstrip("\n").split("\n")
-    shown = [one_line(line, _RESULT_WIDTH) for line in lines[:_RESULT_LINES]]
+    """Return the beginning of a tool's result."""
+    lines = sanitized(result).rstrip("\n").split("\n")
+    first = [one_line(line, _RESULT_WIDTH) for line in lines[:_RESULT_LINES]]
     if len(lines) > _RESULT_LINES:
-        shown.append(f"… {len(lines) - _RESULT_LINES} more lines")
-    return "\n".join(f"  {line}" for line in shown)
+        first.append(f"… {len(lines) - _RESULT_LINES} more lines")
+    return "\n".join(f"  {line}" for line in first)

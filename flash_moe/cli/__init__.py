@@ -1,8 +1,8 @@
-"""The ``flash-moe`` command: arguments in, text and figures out.
+"""The ``flash-moe`` command line.
 
-Answers go to standard output, everything else to standard error. An error is one line and exit
-code 1 (2 for wrong arguments, 130 after Ctrl-C); ``--debug`` shows where it came from. Each command
-imports what it needs when it runs, so that ``--help`` and ``info`` are quick.
+Results go to standard output, everything else to standard error. An error is one line and exit
+code 1 (2 for wrong arguments, 130 after Ctrl-C); ``--debug`` prints its traceback. Each command
+imports its dependencies when it runs, which keeps ``--help`` and ``info`` fast.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import warnings
 from collections.abc import Sequence
 
 from flash_moe.cli import chat, demo, doctor, eval, generate, plan, pull, serve, store
+from flash_moe.cli.options import current_names
 from flash_moe.errors import FlashMoEError
 from flash_moe.version import __version__
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="flash-moe", description="Run a Mixture-of-Experts model far larger than memory."
     )
     parser.add_argument("--version", action="version", version=f"flash-moe {__version__}")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the trace of an error")
+    common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (demo, plan, pull, store, generate, chat, serve, eval, doctor):
         module.add_commands(commands, common)
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    arguments = current_names(sys.argv[1:] if arguments is None else arguments)
     args = build_parser().parse_args(arguments)
     warnings.showwarning = _warn
     try:
@@ -41,18 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", args.debug, code=130)
     except BrokenPipeError:
-        # The reader of our output went away (for example head). Not an error; and Python must
-        # not complain when it flushes at exit.
+        # The process that reads our output has ended (for example head). This is not an error,
+        # and the flush at exit must not report one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except FlashMoEError as error:
         return _fail(str(error), args.debug)
     except Exception as error:
-        return _fail(f"{type(error).__name__}: {error} (--debug shows the trace)", args.debug)
+        return _fail(f"{type(error).__name__}: {error} (--debug prints the traceback)", args.debug)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-    """A warning is one line, like an error: where in the code it came from helps no user."""
+    """Print a warning as one line, like an error: its place in the code helps no user."""
     print("flash-moe: " + str(message).removeprefix("flash_moe: "), file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""``flash-moe chat``: a conversation on the terminal, or one question through a pipe."""
+"""``flash-moe chat``: a conversation on the terminal, or one piped question."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.cli.generate import standard_input
 from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError, PromptError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.options import GenerationOptions
 from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
-    from flash_moe.chat.autosave import Keeper
+    from flash_moe.chat.autosave import Autosave
     from flash_moe.chat.permissions import AnyTool
     from flash_moe.chat.sessions import Session
-    from flash_moe.chat.signals import Ending
-    from flash_moe.chat.turn import Talk
+    from flash_moe.chat.signals import Shutdown
+    from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
 
 _LAST = "last"
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("chat", parents=[common], help="talk to a model, with tools")
+    parser = commands.add_parser("chat", parents=[common], help="chat with a model on the terminal")
     parser.add_argument("model", nargs="?", metavar="STORE", help="store or mlx checkpoint")
     parser.add_argument("--system", metavar="TEXT", help="system message")
-    parser.add_argument("--hide-thinking", action="store_true", help="show no thoughts")
+    parser.add_argument("--hide-thinking", action="store_true", help="do not print reasoning")
     add_options(parser, "sampling", GenerationOptions)
     _add_tools(parser)
     _add_sessions(parser)
@@ -43,11 +44,14 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tools",
         metavar="NAMES",
-        help="with commas between them, or none (default: calculate,get_time,convert_units,"
-        "read_file,list_files); shell runs commands",
+        help="tools that the model may call, separated by commas, or none (default: calculate,"
+        "get_time,convert_units,read_file,list_files); shell lets it run commands",
     )
     group.add_argument(
-        "--dir", type=Path, default=Path(), help="what file tools and the shell see (default: here)"
+        "--dir",
+        type=Path,
+        default=Path(),
+        help="directory of the file tools and the shell (default: the current one)",
     )
     group.add_argument(
         "--tool-file",
@@ -55,14 +59,14 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE.py",
-        help="run this Python file and add the tools that it defines with @tool",
+        help="run this Python file and add the tools that it defines with @tool; repeatable",
     )
     group.add_argument(
-        "--yes-to",
+        "--allow-tool",
         action="append",
         default=[],
         metavar="NAME",
-        help="run calls of this tool without a question, in this chat",
+        help="run calls of this tool without confirmation in this chat; repeatable",
     )
 
 
@@ -73,16 +77,17 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=_LAST,
         metavar="NAME",
-        help="go on with a kept conversation (default: the last)",
+        help="continue a saved conversation (without a name: the last one)",
     )
-    group.add_argument("--sessions", action="store_true", help="list the kept conversations")
+    group.add_argument("--sessions", action="store_true", help="list the saved conversations")
     group.add_argument(
         "--session-disk-gb",
         type=float,
         default=2.0,
-        help="most that the prompt caches of all sessions may take (default 2)",
+        metavar="X",
+        help="maximum disk space of all sessions' prompt caches in GB (default: 2)",
     )
-    group.add_argument("--private", action="store_true", help="keep nothing of this chat")
+    group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,45 +95,47 @@ def run(args: argparse.Namespace) -> int:
         return _list_sessions(args.session_disk_gb)
     if not args.session_disk_gb >= 0:
         raise ConfigError("chat", "--session-disk-gb: expected 0 or more")
-    if args.private and args.resume:
-        raise ConfigError("chat", "--private keeps nothing, --resume goes on with what is kept")
+    if args.no_save and args.resume:
+        raise ConfigError(
+            "chat", "--no-save keeps nothing and --resume continues a saved session: drop one"
+        )
     session, model = _session(args)
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
-    tools = _tools(args)  # before the model, which takes longer
+    tools = _tools(args)  # before the model is loaded, which takes longer
     from flash_moe.chat.interrupt import quiet_terminal
-    from flash_moe.chat.signals import Ending
+    from flash_moe.chat.signals import Shutdown
     from flash_moe.hub.resolve import resolve
     from flash_moe.loader import load
 
     path = resolve(model)
-    ending = Ending()
-    quiet = quiet_terminal() if on_terminal else nullcontext(ending.give_back)
+    shutdown = Shutdown()
+    quiet = quiet_terminal() if on_terminal else nullcontext(shutdown.restore_terminal)
     with (
-        ending.taken(),
-        quiet as ending.give_back,
+        shutdown.handling(),
+        quiet as shutdown.restore_terminal,
         load(path, **given(args, LoadOptions)) as flash,
     ):
         if tools and not flash.tokenizer.has_tool_calling:
             if args.tools or args.tool_file:
-                raise ConfigError("chat", "the chat template of this model knows no tools")
+                raise ConfigError("chat", "the chat template of this model does not support tools")
             tools = []
-        keep = not args.private and (on_terminal or session is not None)
+        keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
-        keeper = _keeper(args, path, flash, session, view) if keep else None
-        talk = _talk(args, flash, path, view, tools, keeper, ending)
+        autosave = _autosave(args, path, flash, session, view) if keep else None
+        chat = _chat(args, flash, path, view, tools, autosave, shutdown)
         if question is not None:
-            answered = talk.say(question)
-            stopped = talk.figures is not None and talk.figures.stopped
+            answered = chat.run_turn(question)
+            stopped = chat.turn_stats is not None and chat.turn_stats.stopped
             return 130 if stopped else 0 if answered else 1
-        return _on_terminal(talk, args.private)
+        return _on_terminal(chat, args.no_save)
 
 
 def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
-    """The session to go on with, and the model: the one named, or that of the session."""
+    """Return the session to continue, if any, and the model: the given one or the session's."""
     if args.resume is None:
         if args.model is None:
-            raise ConfigError("chat", "expected a store", "flash-moe chat demo talks to the demo.")
+            raise ConfigError("chat", "expected a store", "Try flash-moe chat demo.")
         return None, args.model
     from flash_moe.chat.sessions import Session, find_session
 
@@ -139,7 +146,7 @@ def _session(args: argparse.Namespace) -> tuple[Session | None, str]:
 def _piped_question() -> str:
     text = standard_input()
     if not text.strip():
-        raise PromptError("chat", "standard input holds no question", "Say something.")
+        raise PromptError("chat", "no question: standard input is empty", "Pipe a question in.")
     return text.strip()
 
 
@@ -147,11 +154,11 @@ def _tools(args: argparse.Namespace) -> list[AnyTool]:
     from flash_moe.chat.permissions import DEFAULT, Permissions, built_in, tools_of_file
 
     names = DEFAULT if args.tools is None else [n.strip() for n in args.tools.split(",")]
-    found = built_in(names, args.dir)
+    tools = built_in(names, args.dir)
     for file in args.tool_file:
-        found += tools_of_file(file)
-    Permissions(found, args.yes_to)  # says what is wrong before the model is loaded
-    return found
+        tools += tools_of_file(file)
+    Permissions(tools, args.allow_tool)  # raises errors before the model is loaded
+    return tools
 
 
 def _view(on_terminal: bool) -> View:
@@ -165,92 +172,91 @@ def _view(on_terminal: bool) -> View:
     return Plain() if screen.console.is_dumb_terminal else screen
 
 
-def _keeper(
+def _autosave(
     args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
-) -> Keeper:
-    from flash_moe.chat.autosave import Keeper
+) -> Autosave:
+    from flash_moe.chat.autosave import Autosave
     from flash_moe.chat.cache_file import fingerprint
 
     of = fingerprint(path, flash.model.top_k)
-    return Keeper(path, of, int(args.session_disk_gb * 1e9), view.note, session)
+    return Autosave(path, of, int(args.session_disk_gb * 1e9), view.note, session)
 
 
-def _talk(
+def _chat(
     args: argparse.Namespace,
     flash: Any,
     path: Path,
     view: View,
     tools: list[AnyTool],
-    keeper: Keeper | None,
-    ending: Ending,
-) -> Talk:
-    from flash_moe.chat.turn import Settings, Talk
+    autosave: Autosave | None,
+    shutdown: Shutdown,
+) -> Chat:
+    from flash_moe.chat.turn import Chat, Settings
 
-    talk = Talk(
+    chat = Chat(
         flash,
         path,
         view,
         tools,
-        always=args.yes_to,
+        always=args.allow_tool,
         system=args.system,
         settings=Settings("hide" if args.hide_thinking else "on"),
-        keeper=keeper,
+        autosave=autosave,
         options=given(args, GenerationOptions),
         debug=args.debug,
-        ending=ending,
+        shutdown=shutdown,
     )
-    if keeper is not None and keeper.session is not None:
-        keeper.resume(talk.conversation)
+    if autosave is not None and autosave.session is not None:
+        autosave.resume(chat.conversation)
         if args.system is not None:
-            talk.set_system(args.system)
-    return talk
+            chat.set_system(args.system)
+    return chat
 
 
-def _on_terminal(talk: Talk, private: bool) -> int:
+def _on_terminal(chat: Chat, no_save: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
-    from flash_moe.chat.loop import asker, chat, show_last
+    from flash_moe.chat.loop import asker, run_chat, show_last
     from flash_moe.chat.sessions import sessions_dir
     from flash_moe.chat.stats import footer
 
     keyboard = Keyboard(
-        None if private else sessions_dir() / "history",
-        {name: (c.words, c.meaning) for name, c in COMMANDS.items()},
-        lambda columns: footer(talk.figures, columns),
-        talk.ending,
+        None if no_save else sessions_dir() / "history",
+        {name: (c.words, c.summary) for name, c in COMMANDS.items()},
+        lambda columns: footer(chat.turn_stats, columns),
+        chat.shutdown,
     )
-    talk.ask_with(asker(keyboard.confirm))
-    if talk.keeper is not None and talk.keeper.session is not None:
-        talk.view.note(
-            f"going on with session {talk.keeper.session.name}: "
-            f"{len(talk.conversation.messages)} messages, {talk.keeper.kept_tokens} tokens in its "
-            "prompt cache"
+    chat.ask_with(asker(keyboard.confirm))
+    if chat.autosave is not None and chat.autosave.session is not None:
+        chat.view.note(
+            f"resumed session {chat.autosave.session.name}: "
+            f"{len(chat.conversation.messages)} messages, {chat.autosave.cached_tokens} tokens in "
+            "its prompt cache"
         )
-        show_last(talk)
+        show_last(chat)
     with ignored():
-        chat(talk, keyboard)
-    if talk.keeper is not None and talk.keeper.session is not None:
-        talk.view.note(f"flash-moe chat --resume {talk.keeper.session.name} goes on with it")
+        run_chat(chat, keyboard)
+    if chat.autosave is not None and chat.autosave.session is not None:
+        chat.view.note(f"flash-moe chat --resume {chat.autosave.session.name} resumes it")
     return 0
 
 
 def _list_sessions(limit_gb: float) -> int:
     from flash_moe.chat.sanitize import one_line
     from flash_moe.chat.sessions import list_sessions, sessions_dir
-    from flash_moe.chat.stats import size
 
-    found = list_sessions()
-    for info in found:
+    sessions = list_sessions()
+    for info in sessions:
         date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
-        taken = size(info.message_bytes + info.cache_bytes)
+        taken = format_bytes(info.message_bytes + info.cache_bytes)
         print(
             f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"
         )
-    caches = sum(info.cache_bytes for info in found)
+    caches = sum(info.cache_bytes for info in sessions)
     print(
-        f"{len(found)} sessions in {one_line(str(sessions_dir()))}; prompt caches take "
-        f"{size(caches)} of {size(limit_gb * 1e9)}",
+        f"{len(sessions)} sessions in {one_line(str(sessions_dir()))}; prompt caches use "
+        f"{format_bytes(caches)} of {format_bytes(limit_gb * 1e9)}",
         file=sys.stderr,
     )
     return 0

@@ -1,4 +1,4 @@
-"""``flash-moe demo``: a question, a tool call and an answer of the small model in the package."""
+"""``flash-moe demo``: the packaged small model answers a question with a tool call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.demo_model import STORE
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.generation.conversation import Conversation
@@ -18,15 +19,21 @@ PROMPT = "How much is 17.5 percent of 2480?"
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "demo", parents=[common], help="ask the small model in the package, which calls a tool"
+        "demo", parents=[common], help="run the packaged small model, which calls a tool"
     )
-    parser.add_argument("--prompt", "-p", default=PROMPT, help=f"default: {PROMPT}")
-    parser.add_argument("--thinking", action="store_true", help="let it think first")
+    parser.add_argument("--prompt", "-p", default=PROMPT, help=f"question (default: {PROMPT})")
+    parser.add_argument("--thinking", action="store_true", help="reason before answering")
     parser.add_argument(
-        "--share", type=float, default=0.5, help="expert budget, as a share of all experts"
+        "--cache-fraction",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="expert cache, as a fraction of all experts: above 0, at most 1 (default: 0.5)",
     )
-    parser.add_argument("--max-tokens", "-n", type=int, default=256)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
+    parser.add_argument(
+        "--max-tokens", "-n", type=int, default=256, help="maximum tokens per answer (default: 256)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(run=run)
 
 
@@ -34,29 +41,28 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.errors import ConfigError
     from flash_moe.generation.conversation import Conversation
     from flash_moe.loader import load
+    from flash_moe.store.experts import PackedExperts
     from flash_moe.store.manifest import read_manifest
     from flash_moe.tools.builtin import calculate, convert_units, get_time
 
-    if not 0 < args.share <= 1:
-        raise ConfigError("demo", f"--share: expected above 0 and at most 1, got {args.share}")
-    manifest = read_manifest(STORE)
-    expert_bytes = sum(
-        e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
-    )
-    with load(STORE, cache_gb=args.share * expert_bytes / 1e9) as flash:
-        talk = Conversation(
+    fraction = args.cache_fraction
+    if not 0 < fraction <= 1:
+        raise ConfigError("demo", f"--cache-fraction: expected above 0, at most 1, got {fraction}")
+    experts = PackedExperts(STORE, read_manifest(STORE))
+    with load(STORE, cache_gb=fraction * experts.n_bytes / 1e9) as flash:
+        conversation = Conversation(
             flash,
             [calculate, convert_units, get_time],
             max_tokens=args.max_tokens,
             template_args={"enable_thinking": args.thinking},
         )
-        answer = _shown(talk, args.prompt, quiet=args.json)
-        _report(talk, answer, args.json)
+        answer = _ask(conversation, args.prompt, quiet=args.json)
+        _report(conversation, answer, args.json)
     return 0
 
 
-def _shown(talk: Conversation, prompt: str, quiet: bool) -> Answer:
-    """Ask, show what comes as it comes, and return the answer."""
+def _ask(conversation: Conversation, prompt: str, quiet: bool) -> Answer:
+    """Ask a question, print events as they arrive unless ``quiet``, and return the answer."""
     from flash_moe.generation.events import Answer, CallFinished, CallRequested
     from flash_moe.tools import TextPiece, ThinkingPiece
 
@@ -65,7 +71,7 @@ def _shown(talk: Conversation, prompt: str, quiet: bool) -> Answer:
             print(text, end="", flush=True)
 
     show(f"> {prompt}\n")
-    for event in talk.ask(prompt):
+    for event in conversation.ask(prompt):
         if isinstance(event, (TextPiece, ThinkingPiece)):
             show(event.text)
         elif isinstance(event, CallRequested):
@@ -79,12 +85,12 @@ def _shown(talk: Conversation, prompt: str, quiet: bool) -> Answer:
     return answer
 
 
-def _report(talk: Conversation, answer: Answer, as_json: bool) -> None:
+def _report(conversation: Conversation, answer: Answer, as_json: bool) -> None:
     from flash_moe.memory.system import peak_memory
 
     stats, stream = answer.stats[-1], answer.stats[-1].stream
     bytes_read = sum(round_.stream.bytes_read for round_ in answer.stats)
-    figures = {
+    stats_json = {
         "tokens_per_s": stats.generation_tps,
         "prompt_tokens": [round_.prompt_tokens for round_ in answer.stats],
         "bytes_read": bytes_read,
@@ -94,17 +100,17 @@ def _report(talk: Conversation, answer: Answer, as_json: bool) -> None:
         "peak_memory_bytes": peak_memory(),
     }
     if as_json:
-        print(json.dumps({"text": answer.text, "messages": talk.messages, **figures}))
+        print(json.dumps({"text": answer.text, "messages": conversation.messages, **stats_json}))
         return
     print(f"tokens/s        {stats.generation_tps:.1f}", file=sys.stderr)
-    print(f"experts read    {bytes_read / 1e6:.1f} MB", file=sys.stderr)
+    print(f"experts read    {format_bytes(bytes_read)}", file=sys.stderr)
     print(f"hit rate        {stream.hit_rate:.0%}", file=sys.stderr)
     print(
-        f"expert budget   {stream.bank_bytes / 1e6:.1f} MB "
-        f"of {stream.expert_bytes / 1e6:.1f} MB of experts",
+        f"expert budget   {format_bytes(stream.bank_bytes)} "
+        f"of {format_bytes(stream.expert_bytes)} of experts",
         file=sys.stderr,
     )
     print(
-        f"peak memory     {peak_memory() / 1e6:.0f} MB, mostly Python, MLX and mlx-lm",
+        f"peak memory     {format_bytes(peak_memory())}, mostly Python, MLX and mlx-lm",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""``flash-moe doctor``: what this machine has, and whether the kernels compute right on it."""
+"""``flash-moe doctor``: check this machine and the GPU kernels on it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli import tune
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.store.layout import describe
 from flash_moe.version import __version__
 
@@ -25,16 +26,18 @@ BACKENDS = {"metal": "Metal", "cuda": "CUDA", None: "CPU"}
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "doctor", parents=[common], help="check this machine, and that kernels compute right on it"
+        "doctor", parents=[common], help="check this machine and the GPU kernels on it"
     )
     parser.add_argument(
-        "model", nargs="?", help="store or mlx checkpoint: do the kernels take its experts?"
+        "model",
+        nargs="?",
+        help="store or mlx checkpoint; also check whether the kernels support its experts",
     )
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="measure the disk of MODEL (some seconds) and save the best --io, --io-threads and "
-        "--io-split, which models on it then load with",
+        help="measure the disk of MODEL (some seconds) and save the fastest --io, --io-threads and "
+        "--io-split as the defaults of models on that disk",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -43,7 +46,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.tune:
         if args.model is None:
-            raise ConfigError("doctor", "--tune: expected a store to read from")
+            raise ConfigError("doctor", "--tune: expected MODEL, a store to read from")
         return tune.run(args.model, args.json)
     facts = {**machine(), "self_test": tested()}
     if args.model is not None:
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, device, memory, and where things are."""
+    """Versions, device, memory, and paths of caches and settings."""
     from importlib.metadata import version
 
     import mlx.core as mx
@@ -65,12 +68,12 @@ def machine() -> dict[str, Any]:
     from flash_moe.memory.system import machine_memory
     from flash_moe.ops.kernel import backend
     from flash_moe.ops.self_test import kernel_texts
-    from flash_moe.ops.self_test_cache import memory_file
+    from flash_moe.ops.self_test_cache import cache_file
     from flash_moe.ops.source import kernels_dir
     from flash_moe.stream.io_settings import saved_disks, settings_file
 
     environment = read_environment()
-    kernel_texts()  # a missing file is an error, also where no kernel runs
+    kernel_texts()  # a missing file is an error even where no kernel runs
     device = mx.device_info()
     return {
         "flash_moe": __version__,
@@ -82,13 +85,13 @@ def machine() -> dict[str, Any]:
         "device": str(device.get("device_name", "unknown")),
         "architecture": str(device.get("architecture", platform.machine())),
         "memory_bytes": machine_memory(),
-        # What macOS lets the GPU hold at once; the bank and the resident weights share it.
+        # Limit of macOS for GPU memory; the bank and the resident weights share it.
         "gpu_memory_bytes": device.get("max_recommended_working_set_size"),
         "kernels_option": load_options().kernels,
         "kernels_dir": str(kernels_dir()),
         "kernels_overridden": environment.kernel_dir is not None,
         "cache_dir": platformdirs.user_cache_dir("flash_moe"),
-        "self_test_file": str(memory_file()),
+        "self_test_file": str(cache_file()),
         "io_file": str(settings_file()),
         "io": saved_disks(),
         "hub_cache_dir": str(HF_HUB_CACHE),
@@ -96,7 +99,7 @@ def machine() -> dict[str, Any]:
 
 
 def tested() -> dict[str, Any] | None:
-    """The self-test, run now whatever is remembered; ``None`` on a CPU."""
+    """Run the self-test, ignoring its cached result; ``None`` on a CPU."""
     from dataclasses import asdict
 
     from flash_moe.ops.kernel import backend
@@ -106,13 +109,13 @@ def tested() -> dict[str, Any] | None:
 
 
 def model_facts(path_or_repo: str) -> dict[str, Any]:
-    """Whether the kernels take the records of a model, by runs of like layers."""
+    """Kernel support for the records of a model, one entry per run of layers with one layout."""
     from itertools import groupby
 
     from flash_moe.env import load_options
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
-    from flash_moe.ops.router_topk import takes
+    from flash_moe.ops.router_topk import supports
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
@@ -129,18 +132,18 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
         "model_type": config.model_type,
         "experts": config.n_experts,
         "experts_per_token": config.top_k,
-        "router_taken": takes(config.n_experts, config.top_k),
+        "router_taken": supports(config.n_experts, config.top_k),
         "records": runs,
-        "io": vars(io_settings(streaming.experts, **_asked(streaming.options))),
+        "io": vars(io_settings(streaming.experts, **_io_options(streaming.options))),
     }
 
 
-def _asked(options: LoadOptions) -> dict[str, Any]:
+def _io_options(options: LoadOptions) -> dict[str, Any]:
     return {"io": options.io, "threads": options.io_threads, "split": options.io_split}
 
 
 def why_not_taken(layout: RecordLayout) -> str | None:
-    """The reason why the kernels do not take such records, or ``None`` if they do."""
+    """Return the reason why the kernels do not support this layout, or ``None`` if they do."""
     from flash_moe.errors import UnsupportedModelError
     from flash_moe.ops.moe_experts import ExpertKernels
 
@@ -152,10 +155,10 @@ def why_not_taken(layout: RecordLayout) -> str | None:
 
 
 def report(facts: dict[str, Any]) -> list[str]:
-    """The facts as lines for people."""
-    memory = f"{facts['memory_bytes'] / 1e9:.1f} GB"
+    """Format the facts as lines of text."""
+    memory = format_bytes(facts["memory_bytes"])
     if facts["gpu_memory_bytes"]:
-        memory += f", {facts['gpu_memory_bytes'] / 1e9:.1f} GB of it for the GPU"
+        memory += f", {format_bytes(facts['gpu_memory_bytes'])} of it for the GPU"
     where = "FLASH_MOE_KERNEL_DIR" if facts["kernels_overridden"] else "shipped"
     rows = {
         "flash_moe": facts["flash_moe"],
@@ -172,17 +175,17 @@ def report(facts: dict[str, Any]) -> list[str]:
     return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
 
 
-def _self_test_lines(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
+def _self_test_lines(result: dict[str, Any] | None) -> list[str]:
+    if result is None:
         return [f"{'self-test':12}{PLAIN}"]
-    if found["passed"]:
-        return [f"{'self-test':12}passed, {found['seconds']:.2f} s"]
-    if found["plain_works"]:
-        then = "Models compute with mx.gather_qmm, which is right and slower."
+    if result["passed"]:
+        return [f"{'self-test':12}passed, {result['seconds']:.2f} s"]
+    if result["plain_works"]:
+        then = "Models compute with mx.gather_qmm, which is correct and slower."
     else:
-        then = "Plain MLX is wrong on the slab too, so models do not load."
-    lines = [f"{'self-test':12}FAILED. {then} Please report all of this."]
-    for problem in found["problems"]:
+        then = "Plain MLX also fails on the slab, so models do not load."
+    lines = [f"{'self-test':12}FAILED. {then} Please report this output."]
+    for problem in result["problems"]:
         lines += textwrap.indent(problem, " " * 12).splitlines()
     return lines
 
@@ -193,22 +196,22 @@ def _model_lines(model: dict[str, Any] | None) -> list[str]:
     lines = [f"{'model':12}{model['model_type']}, {Path(model['path']).name}"]
     for part in model["records"]:
         lines.append(f"{'':12}{_span(part['layers'])}: {part['records']}")
-        verdict = "records that the kernels take"
+        verdict = "supported by the kernels"
         if part["why_not"] is not None:
-            verdict = f"mx.gather_qmm computes them: {part['why_not']}"
+            verdict = f"computed by mx.gather_qmm: {part['why_not']}"
         lines.append(f"{'':14}{verdict}")
-    router = f"{model['experts']} experts, {model['experts_per_token']} a token"
-    taken = "one that the kernel takes" if model["router_taken"] else "plain MLX computes it"
+    router = f"{model['experts']} experts, {model['experts_per_token']} per token"
+    taken = "supported by the kernel" if model["router_taken"] else "computed by plain MLX"
     lines.append(f"{'':12}router of {router}: {taken}")
     reads = "io={io}, {threads} threads, split {split}".format(
         **{**model["io"], "split": model["io"]["split"] or "auto"}
     )
-    lines.append(f"{'':12}read with {reads}")
+    lines.append(f"{'':12}reads with {reads}")
     return lines
 
 
 def _span(numbers: Sequence[int]) -> str:
-    """Layer numbers in words; they rise, and some models have experts in every other layer."""
+    """Describe ascending layer numbers; some models have experts in every other layer."""
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
     return f"{len(numbers)} layers, {numbers[0]} to {numbers[-1]}"

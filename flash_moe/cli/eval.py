@@ -1,4 +1,4 @@
-"""``flash-moe eval``: what fewer experts or fewer bits cost in quality, measured."""
+"""``flash-moe eval``: measure the quality cost of fewer experts or fewer bits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "eval",
         parents=[common],
-        help="measure perplexity, distance from a reference, JSON and tool calls",
+        help="measure perplexity, divergence from a reference, JSON and tool calls",
     )
-    parser.add_argument("store", nargs="+", help="store, or mlx checkpoint")
+    parser.add_argument("store", nargs="+", help="store or mlx checkpoint; several are compared")
     # --top-k-experts takes a list here.
     add_options(parser, "streaming", LoadOptions, but=("top_k",))
     parser.add_argument(
@@ -30,43 +30,43 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         type=_numbers,
         default=(),
         metavar="K,K,...",
-        help="experts a token: each store is run at each of them (default: the model's own)",
+        help="experts per token; runs each store with each number (default: the model's own)",
     )
     parser.add_argument(
         "--reference",
         metavar="MODEL",
-        help="what runs are compared with: a store, or a directory that mlx-lm loads as a whole "
-        "(default: the first store at its own number of experts a token)",
+        help="reference of the KL divergence: a store, or a model that mlx-lm loads into memory "
+        "(default: the first store with its own number of experts per token)",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 (default: a bundled one)")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (default: bundled)")
     parser.add_argument(
-        "--tokens", type=int, default=1024, metavar="N", help="of the text, at most (1024)"
-    )
-    parser.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="prompts as JSON (default: the bundled ones), or none to leave them out",
-    )
-    parser.add_argument(
-        "--max-tokens", "-n", type=int, default=256, help="of an answer, at most (256)"
+        "--tokens",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="maximum tokens of the text (default: 1024); more make the figures more precise",
     )
     parser.add_argument(
-        "--thinking", action="store_true", help="let models think before they answer"
+        "--prompts", metavar="FILE", help="prompts as JSON, or none to skip them (default: bundled)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw quality against bytes a token: .png"
+        "--max-tokens", "-n", type=int, default=256, help="maximum tokens per answer (default: 256)"
+    )
+    parser.add_argument("--thinking", action="store_true", help="reason before answering")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot quality against bytes per token, as .png"
     )
     parser.set_defaults(run=run)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The numbers of ``10,8,6``."""
+    """Parse ``10,8,6``."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"expected whole numbers with commas between them, got {text!r}"
+            f"expected whole numbers separated by commas, got {text!r}"
         ) from None
 
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 done.append(one)
                 progress.finished(one)
     finally:
-        # After Ctrl-C or an error, what is done so far: it may have taken hours.
+        # After Ctrl-C or an error, report the completed runs: they may have taken hours.
         if args.json and done:
             print(json.dumps(to_json(plan, done), indent=2, allow_nan=False))
         elif done:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    """Read all that was given, and check it before a model is loaded."""
+    """Read and check all inputs before a model is loaded."""
     from flash_moe.eval.evaluation import make_plan
     from flash_moe.eval.windows import read_text
 
@@ -118,8 +118,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     if options.keys() & {"trace", "trace_events"} and n_streamed > 1:
         raise ConfigError(
             "eval",
-            f"--trace writes one file a run: expected one streamed run, got {n_streamed}",
-            "Give one store and no list of --top-k-experts.",
+            f"--trace writes one file per run: expected one streamed run, got {n_streamed}",
+            "Pass one store and no list of --top-k-experts.",
         )
     return plan
 

@@ -1,4 +1,4 @@
-"""The table that ``flash-moe eval`` prints, and how it tells of its progress."""
+"""Tables and progress bars of ``flash-moe eval``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -15,13 +14,14 @@ from rich.text import Text
 
 from flash_moe.eval.report import short_names
 from flash_moe.eval.windows import n_scored
+from flash_moe.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from flash_moe.eval.evaluation import Plan, Run
     from flash_moe.eval.models import Candidate
 
-# Column to the share of its figures.
-_SHARES = {
+# Column title to the name of its score.
+_SCORES = {
     "JSON\nvalid": "json_valid",
     "JSON\nright": "json",
     "tool\nname": "tool_name",
@@ -30,7 +30,7 @@ _SHARES = {
 
 
 class Progress:
-    """Bars on standard error where it is a terminal, a line for each run where it is not."""
+    """Progress on standard error: bars on a terminal, otherwise one line per run."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._done = plan, 0
@@ -52,11 +52,11 @@ class Progress:
         self._describe()
 
     def step(self, what: str, n: int) -> None:
-        """Count what is done."""
+        """Advance the bar ``what`` by ``n``."""
         self._bars.update(self._tasks[what], advance=n)
 
     def finished(self, run: Run) -> None:
-        """A run is done."""
+        """Record a completed run."""
         self._done += 1
         if not self._console.is_terminal:
             counted = f"{self._done} of {len(self._plan.candidates)}"
@@ -88,7 +88,7 @@ class Progress:
 
 
 def report(plan: Plan, runs: Sequence[Run]) -> None:
-    """Print the tables, and what their columns mean."""
+    """Print the tables and their legend."""
     console = Console(highlight=False)
     console.print(text_table(plan, runs))
     console.print()
@@ -102,41 +102,41 @@ def report(plan: Plan, runs: Sequence[Run]) -> None:
 
 
 def _table(titles: Sequence[str]) -> Table:
-    found = Table(box=None, pad_edge=False)
-    found.add_column("model\n", overflow="fold", min_width=12)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model\n", overflow="fold", min_width=12)
     for title in titles:
-        found.add_column(title, justify="right", no_wrap=True)
-    return found
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def text_table(plan: Plan, runs: Sequence[Run]) -> Table:
-    """One line a run: what it reads, and how it foresees the text."""
-    found = _table(
-        ["K\n", "experts\na token", "bits a\nweight", "perplexity\n", "KL\nmean", "KL\n99 %",
+    """One row per run: bytes read, and prediction of the text."""
+    table = _table(
+        ["K\n", "experts\nper token", "bits per\nweight", "perplexity\n", "KL\nmean", "KL\n99 %",
          "same\ntoken"]
     )  # fmt: skip
     for run in runs:
         c, text = run.candidate, run.text
         row = [
-            "-" if c.bytes_per_token is None else decimal(c.bytes_per_token),
+            "-" if c.bytes_per_token is None else format_bytes(c.bytes_per_token),
             "-" if c.bits_per_weight is None else f"{c.bits_per_weight:.2f}",
             f"{text.perplexity:.4g}",
             _nats(text.mean_kl),
             _nats(text.p99_kl),
             _percent(text.agreement),
         ]
-        found.add_row(*map(Text, [*_name(plan, run), *row]))
-    return found
+        table.add_row(*map(Text, [*_name(plan, run), *row]))
+    return table
 
 
 def prompt_table(plan: Plan, runs: Sequence[Run]) -> Table:
-    """One line a run: shares of right answers."""
-    found = _table(["K\n", *_SHARES])
+    """One row per run: fractions of correct answers."""
+    table = _table(["K\n", *_SCORES])
     for run in runs:
         shares = run.prompts.shares if run.prompts else {}
-        row = [_percent(shares.get(name)) for name in _SHARES.values()]
-        found.add_row(*map(Text, [*_name(plan, run), *row]))
-    return found
+        row = [_percent(shares.get(name)) for name in _SCORES.values()]
+        table.add_row(*map(Text, [*_name(plan, run), *row]))
+    return table
 
 
 def _name(plan: Plan, run: Run) -> list[str]:
@@ -150,17 +150,17 @@ def _name(plan: Plan, run: Run) -> list[str]:
 
 
 def legend(plan: Plan) -> list[str]:
-    """What the figures are of."""
+    """Explain the columns."""
     lines = [
-        f"Text: {n_scored(plan.windows)} tokens foreseen in {len(plan.windows)} windows. "
-        "KL(reference || run) in nats a token.",
-        "Experts a token: their bytes in all layers, read if none is in memory.",
+        f"Text: {n_scored(plan.windows)} tokens predicted in {len(plan.windows)} windows. "
+        "KL(reference || run) in nats per token.",
+        "Experts per token: their bytes in all layers, read if none is cached.",
     ]
     if plan.prompts:
         from flash_moe.eval.prompts import kinds
 
-        asked = ", ".join(f"{n} {kind}" for kind, n in kinds(plan.prompts).items())
-        lines.append(f"Prompts: {asked}. Greedy answers; - where a model cannot be asked.")
+        counts = ", ".join(f"{n} {kind}" for kind, n in kinds(plan.prompts).items())
+        lines.append(f"Prompts: {counts}. Greedy answers; - where a model does not support them.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""``flash-moe generate``: one prompt, one answer, streamed."""
+"""``flash-moe generate``: answer one prompt, streamed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.options import add_options, given
 from flash_moe.errors import PromptError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.options import GenerationOptions
 from flash_moe.options.loading import LoadOptions
 
@@ -19,25 +20,27 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("generate", parents=[common], help="answer a prompt")
+    parser = commands.add_parser("generate", parents=[common], help="answer one prompt")
     parser.add_argument("model", help="store or mlx checkpoint")
     prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", "-p", help="the user's message; - reads standard input")
+    prompt.add_argument("--prompt", "-p", help="user message; - reads standard input")
     prompt.add_argument("--messages", type=Path, metavar="FILE", help="chat messages as JSON")
-    parser.add_argument("--raw", action="store_true", help="--prompt without the chat template")
-    parser.add_argument("--no-thinking", action="store_true", help="ask for no thinking")
+    parser.add_argument(
+        "--raw", action="store_true", help="pass --prompt without the chat template"
+    )
+    parser.add_argument("--no-thinking", action="store_true", help="turn the model's reasoning off")
     add_options(parser, "sampling", GenerationOptions)
     add_options(parser, "streaming", LoadOptions)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, at the end")
-    parser.add_argument("--timing", action="store_true", help="per layer: read, wait, compute")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--timing", action="store_true", help="print the times of each layer")
     parser.set_defaults(run=run)
 
 
 def read_prompt(args: argparse.Namespace) -> Prompt:
-    """The text of the user, or the messages of a file.
+    """Return the prompt text, or the messages of a file.
 
     Raises:
-        PromptError: Empty, not UTF-8, or not a list of messages.
+        PromptError: The prompt is empty, not UTF-8, or not a list of messages.
     """
     if args.messages is not None:
         try:
@@ -56,12 +59,12 @@ def read_prompt(args: argparse.Namespace) -> Prompt:
     if text == "-":
         text = standard_input()
     if not text.strip():
-        raise PromptError("prompt", "the prompt is empty", "Say something.")
+        raise PromptError("prompt", "the prompt is empty", "Pass some text.")
     return str(text)
 
 
 def standard_input() -> str:
-    """All of standard input.
+    """Return all of standard input.
 
     Raises:
         PromptError: It is not UTF-8.
@@ -75,7 +78,7 @@ def standard_input() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    prompt = read_prompt(args)  # before the model, which takes longer
+    prompt = read_prompt(args)  # before the model is loaded, which takes longer
     from flash_moe.loader import load
 
     options = given(args, GenerationOptions)
@@ -109,22 +112,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_timing(stats: GenerationStats) -> None:
-    """A table on standard error: where the time of each layer went."""
+    """Print the times of each layer as a table on standard error."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
-        title="per layer; read is summed over threads, wait is what the layer waited, overlap what "
-        "it did not"
+        title="per layer; read: sum over threads, wait: time the layer waited for reads, overlap: "
+        "reading hidden behind computing"
     )
-    for name in ("layer", "calls", "hits", "misses", "MB read"):
+    for name in ("layer", "calls", "hits", "misses", "bytes"):
         table.add_column(name, justify="right")
     for name in ("read", "wait", "overlap", "compute"):
         table.add_column(f"{name} ms", justify="right")
 
     def row(name: str, calls: str, s: Any) -> list[str]:
         times = [f"{1e3 * t:.1f}" for t in (s.read_s, s.wait_s, s.overlap_s, s.compute_s)]
-        return [name, calls, str(s.hits), str(s.misses), f"{s.bytes_read / 1e6:.1f}", *times]
+        return [name, calls, str(s.hits), str(s.misses), format_bytes(s.bytes_read), *times]
 
     for layer in stats.stream.layers:
         table.add_row(*row(str(layer.layer), str(layer.calls), layer))

@@ -1,18 +1,28 @@
-"""Flags of the command line, made from declared options."""
+"""Command-line flags generated from declared options."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flash_moe.options.declare import declared
+
+# Flags of the previous release, by command; their old names work for one release.
+_RENAMED = {
+    ("serve", "--grace"): "--shutdown-timeout",
+    ("chat", "--yes-to"): "--allow-tool",
+    ("chat", "--private"): "--no-save",
+    ("demo", "--share"): "--cache-fraction",
+    ("pull", "--jobs"): "--max-shards",
+}
 
 
 def add_options(
     parser: argparse.ArgumentParser, title: str, options: type, but: Collection[str] = ()
 ) -> None:
-    """Add a flag for each option of a class that has one.
+    """Add a flag for each option of a class that declares one.
 
     Args:
         title: Heading of the group in the help text.
@@ -44,17 +54,28 @@ def add_options(
 
 
 def given(args: argparse.Namespace, options: type) -> dict[str, Any]:
-    """Return the options of a class that the command line sets, by name.
+    """Return the options of a class that are set on the command line, by name.
 
     Raises:
-        ConfigError: A value out of range, before anything is loaded.
+        ConfigError: A value is out of range; raised before anything is loaded.
     """
     values = {name: getattr(args, _dest(options, name), None) for name in declared(options)}
-    found = {name: value for name, value in values.items() if value is not None}
-    options(**found)
-    return found
+    values = {name: value for name, value in values.items() if value is not None}
+    options(**values)
+    return values
+
+
+def current_names(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command with renamed flags replaced, and report each of them."""
+    result = list(arguments)
+    for n, argument in enumerate(result):
+        old, equals, value = argument.partition("=")
+        if (new := _RENAMED.get((result[0], old))) and "--" not in result[:n]:
+            print(f"flash-moe: {old} is now {new}", file=sys.stderr)
+            result[n] = f"{new}{equals}{value}"
+    return result
 
 
 def _dest(options: type, name: str) -> str:
-    # Two classes may have options of one name: top_k of sampling, and of the experts.
+    # Two classes may have an option of the same name: top_k of sampling and top_k of the experts.
     return f"{options.__name__}.{name}"

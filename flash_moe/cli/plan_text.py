@@ -1,4 +1,4 @@
-"""The page that ``flash-moe plan`` prints."""
+"""Report of ``flash-moe plan`` as text."""
 
 from __future__ import annotations
 
@@ -7,63 +7,56 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
 from flash_moe.store.layout import describe as describe_records
 
 if TYPE_CHECKING:
     from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range, Row
     from flash_moe.plan.planned import Planned
+    from flash_moe.plan.report import PlanReport
     from flash_moe.plan.this_machine import LeastMemory
-    from flash_moe.plan.verdict import Verdict
 
-UNITS = ((" kB", 1e3), (" MB", 1e6), (" GB", 1e9))
 KINDS = {
     "mlx": "in mlx format",
-    "hf": "in the original format, to be quantized",
+    "hf": "in Hugging Face format, to be quantized",
     "flash-moe-original": "records of the original Flash-MoE",
 }
 
 
-def report(
-    planned: Planned,
-    shape: ModelShape,
-    machine: Machine,
-    rows: Sequence[Row],
-    least: LeastMemory,
-    end: Verdict,
-) -> None:
-    """Print tables, the sentences they rest on, and the verdict."""
+def print_report(report: PlanReport) -> None:
+    """Print the tables, their assumptions, and the verdict."""
+    planned, shape, machine = report.planned, report.shape, report.machine
     console = Console(highlight=False)
     commit = f" at {planned.commit[:12]}" if planned.commit else ""
     console.print(Text(f"{planned.name}{commit}, {KINDS[planned.kind]}", style="bold"))
     for title, facts in (
         ("model", model_facts(planned, shape)),
         ("disk: exact, from the headers of the files", disk_facts(planned, shape)),
-        ("memory: weights exact, prompts and process assumed", memory_facts(least, machine)),
+        ("memory: weights exact, prompts and process assumed", memory_facts(report.least, machine)),
         ("speed", speed_facts(machine)),
     ):
         console.print()
         console.print(Text(title, style="bold"))
         console.print(_table(facts))
     console.print()
-    print_whole(console, budget_table(shape, machine, rows))
+    print_whole(console, budget_table(shape, machine, report.rows))
     console.print()
-    console.print(Text("what this rests on", style="bold"))
+    console.print(Text("assumptions", style="bold"))
     for sentence in sentences(machine):
         console.print(Text(f"- {sentence}"))
     console.print()
-    verdict_lines(console, planned, rows, machine, end)
+    verdict_lines(console, report)
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table without cutting a figure, however narrow the terminal or the pipe is."""
-    wanted = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(highlight=False, width=max(console.width, wanted)).print(table, crop=False)
+    """Print a table without truncating cells, even on a narrow terminal or pipe."""
+    width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, width)).print(table, crop=False)
 
 
 def _table(facts: Mapping[str, str]) -> Table:
@@ -76,7 +69,7 @@ def _table(facts: Mapping[str, str]) -> Table:
 
 
 def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
-    """What it is."""
+    """Architecture, layers, experts and context of the model."""
     model = planned.model
     names = model.raw.get("architectures")
     named = f" ({names[0]})" if isinstance(names, list) and names else ""
@@ -87,139 +80,129 @@ def model_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
     again = ""
     if planned.from_bits:
         bits = ", ".join(map(str, planned.from_bits))
-        again = f"; quantized again from {bits} bits, which costs quality"
-    kinds = (f"{kind} {decimal(n)}" for kind, n in resident_kinds(planned).items())
+        again = f"; requantized from {bits} bits, which costs quality"
+    kinds = (f"{kind} {format_bytes(n)}" for kind, n in resident_kinds(planned).items())
     return {
         "architecture": f"{model.model_type}{named}",
         "layers": f"{layers}, {len(planned.layers)} of them with experts",
-        "experts": f"{n_experts} a layer, {shape.top_k} a token{own}",
+        "experts": f"{n_experts} per layer, {shape.top_k} per token{own}",
         "expert weights": " / ".join(map(describe_records, layouts)) + again,
         "other weights": "; ".join(kinds),
-        "context": str(model.max_context or "not said"),
+        "context": str(model.max_context or "unknown"),
     }
 
 
 def disk_facts(planned: Planned, shape: ModelShape) -> dict[str, str]:
-    """What it takes of the disk."""
+    """Disk space: download, store, peak and free."""
     disk = planned.disk
     facts = {}
     if disk.download:
-        facts["download"] = decimal(disk.download)
-    rest = disk.store - shape.expert_bytes
-    facts["store"] = f"{decimal(disk.store)}: experts {decimal(shape.expert_bytes)}, other files "
-    facts["store"] += decimal(rest)
+        facts["download"] = format_bytes(disk.download)
+    experts, rest = format_bytes(shape.expert_bytes), disk.store - shape.expert_bytes
+    parts = f"experts {experts}, other files {format_bytes(rest)}"
+    facts["store"] = f"{format_bytes(disk.store)}: {parts}"
     if planned.state == "complete":
-        facts["place"] = f"{disk.path}, complete"
+        facts["directory"] = f"{disk.path}, complete"
     else:
         shards = "one shard" if disk.shards == 1 else f"{disk.shards} shards"
-        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint stays"
-        done = "; an earlier run left the rest" if planned.state == "partial" else ""
-        facts["needed"] = f"{decimal(disk.needed)}: {peak}{done}"
-        facts["free"] = f"{decimal(disk.free)}: {'enough' if disk.fits else 'not enough'}"
-        facts["place"] = str(disk.path)
+        peak = f"at the peak, store and {shards}" if disk.shards else "the checkpoint is kept"
+        done = "; an earlier run wrote the rest" if planned.state == "partial" else ""
+        facts["needed"] = f"{format_bytes(disk.needed)}: {peak}{done}"
+        facts["free"] = f"{format_bytes(disk.free)}: {'enough' if disk.fits else 'not enough'}"
+        facts["directory"] = str(disk.path)
     records = dict.fromkeys(layer.layout.record_bytes for layer in planned.layers)
     facts["one expert"] = ", ".join(f"{n:,} bytes" for n in records)
-    facts["read for a token"] = f"{decimal(shape.token_bytes)} if none is in memory"
+    facts["read per token"] = f"{format_bytes(shape.token_bytes)} if no expert is cached"
     return facts
 
 
 def memory_facts(least: LeastMemory, machine: Machine) -> dict[str, str]:
-    """What it takes of memory at least."""
+    """Minimum memory, and the memory of this machine."""
     now = machine.available_bytes
-    available = "" if now is None else f", {decimal(now)} available now"
+    available = "" if now is None else f", {format_bytes(now)} available now"
     return {
-        "needed at least": f"{decimal(least.n_bytes)}: other weights {decimal(least.resident)}, "
-        f"smallest bank {decimal(least.bank)}, prompts {decimal(least.prompt)}, "
-        f"process {decimal(least.process)}",
-        "this machine": f"{decimal(machine.memory_bytes)}{available}; "
-        f"{decimal(least.reserve)} should stay free",
+        "needed at least": f"{format_bytes(least.n_bytes)}: other weights "
+        f"{format_bytes(least.resident)}, smallest bank {format_bytes(least.bank)}, prompts "
+        f"{format_bytes(least.prompt)}, process {format_bytes(least.process)}",
+        "this machine": f"{format_bytes(machine.memory_bytes)}{available}; "
+        f"{format_bytes(least.reserve)} should stay free",
     }
 
 
 def speed_facts(machine: Machine) -> dict[str, str]:
-    """What this machine can do."""
+    """Rates of this machine."""
 
-    def rate(figure: Figure, of: str) -> str:
+    def rate(figure: Figure, kind: str) -> str:
         if math.isnan(figure.value):
             return f"unknown, {figure.note}"
-        return f"{figure.value / 1e9:.3g} GB/s of {of}, {figure.source}"
+        return f"{figure.value / 1e9:.3g} GB/s of {kind}, {figure.source}"
 
     layer = machine.layer_s
     return {
         "disk": rate(machine.read_bytes_per_s, "random reads"),
-        "compute": rate(machine.weight_bytes_per_s, "weights passing"),
-        "overhead": f"up to {layer.value * 1e3:.3g} ms a layer, {layer.source}",
+        "compute": rate(machine.weight_bytes_per_s, "weights read from memory"),
+        "overhead": f"up to {layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
 
 
 def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Table:
-    """One line for each size of the bank. What is forecast is a range."""
+    """Format forecasts: one row per size of the bank, with ranges."""
     table = Table(box=None, pad_edge=False)
     table.add_column("option\n", no_wrap=True)
-    for title in ("bank\n", "experts\nheld", "hits,\nassumed", "read a token,\nassumed",
+    for title in ("bank\n", "experts\ncached", "hits,\nassumed", "read per token,\nassumed",
                   "tokens/s,\nassumed", "memory\n", "fits in\nmemory"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         f = row.forecast
         table.add_row(
             row.label,
-            decimal(f.bank_bytes),
+            format_bytes(f.bank_bytes),
             f"{f.bank_bytes / shape.expert_bytes:.0%}",
             _range(f.hit_rate, lambda x: f"{100 * x:.0f}", " %"),
-            _bytes(f.read_bytes),
+            _range(f.read_bytes, format_bytes),
             _range(f.tokens_per_s, _digits) if rates_known(machine) else "?",
-            decimal(f.memory_bytes),
+            format_bytes(f.memory_bytes),
             fits(f),
         )
     return table
 
 
-def verdict_lines(
-    console: Console, planned: Planned, rows: Sequence[Row], machine: Machine, end: Verdict
-) -> None:
-    """Whether it fits, what is missing, and the next command."""
+def verdict_lines(console: Console, report: PlanReport) -> None:
+    """Print the expected speed, the verdict, its reasons and the next command."""
+    planned, machine, end = report.planned, report.machine, report.verdict
     if rates_known(machine):
-        found = rows[0].forecast
+        forecast = report.rows[0].forecast
         parts = {
-            "reading": found.read_s.high,
-            "computing": found.compute_s.value,
+            "reading": forecast.read_s.high,
+            "computing": forecast.compute_s.value,
             "the overhead": machine.layer_s.value * len(planned.layers),
         }
-        expected = f"Expect {_range(found.tokens_per_s, _digits)} tokens/s"
-        held = f"with {decimal(found.bank_bytes)} of experts in memory"
+        expected = f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s"
+        cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
         most = max(parts, key=parts.__getitem__)
-        console.print(Text(f"{expected} {held}; {most} takes most of the time."))
+        console.print(Text(f"{expected} {cached}; {most} takes most of the time."))
     console.print(Text("It fits." if end.fits else "It does not fit.", style="bold"))
     for reason in end.reasons:
         console.print(Text(reason))
     if end.shell is not None:
         does = {"complete": "run it", "partial": "continue", "absent": "get it"}[planned.state]
-        # Not wrapped, to be copied.
+        # Not wrapped, so that it can be copied.
         console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
 
 
-def fits(found: Forecast) -> str:
-    if not found.fits:
+def fits(forecast: Forecast) -> str:
+    if not forecast.fits:
         return "no"
-    return "yes" if found.fits_now is not False else "not now"
+    return "yes" if forecast.fits_now is not False else "not now"
 
 
-def _range(found: Range, shown: Callable[[float], str], unit: str = "") -> str:
-    low, high = shown(found.low), shown(found.high)
+def _range(values: Range, text: Callable[[float], str], unit: str = "") -> str:
+    low, high = text(values.low), text(values.high)
     return (low if low == high else f"{low} to {high}") + unit
 
 
-def _bytes(found: Range) -> str:
-    unit, size = next((u for u in UNITS if found.high < 1000 * u[1]), UNITS[-1])
-
-    def shown(n_bytes: float) -> str:
-        return f"{n_bytes / size:.2f}" if 0 < n_bytes < 10 * size else f"{n_bytes / size:.0f}"
-
-    return _range(found, shown, unit)
-
-
 def _digits(value: float) -> str:
-    """Two digits, and no exponent."""
+    """Format with two digits and no exponent."""
     if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,13 +1,11 @@
-"""Bars of bytes on a terminal, a line now and then where there is none."""
+"""Progress bars of bytes on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,27 +16,49 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-# Of all bytes, between two lines of a log.
+from flash_moe.files.sizes import format_bytes
+
+# Fraction of all bytes between two log lines.
 LINE_EVERY = 0.05
 
 
 class Bars:
-    """One bar for each kind of bytes. Threads may report at the same time.
+    """One bar per kind of bytes, on standard error, for the duration of a ``with``.
 
-    Args:
-        totals: Name of a bar to the bytes it will be told of.
+    Thread-safe.
     """
 
-    def __init__(self, console: Console, bars: Progress, totals: Mapping[str, int]) -> None:
-        self._console, self._bars = console, bars
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description:28}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
         self._lock = threading.Lock()
-        self._totals = dict(totals)
-        self._done = dict.fromkeys(totals, 0)
+        self._totals: dict[str, int] = {}
+        self._done: dict[str, int] = {}
         self._next_line = LINE_EVERY
-        self._tasks: dict[str, TaskID] = {n: bars.add_task(n, total=t) for n, t in totals.items()}
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, name: str, total: int) -> None:
+        """Add a bar of ``total`` bytes."""
+        self._totals[name], self._done[name] = total, 0
+        self._tasks[name] = self._bars.add_task(name, total=total)
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
 
     def add(self, name: str, n_bytes: int, text: str | None = None) -> None:
-        """Bytes done; ``text`` stands before the bar from now on."""
+        """Advance a bar by ``n_bytes`` and label it ``text`` (default: its name)."""
         with self._lock:
             self._done[name] += n_bytes
         self._bars.update(self._tasks[name], advance=n_bytes, description=text or name)
@@ -52,34 +72,18 @@ class Bars:
                 return
             self._next_line = share - share % LINE_EVERY + LINE_EVERY
             states = (
-                f"{n} {decimal(self._done[n])} of {decimal(t)}" for n, t in self._totals.items()
+                f"{name} {format_bytes(self._done[name])} of {format_bytes(total)}"
+                for name, total in self._totals.items()
             )
-            # Here, so that no later line overtakes it.
+            # Printed under the lock, so that lines stay in order.
             self._console.print(f"{share:4.0%}  " + ", ".join(states), highlight=False)
 
 
-@contextmanager
-def progress(totals: Mapping[str, int]) -> Iterator[Bars]:
-    """Bars on standard error, for the length of a ``with``."""
-    console = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description:28}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bars:
-        yield Bars(console, bars, totals)
-
-
 class LayerCount:
-    """How many layers are written, from what the packer reports.
+    """Counter of written layers, fed by the packer's progress callback.
 
     Args:
-        sizes: Name that the packer gives a layer, to its bytes.
+        sizes: Bytes of each layer, by the name that the packer reports.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -88,7 +92,7 @@ class LayerCount:
         self._done = 0
 
     def add(self, what: str, n_bytes: int) -> str:
-        """Count, and say how far it is: ``12 of 60 layers``."""
+        """Count bytes of a layer and return the state: ``12 of 60 layers``."""
         with self._lock:
             if what in self._left:
                 self._left[what] -= n_bytes

@@ -1,4 +1,4 @@
-"""``flash-moe serve``: a server with the APIs of OpenAI and Anthropic."""
+"""``flash-moe serve``: serve a model over the APIs of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -11,87 +11,103 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.cli.options import add_options, given
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.options.loading import LoadOptions
 from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from flash_moe.server.engine.model_provider import Provider
+    from flash_moe.generation.engine import Engine
+    from flash_moe.server.served_model import ServedModel
+
+_LIMITS: tuple[tuple[str, float | None, str], ...] = (
+    ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
+    ("--max-queue", 16, "maximum queued requests; further ones get a 429 (default: 16)"),
+    ("--timeout", 1800.0, "seconds from a request's arrival to its answer's end (default: 1800)"),
+    (
+        "--client-timeout",
+        30.0,
+        "seconds to receive a request, or to send response data (default: 30)",
+    ),
+    ("--shutdown-timeout", 10.0, "seconds for running requests to finish (default: 10)"),
+    (
+        "--decode-concurrency",
+        2,
+        "requests decoded at once (default: 2); 1 suits a small expert cache",
+    ),
+    ("--prompt-cache-gb", None, "memory of prompt caches in GB (default: 1/16 of the memory)"),
+    ("--prompt-cache-entries", 16, "maximum number of prompt caches (default: 16)"),
+)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "serve", parents=[common], help="serve a model to clients of OpenAI's and Anthropic's APIs"
+        "serve", parents=[common], help="serve a model over the APIs of OpenAI and Anthropic"
     )
     parser.add_argument("model", help="store or mlx checkpoint")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="0 for any (8080)")
     parser.add_argument(
-        "--alias", action="append", default=[], metavar="NAME", help="another name of the model"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     parser.add_argument(
-        "--api-key", help="what clients must show; better in FLASH_MOE_API_KEY, which ps hides"
+        "--port", type=int, default=8080, help="port; 0 picks a free one (default: 8080)"
+    )
+    parser.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further model name that requests may use; repeatable",
+    )
+    parser.add_argument(
+        "--api-key",
+        help="API key clients must send (prefer FLASH_MOE_API_KEY: arguments are visible in ps)",
     )
     parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="web pages that may call, such as https://example.org; * for all (none)",
+        help="web origin that may call the server, such as https://example.org; * allows all; "
+        "repeatable (default: none)",
     )
     _add_limits(parser)
     _add_defaults(parser)
     add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="least severe messages on standard error (default: info, one line per request)",
     )
     parser.set_defaults(run=run)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument("--max-request-mb", type=float, default=8.0, help="of a body (8)")
-    group.add_argument("--max-queue", type=int, default=16, help="requests that wait (16)")
-    group.add_argument(
-        "--timeout", type=float, default=1800.0, help="seconds for a whole answer (1800)"
-    )
-    group.add_argument(
-        "--client-timeout",
-        type=float,
-        default=30.0,
-        help="seconds for a client to send its request, and to take in what it is sent (30)",
-    )
-    group.add_argument(
-        "--grace", type=float, default=10.0, help="seconds for answers to end at a stop (10)"
-    )
-    group.add_argument(
-        "--decode-concurrency", type=int, default=2, help="answers generated at once (2)"
-    )
-    group.add_argument(
-        "--prompt-cache-gb",
-        type=float,
-        help="memory for prompts that go on (default: a sixteenth of all)",
-    )
-    group.add_argument(
-        "--prompt-cache-entries", type=int, default=16, help="the same, counted (16)"
-    )
+    for flag, default, text in _LIMITS:
+        kind = int if isinstance(default, int) else float
+        group.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, "sampling, where a request leaves it out", SamplingParams, ("seed", "stop"))
+    add_options(parser, "sampling defaults of requests", SamplingParams, ("seed", "stop"))
     group = parser.add_argument_group("answers")
     group.add_argument(
         "--chat-template-args",
         default="{}",
         metavar="JSON",
-        help="""for the chat template, such as '{"enable_thinking": false}'""",
+        help="""default chat template arguments, such as '{"enable_thinking": false}'""",
     )
     group.add_argument(
-        "--strict-tools", action="store_true", help="hold all tool calls to their schemas"
+        "--strict-tools",
+        action="store_true",
+        help="constrain the calls of every tool to its schema, as strict: true does for one tool",
     )
     group.add_argument(
         "--ignore-unknown-fields",
         action="store_true",
-        help="ignore fields of requests that are not known, instead of refusing",
+        help="ignore unknown request fields instead of rejecting the request",
     )
 
 
@@ -117,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         max_queue=args.max_queue,
         timeout_s=args.timeout,
         client_timeout_s=args.client_timeout,
-        grace_s=args.grace,
+        shutdown_timeout_s=args.shutdown_timeout,
         sampling=SamplingParams(**given(args, SamplingParams)),
         concurrency=args.decode_concurrency,
         prompt_cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
@@ -128,33 +144,31 @@ def run(args: argparse.Namespace) -> int:
     )
     if not options.local and options.api_key is None:
         print(
-            f"flash-moe: {options.host} can be reached from elsewhere, and no API key is set: "
-            "whoever reaches it can use it",
+            f"flash-moe: other machines can reach {options.host} and no API key is set: anyone who "
+            "reaches the server can use it",
             file=sys.stderr,
         )
     from flash_moe.server.run import serve
 
-    serve(options, _say)
+    serve(options, _report)
     return 0
 
 
 def _template_args(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        arguments = json.loads(text)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        arguments = None
+    if not isinstance(arguments, dict):
         raise ConfigError("serve", f"--chat-template-args: expected a JSON object, got {text!r}")
-    return found
+    return arguments
 
 
-def _say(url: str, provider: Provider) -> None:
-    assert provider.flash is not None
-    caches = provider.cli_args.prompt_cache_bytes
+def _report(url: str, model: ServedModel, engine: Engine) -> None:
     print(
-        f"flash-moe: {provider.name} at {url}/v1 (Anthropic clients: {url}); "
-        f"{provider.flash.stats.bank_bytes / 1e9:.2f} GB for experts, up to "
-        f"{caches / 1e9:.2f} GB for prompt caches",
+        f"flash-moe: {model.name} at {url}/v1 (Anthropic clients: {url}); "
+        f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
+        f"{format_bytes(model.prompt_cache_bytes)} for prompt caches",
         file=sys.stderr,
         flush=True,
     )

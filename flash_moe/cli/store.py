@@ -1,4 +1,4 @@
-"""``flash-moe verify``, ``info``, ``ls`` and ``rm``: the stores of this machine."""
+"""``flash-moe verify``, ``info``, ``ls`` and ``rm``: manage the stores of this machine."""
 
 from __future__ import annotations
 
@@ -6,60 +6,47 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from flash_moe.cli.progress import progress
+from flash_moe.cli.progress import Bars
+from flash_moe.files.sizes import format_bytes
 from flash_moe.store.manifest import Manifest, read_manifest
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     verify = commands.add_parser("verify", parents=[common], help="check every byte of a store")
-    verify.add_argument("store", help="directory, or repository that was pulled")
+    verify.add_argument("store", help="directory, or pulled repository")
     verify.add_argument(
         "--repair",
         action="store_true",
-        help="download what damaged files are made of, and write them anew",
+        help="download the sources of damaged files and rewrite them",
     )
     verify.set_defaults(run=run_verify)
-    info = commands.add_parser("info", parents=[common], help="say what a store holds")
-    info.add_argument("store", help="directory, or repository that was pulled")
+    info = commands.add_parser("info", parents=[common], help="describe a store")
+    info.add_argument("store", help="directory, or pulled repository")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info)
-    ls = commands.add_parser("ls", parents=[common], help="list the stores that were pulled")
+    ls = commands.add_parser("ls", parents=[common], help="list pulled stores")
     ls.add_argument("--json", action="store_true", help="print JSON")
     ls.set_defaults(run=run_ls)
     rm = commands.add_parser("rm", parents=[common], help="delete a store")
-    rm.add_argument("store", help="name or repository as of flash-moe ls, or a path")
-    rm.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    rm.add_argument("store", help="name or repository, as flash-moe ls lists it, or path")
+    rm.add_argument("--yes", "-y", action="store_true", help="delete without confirmation")
     rm.set_defaults(run=run_rm)
-
-
-def store_path(name: str) -> Path:
-    """The directory that is meant: a path, the store of a repository, or that in the package."""
-    from flash_moe import demo_model
-    from flash_moe.hub.local_stores import find_store, named_store
-
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name == demo_model.NAME:
-        return demo_model.STORE
-    # Also one that is partial or damaged, of which is to be said that it is.
-    return find_store(name) or named_store(name) or path
 
 
 def run_verify(args: argparse.Namespace) -> int:
     from flash_moe.files.lock import locked
+    from flash_moe.hub.resolve import resolve_store
 
-    root = store_path(args.store)
+    root = resolve_store(args.store)
     with locked(root) if args.repair and root.is_dir() else nullcontext():
         return _verify(root, args.repair)
 
@@ -68,52 +55,49 @@ def _verify(root: Path, repair: bool) -> int:
     from flash_moe.store.verify import verified_bytes, verify
 
     manifest = read_manifest(root, sizes=False)
-    with progress({"verify": verified_bytes(manifest)}) as bars:
-        found = verify(root, lambda n: bars.add("verify", n))
-    for problem in found.problems:
+    bars = Bars()
+    bars.start("verify", verified_bytes(manifest))
+    with bars:
+        result = verify(root, lambda n: bars.add("verify", n))
+    for problem in result.problems:
         print(problem, file=sys.stderr)
-    state = f"{len(found.problems)} damaged" if found.problems else "all sound"
+    state = f"{len(result.problems)} damaged" if result.problems else "all sound"
     print(
-        f"{root}: {found.n_records} records, files beside them: {found.n_files}, "
-        f"{decimal(found.n_bytes)}: {state}"
+        f"{root}: {result.n_records} records, other files: {result.n_files}, "
+        f"{format_bytes(result.n_bytes)}: {state}"
     )
-    if not found.problems:
+    if not result.problems:
         return 0
-    return _repair(root, found.damaged) if repair else 1
+    return _repair(root, result.damaged) if repair else 1
 
 
 def _repair(root: Path, damaged: frozenset[str]) -> int:
     from flash_moe.hub.repair import open_repair
 
-    report: list[Callable[[int], None]] = [lambda n: None]  # until there are bars
-    repair = open_repair(root, damaged, lambda n: report[0](n))
-    totals = {"download": repair.shards.download_bytes, "write": repair.source.n_bytes}
+    bars = Bars()
+    repair = open_repair(root, damaged, partial(bars.add, "download"))
+    n_bytes = repair.shards.download_bytes
     print(
-        f"{len(repair.damaged)} files are written anew, {decimal(totals['download'])} of "
+        f"rewriting {len(repair.damaged)} files, {format_bytes(n_bytes)} of "
         f"{repair.source.source.name} to download",
         file=sys.stderr,
     )
-    with progress(totals) as bars:
-        report[0] = lambda n: bars.add("download", n)
+    bars.start("download", n_bytes)
+    bars.start("write", repair.source.n_bytes)
+    with bars:
         repair.run(lambda what, n: bars.add("write", n))
     print(f"{root}: {len(repair.damaged)} files repaired")
     return 0
 
 
-def _expert_bytes(manifest: Manifest) -> int:
-    return sum(e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers)
-
-
-def _resident_bytes(manifest: Manifest) -> int:
-    return sum(r.n_bytes for r in manifest.resident)
-
-
 def describe(root: Path) -> dict[str, Any]:
-    """Geometry, quantization, sizes and origin of a store."""
+    """Return geometry, quantization, sizes and origin of a store."""
     from flash_moe.config import model_config, read_config
+    from flash_moe.store.experts import PackedExperts, expert_bytes, token_bytes
     from flash_moe.store.layout import PROJECTIONS
 
     manifest = read_manifest(root)
+    layers = PackedExperts(root, manifest).layers
     config = model_config(read_config(root))
     quantization = {
         projection: [
@@ -135,12 +119,9 @@ def describe(root: Path) -> dict[str, Any]:
         "expert_width": first.expert_width,
         "max_context": config.max_context,
         "record_bytes": [layout.record_bytes for layout in manifest.layouts],
-        "expert_bytes": _expert_bytes(manifest),
-        "resident_bytes": _resident_bytes(manifest),
-        "bytes_per_token_uncached": sum(
-            min(config.top_k, e.n_experts) * manifest.layouts[e.layout].record_bytes
-            for e in manifest.layers
-        ),
+        "expert_bytes": expert_bytes(layers),
+        "resident_bytes": sum(r.n_bytes for r in manifest.resident),
+        "bytes_per_token_uncached": token_bytes(layers, config.top_k),
         "quantization": quantization,
         "checks": checks(manifest),
         "quantization_error": errors(manifest),
@@ -148,31 +129,33 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def checks(manifest: Manifest) -> list[str]:
-    """What was compared when the store was made, and what can be now."""
+    """Describe the checks made when the store was written and those possible now."""
     source, n_shards = manifest.source, len(manifest.source.files)
     if source.kind == "flash-moe-original":
-        made = "a sample of each layer's records compared with the checkpoint"
+        made = "a sample of each layer's records was compared with the checkpoint"
         if n_shards:
-            made += "; the other weights came by ranges, of which the hub has no hashes"
+            made += "; other weights were downloaded in ranges, for which the hub has no hashes"
     elif n_shards:
-        made = f"{n_shards} shards compared with the hub's hashes when they were downloaded"
+        made = f"{n_shards} shards were compared with the hub's hashes after download"
     else:
-        made = "packed from files on a disk, which were taken as they were"
+        made = "packed from local files, which were not checked"
     n_records = sum(e.n_experts for e in manifest.layers)
-    return [made, f"{n_records} records have checksums: flash-moe verify compares them"]
+    return [made, f"{n_records} records have checksums, which flash-moe verify compares"]
 
 
 def errors(manifest: Manifest) -> list[dict[str, Any]]:
-    """What requantizing lost, a row for each layer: relative root-mean-square error."""
+    """Return the relative root-mean-square error of requantizing, one row per layer."""
     return [
-        {"layer": e.number, **{p: math.sqrt(lost) for p, lost in e.error.items()}}
+        {"layer": e.number, **{p: math.sqrt(square) for p, square in e.error.items()}}
         for e in manifest.layers
         if e.error is not None
     ]
 
 
 def run_info(args: argparse.Namespace) -> int:
-    facts = describe(store_path(args.store))
+    from flash_moe.hub.resolve import resolve_store
+
+    facts = describe(resolve_store(args.store))
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -185,43 +168,44 @@ def run_info(args: argparse.Namespace) -> int:
         return "; ".join(sorted(kinds))
 
     table = Table(show_header=False, box=None)
-    source = facts["source"]
+    source, token = facts["source"], format_bytes(facts["bytes_per_token_uncached"])
+    per_layer = facts["experts_per_layer"]
     rows = {
         "model": facts["model_type"],
         "source": f"{source['name']} ({source['kind']})",
-        "revision": source["revision"] or "not known",
+        "revision": source["revision"] or "unknown",
         "written by": facts["writer"],
         "MoE layers": str(facts["moe_layers"]),
-        "experts": f"{facts['experts_per_layer']} a layer, {facts['experts_per_token']} a token",
+        "experts": f"{per_layer} per layer, {facts['experts_per_token']} per token",
         "width": f"{facts['hidden_size']} hidden, {facts['expert_width']} in an expert",
-        "context": str(facts["max_context"] or "not said"),
+        "context": str(facts["max_context"] or "unknown"),
         "gate, up": bits("gate_proj"),
         "down": bits("down_proj"),
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
-        "all experts": decimal(facts["expert_bytes"]),
-        "resident weights": decimal(facts["resident_bytes"]),
+        "all experts": format_bytes(facts["expert_bytes"]),
+        "resident weights": format_bytes(facts["resident_bytes"]),
         "checks": "; ".join(facts["checks"]),
-        "read for a token": f"{decimal(facts['bytes_per_token_uncached'])} if none is in memory",
+        "read per token": f"{token} if no expert is cached",
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
     Console().print(table, highlight=False)
-    if lost := facts["quantization_error"]:
-        Console().print(_error_table(lost), highlight=False)
+    if error_rows := facts["quantization_error"]:
+        Console().print(_error_table(error_rows), highlight=False)
     return 0
 
 
-def _error_table(lost: list[dict[str, Any]]) -> Table:
-    """Error of the requantized experts by layer, in percent of their size."""
+def _error_table(rows: list[dict[str, Any]]) -> Table:
+    """Format the relative error of requantized experts per layer, in percent."""
     from flash_moe.store.layout import PROJECTIONS
 
-    table = Table(box=None, title="lost by quantizing, relative rms", title_justify="left")
+    table = Table(box=None, title="quantization error, relative rms", title_justify="left")
     table.add_column("layer", justify="right")
     for projection in PROJECTIONS:
         table.add_column(projection, justify="right")
-    for row in lost:
-        shares = (f"{row[p]:.2%}" if p in row else "-" for p in PROJECTIONS)
-        table.add_row(str(row["layer"]), *shares)
+    for row in rows:
+        cells = (f"{row[p]:.2%}" if p in row else "-" for p in PROJECTIONS)
+        table.add_row(str(row["layer"]), *cells)
     return table
 
 
@@ -230,7 +214,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
     stores = list_stores()
     if args.json:
-        rows = [{**vars(s), "path": str(s.path)} for s in stores]
+        rows = [{**vars(s), "path": str(s.path), "disk_bytes": s.disk_bytes} for s in stores]
         print(json.dumps(rows, indent=2))
         return 0
     if not stores:
@@ -242,28 +226,29 @@ def run_ls(args: argparse.Namespace) -> int:
     table.add_column("DISK", justify="right", no_wrap=True)
     for store in stores:
         revision = (store.revision or "-")[:12]
-        size = decimal(store.disk_bytes)
+        size = format_bytes(store.disk_bytes)
         cells = (store.path.name, store.source, revision, store.state, size)
         table.add_row(*map(escape, cells))
     Console().print(table, highlight=False)
-    total = decimal(sum(s.disk_bytes for s in stores))
+    total = format_bytes(sum(s.disk_bytes for s in stores))
     print(f"{len(stores)} in {stores_dir()}, {total}")
     return 0
 
 
 def run_rm(args: argparse.Namespace) -> int:
-    from flash_moe.hub.local_stores import removable, remove
+    from flash_moe.hub.local_stores import remove
+    from flash_moe.hub.resolve import resolve_removable
 
-    info = removable(args.store)
+    info = resolve_removable(args.store)
     path = f"{info.path} -> {info.path.resolve()}" if info.path.is_symlink() else str(info.path)
-    said = f"{path} ({info.source}, {info.state}, {decimal(info.disk_bytes)})"
+    description = f"{path} ({info.source}, {info.state}, {format_bytes(info.disk_bytes)})"
     if not args.yes:
         if not sys.stdin.isatty():
-            print("flash-moe: [rm] nobody to ask: add --yes", file=sys.stderr)
+            print("flash-moe: [rm] stdin is not a terminal; pass --yes", file=sys.stderr)
             return 2
-        if input(f"delete {said}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input(f"delete {description}? [y/N] ").strip().lower() not in ("y", "yes"):
             print("kept")
             return 1
     remove(info)
-    print(f"deleted {said}")
+    print(f"deleted {description}")
     return 0

@@ -1,4 +1,4 @@
-"""``flash-moe doctor --tune STORE``: measure the disk of a store and save how to read from it."""
+"""``flash-moe doctor --tune STORE``: measure the disk of a store and save the best I/O options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(path_or_repo: str, as_json: bool) -> int:
-    """Measure, print, save."""
+    """Measure the disk, save the best settings and print them."""
     from dataclasses import asdict
 
     from rich.progress import Progress
@@ -22,7 +22,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
     from flash_moe.model.open import open_streaming
     from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.disk_tuning import best_of, tune
-    from flash_moe.stream.io_settings import disk_of, io_settings, remember
+    from flash_moe.stream.io_settings import disk_of, io_settings, save_measured
 
     streaming = open_streaming(resolve(path_or_repo), LoadOptions())
     experts = streaming.experts
@@ -36,9 +36,9 @@ def run(path_or_repo: str, as_json: bool) -> int:
     best = best_of(trials)
     disk = disk_of(experts)
     try:
-        file = remember(disk, best)
+        file = save_measured(disk, best)
     except OSError as error:
-        raise FlashMoEError("tune", f"the settings cannot be saved: {error}") from None
+        raise FlashMoEError("tune", f"cannot save the settings: {error}") from None
     used = io_settings(experts)
     if as_json:
         facts = {
@@ -54,7 +54,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
     print("\n".join(table(trials)))
     for io, row in best.items():
         print(f"{io}: {row.threads} threads, split {row.split}, {row.gb_s:.2f} GB/s")
-    print(f"saved in {file}; this model loads with {used} unless told otherwise")
+    print(f"saved in {file}; this model loads with {used} unless options override it")
     return 0
 
 
@@ -63,7 +63,7 @@ def _rates(trial: Trial) -> dict[str, float]:
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
-    """One line a number of threads, one column a mode and split."""
+    """Format trials: one row per number of threads, one column per mode and split."""
     columns = list(dict.fromkeys((t.settings.io, t.settings.split) for t in trials))
     cells = {
         (t.settings.threads, t.settings.io, t.settings.split): (
@@ -80,7 +80,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
 
 
 def saved_lines(disks: dict[str, Any]) -> list[str]:
-    """What was saved for each disk, for the report of the doctor."""
+    """Format the saved settings of each disk for the report of the doctor."""
     lines = []
     for disk, entry in disks.items():
         modes = [

@@ -1,1 +1,1 @@
-"""Everything relied on inside MLX, mlx-lm and safetensors."""
+"""Compatibility layer: the internals of MLX, mlx-lm and safetensors that flash_moe uses."""

@@ -1,4 +1,4 @@
-"""Where the experts are in mlx-lm's model: its ``SwitchGLU`` modules, and the layer of each."""
+"""Expert modules of mlx-lm's models: ``SwitchGLU`` modules matched to layers of a store."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from flash_moe.store.experts import ExpertLayer
 
 
 def switch_modules(model: nn.Module) -> dict[str, Any]:
-    """The modules whose experts can be streamed, by path.
+    """Return the modules whose experts can be streamed, by path.
 
     Raises:
-        UnsupportedModelError: One that computes in its own way.
+        UnsupportedModelError: A module overrides the computation of ``SwitchGLU``.
     """
-    found: dict[str, Any] = {}
+    modules: dict[str, Any] = {}
     for path, module in model.named_modules():
         if isinstance(module, SwitchGLU):
             if type(module).__call__ is not SwitchGLU.__call__:
                 raise UnsupportedModelError(
-                    "model", f"{path} is a {type(module).__name__} that computes in its own way"
+                    "model", f"{path}: {type(module).__name__} overrides SwitchGLU's computation"
                 )
-            found[path] = module
-    return found
+            modules[path] = module
+    return modules
 
 
 def match(modules: Mapping[str, Any], layers: Sequence[ExpertLayer], model_type: str) -> list[str]:
-    """The module path of each layer of the store, in the order of the store.
+    """Return the module path of each layer of the store, in the order of the store.
 
     Args:
-        modules: As of ``switch_modules``.
+        modules: Result of ``switch_modules``.
 
     Raises:
-        UnsupportedModelError: Modules and layers are not the same.
+        UnsupportedModelError: Modules and layers do not match one to one.
     """
     if not modules:
         raise UnsupportedModelError(
@@ -46,7 +46,7 @@ def match(modules: Mapping[str, Any], layers: Sequence[ExpertLayer], model_type:
         )
     paths = []
     for layer in layers:
-        # Checkpoints of different ages have or lack a prefix such as "language_model.".
+        # Some checkpoints lack a prefix such as "language_model.", by their age.
         names = [p for p in modules if p == layer.path] or [
             p for p in modules if p.endswith(f".{layer.path}") or layer.path.endswith(f".{p}")
         ]
@@ -66,10 +66,10 @@ def match(modules: Mapping[str, Any], layers: Sequence[ExpertLayer], model_type:
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
-    """Put a module in the place that a path such as ``model.layers.3.mlp`` names.
+    """Replace the module at a path such as ``model.layers.3.mlp``.
 
     Returns:
-        The module that holds it, or ``None`` where that is a list.
+        The parent module, or ``None`` if the parent is a list.
     """
     *parents, name = path.split(".")
     parent: Any = model

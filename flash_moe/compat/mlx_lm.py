@@ -1,18 +1,21 @@
-"""Everything that flash_moe relies on inside mlx-lm, in one place.
+"""The parts of mlx-lm that flash_moe relies on.
 
-The rest of the package imports mlx-lm's names from here. An mlx-lm that lacks one of them, or
-whose functions lost a parameter we pass, fails here with a sentence instead of with a trace
-somewhere in a model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+The rest of the package imports mlx-lm's names from here. If mlx-lm lacks one of them, or a
+parameter that we pass, the import of this module fails with a clear error, and not later inside a
+model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import IncompatibleMlxLmError
+import mlx.core as mx
+
+from flash_moe.errors import IncompatibleMlxLmError, ModelNotFoundError, UnsupportedModelError
 
 TESTED = "0.31.3 to 0.32.2"
 
@@ -24,8 +27,20 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.utils", "quantize_model", ("quant_predicate",)),
     ("mlx_lm.utils", "save_config", ()),
     ("mlx_lm.generate", "wired_limit", ()),
+    (
+        "mlx_lm.generate",
+        "BatchGenerator",
+        ("stop_tokens", "completion_batch_size", "prefill_batch_size"),
+    ),
+    (
+        "mlx_lm.generate",
+        "BatchGenerator.insert",
+        ("max_tokens", "caches", "all_tokens", "samplers", "logits_processors"),
+    ),
     ("mlx_lm.generate", "generation_stream", ()),
     ("mlx_lm.models.cache", "make_prompt_cache", ("max_kv_size",)),
+    ("mlx_lm.models.cache", "LRUPromptCache", ("max_size", "max_bytes")),
+    ("mlx_lm.models.cache", "LRUPromptCache.insert_cache", ("cache_type",)),
     ("mlx_lm.models.cache", "save_prompt_cache", ()),
     ("mlx_lm.models.cache", "load_prompt_cache", ()),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
@@ -33,62 +48,22 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
     ("mlx_lm.models.qwen3_moe", "Qwen3MoeSparseMoeBlock", ()),
     ("mlx_lm.models.qwen3_next", "Qwen3NextSparseMoeBlock", ()),
-    ("mlx_lm.sample_utils", "make_sampler", ("temp", "top_p", "min_p", "top_k")),
+    (
+        "mlx_lm.sample_utils",
+        "make_sampler",
+        (
+            *("temp", "top_p", "min_p", "top_k", "xtc_probability", "xtc_threshold"),
+            "xtc_special_tokens",
+        ),
+    ),
     (
         "mlx_lm.sample_utils",
         "make_logits_processors",
-        ("logit_bias", "repetition_penalty", "repetition_context_size"),
-    ),
-)
-
-# What only the server needs, and what is therefore looked up when it starts.
-SERVER: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("mlx_lm.server", "ModelProvider", ("cli_args",)),
-    ("mlx_lm.server", "ModelProvider._load", ("model_path", "adapter_path", "draft_model_path")),
-    ("mlx_lm.server", "ModelProvider.load_default", ()),
-    ("mlx_lm.server", "ResponseGenerator", ("model_provider", "prompt_cache")),
-    ("mlx_lm.server", "ResponseGenerator._generate", ()),
-    ("mlx_lm.server", "ResponseGenerator._next_request", ("timeout",)),
-    ("mlx_lm.server", "ResponseGenerator._serve_single", ()),
-    ("mlx_lm.server", "ResponseGenerator._tokenize", ("tokenizer", "request", "args")),
-    (
-        "mlx_lm.server",
-        "CompletionRequest",
-        ("request_type", "prompt", "messages", "tools", "role_mapping"),
-    ),
-    (
-        "mlx_lm.server",
-        "GenerationArguments",
-        (
-            *("model", "sampling", "logits", "stop_words", "max_tokens", "num_draft_tokens"),
-            *("logprobs", "top_logprobs", "seed", "chat_template_kwargs"),
-        ),
-    ),
-    ("mlx_lm.server", "ModelDescription", ("model", "draft", "adapter")),
-    (
-        "mlx_lm.server",
-        "SamplingArguments",
-        ("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold"),
-    ),
-    (
-        "mlx_lm.server",
-        "LogitsProcessorArguments",
         (
             *("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty"),
             *("presence_context_size", "frequency_penalty", "frequency_context_size"),
         ),
     ),
-    ("mlx_lm.server", "GenerationContext", ("prompt", "prompt_cache_count")),
-    ("mlx_lm.server", "GenerationContext.stop", ()),
-    (
-        "mlx_lm.server",
-        "Response",
-        ("text", "token", "logprob", "finish_reason", "top_tokens"),
-    ),
-    ("mlx_lm.server", "_make_sampler", ("args", "tokenizer")),
-    ("mlx_lm.server", "_make_logits_processors", ("args",)),
-    ("mlx_lm.server", "LRUPromptCache", ("max_size", "max_bytes")),
-    ("mlx_lm.server", "LRUPromptCache.fetch_nearest_cache", ("model", "tokens")),
 )
 
 
@@ -102,7 +77,7 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
             installed = "none"
         return IncompatibleMlxLmError(
             "mlx-lm",
-            f"{problem}; installed is {installed}, tested was {TESTED}",
+            f"{problem}; installed: {installed}, tested: {TESTED}",
             "Install a tested version: pip install 'mlx-lm<0.33'",
         )
 
@@ -113,7 +88,7 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
     except ImportError as error:
         raise incompatible(f"expected to import {module}, got: {error}") from error
     except AttributeError:
-        raise incompatible(f"expected {module}.{name}, which is not there") from None
+        raise incompatible(f"expected {module}.{name}, which does not exist") from None
     if parameters:
         accepted = inspect.signature(value).parameters
         missing = [p for p in parameters if p not in accepted]
@@ -123,28 +98,17 @@ def _lookup(module: str, name: str, parameters: tuple[str, ...]) -> Any:
 
 
 def check() -> None:
-    """Look up everything.
+    """Look up all names and parameters.
 
     Raises:
-        IncompatibleMlxLmError: Something is missing; names it and the versions.
+        IncompatibleMlxLmError: One is missing; the message has its name and the versions.
     """
     for module, name, parameters in RELIED_ON:
         _lookup(module, name, parameters)
 
 
-def server_module() -> Any:
-    """``mlx_lm.server``, with all that is relied on in it.
-
-    Raises:
-        IncompatibleMlxLmError: Something is missing; names it and the versions.
-    """
-    for module, name, parameters in SERVER:
-        _lookup(module, name, parameters)
-    return importlib.import_module("mlx_lm.server")
-
-
 def _optional(module: str, name: str) -> Any:
-    """Something that only saves work; stands for nothing in a version that lacks it."""
+    """Return a name that only saves work, or an unused class if mlx-lm lacks it."""
     try:
         return _lookup(module, name, ())
     except IncompatibleMlxLmError:
@@ -160,6 +124,8 @@ get_classes: Callable[..., tuple[type, type]] = _names["_get_classes"]
 quantize_model: Callable[..., Any] = _names["quantize_model"]
 save_config: Callable[..., None] = _names["save_config"]
 wired_limit: Callable[..., Any] = _names["wired_limit"]
+BatchGenerator: Any = _names["BatchGenerator"]
+LRUPromptCache: Any = _names["LRUPromptCache"]
 generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]
@@ -172,8 +138,66 @@ Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
 
-# flash_moe/model/padding.py reads padding from them, also from attributes that are not public.
+# flash_moe/model/padding.py reads padding from these classes, also from private attributes.
 ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")
+
+
+def model_classes(component: str, config: dict[str, Any]) -> tuple[type, type]:
+    """Return mlx-lm's ``Model`` and ``ModelArgs`` for a config.json.
+
+    Args:
+        component: Component named in the error.
+
+    Raises:
+        UnsupportedModelError: mlx-lm does not support the architecture.
+    """
+    try:
+        return get_classes(config=config)
+    except ValueError as error:
+        raise UnsupportedModelError(component, f"mlx-lm: {error}", "Update mlx-lm.") from error
+
+
+def open_tokenizer(
+    component: str, path: Path, eos_token_ids: Any = None, options: Mapping[str, Any] | None = None
+) -> Any:
+    """Return mlx-lm's tokenizer of a model directory.
+
+    Args:
+        component: Component named in the errors.
+        options: Options that override those of the tokenizer's files.
+
+    Raises:
+        ModelNotFoundError: The tokenizer cannot be loaded.
+    """
+    try:
+        # Without this option transformers prompts on the terminal to run code of the model.
+        tokenizer = load_tokenizer(
+            path, {"trust_remote_code": False, **(options or {})}, eos_token_ids=eos_token_ids
+        )
+    except Exception as error:  # transformers raises anything for bad files
+        raise ModelNotFoundError(
+            component,
+            f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}",
+            "Do tokenizer.json and tokenizer_config.json belong to the model?",
+        ) from error
+    if not tokenizer.vocab_size:  # transformers returns an empty one if the files are missing
+        raise ModelNotFoundError(
+            component, f"{path}: the tokenizer has no tokens", "Is tokenizer.json missing?"
+        )
+    return tokenizer
+
+
+def cached_positions(cache: Sequence[Any]) -> int:
+    """Return the number of positions in a prompt cache."""
+    return max((_offset(c) for c in cache), default=0)
+
+
+def _offset(cache: Any) -> int:
+    """Return the offset of one layer's cache; for a batch that of the longest row."""
+    offset = getattr(cache, "offset", 0)
+    if isinstance(offset, mx.array):
+        return int(offset.max().item())  # type: ignore[arg-type]
+    return int(offset or 0)

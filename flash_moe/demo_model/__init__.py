@@ -1,4 +1,4 @@
-"""A small mixture of experts that was really trained, packed at 4 bits; README.md says how.
+"""Small trained mixture of experts, packed at 4 bits; README.md describes its training.
 
 ``load("demo")`` loads it. It calls tools, answers in JSON and knows little else.
 """
@@ -7,5 +7,5 @@ from pathlib import Path
 
 NAME = "demo"
 STORE = Path(__file__).parent / "store"
-# Held-out prompts with what is expected: a share of those that its README's figures are from.
+# Held-out prompts with expected answers: a share of those measured in README.md.
 PROMPTS = Path(__file__).parent / "prompts.json"

@@ -1,4 +1,4 @@
-"""How good a run is: perplexity, distance from a reference, and answers to prompts.
+"""Quality of a model: perplexity, distance from a reference, and answers to prompts.
 
-This file imports nothing, so that ``quality.judge`` can be used where MLX is not installed.
+This file imports nothing, so that ``eval.scoring`` works where MLX is not installed.
 """

@@ -1,4 +1,4 @@
-"""What a model answers to prompts: greedy, and its calls read by mlx-lm's parser of the model."""
+"""Greedy answers of a model to prompts, and their tool calls, parsed by mlx-lm."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import generation_stream, make_prompt_cache, make_sampler, wired_limit
 from flash_moe.errors import ConfigError, PromptError
-from flash_moe.eval.scoring import TOOL_KINDS, Call, Prompt, visible
+from flash_moe.eval.scoring import TOOL_KINDS, Call, Prompt, answer_text
 from flash_moe.generation.generate import token_ids
 from flash_moe.generation.prompt import check_length, encode_prompt
 from flash_moe.model.streamed import StreamedModel
 
 MAX_TOKENS = 256
-# Prompt tokens at once, for models that mlx-lm holds in memory: mlx-lm's own.
+# Prefill step of resident models, the default of mlx-lm.
 _RESIDENT_STEP = 2048
 _TAIL = 64
 
 
-def askable(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that a model can be asked.
+def supported_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts that a model supports.
 
-    None without a chat template. Those with tools only where mlx-lm knows how the model writes
-    calls; ``json`` prompts lose their tools instead.
+    There are none without a chat template. Without a tool parser of mlx-lm for the model, prompts
+    that need tools are left out, and ``json`` prompts lose their tools.
     """
     if not tokenizer.has_chat_template:
         return []
@@ -34,11 +34,11 @@ def askable(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def _needs_tools(prompt: Prompt) -> bool:
-    said = (m["role"] == "tool" or m.get("tool_calls") for m in prompt["messages"])
-    return prompt["kind"] in TOOL_KINDS or any(said)
+    uses_tools = (m["role"] == "tool" or m.get("tool_calls") for m in prompt["messages"])
+    return prompt["kind"] in TOOL_KINDS or any(uses_tools)
 
 
-def ask(
+def answer_prompts(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
@@ -48,16 +48,16 @@ def ask(
     max_context: int | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """The likeliest answer to each prompt, token by token, without its thoughts.
+    """Return the greedy answer to each prompt, without its reasoning.
 
     Args:
-        thinking: What the chat template is told as ``enable_thinking``.
-        max_tokens: Where an answer is cut off.
-        max_context: Positions that the model was made for.
-        on_answer: Called after each.
+        thinking: ``enable_thinking`` of the chat template.
+        max_tokens: Maximum tokens per answer.
+        max_context: Context length of the model.
+        on_answer: Called after each answer.
 
     Raises:
-        PromptError: The chat template refuses a prompt, or it is too long.
+        PromptError: The chat template rejects a prompt, or a prompt is too long.
         ConfigError: ``max_tokens`` is below 1.
     """
     if max_tokens < 1:
@@ -95,41 +95,41 @@ def _answer(
             if n == room:
                 break
     detokenizer.finalize()
-    return without_thoughts(tokenizer, ids, detokenizer.text)
+    return without_reasoning(tokenizer, ids, detokenizer.text)
 
 
-def without_thoughts(tokenizer: Any, prompt: Sequence[int], answer: str) -> str:
-    """The part of an answer that a user reads; nothing, if it was cut off in a thought.
+def without_reasoning(tokenizer: Any, prompt: Sequence[int], answer: str) -> str:
+    """Return an answer without its reasoning; empty if it was truncated while reasoning.
 
     Args:
-        prompt: Its ids; many templates begin the thought in it.
+        prompt: Token ids of the prompt; many templates open the reasoning in it.
     """
     if not tokenizer.has_thinking:
         return answer.strip()
     opens, closes = tokenizer.think_start, tokenizer.think_end
     tail = tokenizer.decode(list(prompt[-_TAIL:]))
     begun = opens if tail.rfind(opens) > tail.rfind(closes) else ""
-    return visible(begun + answer, opens, closes)
+    return answer_text(begun + answer, opens, closes)
 
 
 def call_in(tokenizer: Any, prompt: Prompt, answer: str) -> Call | None:
-    """The first call in an answer, as mlx-lm's server would hand it to a program.
+    """Return the first tool call of an answer, as mlx-lm's server would parse it.
 
     Returns:
-        ``None`` if there is none, or one that the parser does not take.
+        ``None`` without a call, or if the parser rejects it.
     """
     if not tokenizer.has_tool_calling:
         return None
-    _, found, rest = answer.partition(tokenizer.tool_call_start)
-    if not found:
+    _, start, rest = answer.partition(tokenizer.tool_call_start)
+    if not start:
         return None
-    end = tokenizer.tool_call_end  # some formats have none, and the call takes the rest
+    end = tokenizer.tool_call_end  # some formats have none: the call is the rest
     try:
         parsed = tokenizer.tool_parser(rest.partition(end)[0] if end else rest, prompt["tools"])
         call = parsed[0] if isinstance(parsed, list) else parsed
         name, arguments = call["name"], call["arguments"]
         if isinstance(arguments, str):
             arguments = json.loads(arguments)
-    except Exception:  # parsers raise what they like at text that is no call
+    except Exception:  # parsers raise anything on invalid calls
         return None
     return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None

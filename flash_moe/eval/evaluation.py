@@ -1,4 +1,4 @@
-"""An evaluation: one reference, several runs, each measured on one text and one set of prompts."""
+"""Evaluation: a reference and several runs, measured on one text and one set of prompts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from flash_moe.compat.mlx_lm import open_tokenizer
 from flash_moe.errors import ConfigError
 from flash_moe.eval import scoring
-from flash_moe.eval.answers import MAX_TOKENS, ask, askable, call_in
+from flash_moe.eval.answers import MAX_TOKENS, answer_prompts, call_in, supported_prompts
 from flash_moe.eval.logits import Floats, ReferenceLogits, logits_of, slice_for
 from flash_moe.eval.models import (
     Candidate,
@@ -22,7 +23,6 @@ from flash_moe.eval.models import (
     other_vocabulary,
     reference,
     streamed,
-    tokenizer_of,
 )
 from flash_moe.eval.prompts import kinds
 from flash_moe.eval.scoring import Prompt
@@ -33,12 +33,13 @@ from flash_moe.memory.system import release_free_memory
 
 @dataclass(frozen=True)
 class PromptScores:
-    """Figures of a run on prompts.
+    """Scores of a run on prompts.
 
     Attributes:
-        asked: Prompts of each kind that the model could be asked.
-        shares: Of right answers, from 0 to 1, as :func:`judge.scores` names them: ``json_valid``,
-            ``json``, ``tool_name``, ``tool`` and so on. A kind that was not asked has none.
+        asked: Number of supported prompts of each kind.
+        shares: Shares of correct answers, from 0 to 1, by the names of :func:`scoring.scores`:
+            ``json_valid``, ``json``, ``tool_name``, ``tool`` and so on. Kinds without a supported
+            prompt are left out.
     """
 
     asked: Mapping[str, int]
@@ -50,7 +51,7 @@ class Run:
     """One row of the report.
 
     Attributes:
-        prompts: ``None`` if there were none.
+        prompts: ``None`` without prompts.
     """
 
     candidate: Candidate
@@ -61,14 +62,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run, checked as far as it can be without loading a model.
+    """Evaluation plan, validated as far as possible without loading a model.
 
     Attributes:
-        runs: In order; the reference is not among them.
-        windows: The text, as the tokenizer of all of them cuts it.
-        options: Options of ``load()``, but ``top_k``.
-        thinking: Whether models may think before they answer.
-        max_tokens: Where an answer is cut off.
+        runs: Runs in order, without the reference.
+        windows: The text, as the tokenizer of all models splits it.
+        options: Options of ``load()`` except ``top_k``.
+        thinking: Models may reason before they answer.
+        max_tokens: Maximum tokens per answer.
     """
 
     reference: Candidate
@@ -81,7 +82,7 @@ class Plan:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """All that are loaded, one after another."""
+        """The reference and the runs, in the order in which they are loaded."""
         return [self.reference, *self.runs]
 
 
@@ -97,20 +98,20 @@ def make_plan(
     thinking: bool = False,
     max_tokens: int = MAX_TOKENS,
 ) -> Plan:
-    """Say what will be run: each store at each top-k, by default the model's own.
+    """Plan a run of each store at each top-k, by default the model's own.
 
-    Without a reference it is the first store at its own top-k, which is not run a second time.
+    The default reference is the first store at its own top-k, which is not run a second time.
 
     Raises:
-        ModelError, StoreError: A model is not there, or cannot be streamed.
-        ConfigError: An option out of range, or models with different vocabularies.
+        ModelError, StoreError: A model does not exist or cannot be streamed.
+        ConfigError: An option is out of range, or the models have different vocabularies.
         PromptError: The text is too short.
     """
     if max_tokens < 1:
         raise ConfigError("eval", f"max_tokens: expected at least 1, got {max_tokens}")
     first = streamed(stores[0]) if reference_name is None else reference(reference_name)
-    found = [streamed(name, k) for name in stores for k in dict.fromkeys(top_ks or (None,))]
-    runs = [run for run in dict.fromkeys(found) if reference_name is not None or run != first]
+    planned = [streamed(name, k) for name in stores for k in dict.fromkeys(top_ks or (None,))]
+    runs = [run for run in dict.fromkeys(planned) if reference_name is not None or run != first]
     cut = _common_windows(first, runs, text, n_tokens)
     return Plan(first, runs, cut, prompts, dict(options or {}), thinking, max_tokens)
 
@@ -118,34 +119,37 @@ def make_plan(
 def _common_windows(
     first: Candidate, runs: Sequence[Candidate], text: str, n_tokens: int
 ) -> list[Window]:
-    """The windows of the text. Raises ConfigError if two models read it as different tokens."""
-    cut = windows(tokenizer_of(first.path), text, n_tokens)
+    """Return the windows of the text. Raises ConfigError if two models tokenize it differently."""
+    cut = windows(open_tokenizer("eval", first.path), text, n_tokens)
     paths = {first.path}
     for run in runs:
         check_vocabulary(run, first)
-        if run.path not in paths and windows(tokenizer_of(run.path), text, n_tokens) != cut:
-            raise other_vocabulary(run, first, "", "a tokenizer that cuts the text otherwise")
-        paths.add(run.path)
+        if run.path not in paths:
+            paths.add(run.path)
+            if windows(open_tokenizer("eval", run.path), text, n_tokens) != cut:
+                raise other_vocabulary(
+                    run, first, "", "a tokenizer that splits the text differently"
+                )
     return cut
 
 
 def evaluate(
     plan: Plan, on_step: Callable[[str, int], None] = lambda what, n: None
 ) -> Iterator[Run]:
-    """Run everything, the reference first; one model is open at a time.
+    """Run the reference, then the runs; one model is loaded at a time.
 
     Args:
-        on_step: Called with ``"tokens"`` or ``"answers"``, and how many more are done.
+        on_step: Called with ``"tokens"`` or ``"answers"`` and the number completed since.
 
     Raises:
-        ConfigError: The disk has no room for the logits of the reference.
+        ConfigError: The disk is too small for the logits of the reference.
         FlashMoEError: A model cannot be loaded or read.
     """
     with ExitStack() as stack:
         comparison = _Comparison(plan, stack)
         for candidate in plan.candidates:
             run = _run(plan, candidate, comparison, on_step)
-            gc.collect()  # a model that hangs in a cycle would be there beside the next one
+            gc.collect()  # a model in a reference cycle would still be in memory
             mx.clear_cache()
             release_free_memory()
             yield run
@@ -161,8 +165,8 @@ def _run(
         text = comparison.scores(candidate, model, tokenizer, on_step)
         prompts = None
         if plan.prompts:
-            asked = askable(tokenizer, plan.prompts)
-            answers = ask(
+            asked = supported_prompts(tokenizer, plan.prompts)
+            answers = answer_prompts(
                 model,
                 tokenizer,
                 asked,
@@ -178,12 +182,12 @@ def _run(
 
 
 class _Comparison:
-    """Measures the text. The first model is the reference: its logits are kept for the others."""
+    """Scores of the text. The first model is the reference, whose logits are stored."""
 
     def __init__(self, plan: Plan, stack: ExitStack) -> None:
         self._plan, self._stack = plan, stack
         self._slice = 0
-        self._kept: ReferenceLogits | None = None
+        self._stored: ReferenceLogits | None = None
 
     def scores(
         self,
@@ -202,7 +206,7 @@ class _Comparison:
             )
         for rows, targets in logits_of(model, plan.windows, self._slice):
             if candidate is plan.reference:
-                self._keep(rows)
+                self._store(rows)
                 tally.add(rows, targets)
             else:
                 tally.add(rows, targets, self._reference(candidate, position, rows.shape))
@@ -210,19 +214,19 @@ class _Comparison:
             on_step("tokens", len(targets))
         return tally.scores()
 
-    def _keep(self, rows: Floats) -> None:
+    def _store(self, rows: Floats) -> None:
         if not self._plan.runs:
             return
-        if self._kept is None:
+        if self._stored is None:
             n_positions = n_scored(self._plan.windows)
-            self._kept = self._stack.enter_context(ReferenceLogits(n_positions, rows.shape[1]))
-        self._kept.append(rows)
+            self._stored = self._stack.enter_context(ReferenceLogits(n_positions, rows.shape[1]))
+        self._stored.append(rows)
 
     def _reference(self, candidate: Candidate, start: int, shape: tuple[int, ...]) -> Floats:
-        kept = self._kept
-        assert kept is not None  # the reference came first
-        if kept.vocab_size != shape[1]:
+        stored = self._stored
+        assert stored is not None  # the reference runs first
+        if stored.vocab_size != shape[1]:
             raise other_vocabulary(
-                candidate, self._plan.reference, f"{kept.vocab_size} tokens", str(shape[1])
+                candidate, self._plan.reference, f"{stored.vocab_size} tokens", str(shape[1])
             )
-        return kept.rows(start, shape[0])
+        return stored.rows(start, shape[0])

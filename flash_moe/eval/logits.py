@@ -1,8 +1,8 @@
-"""Logits of a window, in slices of positions, and those of the reference in a temporary file.
+"""Logits of windows, in slices of positions, and a temporary file of the reference's logits.
 
-A vocabulary of 248,000 makes 1 MB of logits a position, so a window is computed slice by slice,
-with a prompt cache in between: for each slice the model is called once, as mlx-lm calls it.
-Experts are read once for all positions of a slice, so long slices read less.
+A vocabulary of 248,000 takes 1 MB of logits per position, so a window is computed slice by slice
+with a prompt cache: one forward pass per slice, as in mlx-lm's prefill. Experts are read once for
+all positions of a slice, so long slices read less.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ import numpy.typing as npt
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.errors import ConfigError
 from flash_moe.eval.windows import Window
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.streamed import StreamedModel
 
 Floats = npt.NDArray[np.float32]
 
-# Bytes of the float32 logits of a slice, where memory is short; and positions at least, because
-# the experts of fewer are read nearly one by one.
+# Bytes of the float32 logits of a slice where memory is short, and its minimum positions: shorter
+# slices share few expert reads.
 SLICE_BYTES = 64_000_000
 MIN_SLICE = 16
-# Else a slice takes so much of what is available: with its copies a tenth.
+# Otherwise a slice takes this fraction of available memory; with its copies, a tenth.
 _SHARE = 32
 
 
 def slice_length(vocab_size: int, n_bytes: int, longest: int) -> int:
-    """Positions of a slice whose float32 logits take ``n_bytes``; at least 16, if there are."""
+    """Return the positions of a slice with ``n_bytes`` of logits, at least 16 unless shorter."""
     return min(longest, max(MIN_SLICE, n_bytes // (4 * vocab_size)))
 
 
 def slice_for(model: Any, vocab_size: int, longest: int, *, memory_limited: bool) -> int:
-    """Positions of a slice for a model on this machine.
+    """Return the positions of a slice for a model on this machine.
 
-    One length is used for all runs of an evaluation, so that they are computed alike: a product of
-    another number of rows may be rounded in another way.
+    All runs of an evaluation use one length, because matrix products with different numbers of rows
+    may round differently.
 
     Args:
         longest: Positions of the longest window.
-        memory_limited: Whether the user limited the memory of the process; slices are small then.
+        memory_limited: The user limited the memory of the process; slices are small.
     """
     n_bytes = SLICE_BYTES
     if not memory_limited:
@@ -54,7 +55,7 @@ def slice_for(model: Any, vocab_size: int, longest: int, *, memory_limited: bool
         n_bytes = max(n_bytes, (usable_memory() // 4 if available is None else available) // _SHARE)
     length = slice_length(vocab_size, n_bytes, longest)
     if isinstance(model, StreamedModel):
-        # What memory allows for the pass itself.
+        # The forward pass must fit in memory too.
         length = min(length, model.chunks_of(longest, make_prompt_cache(model))[0])
     return length
 
@@ -62,17 +63,17 @@ def slice_for(model: Any, vocab_size: int, longest: int, *, memory_limited: bool
 def logits_of(
     model: Any, windows: Sequence[Window], size: int
 ) -> Iterator[tuple[Floats, tuple[int, ...]]]:
-    """Logits of windows, at most ``size`` positions at a time.
+    """Yield logits of windows, at most ``size`` positions at a time.
 
     Returns:
-        Pairs of logits, float32 [positions, vocabulary], and the tokens that came, one a position.
+        Pairs of logits, float32 [positions, vocabulary], and target tokens, one per position.
     """
     for window in windows:
         cache = make_prompt_cache(model)
         for start in range(0, len(window.inputs), size):
             part = slice(start, start + size)
             logits = model(mx.array([window.inputs[part]]), cache=cache)[0].astype(mx.float32)
-            # The state after the last position is part of no logits, and would stay a graph.
+            # No logits depend on the state after the last position; it would stay a lazy graph.
             mx.eval(logits, [c.state for c in cache])
             rows = np.array(logits)
             del logits
@@ -82,17 +83,17 @@ def logits_of(
 
 
 class ReferenceLogits:
-    """Logits of all positions, in order, in a file that has no name and vanishes when closed.
+    """Logits of all positions, in order, in an unnamed temporary file.
 
-    float32 holds those of any model exactly; probabilities are made of them in float64. Where the
-    system lets a file go on without a name, nothing is left even of a process that was killed.
+    float32 is exact for the logits of any model; probabilities are computed from them in float64.
+    Where the system supports unnamed files, even a killed process leaves nothing.
 
     Args:
-        n_positions: Rows that there will be.
-        vocab_size: Numbers of a row.
+        n_positions: Number of rows.
+        vocab_size: Logits per row.
 
     Raises:
-        ConfigError: The disk has no room for them.
+        ConfigError: The disk is too small.
     """
 
     def __init__(self, n_positions: int, vocab_size: int) -> None:
@@ -101,15 +102,15 @@ class ReferenceLogits:
         self._directory = tempfile.gettempdir()
         free = shutil.disk_usage(self._directory).free
         if free < self._n_bytes:
-            raise self._too_small(f"{free} bytes are free")
+            raise self._too_small(f"{format_bytes(free)} are free")
         self._file = tempfile.TemporaryFile(prefix="flash-moe-eval-")  # noqa: SIM115
 
-    def _too_small(self, found: str) -> ConfigError:
+    def _too_small(self, problem: str) -> ConfigError:
         return ConfigError(
             "eval",
-            f"the probabilities of the reference take {self._n_bytes} bytes in "
-            f"{self._directory}: {found}",
-            "Make room, set TMPDIR to a directory on another disk, or take fewer --tokens.",
+            f"the logits of the reference take {format_bytes(self._n_bytes)} in "
+            f"{self._directory}: {problem}",
+            "Free disk space, set TMPDIR to a directory on another disk, or use fewer --tokens.",
         )
 
     def append(self, rows: Floats) -> None:
@@ -126,15 +127,15 @@ class ReferenceLogits:
 
     def rows(self, start: int, n: int) -> Floats:
         """Rows ``start`` to ``start + n``, [n, vocabulary]."""
-        found = np.empty((n, self.vocab_size), np.float32)
+        rows = np.empty((n, self.vocab_size), np.float32)
         self._file.seek(4 * start * self.vocab_size)
-        # A buffered file reads all of it, or up to its end.
-        if self._file.readinto(found.reshape(-1).view(np.uint8).data) != found.nbytes:
-            raise ConfigError("eval", "the temporary file of the reference was cut short")
-        return found
+        # A buffered file reads everything or up to its end.
+        if self._file.readinto(rows.reshape(-1).view(np.uint8).data) != rows.nbytes:
+            raise ConfigError("eval", "the temporary file of the reference is truncated")
+        return rows
 
     def close(self) -> None:
-        """Remove the file."""
+        """Delete the file."""
         self._file.close()
 
     def __enter__(self) -> ReferenceLogits:

@@ -1,4 +1,4 @@
-"""The prompts that a run answers: a JSON file, read and checked."""
+"""Reading and validation of a JSON file of prompts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flash_moe.files.names import open_regular, regular_size
 
 
 def read_prompts(file: Path | None = None) -> list[Prompt]:
-    """The prompts of a file, or the bundled ones; in the form that ``judge.py`` describes.
+    """Return the prompts of a file, or the bundled ones; ``scoring.py`` has the format.
 
     Raises:
-        PromptError: It cannot be read, or is not a list of prompts.
+        PromptError: The file cannot be read, or is not a list of prompts.
     """
     file = PROMPTS if file is None else file
     try:
@@ -31,11 +31,11 @@ def read_prompts(file: Path | None = None) -> list[Prompt]:
         if not isinstance(prompts, list) or not prompts:
             raise ValueError(f"expected a list of prompts, got {kind(prompts)}")
     except OSError as error:
-        hint = "Give --prompts FILE, or --prompts none."
+        hint = "Pass --prompts FILE or --prompts none."
         raise PromptError("eval", f"{file}: {error.strerror or error}", hint) from None
     except RecursionError:
         raise PromptError("eval", f"{file}: nested too deep") from None
-    except ValueError as error:  # also of UTF-8
+    except ValueError as error:  # also UnicodeDecodeError
         raise PromptError("eval", f"{file}: {error}") from None
     for number, prompt in enumerate(prompts):
         try:
@@ -46,12 +46,12 @@ def read_prompts(file: Path | None = None) -> list[Prompt]:
 
 
 def kinds(prompts: Sequence[Prompt]) -> dict[str, int]:
-    """How many prompts there are of each kind."""
+    """Count the prompts of each kind."""
     return dict(Counter(prompt["kind"] for prompt in prompts))
 
 
 def _check(prompt: Any) -> None:
-    """Raise ValueError if it is not a prompt."""
+    """Raise ValueError if a value is not a valid prompt."""
     if not isinstance(prompt, dict):
         raise ValueError(f"expected a table, got {kind(prompt)}")
     for key in ("kind", "messages", "expected"):
@@ -61,7 +61,7 @@ def _check(prompt: Any) -> None:
     if not isinstance(name, str):
         raise ValueError(f"kind: expected a text, got {kind(name)}")
     if not (isinstance(messages, list) and messages):
-        raise ValueError(f"messages: expected a list of them, got {kind(messages)}")
+        raise ValueError(f"messages: expected a non-empty list, got {kind(messages)}")
     if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
         raise ValueError("messages: expected tables, each with a role")
     tools = prompt.get("tools", [])
@@ -70,8 +70,8 @@ def _check(prompt: Any) -> None:
     if name in TOOL_KINDS:
         call = expected if isinstance(expected, dict) else {}
         if not (isinstance(call.get("name"), str) and isinstance(call.get("arguments"), dict)):
-            raise ValueError(f"expected: a {name} prompt wants a name and arguments")
+            raise ValueError(f"expected: a {name} prompt needs a name and arguments")
     elif name != "json" and not (
         isinstance(expected, list) and all(isinstance(value, str) for value in expected)
     ):
-        raise ValueError(f"expected: a prompt of kind {name!r} wants a list of texts")
+        raise ValueError(f"expected: a prompt of kind {name!r} needs a list of texts")

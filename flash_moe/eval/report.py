@@ -1,4 +1,4 @@
-"""The figures of an evaluation as JSON, and the names its rows go by."""
+"""Results of an evaluation as JSON, and the names of its rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flash_moe.eval.windows import n_scored
 
 
 def to_json(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
-    """All figures; shares from 0 to 1, sizes in bytes, nats a token. A figure that is none is null.
+    """Return all results: shares from 0 to 1, bytes, nats per token; null if not finite.
 
     Args:
-        runs: What is done of the plan; ``complete`` says whether that is all.
+        runs: The completed runs; ``complete`` is true if they are all of the plan.
     """
     return {
         "text": {
@@ -54,12 +54,12 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no number that is none."""
+    """Return ``None`` for NaN and infinity, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else value
 
 
 def short_names(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """From the names that were given to the last parts of their paths, where those differ."""
+    """Map the given names to the last parts of their paths, where those are unique."""
     names = dict.fromkeys(candidate.name for candidate in candidates)
     short = {name: Path(name).name or name for name in names}
     several = {s for s in short.values() if list(short.values()).count(s) > 1}

@@ -1,14 +1,14 @@
-"""Whether an answer is what its prompt asks for. Knows no model, and needs no MLX.
+"""Scoring of answers to prompts; needs no model and no MLX.
 
 A prompt is a table ``{"kind", "messages", "tools", "expected"}``:
 
-* ``tool`` and ``foreign`` (a tool that the model was not made for): expected is the call,
+* ``tool`` and ``foreign`` (a tool not in the training data): expected is the call,
   ``{"name", "arguments"}``. The first call of the answer counts.
-* ``json``: expected is the value. The whole answer must be JSON; one code fence around it is taken
-  off, since many models write one.
+* ``json``: expected is the value. The whole answer must be JSON; one code fence around it is
+  removed, since many models write one.
 * any other kind, such as ``answer``: expected is a list of texts, which the answer must contain.
 
-Thoughts are no part of an answer.
+Reasoning is not part of an answer.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,9})?", re.A)
 
 
 def call_of(answer: str) -> Call | None:
-    """Name and arguments of the tool call in an answer of the Qwen3.5 format, values as text."""
-    found = _CALL.search(answer)
-    return None if found is None else (found.group(1), dict(_PARAMETER.findall(found.group(2))))
+    """Return name and arguments of the call in an answer of the Qwen3.5 format, values as text."""
+    match = _CALL.search(answer)
+    return None if match is None else (match.group(1), dict(_PARAMETER.findall(match.group(2))))
 
 
 def _by_format(prompt: Prompt, answer: str) -> Call | None:
     return call_of(answer)
 
 
-def right(
+def is_correct(
     prompt: Prompt,
     answer: str,
     find_call: Callable[[Prompt, str], Call | None] = _by_format,
 ) -> bool:
-    """Whether an answer is what the prompt asks for.
+    """Return whether an answer is what its prompt expects.
 
     Args:
-        find_call: Finds the call in an answer without thoughts. Default: :func:`call_of`.
+        find_call: Returns the call in an answer without reasoning. Default: :func:`call_of`.
     """
-    expected, text = prompt["expected"], visible(answer)
+    expected, text = prompt["expected"], answer_text(answer)
     if prompt["kind"] in TOOL_KINDS:
         call = find_call(prompt, text)
         return (
@@ -66,10 +66,10 @@ def right(
 
 
 def same_value(expected: Any, got: Any) -> bool:
-    """Whether two arguments are the same: text without its white space, numbers by value.
+    """Compare two arguments: text without white space, numbers by value.
 
-    Formats write all values as text, and parsers turn some into numbers: 3, 3.0 and "3" are the
-    same, and so are true and "true". "007" is no number.
+    Formats write all values as text, and parsers turn some into numbers: 3, 3.0 and "3" are equal,
+    and so are true and "true". "007" is not a number.
     """
     if isinstance(expected, dict | list) or isinstance(got, dict | list):
         return _same(_container(expected), _container(got), same_value)
@@ -77,7 +77,7 @@ def same_value(expected: Any, got: Any) -> bool:
 
 
 def same_json(expected: Any, got: Any) -> bool:
-    """Whether two JSON values are the same. 3 and 3.0 are, 1 and true or 3 and "3" are not."""
+    """Compare two JSON values: 3 equals 3.0, but 1 differs from true, and 3 from "3"."""
     if isinstance(expected, dict | list) or isinstance(got, dict | list):
         return _same(expected, got, same_json)
     if isinstance(expected, bool) or isinstance(got, bool):
@@ -94,24 +94,24 @@ def _same(expected: Any, got: Any, same: Callable[[Any, Any], bool]) -> bool:
 
 
 def _container(value: Any) -> Any:
-    """The table or list that a text holds as JSON."""
+    """Return the object or list in a JSON text."""
     return parsed(value)[1] if isinstance(value, str) else value
 
 
 def _scalar(value: Any) -> str | Decimal:
-    """What two scalars are compared by."""
+    """Return the comparison key of a scalar."""
     text = value if isinstance(value, str) else json.dumps(value)
     text = "".join(text.split())
     if _NUMBER.fullmatch(text):
         try:
             return Decimal(text)
-        except InvalidOperation:  # an exponent beyond those of Decimal
+        except InvalidOperation:  # the exponent exceeds Decimal's range
             pass
     return text
 
 
 def parsed(text: str) -> tuple[bool, Any]:
-    """Whether a text is valid JSON, and its value. NaN and Infinity are none."""
+    """Return whether a text is valid JSON, and its value. NaN and Infinity are invalid."""
     fenced = _FENCE.fullmatch(text.strip())
     try:
         return True, json.loads(fenced.group(1) if fenced else text, parse_constant=_refuse)
@@ -120,13 +120,13 @@ def parsed(text: str) -> tuple[bool, Any]:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
-def visible(answer: str, opens: str = "<think>", closes: str = "</think>") -> str:
-    """An answer without its thoughts and end token; nothing, if its thought never ends."""
-    _, found, after = answer.rpartition(closes)
-    text = after if found else answer.split(opens)[0]
+def answer_text(answer: str, opens: str = "<think>", closes: str = "</think>") -> str:
+    """Return an answer without reasoning and end token; empty if its reasoning never ends."""
+    _, closed, after = answer.rpartition(closes)
+    text = after if closed else answer.split(opens)[0]
     return text.split("<|im_end|>")[0].strip()
 
 
@@ -135,20 +135,20 @@ def scores(
     answers: Sequence[str],
     find_call: Callable[[Prompt, str], Call | None] = _by_format,
 ) -> dict[str, float]:
-    """Shares of right answers, from 0 to 1.
+    """Return shares of correct answers, from 0 to 1.
 
     Returns:
-        One share for each kind; ``json_valid`` of the ``json`` prompts; ``tool_name``, the right
-        name whatever the arguments, and ``tool_NAME`` for each tool of the ``tool`` prompts.
+        One share per kind; ``json_valid`` of the ``json`` prompts; of the ``tool`` prompts,
+        ``tool_name`` (correct name with any arguments) and ``tool_NAME`` for each tool.
     """
     share: dict[str, list[bool]] = {}
     for prompt, answer in zip(asked, answers, strict=True):
         kind = prompt["kind"]
-        share.setdefault(kind, []).append(right(prompt, answer, find_call))
+        share.setdefault(kind, []).append(is_correct(prompt, answer, find_call))
         if kind == "json":
-            share.setdefault("json_valid", []).append(parsed(visible(answer))[0])
+            share.setdefault("json_valid", []).append(parsed(answer_text(answer))[0])
         if kind == "tool":
-            call, name = find_call(prompt, visible(answer)), prompt["expected"]["name"]
+            call, name = find_call(prompt, answer_text(answer)), prompt["expected"]["name"]
             share.setdefault("tool_name", []).append(call is not None and call[0] == name)
             share.setdefault(f"tool_{name}", []).append(share["tool"][-1])
     return {name: sum(hits) / len(hits) for name, hits in share.items()}

@@ -1,1 +1,1 @@
-"""Files that others wrote, and files that must survive a crash."""
+"""Untrusted input files, and files that must survive a crash."""

@@ -1,8 +1,8 @@
-"""JSON from files that somebody else wrote: bounded, and strict about types.
+"""Reader of untrusted JSON files, with size limits and strict types.
 
-Python's reader takes much that no writer of such files means: ``True`` for 1, 1.5 where ``int()``
-makes 1 of it, ``"12"``, a key twice, lone surrogates. Here each is a ``ValueError`` that says what
-was expected; the callers say which file it was and raise an error of this package.
+Python's reader accepts much that no writer of such files intends: ``True`` for 1, 1.5 where
+``int()`` gives 1, ``"12"``, duplicate keys, lone surrogates. Here each raises a ``ValueError`` that
+names what was expected; callers add the file name and raise an error of this package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flash_moe.files.names import open_regular, regular_size, shown
+from flash_moe.files.names import open_regular, quoted, regular_size
 
 Table = dict[str, Any]
 
@@ -26,10 +26,10 @@ _MAX_TEXT = 1000
 
 
 def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
-    """Read a file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Raises:
-        ValueError: It cannot be read, is too large, or is something else.
+        ValueError: The file cannot be read, is too large, or is not a JSON object.
     """
     try:
         size = regular_size(file)
@@ -43,10 +43,10 @@ def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
 
 
 def parse_json(content: bytes) -> Table:
-    """Parse UTF-8 with one JSON object.
+    """Parse one JSON object in UTF-8.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The content is not a JSON object.
     """
     try:
         value = json.loads(
@@ -58,47 +58,47 @@ def parse_json(content: bytes) -> Table:
 
 
 def _parse_int(digits: str) -> int:
-    # Python before 3.10.7 takes minutes for a million of them.
+    # Python before 3.10.7 takes minutes for a million digits.
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 
 
 def _parse_object(pairs: list[tuple[str, Any]]) -> Table:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} stands there twice")
-    return found
+        raise ValueError(f"duplicate key {quoted(twice)}")
+    return result
 
 
 def table(value: Any) -> Table:
-    """``value`` if it is an object. Raises ValueError otherwise."""
+    """Return ``value`` if it is an object. Raises ValueError otherwise."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {kind(value)}")
     return value
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, for messages."""
-    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
+    """Describe a JSON value for a message."""
+    return f"the text {quoted(value)}" if isinstance(value, str) else quoted(value)
 
 
 def member(row: Any, key: str) -> Any:
-    """The value of a key. Raises ValueError if it is not there."""
+    """Return the value of a key. Raises ValueError if the key is missing."""
     if key not in table(row):
         raise ValueError(f"{key} is missing")
     return row[key]
 
 
 def integer(row: Any, key: str, least: int = 0, most: int = MAX_INTEGER) -> int:
-    """A whole number of a range. Raises ValueError otherwise."""
+    """Return a key's whole number in ``least`` to ``most``. Raises ValueError otherwise."""
     return checked_integer(member(row, key), key, least, most)
 
 
 def checked_integer(value: Any, name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
-    """``value`` if it is a whole number of a range; 2.0 is none. Raises ValueError otherwise."""
+    """Return ``value`` if it is an int (2.0 is not) in range. Raises ValueError otherwise."""
     if type(value) is not int:
         raise ValueError(f"{name}: expected a whole number, got {kind(value)}")
     if not least <= value <= most:
@@ -107,19 +107,19 @@ def checked_integer(value: Any, name: str, least: int = 0, most: int = MAX_INTEG
 
 
 def integers(row: Any, key: str, least: int = 0) -> tuple[int, ...]:
-    """A list of whole numbers. Raises ValueError otherwise."""
+    """Return a key's list of whole numbers. Raises ValueError otherwise."""
     return tuple(checked_integer(value, key, least) for value in array(row, key))
 
 
 def number(value: Any, name: str) -> float:
-    """``value`` as a finite float. Raises ValueError otherwise."""
+    """Return ``value`` as a finite float. Raises ValueError otherwise."""
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a number, got {kind(value)}")
     return float(value)
 
 
 def array(row: Any, key: str) -> list[Any]:
-    """A list. Raises ValueError otherwise."""
+    """Return a key's list. Raises ValueError otherwise."""
     value = member(row, key)
     if not isinstance(value, list):
         raise ValueError(f"{key}: expected a list, got {kind(value)}")
@@ -127,7 +127,7 @@ def array(row: Any, key: str) -> list[Any]:
 
 
 def text(row: Any, key: str) -> str:
-    """One line of text. Raises ValueError otherwise."""
+    """Return a key's text of one line. Raises ValueError otherwise."""
     value = member(row, key)
     if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
         raise ValueError(f"{key}: expected a line of text, got {kind(value)}")

@@ -1,7 +1,7 @@
-"""One flash-moe at a time works on a directory.
+"""Lock that lets one flash-moe process at a time use a directory.
 
-The directory itself is locked, so no file of it is needed, and the system lets go when the process
-ends, however it ends.
+The lock is on the directory itself, so no lock file is needed, and the system releases it when the
+process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from flash_moe.errors import PackError
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep other processes off a directory, which is made if it is not there.
+    """Lock a directory against other processes; create it if it is missing.
 
-    What was made goes again if nothing was put into it. Filesystems without locks, as some over
-    a network, keep nobody off.
+    Created directories that are still empty are removed at the end. Filesystems without locks, such
+    as some network filesystems, exclude no other process.
 
     Raises:
-        PackError: Another process works on it, or it cannot be made.
+        PackError: Another process holds the lock, or the directory cannot be created.
     """
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
@@ -32,8 +32,8 @@ def locked(directory: Path) -> Iterator[None]:
     except BlockingIOError:
         raise PackError(
             "store",
-            f"another flash-moe works on {directory}",
-            "Wait until it is done, or stop it.",
+            f"another flash-moe process uses {directory}",
+            "Wait until it ends, or stop it.",
         ) from None
     except OSError as error:
         raise PackError(
@@ -42,14 +42,14 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it is not empty, as it should be
+        with contextlib.suppress(OSError):  # not empty: the normal case
             for folder in made:
                 folder.rmdir()
         os.close(fd)
 
 
 def _lock(directory: Path) -> int:
-    """A descriptor that holds the lock. Raises BlockingIOError if another one does."""
+    """Return a descriptor with the lock. Raises BlockingIOError if another process has it."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,7 +60,7 @@ def _lock(directory: Path) -> int:
                 raise
             except OSError:  # no locks on this filesystem
                 return fd
-            # Whoever had it may have deleted it meanwhile, and somebody made it anew.
+            # The last holder may have deleted the directory, and another process recreated it.
             if directory.exists() and os.path.samestat(os.fstat(fd), directory.stat()):
                 return fd
         except BaseException:

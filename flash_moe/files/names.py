@@ -1,7 +1,7 @@
-"""Files and file names that somebody else chose: a name stays inside its directory, a file is one.
+"""Checks of untrusted file names: no path escapes its directory, only regular files are opened.
 
 A manifest or an index comes with a download, so the names in it are not trusted. Symbolic links are
-followed all the same: no name can make one, and the hub's cache and adopted stores consist of them.
+followed: a name cannot create one, and the hub's cache and adopted stores consist of them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-# What the filesystems of Linux and macOS take: bytes of one part, and of the whole (macOS).
+# Limits of the filesystems of Linux and macOS: bytes of one part, and of a whole name (macOS).
 MAX_PART_BYTES = 255
 MAX_NAME_BYTES = 1023
 
 
-def shown(value: object) -> str:
-    """A value from a file as it may stand in a message: short, nothing that a terminal obeys."""
+def quoted(value: object) -> str:
+    """Quote a value from a file for a message: shortened, without control characters."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)}"
     text = str(value)
@@ -26,30 +26,30 @@ def shown(value: object) -> str:
 
 
 def file_name(value: object) -> str:
-    """Check the name of a file in a directory, ``a.bin`` or ``folder/a.bin``, and return it.
+    """Return a relative file name, ``a.bin`` or ``folder/a.bin``, after checking it.
 
     Raises:
-        ValueError: It could leave the directory, or is no name that every system takes.
+        ValueError: The name could escape the directory, or is not portable.
     """
     if not isinstance(value, str):
-        raise ValueError(f"expected a file name, got {shown(value)}")
+        raise ValueError(f"expected a file name, got {quoted(value)}")
     parts = value.split("/")
     if not value.isprintable() or any(c in value for c in "\\:"):
-        raise ValueError(f"{shown(value)} is no file name: it has characters that none has")
+        raise ValueError(f"{quoted(value)} is not a file name: it has invalid characters")
     if any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{shown(value)} is no file name, or lies outside of the directory")
+        raise ValueError(f"{quoted(value)} is not a file name, or escapes the directory")
     sizes = [len(part.encode()) for part in parts]
     if max(sizes) > MAX_PART_BYTES or len(value.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"{shown(value)} is too long for a file name")
+        raise ValueError(f"{quoted(value)} is too long for a file name")
     return value
 
 
 def regular_size(file: Path) -> int:
-    """The size of a regular file, in bytes, without opening it.
+    """Return the size of a regular file in bytes, without opening it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: It cannot be looked at, or is a directory, a pipe or a device.
+        OSError: ``stat`` failed, or it is a directory, a pipe or a device.
     """
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
@@ -58,10 +58,10 @@ def regular_size(file: Path) -> int:
 
 
 def open_regular(file: Path) -> BinaryIO:
-    """Open a regular file for reading; never waits for the other end of a pipe.
+    """Open a regular file for reading; never blocks on a pipe.
 
     Raises:
-        OSError: As of :func:`regular_size`, or it may not be read.
+        OSError: As for :func:`regular_size`, or the file cannot be read.
     """
-    regular_size(file)  # opening a device can have effects, so look first
+    regular_size(file)  # opening a device can have side effects, so check first
     return open(file, "rb")

@@ -1,6 +1,6 @@
-"""What of a file is in the page cache of the system, and how to get it out. Linux and macOS.
+"""Inspects and drops the page cache of a file, on Linux and macOS.
 
-For measurements: a read is cold only if the cache was looked at, never because it should be.
+Measurements use this: they check that a read is cold instead of assuming it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _MS_INVALIDATE = 2  # of macOS
 
 
 def cached_bytes(file: Path, offset: int, n_bytes: int) -> int:
-    """How many bytes of a range are in the page cache, in whole pages, by ``mincore``.
+    """Return the bytes of a range that are in the page cache, in whole pages, by ``mincore``.
 
-    On Linux a file that the user may not write to counts as cached.
+    On Linux a file that the user cannot write to counts as cached.
     """
     return _with_mapping(file, offset, n_bytes, _count_resident)
 
 
 def drop_cached(file: Path) -> None:
-    """Ask the system to forget a file. Whether it did, ``cached_bytes`` says.
+    """Request that the system drop a file from the page cache; check with ``cached_bytes``.
 
-    Pages that wait to be written stay; so do those that another process has mapped. The whole file,
-    because Linux keeps pages in blocks of up to 2 MB and drops none that lies half in a range.
+    Dirty pages and pages that another process has mapped stay. The request covers the whole file,
+    because Linux keeps pages in blocks of up to 2 MB and drops none that is partly in a range.
     """
     if sys.platform == "darwin":
         _with_mapping(file, 0, os.path.getsize(file), _invalidate)

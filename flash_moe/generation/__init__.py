@@ -1,1 +1,1 @@
-"""Text in, text out: prompts, stop texts, constraints, conversations and their tool calls."""
+"""Text generation: prompts, sampling, stop texts, batching, conversations and tool calls."""

@@ -1,4 +1,4 @@
-"""A conversation that keeps its messages and its prompt cache from turn to turn."""
+"""``Conversation``: messages, tools and a prompt cache that persist across turns."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from flash_moe.tools.definition import as_tools
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationOptions(ToolLoopOptions):
-    """Options of a conversation: those of each turn, and its beginning."""
+    """Options of a conversation: those of each turn, and the system message."""
 
     system: str | None = option(None, "system message")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cache is not None:
-            raise ConfigError("tools", "cache: a conversation keeps its own")
+            raise ConfigError("tools", "cache: a conversation has its own")
 
 
 class Conversation:
-    """Messages, tools and one prompt cache. For one thread.
+    """Messages, tools and one prompt cache. Not thread-safe.
 
     Attributes:
         messages: All messages. May be changed between turns; the cache is compared with them.
-        cache: The prompt cache, ``None`` for a model without.
+        cache: The prompt cache; ``None`` for a model without prompt caches.
         tools, system, options: May be changed between turns.
 
     Raises:
@@ -39,10 +39,10 @@ class Conversation:
 
     @accepts(ConversationOptions, method=True)
     def __init__(self, model: Any, options: ConversationOptions) -> None:
-        """Begin a conversation.
+        """Start a conversation.
 
         Args:
-            model: What :func:`flash_moe.load` returns, or its ``model``.
+            model: Result of :func:`flash_moe.load`, or its ``model``.
         """
         self.model = model
         self.tools = list(as_tools(options.tools).values())
@@ -55,23 +55,22 @@ class Conversation:
 
     @property
     def prefilled(self) -> tuple[int, ...]:
-        """Prompt tokens that each round processed: those the cache did not hold."""
+        """Prompt tokens that each round processed because they were not cached."""
         return tuple(self.cache.prefilled) if self.cache else ()
 
     def reset(self) -> None:
-        """Begin anew: the system message and the tools stay."""
+        """Drop all messages and the cache; keep the system message and the tools."""
         self._end()
         self.messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         if self.cache:
             self.cache.clear()
 
     def ask(self, text: str) -> Events:
-        """Say something; events of the answer, as
-        :func:`flash_moe.generation.tool_loop.converse` gives them.
+        """Send a user message; return the events of the answer, as
+        :func:`flash_moe.generation.tool_loop.converse` does.
 
-        A question of which nothing was answered, because of an error or because the generator was
-        closed, is taken back: it may be asked again. Of two generators only the latest goes on;
-        an unfinished one is closed.
+        If no answer was begun, because of an error or because the generator was closed, the
+        message is removed and can be sent again. A new call closes an unfinished generator.
 
         Raises:
             PromptError: The text is empty.

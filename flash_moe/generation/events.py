@@ -1,4 +1,4 @@
-"""What a conversation tells while it runs."""
+"""Events of a conversation turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 
 @dataclass(frozen=True)
 class CallRequested:
-    """The model asks for a call; it is checked, confirmed and run when the next event is taken."""
+    """A call by the model; taking the next event checks, confirms and runs it."""
 
     call: ToolCall
 
@@ -22,7 +22,7 @@ class CallRefused:
     """A call that was not confirmed.
 
     Attributes:
-        reason: What the model is told.
+        reason: Text that the model gets as the result.
     """
 
     call: ToolCall
@@ -31,11 +31,11 @@ class CallRefused:
 
 @dataclass(frozen=True)
 class CallFinished:
-    """A call that was run, or that could not be.
+    """A call that ran or failed.
 
     Attributes:
-        result: What the model is told.
-        failed: Whether that is an error.
+        result: Text that the model gets.
+        failed: Whether the result is an error.
     """
 
     call: ToolCall
@@ -45,13 +45,13 @@ class CallFinished:
 
 @dataclass(frozen=True)
 class Answer:
-    """The last event: an answer without calls, or the end of the rounds.
+    """The last event: an answer without calls, or the answer of the last round.
 
     Attributes:
-        text: The answer, without thoughts and calls.
-        finish_reason: ``"stop"``, ``"length"``, or ``"max_rounds"`` if the model still wanted to
-            call tools.
-        stats: Figures of each round; the last is that of this answer.
+        text: The answer, without reasoning and calls.
+        finish_reason: ``"stop"``, ``"length"``, or ``"max_rounds"`` if the last answer still had
+            calls.
+        stats: Statistics per round; the last are those of this answer.
     """
 
     text: str

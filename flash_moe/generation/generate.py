@@ -1,13 +1,14 @@
-"""Text in, text out: the generation loop, its pieces and its result.
+"""One generation in the caller's thread.
 
-mlx-lm supplies the prompt cache, the samplers, the detokenizer and the chat template. The loop is
-ours for one reason: mlx-lm's computes token n+1 before it hands out token n. With experts read
-from disk inside the forward pass, each token would be shown one pass late, and one pass at the
-end would be thrown away.
+mlx-lm supplies the prompt cache, the samplers and the chat template. The loop is ours because
+mlx-lm's computes token n+1 before it yields token n. With experts read from disk inside the
+forward pass, each token would arrive one pass late, and the last pass would be wasted.
+``engine.py`` batches concurrent generations.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,13 +22,12 @@ from flash_moe.compat.mlx_lm import (
 )
 from flash_moe.errors import ConfigError
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.output_spec import ReplyForm, reply_form, thoughts_before
+from flash_moe.generation.output_spec import OutputSpec, output_spec, thinking_state
 from flash_moe.generation.prompt import Prompt, check_length, encode_prompt
 from flash_moe.generation.result import Chunk, Generation, GenerationStats
 from flash_moe.generation.sampling import LogitsProcessor, Sampler, logits_processors_of, sampler_of
-from flash_moe.generation.stop import StopText
+from flash_moe.generation.steps import AnswerText, next_token, prefill
 from flash_moe.generation.thinking_limit import thinking_limit
-from flash_moe.memory.system import release_free_memory
 from flash_moe.model.streamed import StreamedModel
 
 
@@ -41,57 +41,35 @@ def token_ids(
     prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yield tokens without end, each as soon as it exists; the next pass runs on the next request.
+    """Yield tokens without end, each before the next forward pass.
 
-    The prompt is processed as mlx-lm does it: chunks, then the last token alone.
+    As in mlx-lm, the prompt is processed in chunks, then its last token alone.
 
     Args:
-        prefill_step: Tokens of a chunk. Chosen from the prompt and from memory, if not given
-            (``prefill.py``): each chunk reads nearly all experts that the bank cannot hold.
+        prefill_step: ``step`` of :func:`flash_moe.generation.steps.prefill`.
     """
     seen: list[int] = []
+    total = len(prompt)
     report = on_prefill or (lambda done, total: None)
-
-    def step(ids: Sequence[int]) -> int:
-        with mx.stream(generation_stream):
-            logits = model(mx.array([ids]), cache=prompt_cache)[:, -1, :]
-            seen.extend(ids)
-            for processor in logits_processors:
-                logits = processor(mx.array(seen), logits)
-            logprobs = logits - mx.logsumexp(logits, keepdims=True)
-            return int(sampler(logprobs).item())  # type: ignore[arg-type]
-
-    done, last = 0, len(prompt) - 1
-    report(done, len(prompt))
-    if prefill_step is None:
-        sizes = model.chunks_of(last, prompt_cache)
-    else:
-        sizes = [prefill_step] * -(-last // prefill_step)
-    for size in sizes:
-        chunk = list(prompt[done : min(done + size, last)])
-        with mx.stream(generation_stream):
-            model(mx.array([chunk]), cache=prompt_cache)
-            mx.eval([c.state for c in prompt_cache])
-        mx.clear_cache()
-        release_free_memory()
-        seen.extend(chunk)
-        done += len(chunk)
-        report(done, len(prompt))
-    token = step(prompt[last:])
-    report(len(prompt), len(prompt))
-    n = 0
-    while True:
+    report(0, total)
+    for done in prefill(model, prompt[:-1], prompt_cache, step=prefill_step):
+        report(done, total)
+    seen.extend(prompt[:-1])
+    new = prompt[-1:]
+    for n in itertools.count(1):
+        token, _ = next_token(model, new, prompt_cache, seen, sampler, logits_processors)
+        if n == 1:
+            report(total, total)
         yield token
-        n += 1
+        new = [token]
         if n % 256 == 0:
             mx.clear_cache()
-        token = step([token])
 
 
 def stream(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
 ) -> Iterator[Chunk]:
-    """Generate, piece by piece. The arguments are checked at the call, not at the first piece.
+    """Generate and yield chunks. The call checks the arguments, before the first chunk.
 
     Args:
         prompt: Text (used as it is), chat messages, or token ids.
@@ -109,7 +87,7 @@ def generate(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
 ) -> Generation:
     """Generate a whole answer. Arguments and errors as for :func:`stream`."""
-    form, chunks = _begin(model, tokenizer, prompt, options)
+    spec, chunks = _begin(model, tokenizer, prompt, options)
     text, ids = [], []
     for chunk in chunks:
         text.append(chunk.text)
@@ -117,20 +95,20 @@ def generate(
     assert chunk.finish_reason is not None
     assert chunk.stats is not None
     whole = "".join(text)
-    calls = form.calls(tokenizer, whole)
+    calls = spec.calls(tokenizer, whole)
     return Generation(whole, tuple(ids), chunk.finish_reason, chunk.stats, calls)
 
 
 def _begin(
     model: StreamedModel, tokenizer: Any, prompt: Prompt, options: GenerationOptions
-) -> tuple[ReplyForm, Iterator[Chunk]]:
-    """Check everything, and return what the answer may be and its pieces."""
-    form = reply_form(options.tools, options.tool_choice, options.strict, options.response_format)
+) -> tuple[OutputSpec, Iterator[Chunk]]:
+    """Check prompt and options; return the output spec and the chunks of the answer."""
+    spec = output_spec(options.tools, options.tool_choice, options.strict, options.response_format)
     template_args = dict(options.template_args)
-    if form.schemas:
+    if spec.schemas:
         if isinstance(prompt, str):
             raise ConfigError("generate", "tools: expected messages as the prompt, got text")
-        template_args["tools"] = list(form.schemas)
+        template_args["tools"] = list(spec.schemas)
     ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
     cache = make_prompt_cache(model) if options.prompt_cache is None else options.prompt_cache
     room = check_length(model.config.max_context, len(ids), cache, options.max_tokens)
@@ -138,7 +116,7 @@ def _begin(
     limit = thinking_limit(tokenizer, ids, options.max_thinking_tokens)
     if limit is not None:
         processors.append(limit)
-    constraint = form.constraint(tokenizer, *thoughts_before(tokenizer, ids))
+    constraint = spec.constraint(tokenizer, *thinking_state(tokenizer, ids))
     if constraint is not None:
         processors.append(constraint.processor())
     tokens = token_ids(
@@ -150,39 +128,25 @@ def _begin(
         prefill_step=options.prefill_step,
         on_prefill=options.on_prefill,
     )
-    return form, _chunks(model, tokenizer, tokens, len(ids), room, StopText(options.stops))
+    text = AnswerText(tokenizer, room, options.stops)
+    return spec, _chunks(model, tokens, text, len(ids))
 
 
 def _chunks(
-    model: StreamedModel,
-    tokenizer: Any,
-    tokens: Iterator[int],
-    n_prompt: int,
-    max_tokens: int,
-    stop: StopText,
+    model: StreamedModel, tokens: Iterator[int], text: AnswerText, n_prompt: int
 ) -> Iterator[Chunk]:
-    """Turn tokens into text and end where the answer ends."""
-    detokenizer = tokenizer.detokenizer
-    detokenizer.reset()
+    """Yield the chunks of the answer's tokens, up to its end."""
     before = model.stats
     started = first = time.perf_counter()
     with wired_limit(model, [generation_stream]):
         for n, token in enumerate(tokens, start=1):
             if n == 1:
                 first = time.perf_counter()
-            ended = token in tokenizer.eos_token_ids
-            if not ended:
-                detokenizer.add_token(token)
-            reason = "stop" if ended else "length" if n == max_tokens else None
-            if reason:
-                detokenizer.finalize()
-            text = stop.feed(detokenizer.last_segment, last=reason is not None)
-            if stop.found:
-                reason = "stop"
-            if reason is None:
-                yield Chunk(text, token)
+            piece = text.feed(token)
+            if text.finish_reason is None:
+                yield Chunk(piece, token)
                 continue
             now = time.perf_counter()
             stats = GenerationStats(n_prompt, n, first - started, now - first, model.stats - before)
-            yield Chunk(text, token, reason, stats)
+            yield Chunk(piece, token, text.finish_reason, stats)
             return

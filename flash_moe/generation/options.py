@@ -1,4 +1,4 @@
-"""Options of one generation: sampling, and what else ``generate`` and ``stream`` take."""
+"""Options of one generation: sampling, and the other options of ``generate`` and ``stream``."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class GenerationOptions(SamplingParams):
         "prompt cache of mlx-lm (make_prompt_cache(model)) to continue from; updated in place",
     )
     on_prefill: Callable[[int, int], None] | None = option(
-        None, "function that gets the prompt tokens processed and in all after each chunk"
+        None, "function called after each chunk with the prompt tokens processed and in total"
     )
     template_args: Mapping[str, Any] = option(
         {}, 'arguments of the chat template, such as {"enable_thinking": False}'
     )
     tools: Sequence[AnyTool] = option(
         (),
-        "functions with type hints, flash_moe.tools.Tool objects, or schemas in OpenAI's form "
-        "that the chat template shows the model; Generation.calls has its calls, and none is run",
+        "functions with type hints, flash_moe.tools.Tool objects, or schemas in OpenAI's form, "
+        "for the chat template; Generation.calls has the model's calls, and none is run",
     )
     tool_choice: str = option(
-        "auto", "auto, none, required (the answer is calls), or the name of the tool to call"
+        "auto", "auto, none, required (only calls), or the name of the tool to call"
     )
     strict: bool = option(
         False, "constrain calls to the schemas of their tools (docs/constrained.md)"
@@ -47,9 +47,9 @@ class GenerationOptions(SamplingParams):
     response_format: Mapping[str, Any] | None = option(
         None,
         'constrain the answer to JSON, in OpenAI\'s form: {"type": "json_object"} or {"type": '
-        '"json_schema", "json_schema": {"schema": ...}}; with tools it is calls or such JSON',
+        '"json_schema", "json_schema": {"schema": ...}}; with tools: either calls or such JSON',
         default="free text",
     )
     logits_processors: Sequence[Callable[[Any, Any], Any]] = option(
-        (), "further logits processors of mlx-lm: (tokens, logits) -> logits"
+        (), "additional logits processors, as mlx-lm's: (tokens, logits) -> logits"
     )

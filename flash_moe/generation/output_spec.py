@@ -1,4 +1,4 @@
-"""What an answer may call and must be: tools and ``response_format`` of one generation."""
+"""Structured output of one generation: tools, tool choice and ``response_format``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from flash_moe.tools.splitter import opens_thinking, parse_calls
 
 if TYPE_CHECKING:
     from flash_moe.grammar import Constraint
-    from flash_moe.grammar.plan import Thinking
+    from flash_moe.grammar.answer import Thinking
 
 AnyTool: TypeAlias = Tool[..., Any] | Callable[..., Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ReplyForm:
-    """Tools that the chat template shows, and what the answer is held to.
+class OutputSpec:
+    """Tools for the chat template, and the constraints of the answer.
 
     Attributes:
-        schemas: Of the tools, in OpenAI's form; empty if none are shown.
+        schemas: Tool schemas in OpenAI's form; empty if the template gets no tools.
         choice: ``"auto"``, ``"required"``, the name of a tool, or OpenAI's object for one.
-        strict: Names of the tools whose calls are held to their schemas wherever they come.
-        response_format: In OpenAI's form, or ``None``: of answers that are no calls.
-        parallel: Whether there may be more than one call, where calls are held.
+        strict: Names of the tools whose calls always have to fit their schemas.
+        response_format: Format of answers without calls, in OpenAI's form, or ``None``.
+        parallel: Whether constrained calls may be more than one.
     """
 
     schemas: Sequence[Mapping[str, Any]] = ()
@@ -37,8 +37,8 @@ class ReplyForm:
     parallel: bool = True
 
     @property
-    def held(self) -> bool:
-        """Whether calls are held to a form: that of the parser at least."""
+    def constrains_calls(self) -> bool:
+        """True if calls are constrained, at least to the syntax of the parser."""
         if not self.schemas:
             return False
         return bool(self.strict) or self.choice != "auto" or not self._free_text
@@ -50,23 +50,23 @@ class ReplyForm:
 
     @property
     def _exact(self) -> frozenset[str] | None:
-        """Names of the tools whose arguments must fit; ``None``: of all."""
+        """Names of the tools whose arguments must fit; ``None`` for all."""
         return self.strict if self.choice == "auto" else None
 
     def parser_schemas(self, tokenizer: Any) -> list[dict[str, Any]]:
-        """The tools as mlx-lm's parser needs them to read the calls.
+        """Return the tools as mlx-lm's parser needs them to read the calls.
 
         Raises:
-            GrammarError: They cannot be held to.
+            GrammarError: Their schemas cannot be enforced.
         """
-        if not self.held:
+        if not self.constrains_calls:
             return [dict(schema) for schema in self.schemas]
         from flash_moe.grammar import parser_tools
 
         return parser_tools(tokenizer, self.schemas, self._exact)
 
     def calls(self, tokenizer: Any, text: str) -> tuple[ToolCall, ...]:
-        """The calls in a whole answer."""
+        """Return the calls in a whole answer."""
         if not self.schemas:
             return ()
         return tuple(parse_calls(tokenizer, text, self.parser_schemas(tokenizer))[1])
@@ -74,19 +74,19 @@ class ReplyForm:
     def constraint(
         self, tokenizer: Any, after: str | None, thinking: Thinking
     ) -> Constraint | None:
-        """What the answer is held to; ``None`` if it is free.
+        """Return the constraint of the answer; ``None`` if it is free.
 
         Args:
-            after, thinking: As :func:`thoughts_before` tells them of the prompt.
+            after, thinking: Result of :func:`thinking_state` for the prompt.
 
         Raises:
-            GrammarError: It cannot be held to that.
+            GrammarError: The schemas or the tokenizer cannot be enforced.
         """
-        if not self.held and self.response_format is None:
+        if not self.constrains_calls and self.response_format is None:
             return None
         from flash_moe.grammar import from_response_format, tool_calls
 
-        if self.held:
+        if self.constrains_calls:
             return tool_calls(
                 tokenizer,
                 self.schemas,
@@ -100,21 +100,22 @@ class ReplyForm:
         return from_response_format(tokenizer, self.response_format, after=after, thinking=thinking)
 
 
-def reply_form(
+def output_spec(
     tools: Sequence[AnyTool] = (),
     tool_choice: str = "auto",
     strict: bool = False,
     response_format: Mapping[str, Any] | None = None,
-) -> ReplyForm:
-    """Check the options of a generation.
+) -> OutputSpec:
+    """Check the options of a generation and return its output spec.
 
     Args:
         tools: Tools, typed functions, or schemas in OpenAI's form.
-        tool_choice: ``"auto"``, ``"none"`` (tools are not shown), ``"required"``, or a name.
-        strict: Of all tools. A schema may say ``"strict": true`` for itself, as in OpenAI's API.
+        tool_choice: ``"auto"``, ``"none"`` (the model sees no tools), ``"required"``, or a name.
+        strict: Enforce the schemas of all tools. A schema with ``"strict": true`` is always
+            enforced, as in OpenAI's API.
 
     Raises:
-        ConfigError: They do not go together.
+        ConfigError: The options contradict each other.
         ToolDefinitionError: A function cannot be a tool.
     """
     made = as_tools(t for t in tools if not isinstance(t, Mapping))
@@ -123,18 +124,18 @@ def reply_form(
         schemas = []
     if not schemas and tool_choice not in ("auto", "none"):
         raise ConfigError("generate", f"tool_choice: {tool_choice!r} without tools")
-    found = (schema.get("function") for schema in schemas)
-    functions = [each if isinstance(each, Mapping) else {} for each in found]
+    values = (schema.get("function") for schema in schemas)
+    functions = [value if isinstance(value, Mapping) else {} for value in values]
     names = frozenset(str(f.get("name")) for f in functions if strict or f.get("strict") is True)
-    return ReplyForm(schemas, tool_choice, names, response_format)
+    return OutputSpec(schemas, tool_choice, names, response_format)
 
 
 def _name(tool: Tool[..., Any] | Callable[..., Any]) -> str:
     return tool.name if isinstance(tool, Tool) else tool.__name__
 
 
-def thoughts_before(tokenizer: Any, ids: Sequence[int]) -> tuple[str | None, Thinking]:
-    """Where the answer to a prompt begins: after which marker, and whether thoughts are sure.
+def thinking_state(tokenizer: Any, ids: Sequence[int]) -> tuple[str | None, Thinking]:
+    """Return whether and how reasoning precedes the answer to a prompt.
 
     Returns:
         ``after`` and ``thinking`` of :class:`flash_moe.grammar.Constraint`.
@@ -144,5 +145,5 @@ def thoughts_before(tokenizer: Any, ids: Sequence[int]) -> tuple[str | None, Thi
     if opens_thinking(tokenizer, ids):
         return tokenizer.think_end, "begun"
     if tokenizer.decode(list(ids[-32:])).rstrip().endswith(tokenizer.think_end):
-        return None, "begun"  # the template has closed an empty thought
+        return None, "begun"  # the template has added an empty reasoning block
     return tokenizer.think_end, "may"

@@ -1,14 +1,15 @@
-"""From any form of prompt to token ids that fit the model's context."""
+"""Prompt encoding: token ids of text or messages, and the limit of the context."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from flash_moe.compat.mlx_lm import cached_positions
 from flash_moe.errors import PromptError
-from flash_moe.model.kv_length import held_positions
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = "str | Messages | Sequence[int] | mx.array"
@@ -20,17 +21,16 @@ def encode_prompt(
     template_args: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
 ) -> list[int]:
-    """Turn any form of prompt into token ids.
+    """Return the token ids of a prompt.
 
     Args:
         prompt: Text (used as it is), chat messages (through the chat template), or token ids.
-        template_args: Passed to the chat template, for example ``{"enable_thinking": False}``.
-
-        vocab_size: Ids must be below it; MLX would read beyond the embedding without a word.
+        template_args: Arguments of the chat template, such as ``{"enable_thinking": False}``.
+        vocab_size: Exclusive limit of the ids; MLX reads beyond the embedding without an error.
 
     Raises:
-        PromptError: It is empty, an id is out of range, or messages were given and there is no
-            chat template.
+        PromptError: The prompt is empty, an id is out of range, or messages were given and the
+            model has no chat template.
     """
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
@@ -45,9 +45,9 @@ def encode_prompt(
             ids = tokenizer.apply_chat_template(
                 list(prompt), add_generation_prompt=True, **(template_args or {})
             )
-        except Exception as error:  # a template raises what it likes (jinja2.TemplateError)
+        except Exception as error:  # a template may raise anything (jinja2.TemplateError)
             raise PromptError(
-                "prompt", f"the chat template refuses these messages: {error}"
+                "prompt", f"the chat template rejects these messages: {error}"
             ) from error
     else:
         try:
@@ -62,30 +62,64 @@ def encode_prompt(
         raise PromptError(
             "prompt",
             f"expected token ids from 0 to {(vocab_size or 0) - 1}, got {min(ids)} to {max(ids)}",
-            "Is the tokenizer that of the model?",
+            "Does the tokenizer belong to the model?",
         )
     return ids
 
 
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the common prefix."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def end_of_messages(
+    tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
+) -> int:
+    """Return the number of prompt ids before the header of the answer.
+
+    The prompt of the next turn begins with them too, unless the template drops text after the
+    last user message. Return 0 if the template cannot omit the header.
+    """
+    try:
+        without = tokenizer.apply_chat_template(
+            list(messages), **{**template_args, "add_generation_prompt": False}
+        )
+    except Exception:  # a template may raise anything; a checkpoint only saves work
+        return 0
+    return common_length(ids, without)
+
+
+def end_of_system(
+    tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
+) -> int:
+    """Return the number of prompt ids of system messages and tools; 0 for none."""
+    system = list(takewhile(lambda message: message["role"] == "system", messages))
+    if not system:
+        return 0
+    return end_of_messages(
+        tokenizer, [*system, {"role": "user", "content": ""}], template_args, ids
+    )
+
+
 def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tokens: int) -> int:
-    """How many tokens may be generated within the model's context.
+    """Return the number of tokens that may be generated within the model's context.
 
     Args:
-        limit: Positions of the context, ``None`` if unknown.
-        cache: The prompt cache; what it holds counts.
+        limit: Context length in tokens; ``None`` if unknown.
+        cache: The prompt cache; its positions count.
 
     Raises:
-        PromptError: The prompt, after what the cache holds, leaves no room for a token.
+        PromptError: The cached positions and the prompt leave no room for a token.
     """
     if limit is None:
         return max_tokens
-    held = held_positions(cache)
-    room = limit - held - n_prompt
+    cached = cached_positions(cache)
+    room = limit - cached - n_prompt
     if room < 1:
-        before = f" after {held} in the cache" if held else ""
+        before = f" after {cached} in the cache" if cached else ""
         raise PromptError(
             "prompt",
-            f"{n_prompt} tokens{before}: expected at most {limit - 1 - held}, the context of "
+            f"{n_prompt} tokens{before}: expected at most {limit - 1 - cached}, the context of "
             f"this model is {limit}",
             "Shorten the prompt.",
         )

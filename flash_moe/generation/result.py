@@ -1,21 +1,22 @@
-"""What a generation gives back: pieces while it runs, the whole answer, and its figures."""
+"""Results of a generation: streamed chunks, the whole answer, and statistics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.stream.stats import StreamStats
 
 
 @dataclass(frozen=True)
 class GenerationStats:
-    """Figures of one generation.
+    """Statistics of one generation.
 
     Attributes:
         prompt_s: Seconds from the call to the first token.
         generation_s: Seconds from the first token to the last.
-        stream: What the expert bank did meanwhile.
+        stream: Statistics of the expert cache over the same time.
     """
 
     prompt_tokens: int
@@ -26,12 +27,12 @@ class GenerationStats:
 
     @property
     def prompt_tps(self) -> float:
-        """Prompt tokens a second."""
+        """Prompt tokens per second."""
         return self.prompt_tokens / self.prompt_s if self.prompt_s else 0.0
 
     @property
     def generation_tps(self) -> float:
-        """Tokens a second after the first one; 0 if there was only one."""
+        """Tokens per second after the first one; 0 if there was only one."""
         n = self.generation_tokens - 1
         return n / self.generation_s if n > 0 and self.generation_s else 0.0
 
@@ -40,7 +41,7 @@ class GenerationStats:
         return (
             f"{self.prompt_tokens} prompt tokens in {self.prompt_s:.2f} s, "
             f"{self.generation_tokens} tokens at {self.generation_tps:.2f} tokens/s, "
-            f"{s.bytes_read / 1e6:.1f} MB of experts read, hit rate {s.hit_rate:.0%}"
+            f"{format_bytes(s.bytes_read)} of experts read, hit rate {s.hit_rate:.0%}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -61,9 +62,9 @@ class Chunk:
 
     Attributes:
         text: New text; may be empty while a character is incomplete.
-        token: The token that was just made.
+        token: The token of this step.
         finish_reason: ``None``, or in the last piece ``"stop"`` or ``"length"``.
-        stats: Figures so far, in the last piece.
+        stats: Statistics of the generation, in the last piece.
     """
 
     text: str
@@ -78,10 +79,10 @@ class Generation:
 
     Attributes:
         text: The answer, without the end-of-sequence token or the stop text.
-        token_ids: All tokens made, with the end-of-sequence token if there was one.
+        token_ids: All generated tokens, with the end-of-sequence token if there was one.
         finish_reason: ``"stop"`` or ``"length"``.
-        calls: What of the tools the model asks for, each a ``flash_moe.tools.ToolCall``; the text
-            has them, too, as the model wrote them.
+        calls: Tool calls of the model, each a ``flash_moe.tools.ToolCall``; ``text`` still
+            contains them as the model wrote them.
     """
 
     text: str
@@ -94,5 +95,5 @@ class Generation:
         return self.text
 
     def _repr_markdown_(self) -> str:
-        """How a notebook shows it: the answer, then a line of figures."""
+        """Return Markdown for notebooks: the answer, then a line of statistics."""
         return f"{self.text}\n\n---\n*{self.stats}; finish reason: {self.finish_reason}*"

@@ -1,4 +1,4 @@
-"""Finds stop texts in a stream of text pieces."""
+"""Stop texts in a stream of text pieces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopText:
-    """Passes text on until a stop text appears; holds back what may be the start of one.
+    """Passes text through until a stop text appears; withholds a possible start of one.
 
     Attributes:
         found: Whether a stop text has ended the answer.
@@ -18,10 +18,10 @@ class StopText:
         self.found = False
 
     def feed(self, piece: str, *, last: bool = False) -> str:
-        """Take a piece, return the text that is safe to show.
+        """Take a piece; return the text that cannot be part of a stop text.
 
         Args:
-            last: No more pieces follow, so nothing has to be held back.
+            last: No more pieces follow, so no text is withheld.
         """
         text = self._held + piece
         ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
@@ -34,7 +34,7 @@ class StopText:
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of ``text`` that begins ``stop``."""
+        """Return the length of the longest end of ``text`` that begins ``stop``."""
         for n in range(min(len(text), len(stop) - 1), 0, -1):
             if text.endswith(stop[:n]):
                 return n

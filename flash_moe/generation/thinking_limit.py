@@ -1,7 +1,7 @@
-"""The most tokens that a model may think: a logits processor that then closes the thought.
+"""Limit of reasoning tokens: a logits processor that forces the end marker.
 
-At some tokens a second a thought of a thousand tokens takes minutes. The end of the thought is
-forced as the template would write it; the answer that follows is the model's own.
+At a few tokens/s, a thousand tokens of reasoning take minutes. The forced marker is that of the
+chat template; the answer that follows is the model's own.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from flash_moe.tools.splitter import opens_thinking
 
 
 class ThinkingLimit:
-    """Closes the thoughts of one answer after ``limit`` tokens in all.
+    """Logits processor that ends the reasoning of one answer after ``limit`` tokens in total.
 
     Args:
-        tokenizer: mlx-lm's, which knows the markers of the model's thoughts.
-        limit: Most tokens of thoughts, markers not counted; 0 or more.
-        begun: Whether the prompt left a thought open.
+        tokenizer: mlx-lm's wrapper, which has the reasoning markers.
+        limit: Maximum reasoning tokens, without markers; 0 or more.
+        begun: Whether the prompt ends inside reasoning.
     """
 
     def __init__(self, tokenizer: Any, limit: int, *, begun: bool) -> None:
         self._limit = limit
         self._begin: list[int] = list(tokenizer.think_start_tokens)
         self._end: list[int] = list(tokenizer.think_end_tokens)
-        # A call inside a thought ends it, as in tools/splitter.py.
+        # A call inside reasoning ends it, as in tools/splitter.py.
         self._call: list[int] = list(tokenizer.tool_call_start_tokens or ())
         self._begun = begun
         self._new = NewTokens()
@@ -37,25 +37,25 @@ class ThinkingLimit:
 
     def _start(self) -> None:
         self._thinks = self._begun
-        self._n_tokens = 0  # of thoughts
-        self._tail: list[int] = []  # of the part that the answer is in
+        self._n_tokens = 0  # of reasoning
+        self._tail: list[int] = []  # of the current part of the answer
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Logits that leave one token where a thought is to be closed.
+        """Return the logits; at the limit, only the next token of the end marker is possible.
 
         Args:
             tokens: Prompt, or its end, and all tokens generated so far: ints [n].
-            logits: Of the next token: [1, V].
+            logits: Logits of the next token, [1, V].
         """
-        new = self._new.of(tokens)
-        if new.again:
+        new = self._new.update(tokens)
+        if new.restarted:
             self._start()
         for token in new.tokens:
             self._take(token)
         forced = self._forced()
         if forced is None:
             return logits
-        # Not its own logit, which may be minus infinity by then.
+        # Not the token's own logit, which an earlier processor may have set to minus infinity.
         only = mx.arange(logits.shape[-1]) == forced
         return mx.where(only, mx.zeros_like(logits), -mx.inf)
 
@@ -71,7 +71,7 @@ class ThinkingLimit:
                 return
 
     def _forced(self) -> int | None:
-        """The token that must come; ``None`` if any may."""
+        """Return the token that has to come next; ``None`` if any may."""
         if not self._thinks or self._n_tokens < self._limit:
             return None
         begun = next(n for n in range(len(self._end), -1, -1) if self._ends_with(self._end[:n]))
@@ -82,7 +82,7 @@ class ThinkingLimit:
 
 
 def thinking_limit(tokenizer: Any, ids: Sequence[int], limit: int | None) -> ThinkingLimit | None:
-    """The limit for the answer to a prompt; ``None`` without one, or where a model cannot think.
+    """Return the processor for the answer to a prompt; ``None`` without limit or reasoning.
 
     Args:
         ids: The prompt, or its end.

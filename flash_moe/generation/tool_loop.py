@@ -1,4 +1,4 @@
-"""The rounds of a turn: an answer, its calls, their results, until an answer has no calls."""
+"""Tool loop of a turn: answer, calls, results, repeated until an answer has no calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from flash_moe.errors import ConfigError, PromptError, ToolArgumentError
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested, Event
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.prompt import encode_prompt
+from flash_moe.generation.prompt import encode_prompt, end_of_messages
 from flash_moe.generation.result import GenerationStats
-from flash_moe.generation.turn_cache import TurnCache, common_length, network_of
+from flash_moe.generation.turn_cache import TurnCache, network_of
 from flash_moe.options.declare import accepts, option, values
-from flash_moe.tools.calls import ToolCall
+from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.definition import Tool, as_tools
 from flash_moe.tools.result_text import clean, error_text, markers_of, without_markers
 from flash_moe.tools.splitter import Piece, ReplySplitter, ThinkingPiece, opens_thinking
@@ -26,13 +26,13 @@ INTERRUPTED = "this call was interrupted"
 
 @dataclass(frozen=True)
 class ToolLoopOptions(GenerationOptions):
-    """Options of :func:`converse`: those of a generation, and how calls are run."""
+    """Options of :func:`converse`: those of a generation and of the tool loop."""
 
     tools: Sequence[Tool[..., Any] | Callable[..., Any]] = option((), "tools, or plain functions")
     confirm: Confirm | None = option(
         None,
-        "function called before each call that could be run; anything but True refuses the call, "
-        "and a text is the reason that the model gets",
+        "function called before each valid call; any result but True refuses the call, and a "
+        "text is the reason that the model gets",
         default="all calls run",
     )
     max_rounds: int = option(
@@ -47,34 +47,34 @@ class ToolLoopOptions(GenerationOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prompt_cache is not None:
-            raise ConfigError("tools", "prompt_cache: a conversation keeps its own")
+            raise ConfigError("tools", "prompt_cache: a conversation has its own")
 
 
 @accepts(ToolLoopOptions, method=True)
 def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> Events:
-    """Answer the last message, running the tools that the model calls on the way.
+    """Answer the last message and run the tools that the model calls.
 
     The turn is appended to ``messages``: answers with their ``tool_calls``, and a result for
-    each call with its ``tool_call_id``. That also holds when the generator is closed or Ctrl-C
-    comes: text so far stays as an answer, a call that was not written to its end is dropped, and
-    calls without a result get one that says so.
+    each call with its ``tool_call_id``. This also applies when the generator is closed or
+    interrupted: text so far stays as an answer, an incomplete call is dropped, and calls without
+    a result get an error as result.
 
     Args:
-        model: Has ``stream(ids, **options)`` as :func:`flash_moe.load`'s, and ``tokenizer``.
+        model: Has :func:`flash_moe.load`'s ``stream(ids, **options)`` and ``tokenizer``.
         messages: Changed in place.
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
         ConfigError: A bad option, or tools for a model whose template takes none.
-        PromptError: The chat template refuses the messages, or they do not fit the context.
+        PromptError: The chat template rejects the messages, or they do not fit the context.
     """
     known = as_tools(options.tools)
     if known and not model.tokenizer.has_tool_calling:
         raise ConfigError(
-            "tools", "the chat template of this model knows no tools", "Give none, or change it."
+            "tools", "this model's chat template does not support tools", "Pass none, or change it."
         )
     if not isinstance(messages, list) or not messages:
-        raise PromptError("tools", "expected a list of messages, with one at least")
+        raise PromptError("tools", "expected a list with at least one message")
     cache = options.cache
     if cache is None and network_of(model) is not None:
         cache = TurnCache(model)
@@ -90,8 +90,8 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
 
 
 @dataclass
-class _Said:
-    """What of an answer came so far."""
+class _PartialAnswer:
+    """An answer while it is generated."""
 
     thinking: str = ""
     text: str = ""
@@ -113,11 +113,7 @@ class _Said:
             message["reasoning_content"] = self.thinking
         if calls:
             message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
+                {"id": call.id, **openai_function(call.name, arguments=call.arguments)}
                 for call in calls
             ]
         return message
@@ -137,22 +133,22 @@ class _Turn:
     def run(self, max_rounds: int) -> Events:
         stats: list[GenerationStats] = []
         for number in range(1, max_rounds + 1):
-            said = _Said()
-            yield from self._answer(said)
-            if said.stats:
-                stats.append(said.stats)
-            self.messages.append(said.message(said.calls))
-            reason = said.finish_reason
-            if said.calls:
+            partial = _PartialAnswer()
+            yield from self._answer(partial)
+            if partial.stats:
+                stats.append(partial.stats)
+            self.messages.append(partial.message(partial.calls))
+            reason = partial.finish_reason
+            if partial.calls:
                 last = number == max_rounds
-                yield from self._results(said.calls, max_rounds if last else None)
+                yield from self._results(partial.calls, max_rounds if last else None)
                 if not last:
                     continue
                 reason = "max_rounds"
-            yield Answer(said.text, said.thinking, reason, tuple(stats))
+            yield Answer(partial.text, partial.thinking, reason, tuple(stats))
             return
 
-    def _answer(self, said: _Said) -> Events:
+    def _answer(self, partial: _PartialAnswer) -> Events:
         tokenizer = self.model.tokenizer
         ids = encode_prompt(tokenizer, self.messages, self.template_args)
         splitter = ReplySplitter(
@@ -170,35 +166,29 @@ class _Turn:
                 pieces = splitter.feed(chunk.text)
                 if chunk.finish_reason:
                     pieces += splitter.finish()
-                    said.finish_reason, said.stats = chunk.finish_reason, chunk.stats
+                    partial.finish_reason, partial.stats = chunk.finish_reason, chunk.stats
                 for piece in pieces:
-                    said.take(piece)
+                    partial.take(piece)
                     if not isinstance(piece, ToolCall):
                         yield piece
         except BaseException:  # closed, Ctrl-C, or a failed read
-            if said.text or said.thinking:
-                self.messages.append(said.message(()))
+            if partial.text or partial.thinking:
+                self.messages.append(partial.message(()))
             raise
         finally:
             chunks.close()
 
     def _mark(self, ids: list[int]) -> int:
-        """How many ids of the prompt come before the answer's header: the next turn has them too.
+        """Return the number of prompt ids before the answer's header, which the next turn reuses.
 
-        Only after a user message: templates drop the thoughts between it and the next one.
+        0 unless a user message is last: templates drop the reasoning between user messages.
         """
         if self.messages[-1].get("role") != "user":
             return 0
-        try:
-            without = self.model.tokenizer.apply_chat_template(
-                list(self.messages), **{**self.template_args, "add_generation_prompt": False}
-            )
-        except Exception:  # a template that wants a header; the mark only saves work
-            return 0
-        return common_length(ids, without)
+        return end_of_messages(self.model.tokenizer, self.messages, self.template_args, ids)
 
     def _results(self, calls: Sequence[ToolCall], limit: int | None) -> Events:
-        """Run calls in their order; each gets a result in the messages, whatever happens."""
+        """Run calls in order; each gets a result in the messages, also after an interrupt."""
         waiting = list(calls)
         markers = markers_of(self.model.tokenizer)
         try:
@@ -232,7 +222,7 @@ class _Turn:
             return CallRefused(call, f"The user refused this call: {reason}")
         try:
             return CallFinished(call, bound())
-        except (Exception, SystemExit) as error:  # a tool may raise anything: the model hears it
+        except (Exception, SystemExit) as error:  # a tool may raise anything: a result
             return CallFinished(call, error_text(error), failed=True)
 
 

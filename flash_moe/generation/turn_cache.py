@@ -1,9 +1,9 @@
-"""One prompt cache over the rounds and turns of a conversation.
+"""Prompt-cache reuse over the rounds and turns of a conversation.
 
-The token ids of each prompt are compared with those that the cache holds, and only what follows
-the common beginning is processed. Templates drop the thoughts of earlier turns, so a prompt often
-departs from the cache right after the last user message. A cache that can be trimmed is trimmed
-to there. Those of recurrent layers cannot; for them a copy is kept as of the end of that message.
+Each prompt is compared with the cached token ids, and only the tokens after the common prefix are
+prefilled. Chat templates drop the reasoning of earlier turns, so a prompt often diverges from the
+cache right after the last user message. A cache that supports it is trimmed to that position. For
+recurrent layers, which do not support it, a copy at the end of that message is kept.
 """
 
 from __future__ import annotations
@@ -12,85 +12,79 @@ import copy
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.generation.prompt import common_length
 from flash_moe.generation.result import Chunk
 
-# Of the options of a generation, those that prefilling a part of the prompt takes. The others
-# (samplers, constraints with a state) must see only the tokens of the answer.
+# Generation options that apply to prefilling a part of the prompt. The others (samplers,
+# constraints with a state) must see only the tokens of the answer.
 _PREFILL_OPTIONS = ("prefill_step",)
 
 
 @dataclass
-class Held:
-    """A prompt cache (mlx-lm's, one entry a layer), and the ids that it holds."""
+class CachedPrompt:
+    """mlx-lm's prompt cache, one entry per layer, and the token ids in it."""
 
     ids: list[int]
     cache: list[Any]
 
 
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
 class TurnCache:
-    """Streams prompts of a conversation, each continuing what is held; one at a time.
+    """Prompt cache of a conversation; generates one answer at a time.
 
-    For one thread: the arrays of a prompt cache belong to the thread that made them.
+    Not thread-safe: the arrays of a prompt cache belong to the thread that made them.
 
     Attributes:
-        live: What the last stream left; ``None`` while one runs a pass, and after one that failed
-            in it.
-        checkpoint: As of the end of the last user message, where trimming does not do.
+        live: Cache after the last stream; ``None`` during a pass, and after a failed one.
+        checkpoint: Cache at the end of the last user message, for caches without trimming.
         prefilled: Prompt tokens that each stream processed.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._network = network_of(model)
-        self.live: Held | None = None
-        self.checkpoint: Held | None = None
+        self.live: CachedPrompt | None = None
+        self.checkpoint: CachedPrompt | None = None
         self.prefilled: list[int] = []
 
     def clear(self) -> None:
-        """Forget what is held, and free its memory."""
+        """Drop the caches and free their memory."""
         self.live = self.checkpoint = None
         self.prefilled = []
 
     def stream(
         self, ids: Sequence[int], mark: int = 0, **options: Any
     ) -> Generator[Chunk, None, None]:
-        """Generate as ``model.stream``, whose options it takes.
+        """Generate as ``model.stream``, with the same options.
 
         Args:
             ids: The whole prompt.
-            mark: How many of them the prompt of the next turn will surely begin with: up to the
+            mark: Number of leading ids that the next turn's prompt shares for certain: up to the
                 end of the last user message.
         """
         started, before = time.perf_counter(), getattr(self._model, "stats", None)
-        held = self._take(list(ids))
-        total = len(ids) - len(held.ids)
+        reused = self._reuse(list(ids))
+        total = len(ids) - len(reused.ids)
         report = options.pop("on_prefill", None)
         self.prefilled.append(0)
-        if len(held.ids) < mark < len(ids) and not _always_trimmable(held.cache):
-            self._prefill(held, list(ids[:mark]), options, _shifted(report, 0, total))
-            self.checkpoint = Held(held.ids, copy.deepcopy(held.cache))
+        if len(reused.ids) < mark < len(ids) and not _always_trimmable(reused.cache):
+            self._prefill(reused, list(ids[:mark]), options, _shifted(report, 0, total))
+            self.checkpoint = CachedPrompt(reused.ids, copy.deepcopy(reused.cache))
         if report:
-            done = len(held.ids) - (len(ids) - total)
+            done = len(reused.ids) - (len(ids) - total)
             options["on_prefill"] = _shifted(report, done, total)
-        rest = list(ids[len(held.ids) :])
+        rest = list(ids[len(reused.ids) :])
         prefill_s = time.perf_counter() - started
         seen = list(ids)
-        pieces = self._model.stream(rest, prompt_cache=held.cache, **options)
+        pieces = self._model.stream(rest, prompt_cache=reused.cache, **options)
         try:
             for n, chunk in enumerate(pieces):
                 if n == 0:
                     self.prefilled[-1] += len(rest)
-                # The cache holds ``seen``: a token is shown before its own pass.
-                self.live = Held(seen, held.cache)
+                # The cache contains ``seen``: a token is yielded before its own pass.
+                self.live = CachedPrompt(seen, reused.cache)
                 if chunk.finish_reason:
                     yield self._whole(chunk, total, prefill_s, before)
                     return
@@ -100,20 +94,22 @@ class TurnCache:
         finally:
             pieces.close()
 
-    def _prefill(self, held: Held, ids: list[int], options: dict[str, Any], report: Any) -> None:
-        """Process ``ids`` beyond those held. The token that comes of it is thrown away."""
-        rest = ids[len(held.ids) :]
+    def _prefill(
+        self, cached: CachedPrompt, ids: list[int], options: dict[str, Any], report: Any
+    ) -> None:
+        """Process the ``ids`` that are not cached. The sampled token is discarded."""
+        rest = ids[len(cached.ids) :]
         kept = {name: options[name] for name in _PREFILL_OPTIONS if name in options}
         if report:
             kept["on_prefill"] = report
-        pieces = self._model.stream(rest, prompt_cache=held.cache, max_tokens=1, **kept)
+        pieces = self._model.stream(rest, prompt_cache=cached.cache, max_tokens=1, **kept)
         next(pieces)
         pieces.close()
-        held.ids = ids
+        cached.ids = ids
         self.prefilled[-1] += len(rest)
 
-    def _take(self, ids: list[int]) -> Held:
-        """The cache that holds most of the beginning of ``ids``, but not all: one must be left."""
+    def _reuse(self, ids: list[int]) -> CachedPrompt:
+        """Return the cache of the longest prefix of ``ids`` that leaves at least one id."""
         live, self.live = self.live, None
         mark = self.checkpoint
         marked = 0
@@ -122,13 +118,13 @@ class TurnCache:
         if live:
             kept = min(common_length(live.ids, ids), len(ids) - 1)
             if kept > 0 and kept >= marked and _trimmed(live.cache, len(live.ids) - kept):
-                return Held(ids[:kept], live.cache)
+                return CachedPrompt(ids[:kept], live.cache)
         if mark and marked:
-            return Held(list(mark.ids), copy.deepcopy(mark.cache))
-        return Held([], make_prompt_cache(self._network))
+            return CachedPrompt(list(mark.ids), copy.deepcopy(mark.cache))
+        return CachedPrompt([], make_prompt_cache(self._network))
 
     def _whole(self, chunk: Chunk, total: int, prefill_s: float, before: Any) -> Chunk:
-        """The last piece with the figures of both parts of the prompt."""
+        """Return the last chunk with the statistics of both parts of the prompt."""
         if chunk.stats is None:
             return chunk
         stats = replace(chunk.stats, prompt_tokens=total, prompt_s=chunk.stats.prompt_s + prefill_s)
@@ -138,21 +134,21 @@ class TurnCache:
 
 
 def network_of(model: Any) -> Any:
-    """What mlx-lm makes a prompt cache for: a model, or the one in a loaded pair."""
+    """Return the model itself, or that of a loaded pair; ``None`` without prompt caches."""
     if hasattr(model, "make_cache") or hasattr(model, "layers"):
         return model
     return getattr(model, "model", None)
 
 
 def _trimmed(cache: Sequence[Any], n: int) -> bool:
-    """Drop the last ``n`` positions. False if that cannot be; then the cache is of no use."""
+    """Drop the last ``n`` positions. False if that is impossible; the cache is then unusable."""
     if n == 0:
         return True
     return all(c.is_trimmable() for c in cache) and all(c.trim(n) == n for c in cache)
 
 
 def _always_trimmable(cache: Sequence[Any]) -> bool:
-    """Whether no part of it is recurrent, or a window that cannot be trimmed once it is full."""
+    """True without recurrent layers and without windows, which cannot be trimmed when full."""
     return all(
         _always_trimmable(c.caches)
         if hasattr(c, "caches")
@@ -164,5 +160,5 @@ def _always_trimmable(cache: Sequence[Any]) -> bool:
 def _shifted(
     report: Callable[[int, int], None] | None, done: int, total: int
 ) -> Callable[[int, int], None] | None:
-    """Progress of a part as progress of the whole."""
+    """Return a callback that reports the progress of a part as that of the whole."""
     return report and (lambda n, _: report(done + n, total))

@@ -1,11 +1,11 @@
-"""Constrained answers: JSON by a schema, tool calls with right arguments, patterns, grammars.
+"""Constrained decoding: JSON schemas, tool calls with valid arguments, patterns, grammars.
 
-Owns which tokens may come next; llguidance does the parsing. Callers give a constraint's
-``processor()`` to the generation loop as a logits processor. Refuses what it cannot hold.
+This package computes which tokens may come next; llguidance does the parsing. Pass a constraint's
+``processor()`` to the generation loop as a logits processor. Unsupported schemas raise errors.
 """
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.constraint import Constraint
+from flash_moe.grammar.constraint import Constraint, Processor
 from flash_moe.grammar.json_text import (
     from_response_format,
     json_object,
@@ -13,7 +13,6 @@ from flash_moe.grammar.json_text import (
     lark,
     regex,
 )
-from flash_moe.grammar.processor import Processor
 from flash_moe.grammar.tool_calls import parser_tools, tool_calls
 
 __all__ = [

@@ -1,36 +1,84 @@
-"""One answer as it grows: which part of it this is, and which tokens may come next. No MLX."""
+"""State of one constrained answer: its current part, and the tokens that may follow. No MLX."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal, TypeAlias
 
 import numpy as np
 from llguidance import LLMatcher
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.masks import Words, add, remove, words_of
-from flash_moe.grammar.plan import Plan
+from flash_moe.grammar.vocabulary import Vocabulary, Words, add, remove, words_of
 
-# Templates put an empty line between thoughts, text and calls.
+# Templates put an empty line between reasoning, text and calls.
 MAX_NEWLINES = 2
+
+Thinking: TypeAlias = Literal["begun", "may"]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Tool calls of an answer, if the grammar constrains those and not the whole answer.
+
+    Attributes:
+        begin: Token that opens a call; the grammar applies after it.
+        end: Token that closes a call; the grammar ends with it.
+        text: Whether free text around calls is allowed.
+        required: Whether the answer needs a call, or the answer that may take the place of calls.
+        many: Whether more than one call is allowed.
+        markers: Texts of ``begin`` and ``end``, which no other tokens may spell.
+    """
+
+    begin: int
+    end: int
+    text: bool
+    required: bool
+    many: bool
+    markers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Unconstrained reasoning before the answer.
+
+    Attributes:
+        end: Token that ends reasoning.
+        marker: Text of ``end``, which no other tokens may spell.
+        begin: Token that opens reasoning, if it is optional; ``None`` if the prompt ends inside
+            reasoning, or reasoning always comes first.
+    """
+
+    end: int
+    marker: bytes
+    begin: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parts of an answer: reasoning, if any; then a constrained answer, or text with calls."""
+
+    vocabulary: Vocabulary
+    reasoning: Reasoning | None
+    calls: Calls | None
 
 
 class Part(Enum):
-    START = auto()  # nothing generated; thoughts may begin
-    THOUGHTS = auto()
+    START = auto()  # nothing generated; reasoning may begin
+    REASONING = auto()
     AROUND_CALLS = auto()  # before, between and after calls
     CALL = auto()
-    WHOLE = auto()  # an answer that the grammar holds as a whole
+    WHOLE = auto()  # the grammar constrains the whole answer
     DONE = auto()
 
 
 class Answer:
-    """The state of one answer. Used by one thread.
+    """State of one answer. Used by one thread.
 
     Args:
-        matcher: The grammar at its start, of the whole answer or of one call; it is copied, never
-            changed.
-        instead: The grammar of an answer in the place of calls, where there may be one; the same.
+        matcher: Grammar at its start, of the whole answer or of one call; copied, never changed.
+        instead: Grammar at its start of an answer that may take the place of calls, or ``None``.
     """
 
     def __init__(self, plan: Plan, matcher: LLMatcher, instead: LLMatcher | None = None) -> None:
@@ -40,42 +88,42 @@ class Answer:
         self._instead = instead
         self._matcher = matcher
         self._n_calls = 0
-        self._newlines = 0  # how many may still come before the next part
-        self._tail = b""  # the last bytes, as far as they can begin a marker
+        self._newlines = 0  # newlines that are still allowed before the next part
+        self._tail = b""  # the last bytes, if they can begin a marker
         self._part = Part.START
-        if plan.thoughts is None:
+        if plan.reasoning is None:
             self._begin_answer()
-        elif plan.thoughts.begin is None:
-            self._part = Part.THOUGHTS
+        elif plan.reasoning.begin is None:
+            self._part = Part.REASONING
 
     @property
     def done(self) -> bool:
         return self._part is Part.DONE
 
     def allowed(self) -> Words:
-        """The tokens that may come next.
+        """Return the tokens that may come next.
 
         Raises:
-            GrammarError: There is none: the grammar is too complex to go on with.
+            GrammarError: No token can follow: the grammar is too complex.
         """
         plan, vocabulary = self._plan, self._vocabulary
         words: Words
         if self._part is Part.DONE:
             return vocabulary.end_words
-        if self._part is Part.THOUGHTS:
-            assert plan.thoughts is not None
+        if self._part is Part.REASONING:
+            assert plan.reasoning is not None
             words = vocabulary.text_words.copy()
-            add(words, (plan.thoughts.end,))
+            add(words, (plan.reasoning.end,))
         elif self._part is Part.START:
-            assert plan.thoughts is not None
-            assert plan.thoughts.begin is not None
+            assert plan.reasoning is not None
+            assert plan.reasoning.begin is not None
             begun = Answer(Plan(vocabulary, None, plan.calls), self._fresh, self._instead)
             words = begun.allowed().copy()
-            add(words, (plan.thoughts.begin,))
+            add(words, (plan.reasoning.begin,))
         elif self._part is Part.AROUND_CALLS:
             words = self._around_calls()
         else:
-            words = self._of_grammar()
+            words = self._grammar_words()
         if self._newlines:
             newlines = vocabulary.newline_ids
             add(words, (i for i, n in newlines.items() if n <= self._newlines))
@@ -86,14 +134,14 @@ class Answer:
                     remove(words, vocabulary.beginning_with(marker[n:]))
         if not words.any():
             problem = self._matcher.get_error().strip().split("\n")[0] or "no token can follow"
-            raise GrammarError("grammar", f"the answer cannot go on: {problem}", _SIMPLER)
+            raise GrammarError("grammar", f"the answer cannot continue: {problem}", _SIMPLER)
         return words
 
     def take(self, token: int) -> None:
-        """Go on by a token.
+        """Advance by a token.
 
         Raises:
-            GrammarError: It was not allowed.
+            GrammarError: The token was not allowed.
         """
         plan = self._plan
         if self._part is Part.DONE:
@@ -104,14 +152,14 @@ class Answer:
             self._part = Part.DONE
             return
         if self._part is Part.START:
-            assert plan.thoughts is not None
-            if token == plan.thoughts.begin:
-                self._part = Part.THOUGHTS
+            assert plan.reasoning is not None
+            if token == plan.reasoning.begin:
+                self._part = Part.REASONING
                 return
             self._begin_answer()
-        if self._part is Part.THOUGHTS:
-            assert plan.thoughts is not None
-            if token == plan.thoughts.end:
+        if self._part is Part.REASONING:
+            assert plan.reasoning is not None
+            if token == plan.reasoning.end:
                 self._begin_answer()
                 self._newlines = MAX_NEWLINES
             else:
@@ -119,7 +167,7 @@ class Answer:
         elif self._part is Part.AROUND_CALLS:
             self._take_around_calls(token)
         else:
-            self._take_of_grammar(token)
+            self._take_in_grammar(token)
 
     def _begin_answer(self) -> None:
         self._tail = b""
@@ -141,7 +189,7 @@ class Answer:
         words = vocabulary.text_words.copy() if calls.text else words_of((), vocabulary.size)
         add(words, (calls.begin,))
         if self._instead is not None and self._n_calls == 0:
-            words |= self._of(self._instead.deep_copy())
+            words |= self._allowed_by(self._instead.deep_copy())
         if self._may_end():
             words |= vocabulary.end_words
         return words
@@ -158,23 +206,23 @@ class Answer:
             self._take_newlines(token)
         elif self._instead is not None and self._n_calls == 0:
             self._begin_grammar(Part.WHOLE, self._instead)
-            self._take_of_grammar(token)
+            self._take_in_grammar(token)
         else:
             raise self._refused(token)
 
-    def _of_grammar(self) -> Words:
-        words = self._of(self._matcher)
+    def _grammar_words(self) -> Words:
+        words = self._allowed_by(self._matcher)
         if self._may_end():
             words |= self._vocabulary.end_words
         return words
 
-    def _of(self, matcher: LLMatcher) -> Words:
-        """The tokens that a grammar lets follow, ends left out."""
+    def _allowed_by(self, matcher: LLMatcher) -> Words:
+        """Return the tokens that a grammar allows next, without end tokens."""
         ends = self._vocabulary.end_words
         mask = np.frombuffer(matcher.compute_bitmask(), np.uint32)
-        return mask[: len(ends)] & ~ends  # llguidance's may have a word more
+        return mask[: len(ends)] & ~ends  # llguidance's mask may have one word more
 
-    def _take_of_grammar(self, token: int) -> None:
+    def _take_in_grammar(self, token: int) -> None:
         calls = self._plan.calls
         if self._matcher.try_consume_tokens([token]) != 1:
             self._take_newlines(token)
@@ -202,9 +250,9 @@ class Answer:
         return self._part is Part.DONE
 
     def _markers(self) -> tuple[bytes, ...]:
-        """What must not be spelled here."""
-        if self._part is Part.THOUGHTS and self._plan.thoughts is not None:
-            return (self._plan.thoughts.marker,)
+        """Return the markers that text in this part may not spell."""
+        if self._part is Part.REASONING and self._plan.reasoning is not None:
+            return (self._plan.reasoning.marker,)
         return self._plan.calls.markers if self._plan.calls is not None else ()
 
     def _extend_tail(self, token: int) -> None:
@@ -217,9 +265,8 @@ class Answer:
         return GrammarError(
             "grammar",
             f"expected a token that the constraint allows, got {token} ({text})",
-            "Let no later processor or sampler bring other tokens back, and give each answer a "
-            "processor of its own.",
+            "Put the constraint's processor last, and give each answer a processor of its own.",
         )
 
 
-_SIMPLER = "Use a simpler schema, or one with bounds."
+_SIMPLER = "Use a simpler schema, or add bounds."

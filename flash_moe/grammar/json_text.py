@@ -1,4 +1,4 @@
-"""Constraints for a whole answer: JSON, by a schema or any; a regular expression; a grammar."""
+"""Constraints for a whole answer: JSON schema, any JSON, regular expression, Lark grammar."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from llguidance import LLMatcher
 
 from flash_moe.errors import GrammarError
+from flash_moe.grammar.answer import Thinking
 from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
-from flash_moe.grammar.plan import Thinking
 from flash_moe.grammar.schema_shapes import check_shapes
 
-# Nothing, a space, or a line break with its indentation: models write all three, and one that
-# goes astray cannot go on with white space for ever.
+# Nothing, a space, or a line break with indentation: models write all three, and the bound keeps
+# a weak model from generating white space without end.
 WHITESPACE = r" |\n[ \t]{0,40}"
-# Without \uXXXX: llguidance 1.9 lets the key "\u0061" pass for another one than "a", and JSON
-# takes it for the same. So control characters without an escape of their own cannot be written.
+# Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
+# they are the same. So control characters without an escape of their own cannot be written.
 ESCAPES = 'nrbtf\\"'
 
 
 def json_source(schema: Any, what: str) -> str:
-    """A schema as text for llguidance, with our white space and escapes.
+    """Return a schema as text for llguidance, with our white space and escapes.
 
     Raises:
-        GrammarError: It is no JSON schema, or cannot be written down.
+        GrammarError: It is not a JSON schema, or cannot be serialized.
     """
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
@@ -48,17 +48,17 @@ def json_schema(
     after: str | None = None,
     thinking: Thinking = "begun",
 ) -> Constraint:
-    """An answer that is JSON and fits a schema (draft 2020-12).
+    """Constrain the answer to JSON that fits a schema (draft 2020-12).
 
-    Properties come in the order of the schema. ``docs/constrained.md`` says which keywords hold.
+    Properties come in the order of the schema. ``docs/constrained.md`` lists the keywords.
 
     Args:
         tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
-        after: Text of the token that ends the model's thoughts, if it thinks: ``"</think>"``.
-        thinking: "may" if it is the model that decides whether to think.
+        after: Text of the token that ends reasoning, for models that think: ``"</think>"``.
+        thinking: "may" if the model decides whether to think.
 
     Raises:
-        GrammarError: The schema is none, has a keyword that cannot be held, or is too large.
+        GrammarError: The schema is invalid, too large, or has an unsupported keyword.
     """
     return Constraint(tokenizer, _grammar_of(schema), JSON_SCHEMA, after=after, thinking=thinking)
 
@@ -71,17 +71,17 @@ def _grammar_of(schema: Mapping[str, Any]) -> str:
 def json_object(
     tokenizer: Any, *, after: str | None = None, thinking: Thinking = "begun"
 ) -> Constraint:
-    """An answer that is any JSON object. Arguments as in :func:`json_schema`."""
+    """Constrain the answer to a JSON object. Arguments as in :func:`json_schema`."""
     return json_schema(tokenizer, {"type": "object"}, after=after, thinking=thinking)
 
 
 def regex(
     tokenizer: Any, pattern: str, *, after: str | None = None, thinking: Thinking = "begun"
 ) -> Constraint:
-    """An answer that a regular expression matches as a whole (syntax of Rust's regex crate).
+    """Constrain the whole answer to a regular expression (syntax of Rust's regex crate).
 
     Raises:
-        GrammarError: The pattern is wrong, or has look-around or back references.
+        GrammarError: The pattern is invalid, or has look-around or back references.
     """
     grammar = LLMatcher.grammar_from_regex(pattern)
     return Constraint(tokenizer, grammar, "regular expression", after=after, thinking=thinking)
@@ -90,10 +90,10 @@ def regex(
 def lark(
     tokenizer: Any, grammar: str, *, after: str | None = None, thinking: Thinking = "begun"
 ) -> Constraint:
-    """An answer that a context-free grammar derives (llguidance's form of Lark's syntax).
+    """Constrain the answer to a context-free grammar (llguidance's form of Lark's syntax).
 
     Raises:
-        GrammarError: The grammar is wrong.
+        GrammarError: The grammar is invalid.
     """
     source = LLMatcher.grammar_from_lark(grammar)
     return Constraint(tokenizer, source, "Lark grammar", after=after, thinking=thinking)
@@ -106,15 +106,15 @@ def from_response_format(
     after: str | None = None,
     thinking: Thinking = "begun",
 ) -> Constraint | None:
-    """The constraint of OpenAI's ``response_format``; ``None`` if there is none.
+    """Return the constraint of OpenAI's ``response_format``; ``None`` for free text.
 
     Args:
         value: ``{"type": "text"}``, ``{"type": "json_object"}``, ``{"type": "json_schema",
             "json_schema": {"name": ..., "schema": {...}, "strict": true}}``, or ``None``. The
-            schema is held to in every case; ``strict`` says nothing more.
+            schema is always enforced; ``strict`` makes no difference.
 
     Raises:
-        GrammarError: It is none of these, or the schema cannot be used.
+        GrammarError: The value has another form, or the schema cannot be enforced.
     """
     grammar = response_grammar(value)
     if grammar is None:
@@ -123,10 +123,10 @@ def from_response_format(
 
 
 def response_grammar(value: Mapping[str, Any] | None) -> str | None:
-    """The grammar of a ``response_format``, in llguidance's form; ``None`` if answers are free.
+    """Return llguidance's grammar of a ``response_format``; ``None`` for free text.
 
     Raises:
-        GrammarError: As :func:`from_response_format`.
+        GrammarError: As in :func:`from_response_format`.
     """
     if value is None:
         return None
@@ -141,9 +141,9 @@ def response_grammar(value: Mapping[str, Any] | None) -> str | None:
             'response_format: expected type "text", "json_object" or "json_schema", '
             f"got {brief(value)}",
         )
-    held = value.get("json_schema")
-    if not isinstance(held, Mapping) or not isinstance(held.get("schema"), Mapping):
+    named = value.get("json_schema")
+    if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping):
         raise GrammarError(
-            "grammar", f'response_format: expected "json_schema" with "schema", got {brief(held)}'
+            "grammar", f'response_format: expected "json_schema" with "schema", got {brief(named)}'
         )
-    return _grammar_of(held["schema"])
+    return _grammar_of(named["schema"])

@@ -1,4 +1,4 @@
-"""What a logits processor of mlx-lm is shown, told as what is new."""
+"""New tokens between two calls of an mlx-lm logits processor."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ class New:
     """Tokens of an answer since the last call.
 
     Attributes:
-        tokens: To go on by.
-        again: Whether the answer begins anew with them: earlier ones are not what they were.
+        tokens: The new tokens; all tokens of the answer after a restart.
+        restarted: Whether earlier tokens have changed, so that the answer restarts with these.
     """
 
     tokens: list[int]
-    again: bool = False
+    restarted: bool = False
 
 
 class NewTokens:
-    """Follows one answer.
+    """Tracks the tokens of one answer.
 
-    The first call comes before anything is generated; tokens that it is shown are prompt, all or
-    a part of it, depending on mlx-lm's version. Each later call is shown one token more. If one
-    is shown other tokens than before (a draft was rejected), all of the answer is new again.
+    The first call precedes the first generated token; its tokens are the prompt, whole or in
+    part, depending on mlx-lm's version. Each later call has one more token. If earlier tokens
+    have changed (a draft was rejected), all tokens of the answer are new again.
     """
 
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._n_before: int | None = None
 
-    def of(self, tokens: mx.array) -> New:
-        """
+    def update(self, tokens: mx.array) -> New:
+        """Return the tokens since the last call.
+
         Args:
             tokens: Prompt, or its end, and all tokens generated so far: ints [n].
 
         Raises:
-            ConfigError: They are fewer than at the first call: this is another answer.
+            ConfigError: There are fewer than at the first call: this is another answer.
         """
         if self._n_before is None:
             self._n_before = tokens.size
@@ -56,7 +57,7 @@ class NewTokens:
             new = New([int(tokens[-1].item())])  # type: ignore[arg-type]
         else:
             new = self._compared([int(i) for i in tokens[self._n_before :].tolist()])  # type: ignore[union-attr, arg-type]
-        if new.again:
+        if new.restarted:
             self._ids.clear()
         self._ids += new.tokens
         return new
@@ -64,4 +65,4 @@ class NewTokens:
     def _compared(self, ids: list[int]) -> New:
         if ids[: len(self._ids)] == self._ids:
             return New(ids[len(self._ids) :])
-        return New(ids, again=True)
+        return New(ids, restarted=True)

@@ -1,7 +1,7 @@
-"""Strings that stand in an answer as they are, without quotes: from schemas to terminals.
+"""Unquoted strings in an answer: from JSON schemas to terminals.
 
 A terminal is an expression in llguidance's form of Lark's syntax: a regular expression between
-slashes, or several joined by ``&`` and ``|``, or turned round by ``~``.
+slashes, several joined by ``&`` and ``|``, or one negated by ``~``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flash_moe.errors import GrammarError
 from flash_moe.grammar.schema_facts import MAX_DEPTH, resolve
 
 ANY = "/(?s:.*)/"
-# Keywords that say nothing of which values are right, of strings at least.
+# Keywords that do not restrict strings.
 SILENT = frozenset(
     (
         *("type", "title", "description", "default", "examples", "deprecated", "nullable"),
@@ -36,7 +36,7 @@ _TIME = (
 )
 _LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-# Of RFC 3339, 1123, 791, 4122 and, narrower than they are, 5321 and 3986.
+# From RFC 3339, 1123, 791, 4122 and, narrower than these, 5321 and 3986.
 FORMATS = {
     "date": _DATE,
     "time": _TIME,
@@ -51,17 +51,17 @@ FORMATS = {
 
 
 def terminal(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
-    """The terminal of the strings that fit a schema, of those it allows at all.
+    """Return the terminal of the strings that fit a schema; ``NOTHING`` if none does.
 
     Args:
-        schema: Says what a string must be; of other types it may say what it likes.
-        root: Has the definitions that ``$ref`` names.
+        schema: JSON schema; keywords of other types are ignored.
+        root: Schema with the definitions that ``$ref`` names.
 
     Raises:
-        GrammarError: A keyword about strings that cannot be held.
+        GrammarError: A keyword for strings is not supported.
     """
     if depth > MAX_DEPTH:
-        raise GrammarError("grammar", "$ref: expected an end, got a circle")
+        raise GrammarError("grammar", "$ref: expected an end, got a cycle")
     if not isinstance(schema, Mapping):
         return ANY
     named = schema.get("type", "string")
@@ -77,7 +77,7 @@ def terminal(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
             ways = [terminal(part, root, depth + 1) for part in value]
             ways = [way for way in ways if way != NOTHING]
             if key == "oneOf" and len(ways) > 1:
-                raise _cannot("oneOf", "several kinds of strings", "Use anyOf.")
+                raise _unsupported("oneOf", "several kinds of strings", "Use anyOf.")
             parts.append(_either(ways))
         elif key in ("enum", "const"):
             values = value if key == "enum" else [value]
@@ -86,10 +86,10 @@ def terminal(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
             parts.append(pattern_terminal(value))
         elif key == "format":
             if value not in FORMATS:
-                raise _cannot("format", repr(value), f"Known are {', '.join(FORMATS)}.")
+                raise _unsupported("format", repr(value), f"Use one of {', '.join(FORMATS)}.")
             parts.append(regex_terminal(FORMATS[value]))
         elif key not in (*SILENT, "minLength", "maxLength"):
-            raise _cannot(key, "of a string", "Say it in the description.")
+            raise _unsupported(key, "a string with it", "Put it into the description.")
     low, high = schema.get("minLength", 0), schema.get("maxLength")
     if low or high is not None:
         parts.append(f"/(?s:.{{{int(low)},{'' if high is None else int(high)}}})/")
@@ -103,26 +103,26 @@ NOTHING = "nothing"
 
 
 def without(part: str, *texts: str) -> str:
-    """Those strings of a terminal that contain none of the texts."""
-    found = [f"({part})"]
-    found += [f"~/(?s:.*){regex_to_lark(re.escape(text))}(?s:.*)/" for text in texts]
-    return " & ".join(found)
+    """Return the terminal of a terminal's strings that contain none of the texts."""
+    excluded = (f"~/(?s:.*){regex_to_lark(re.escape(text))}(?s:.*)/" for text in texts)
+    return " & ".join([f"({part})", *excluded])
 
 
 def pattern_terminal(pattern: Any) -> str:
-    """The strings in which a pattern of JSON schema is found: anchored only where it says so.
+    """Return the terminal of strings that a pattern of JSON schema matches, unanchored.
 
     Raises:
-        GrammarError: No pattern, or anchors elsewhere than at the ends of an alternative.
+        GrammarError: The pattern is not a text, or has anchors inside an alternative.
     """
     if not isinstance(pattern, str):
-        raise _cannot("pattern", f"{brief(pattern)}", "Give a text.")
+        raise _unsupported("pattern", f"{brief(pattern)}", "Give a text.")
     ways = []
     for way in alternatives(pattern):
         begins, ends = way.startswith("^"), way.endswith("$") and not way.endswith("\\$")
         inner = way[1 if begins else 0 : -1 if ends else None]
         if _outside_classes(inner) & {"^", "$"}:
-            raise _cannot("pattern", f"an anchor inside {brief(pattern)}", "Anchor the ends only.")
+            got = f"an anchor inside {brief(pattern)}"
+            raise _unsupported("pattern", got, "Anchor the ends only.")
         ways.append(f"{'' if begins else '(?s:.*)'}({inner}){'' if ends else '(?s:.*)'}")
     return regex_terminal("|".join(ways), use_ascii="dw")
 
@@ -132,7 +132,7 @@ def regex_terminal(regex: str, use_ascii: str = "d") -> str:
 
 
 def alternatives(pattern: str) -> list[str]:
-    """A pattern cut at each ``|`` that is in no group, class or escape."""
+    """Split a pattern at each ``|`` outside of groups, classes and escapes."""
     found, depth = [""], 0
     for piece, in_class in _pieces(pattern):
         if piece == "|" and depth == 0 and not in_class:
@@ -145,7 +145,7 @@ def alternatives(pattern: str) -> list[str]:
 
 
 def _pieces(pattern: str) -> list[tuple[str, bool]]:
-    """Characters and escapes, each with whether it stands inside a character class."""
+    """Return characters and escapes, each with a flag that is true inside a character class."""
     found, in_class = [], False
     for piece in re.findall(r"\\.|.", pattern, re.DOTALL):
         if piece == "[" and not in_class:
@@ -170,7 +170,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else "/(){0}/"
 
 
-def _cannot(key: str, got: str, hint: str) -> GrammarError:
+def _unsupported(key: str, got: str, hint: str) -> GrammarError:
     return GrammarError(
-        "grammar", f"{key}: expected what a tool call in XML can be held to, got {got}", hint
+        "grammar", f"{key}: expected a form that XML tool calls support, got {got}", hint
     )

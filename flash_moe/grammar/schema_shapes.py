@@ -1,4 +1,4 @@
-"""Whether the keywords of a JSON schema have values of the right kind, before any is used."""
+"""Type checks of the keywords of a JSON schema, before any keyword is used."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ _SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_shapes(schema: Mapping[str, Any], what: str) -> None:
-    """Check a schema and those inside it, however deep. Unknown keywords may hold anything.
+    """Check a schema and all nested schemas. Unknown keywords may have any value.
 
     Raises:
-        GrammarError: A keyword whose value is of another kind than JSON schema says.
+        GrammarError: The value of a keyword has another type than JSON schema requires.
     """
     left: list[Any] = [schema]
     while left:
-        found = left.pop()
-        if not isinstance(found, Mapping):
+        current = left.pop()
+        if not isinstance(current, Mapping):
             continue
-        for key, value in found.items():
+        for key, value in current.items():
             if key not in _SHAPES:
                 continue
             expected, fits = _SHAPES[key]

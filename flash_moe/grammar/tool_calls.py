@@ -1,4 +1,4 @@
-"""Constraints for answers with tool calls, in the form that the model's own parser reads."""
+"""Constraints for answers with tool calls, in the format of the model's own parser."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 from flash_moe.errors import GrammarError
 from flash_moe.grammar import xml_calls
+from flash_moe.grammar.answer import Calls, Thinking
 from flash_moe.grammar.constraint import Constraint
 from flash_moe.grammar.json_text import json_source, response_grammar
-from flash_moe.grammar.plan import Calls, Thinking
 from flash_moe.grammar.vocabulary import vocabulary_of
+from flash_moe.tools.calls import openai_function
 
 FORMATS = ("qwen3_coder", "json_tools")
 Tools = Sequence[Mapping[str, Any]]
@@ -30,29 +31,29 @@ def tool_calls(
     after: str | None = None,
     thinking: Thinking = "begun",
 ) -> Constraint:
-    """An answer whose tool calls are calls of these tools, with arguments that fit their schemas.
+    """Constrain tool calls to these tools, with arguments that fit their schemas.
 
-    Required parameters come, each once, in the order of the schema; parameters that the schema
-    does not name do not come. mlx-lm's parser reads what is allowed, given the tools as
-    :func:`parser_tools` makes them, to arguments that fit.
+    Required parameters come once each, in the order of the schema; parameters that the schema
+    does not name cannot come. mlx-lm's parser, given the result of :func:`parser_tools`, reads
+    every allowed call to arguments that fit.
 
     Args:
-        tokenizer: mlx-lm's wrapper; its tool parser says in which form calls are written.
-        tools: In OpenAI's form: ``{"type": "function", "function": {"name": ..., "parameters":
-            schema}}``.
-        mode: "auto": text, calls or both. "required": nothing but calls, at least one. A name, or
-            OpenAI's ``{"type": "function", "function": {"name": ...}}``: calls of that tool only.
-        parallel: Whether there may be more than one call.
-        strict: Names of the tools whose arguments must fit; ``None``: of all. Calls of others can
-            be read, and their arguments are what the model likes.
-        response_format: As in :func:`from_response_format`. With mode "auto" the answer is then
-            either calls, or JSON of this form; other modes know no answer but calls.
-        after: Text of the token that ends the model's thoughts, if it thinks: ``"</think>"``.
-        thinking: "may" if it is the model that decides whether to think.
+        tokenizer: mlx-lm's wrapper; its tool parser determines the format of calls.
+        tools: Tools in OpenAI's form: ``{"type": "function", "function": {"name": ...,
+            "parameters": schema}}``.
+        mode: "auto": text, calls or both. "required": only calls, at least one. A name, or
+            OpenAI's ``{"type": "function", "function": {"name": ...}}``: only calls of that tool.
+        parallel: Whether more than one call is allowed.
+        strict: Names of the tools whose arguments must fit; ``None`` for all. Calls of others can
+            be parsed, and their arguments are free.
+        response_format: As in :func:`from_response_format`. With mode "auto" the answer is
+            either calls, or JSON of this form; other modes ignore it.
+        after: Text of the token that ends reasoning, for models that think: ``"</think>"``.
+        thinking: "may" if the model decides whether to think.
 
     Raises:
-        GrammarError: The model writes calls in a form that is not known here; or a tool, or a
-            schema, that cannot be held to.
+        GrammarError: The model's call format is not supported, or a tool or schema cannot be
+            enforced.
     """
     form = call_format(tokenizer)
     schemas = _schemas(tools, strict)
@@ -79,17 +80,17 @@ def tool_calls(
 
 
 def call_format(tokenizer: Any) -> str:
-    """The name of mlx-lm's tool parser of this tokenizer.
+    """Return the name of this tokenizer's tool parser in mlx-lm.
 
     Raises:
-        GrammarError: It has none, or one that is not known here.
+        GrammarError: It has none, or an unsupported one.
     """
     parser = getattr(tokenizer, "tool_parser", None)
     name = str(getattr(parser, "__module__", "none")).rpartition(".")[2]
     if name not in FORMATS:
         raise GrammarError(
             "grammar",
-            f"tool calls can be held to their schemas in the forms {' and '.join(FORMATS)}; "
+            f"tool calls can be constrained in the formats {' and '.join(FORMATS)}; "
             f"this model's is {name}",
             "Leave calls unconstrained for this model.",
         )
@@ -99,32 +100,31 @@ def call_format(tokenizer: Any) -> str:
 def parser_tools(
     tokenizer: Any, tools: Tools, strict: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """The tools as mlx-lm's parser should be given them to read calls that were held to ``tools``.
+    """Return the tools in the form in which mlx-lm's parser reads constrained calls exactly.
 
-    For "qwen3_coder" each parameter has the one type by which its text is to be read; for
-    "json_tools", whose text says it all, they stay as they are, and so do those that are not
-    ``strict`` (as in :func:`tool_calls`). Not for the chat template.
+    For "qwen3_coder" each parameter gets the single type that its text is parsed as. Tools stay
+    unchanged for "json_tools", whose text has all types, and if they are not ``strict`` (as in
+    :func:`tool_calls`). Not for the chat template.
     """
     if call_format(tokenizer) != "qwen3_coder":
         return [dict(tool) for tool in tools]
-    found = []
+    result = []
     for (name, root), tool in zip(_schemas(tools, strict).items(), tools, strict=True):
         if root is None:
-            found.append(dict(tool))
+            result.append(dict(tool))
             continue
         described = xml_calls.properties_of(name, root)
         read = {key: xml_calls.parser_schema(schema, root) for key, schema in described.items()}
         parameters = {"type": "object", "properties": read}
-        function = {"name": name, "parameters": parameters}
-        found.append({"type": "function", "function": function})
-    return found
+        result.append(openai_function(name, parameters=parameters))
+    return result
 
 
 def _calls(tokenizer: Any, mode: str, parallel: bool, free: bool = True) -> Calls:
-    """What holds of all calls.
+    """Return the rules for all calls.
 
     Args:
-        free: Whether text that is no call may be anything, where the mode lets it come.
+        free: Whether text outside of calls is free, in modes that allow such text.
     """
     ids = vocabulary_of(tokenizer).marker_ids
     markers = (tokenizer.tool_call_start, tokenizer.tool_call_end)
@@ -164,9 +164,9 @@ def _constraint(
     )
 
 
-def _check_markers(calls: Calls, held: Any, what: str) -> None:
-    """They would be taken for the ends of calls wherever they stand."""
-    written = json.dumps(held, ensure_ascii=False)
+def _check_markers(calls: Calls, schemas: Any, what: str) -> None:
+    """Raise if a schema contains a call marker: the parser would end the call there."""
+    written = json.dumps(schemas, ensure_ascii=False)
     for marker in (text.decode() for text in calls.markers):
         if marker in written:
             raise GrammarError("grammar", f"{what}: expected schemas without {marker} in them")
@@ -178,26 +178,23 @@ def _json_grammar(schemas: Schemas, end: int) -> str:
     rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(schemas))))
     for n, (name, parameters) in enumerate(schemas.items()):
         begin = json.dumps('{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": ')
-        held = {"type": "object"} if parameters is None else _closed(parameters)
-        source = json_source(held, f"tool {name}")
+        schema = {"type": "object"} if parameters is None else _closed(parameters)
+        source = json_source(schema, f"tool {name}")
         rules += [f'call_{n}: {begin} arguments_{n} "}}"', f"arguments_{n}: %json {source}"]
     return "\n".join(rules) + "\n"
 
 
 def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Without parameters that are not named, where it is plain which those are."""
-    held: dict[str, Any] = {"type": "object", **parameters}
-    composed = {"anyOf", "oneOf", "allOf", "$ref", "patternProperties"} & held.keys()
-    if "properties" in held and not composed:
-        held.setdefault("additionalProperties", False)
-    elif not composed and "additionalProperties" not in held:
-        held["additionalProperties"] = False
-    return held
+    """Return the schema without additional properties, unless it is composed of others."""
+    schema: dict[str, Any] = {"type": "object", **parameters}
+    if not {"anyOf", "oneOf", "allOf", "$ref", "patternProperties"} & schema.keys():
+        schema.setdefault("additionalProperties", False)
+    return schema
 
 
 def _schemas(tools: Tools, strict: Collection[str] | None) -> Schemas:
-    """Tool names to the schemas of their parameters, or to ``None`` where any will do."""
-    found: dict[str, Mapping[str, Any] | None] = {}
+    """Map tool names to the schemas of their parameters, or to ``None`` for any arguments."""
+    schemas: dict[str, Mapping[str, Any] | None] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
@@ -210,11 +207,11 @@ def _schemas(tools: Tools, strict: Collection[str] | None) -> Schemas:
         parameters = function.get("parameters") or {}
         if not isinstance(parameters, Mapping):
             raise GrammarError("grammar", f"tool {name}: expected parameters as a JSON schema")
-        if name in found:
+        if name in schemas:
             raise GrammarError("grammar", f"tools: expected different names, got {name} twice")
-        found[name] = parameters if strict is None or name in strict else None
-        if found[name] is not None:  # what follows needs JSON that is not too deep
+        schemas[name] = parameters if strict is None or name in strict else None
+        if schemas[name] is not None:  # also checks that the schema is not nested too deeply
             json_source(parameters, f"tool {name}")
-    if not found:
+    if not schemas:
         raise GrammarError("grammar", "tools: expected at least one")
-    return found
+    return schemas

@@ -1,7 +1,7 @@
-"""What a grammar needs to know of a tokenizer: the bytes of its tokens, its ends and its markers.
+"""Vocabulary of a tokenizer for grammars: bytes of tokens, end tokens and markers.
 
-Building one takes about a second for 248,000 tokens, so :func:`vocabulary_of` keeps it as long as
-the tokenizer lives. A vocabulary does not change; threads share it.
+Building one takes about a second for 248,000 tokens, so :func:`vocabulary_of` caches it for the
+tokenizer's lifetime. A vocabulary is immutable; threads share it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,35 @@ from __future__ import annotations
 import json
 import threading
 import weakref
+from collections.abc import Collection, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llguidance import LLTokenizer
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.masks import Words, words_of
+
+# A set of token ids: uint32 [ceil(ids / 32)]; bit i % 32 of word i // 32 is id i.
+Words: TypeAlias = "np.ndarray[Any, np.dtype[np.uint32]]"
+
+
+def words_of(ids: Collection[int], size: int) -> Words:
+    """Return the set of these ids, out of ``size``."""
+    flags = np.zeros(-(-size // 32) * 32, np.uint8)
+    flags[np.fromiter(ids, np.int64, len(ids))] = 1
+    return np.packbits(flags, bitorder="little").view(np.uint32)
+
+
+def add(words: Words, ids: Iterable[int]) -> None:
+    for i in ids:
+        words[i // 32] |= np.uint32(1 << i % 32)
+
+
+def remove(words: Words, ids: Iterable[int]) -> None:
+    for i in ids:
+        words[i // 32] &= ~np.uint32(1 << i % 32)
+
 
 _lock = threading.Lock()
 _known: weakref.WeakKeyDictionary[Any, dict[frozenset[int], Vocabulary]]
@@ -24,17 +45,17 @@ _known = weakref.WeakKeyDictionary()
 
 
 class Vocabulary:
-    """The tokens of a tokenizer, as grammars see them.
+    """Tokens of a tokenizer, for grammars.
 
-    Markers, the tokens around thinking and tool calls, are no text here, although the tokenizer
+    Markers, the tokens around reasoning and tool calls, have no text here, although the tokenizer
     decodes them: a grammar must name one by its id, and no string can contain one.
 
     Attributes:
         tokenizer: llguidance's form of the tokenizer.
         size: Number of ids; a model may have more logits, which no token uses.
-        end_ids: Tokens that end an answer.
+        end_ids: End-of-sequence tokens.
         added_ids: Text of an added token to its id.
-        marker_ids: Those of them that are markers.
+        marker_ids: The same for markers only.
 
     Args:
         tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
@@ -66,7 +87,7 @@ class Vocabulary:
 
     @cached_property
     def text_words(self) -> Words:
-        """Tokens of free text: all that the tokenizer shows, markers left out."""
+        """Tokens of free text: all with a text, without markers."""
         return words_of(np.flatnonzero(self._first_bytes >= 0).tolist(), self.size)
 
     @cached_property
@@ -75,18 +96,18 @@ class Vocabulary:
 
     @cached_property
     def newline_ids(self) -> dict[int, int]:
-        """Tokens of nothing but one or two newlines: how many each has."""
-        found = self.beginning_with(b"\n")
-        return {i: len(self.text(i)) for i in found if self.text(i) in (b"\n", b"\n\n")}
+        """Tokens that are one or two newlines, with that number."""
+        ids = self.beginning_with(b"\n")
+        return {i: len(self.text(i)) for i in ids if self.text(i) in (b"\n", b"\n\n")}
 
     def text(self, token: int) -> bytes:
-        """The bytes of a token; empty for markers, ends, and other tokens without a text."""
+        """Return the bytes of a token; empty for markers, end tokens and others without text."""
         if token in self._textless or token >= self.size:
             return b""
         return bytes(self.tokenizer.decode_bytes([token]))
 
     def beginning_with(self, start: bytes) -> list[int]:
-        """Text tokens that begin with these bytes, which are at least one."""
+        """Return the text tokens that begin with these bytes, at least one."""
         if start not in self._beginnings:
             group = np.flatnonzero(self._first_bytes == start[0]).tolist()
             self._beginnings[start] = [i for i in group if self.text(i).startswith(start)]
@@ -94,7 +115,7 @@ class Vocabulary:
 
     @property
     def spelling_ids(self) -> list[int]:
-        """Text tokens with a whole marker inside them, which hardly a tokenizer has."""
+        """Text tokens that contain a whole marker; few tokenizers have any."""
         return self._scanned[1]
 
     @property
@@ -120,7 +141,7 @@ def _backend(tokenizer: Any) -> Any:
     if backend is None:
         raise GrammarError(
             "grammar",
-            "expected a fast tokenizer (tokenizer.json) for constrained answers, "
+            "expected a fast tokenizer (tokenizer.json) for constrained decoding, "
             f"got {type(getattr(tokenizer, '_tokenizer', tokenizer)).__name__}",
             "Use a model that comes with a tokenizer.json.",
         )
@@ -134,7 +155,7 @@ def _end_ids(tokenizer: Any) -> frozenset[int]:
     if not known:
         raise GrammarError(
             "grammar",
-            "expected a token that ends an answer, but this tokenizer has none",
+            "expected an end-of-sequence token, but this tokenizer has none",
             "Set eos_token in tokenizer_config.json.",
         )
     return known
@@ -146,7 +167,7 @@ def _marker_texts(tokenizer: Any) -> list[str | None]:
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The vocabulary of a tokenizer, built once for each set of its end tokens."""
+    """Return the vocabulary of a tokenizer, built once per set of end tokens."""
     _backend(tokenizer)
     ends = _end_ids(tokenizer)
     with _lock:

@@ -1,4 +1,4 @@
-"""Tool calls as Qwen3-Coder and Qwen3.5 write them: a function, and a block for each parameter.
+"""Tool calls in the format of Qwen3-Coder and Qwen3.5: a function with a block per parameter.
 
     <tool_call>
     <function=NAME>
@@ -8,11 +8,11 @@
     </function>
     </tool_call>
 
-A value stands as it is if it is a string, else as JSON. What mlx-lm's parser makes of a value
-depends on the type that the tool's schema gives (``mlx_lm/tool_parsers/qwen3_coder.py``):
-"string" leaves it alone, "integer", "number" and "boolean" read it, "object" reads JSON; but
-types like ["string", "null"] or an anyOf make it guess. :func:`parser_tools` gives schemas by
-which it reads exactly what was held to. Whatever the type, it takes the text "null" for None.
+A string is written unquoted, any other value as JSON. mlx-lm's parser converts a value by the type
+in the tool's schema (``mlx_lm/tool_parsers/qwen3_coder.py``): "string" keeps the text; "integer",
+"number" and "boolean" convert it; "object" parses JSON; but types like ["string", "null"] or an
+anyOf make it guess. With the schemas of :func:`parser_tools` it reads exactly the constrained
+value. For every type it converts the text "null" to None.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flash_moe.grammar.json_text import json_source
 from flash_moe.grammar.raw_strings import ANY, NOTHING, terminal, without
 from flash_moe.grammar.schema_facts import DEFINITIONS, types_of
 
-# The parser takes integers through a float (mlx-lm 0.32), which is exact up to here.
+# The parser converts integers through a float (mlx-lm 0.32), which is exact up to this value.
 EXACT = 2**53
 # Enough for every double; an exponent of three digits could be infinite.
 NUMBER = r"/-?(0|[1-9][0-9]{0,16})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/"
@@ -37,14 +37,14 @@ _END = '"\\n</parameter>\\n"'
 
 
 def call_grammar(tools: Mapping[str, Mapping[str, Any] | None], end: int) -> str:
-    """What follows the token ``<tool_call>``, in Lark's syntax, with its end token.
+    """Return the grammar after the token ``<tool_call>`` up to its end token, in Lark's syntax.
 
     Args:
-        tools: Name to JSON schema of the parameters; ``None``: any names and values.
+        tools: Name to JSON schema of the parameters; ``None`` for any names and values.
         end: Id of ``</tool_call>``.
 
     Raises:
-        GrammarError: A name, or a schema, that cannot be written this way.
+        GrammarError: This format cannot express a name or a schema.
     """
     rules = [f'start: "\\n" call "\\n" <[{end}]>']
     rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(tools))))
@@ -68,10 +68,10 @@ def call_grammar(tools: Mapping[str, Mapping[str, Any] | None], end: int) -> str
 
 
 def properties_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a tool, in their order; those required but not described come last.
+    """Return the parameters of a tool in order; those required but not described come last.
 
     Raises:
-        GrammarError: Something that cannot be said block by block.
+        GrammarError: The schema cannot be split into one block per parameter.
     """
     known = (*DEFINITIONS, "type", "properties", "required", "additionalProperties", "strict")
     silent = ("title", "description", "$schema", "$id", "$comment", "default", "examples")
@@ -79,28 +79,28 @@ def properties_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if key not in (*known, *silent):
             raise GrammarError(
                 "grammar",
-                f"tool {name}: expected parameters with properties, got {key!r} beside them",
-                "Describe each parameter by itself.",
+                f"tool {name}: expected parameters with only properties, got {key!r} too",
+                "Describe each parameter separately.",
             )
     described = parameters.get("properties") or {}
     if not isinstance(described, Mapping) or parameters.get("type", "object") != "object":
         raise GrammarError(
             "grammar", f"tool {name}: expected parameters of type object with properties"
         )
-    found = dict(described)
+    properties = dict(described)
     more = parameters.get("additionalProperties", True)
     for key in parameters.get("required") or ():
-        found.setdefault(key, more)
-    return found
+        properties.setdefault(key, more)
+    return properties
 
 
 def is_raw(schema: Any, root: Mapping[str, Any]) -> bool:
-    """Whether values are strings and stand as they are; they may also be null."""
+    """Return whether values are unquoted strings, possibly also null."""
     return types_of(schema, root) in (frozenset({"string"}), frozenset({"string", "null"}))
 
 
 def parser_schema(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
-    """The type by which mlx-lm's parser reads values that were held to a schema."""
+    """Return the type with which mlx-lm's parser reads values constrained to a schema."""
     if is_raw(schema, root):
         return {"type": "string"}
     kinds = types_of(schema, root) - {"null"}
@@ -116,11 +116,11 @@ def _value_rules(at: str, where: str, key: str, schema: Any, root: Mapping[str, 
     begin = f'p_{at}: "<parameter={key}>\\n"'
     kinds = types_of(schema, root)
     if not kinds:
-        raise GrammarError("grammar", f"{where}: expected a schema that some value fits")
+        raise GrammarError("grammar", f"{where}: expected a schema that a value can fit")
     if is_raw(schema, root):
         value = terminal(schema, root)
         if value == NOTHING:
-            raise GrammarError("grammar", f"{where}: expected a schema that some string fits")
+            raise GrammarError("grammar", f"{where}: expected a schema that a string can fit")
         value = f"{without(value, '</parameter>')} & ~{_NULL}"
         if "null" in kinds:
             value = f'({value}) | "null"'
@@ -128,22 +128,22 @@ def _value_rules(at: str, where: str, key: str, schema: Any, root: Mapping[str, 
     if kinds <= {"number", "integer", "null"} and _is_plain(schema):
         null = ' | "null"' if "null" in kinds else ""
         return [f"{begin} V_{at}", f"V_{at}: ({NUMBER}{null}) {_END}"]
-    held = dict(schema) if isinstance(schema, Mapping) else {}
-    if kinds <= {"number", "integer", "null"} and not {"enum", "const"} & held.keys():
-        held = _exact(held)
-    held |= {name: root[name] for name in DEFINITIONS if name in root}
-    return [f"{begin} j_{at} {_END}", f"j_{at}: %json {json_source(held, where)}"]
+    whole = dict(schema) if isinstance(schema, Mapping) else {}
+    if kinds <= {"number", "integer", "null"} and not {"enum", "const"} & whole.keys():
+        whole = _exact(whole)
+    whole |= {name: root[name] for name in DEFINITIONS if name in root}
+    return [f"{begin} j_{at} {_END}", f"j_{at}: %json {json_source(whole, where)}"]
 
 
 def _is_plain(schema: Any) -> bool:
-    """Whether a number's schema says nothing but that it is one."""
-    said = {"type", "title", "description", "default", "examples"}
+    """Return whether a number's schema has no restrictions."""
+    silent = {"type", "title", "description", "default", "examples"}
     kinds = schema.get("type") if isinstance(schema, Mapping) else None
-    return kinds in ("number", ["number", "null"], ["null", "number"]) and schema.keys() <= said
+    return kinds in ("number", ["number", "null"], ["null", "number"]) and schema.keys() <= silent
 
 
 def _exact(schema: dict[str, Any]) -> dict[str, Any]:
-    """With bounds within which the parser's way through a float is exact."""
+    """Return the schema with bounds within which the parser's conversion to float is exact."""
     low = max(schema.get("minimum", -EXACT), -EXACT)
     high = min(schema.get("maximum", EXACT), EXACT)
     return {**schema, "minimum": low, "maximum": high}

@@ -1,4 +1,4 @@
-"""Record files of the original Flash-MoE, beside a checkpoint that is at the hub."""
+"""Adoption of record files of the original Flash-MoE, with a checkpoint at the hub."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.hub.repository import HEADER_THREADS, RemoteFile
-from flash_moe.hub.requests import read_range
+from flash_moe.hub.repository import HEADER_THREADS
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
@@ -19,18 +20,18 @@ from flash_moe.store.safetensors_header import TensorEntry
 def open_adopted(
     checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
 ) -> OriginalFlashMoE:
-    """Open record files for adoption, and compare a little of each layer with the hub's.
+    """Open record files for adoption, and compare a sample of each layer with the hub.
 
-    Of the first and the last expert of each layer the smallest component is fetched: 131,072 bytes
-    for the 397B, 16 MB in all.
+    The sample is the smallest component of the first and the last expert of a layer: 131,072 bytes
+    for the 397B, 16 MB in total.
 
     Args:
-        places: What the shards of the checkpoint are at the hub.
+        places: Path of each shard of the checkpoint to its file at the hub.
         packed: ``packed_experts`` directory.
 
     Raises:
-        CorruptFileError: They hold other bytes, or have another layout.
-        HubError: The hub's cannot be had.
+        CorruptFileError: The bytes or the layout differ.
+        HubError: The sample cannot be fetched.
     """
     source = OriginalFlashMoE(checkpoint, packed, compare=False)
     stacks = expert_stacks(checkpoint.tensors)
@@ -60,18 +61,17 @@ def _compare(
     stop: threading.Event,
 ) -> None:
     info = source.layers[layer]
-    file = source.record_file(layer)
+    file = source.record_files[layer]
     component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
     entry = stack.get(component.name)
     if entry is None or entry.shape != (info.n_experts, *component.shape):
         raise CorruptFileError(
             "store",
-            f"{file}: layout.json describes other experts than {checkpoint_name(source)}",
+            f"{file}: layout.json does not match the experts of {checkpoint_name(source)}",
             "Name the repository that the records were made from.",
         )
     start = entry.offset + expert * component.n_bytes
-    remote = places[entry.file]
-    theirs = read_range(remote.url, start, start + component.n_bytes, remote.n_bytes, stop)
+    theirs = places[entry.file].read(start, start + component.n_bytes, Retry(stop))
     with open(file, "rb") as stream:
         stream.seek(expert * info.layout.record_bytes + component.offset)
         ours = stream.read(component.n_bytes)

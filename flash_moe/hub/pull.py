@@ -1,9 +1,9 @@
-"""From a repository at the hub to something to pack, whose shards are downloaded on the way."""
+"""Pulls: opens a repository at the hub as a source for the packer, downloaded shard by shard."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -12,26 +12,27 @@ from pathlib import Path
 from flash_moe.errors import ConfigError, HubError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub.adopted import open_adopted
-from flash_moe.hub.repository import RemoteFile, Repository
-from flash_moe.hub.requests import read_range
-from flash_moe.hub.shards import INCOMING, MAX_JOBS, HubShards
-from flash_moe.hub.staging import check_incoming, stage
+from flash_moe.hub.incoming import INCOMING, MAX_SHARDS_ON_DISK, SHARDS_ON_DISK, check_incoming
+from flash_moe.hub.metadata import fetch_metadata
+from flash_moe.hub.repository import Repository
+from flash_moe.hub.retry import Retry
+from flash_moe.hub.shards import HubShards
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal, read_journal
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.pack.sources.open_source import QuantizeOptions, open_source
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import MANIFEST_FILE, is_store, read_manifest
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
 @dataclass(frozen=True)
 class Pull:
-    """A store to be made from the hub.
+    """A pull that is ready to run.
 
     Attributes:
-        source: What to give the packer.
-        shards: Where it gets its shards from.
-        download_bytes: Of shards, with what an earlier run had of them; not of those it finished.
+        source: Source for the packer.
+        shards: Shard source for the packer.
+        download_bytes: Bytes of the shards left to pack, including those already downloaded.
     """
 
     source: PackSource
@@ -44,31 +45,31 @@ def open_pull(
     dst: Path,
     *,
     revision: str | None = None,
-    bits: int | None = None,
-    group_size: int | None = None,
-    expert_bits: int | None = None,
+    quantization: QuantizationConfig = AS_IT_IS,
     adopt: Path | None = None,
-    jobs: int = 2,
+    max_shards: int = SHARDS_ON_DISK,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
-    """Look at a repository, and at what an earlier run left in ``dst``; downloads small files.
+    """Open a pull, new or continued; downloads small files and headers.
 
     Args:
-        revision: Branch, tag or commit. A run that is continued keeps the commit it began with.
-        bits, group_size, expert_bits: As of :func:`flash_moe.pack.sources.open_source.open_source`.
+        revision: Branch, tag or commit. A continued pull keeps its first commit.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
-        jobs: Shards on the disk at a time.
-        on_bytes: Told of bytes of shards downloaded, in several threads.
+        max_shards: Shards on the disk at a time.
+        on_bytes: Called with the bytes of shards downloaded, from several threads.
 
     Raises:
-        HubError: The repository cannot be had.
+        HubError: The repository is not accessible.
         PackError: ``dst`` holds something else.
-        FlashMoEError: It cannot be packed.
+        FlashMoEError: The model cannot be packed.
     """
-    if not 1 <= jobs <= MAX_JOBS:
-        raise ConfigError("pull", f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
-    QuantizeOptions(bits or 4, group_size or 64, expert_bits)  # refused before anything is asked
+    if not 1 <= max_shards <= MAX_SHARDS_ON_DISK:
+        raise ConfigError(
+            "pull", f"max_shards: expected 1 to {MAX_SHARDS_ON_DISK}, got {max_shards}"
+        )
+    if adopt is not None:  # fail before any request
+        quantization.check_adopted()
     journal = check_destination(dst, frozenset({INCOMING}))
     incoming = dst / INCOMING
     if journal is None:
@@ -76,49 +77,32 @@ def open_pull(
     asked, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
     try:
-        checkpoint, places = stage(remote, incoming)
+        checkpoint, places = fetch_metadata(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
-        source = _open(checkpoint, places, adopt, bits, group_size, expert_bits)
+        source = (
+            open_source(checkpoint, quantization)
+            if adopt is None
+            else open_adopted(checkpoint, places, adopt)
+        )
     except OSError as error:
         raise PackError("pull", f"{incoming}: {error.strerror or error}") from error
     origin = {"repo": repo, "revision": asked, "commit": remote.commit}
-    needed = {shard for work in source.works for shard in work.shards}
-    only = None if adopt is None else [e for work in source.works for e in work.entries]
-    wanted_places = {place: places[place] for place in places if place in needed}
-    shards = HubShards(wanted_places, checkpoint.tensors, incoming, origin, jobs, on_bytes, only)
+    only = None if adopt is None else [e for step in source.steps for e in step.entries]
+    wanted_places = {place: places[place] for place in places if place in source.shards}
+    shards = HubShards(
+        wanted_places, checkpoint.tensors, incoming, origin, max_shards, on_bytes, only
+    )
     done = source.shards - shards_left(source, journal)
-    to_come = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
-    return Pull(source, shards, shards.download_bytes if only is not None else to_come)
+    remaining = shards.download_bytes - sum(places[shard].n_bytes for shard in done)
+    return Pull(source, shards, shards.download_bytes if only is not None else remaining)
 
 
 def shards_left(source: PackSource, journal: Journal | None) -> Set[Path]:
-    """The shards of which a pull, or the rest of one, needs something."""
+    """Return the shards that a pull, or the rest of one, needs."""
     if journal is None:
         return source.shards
-
-    def is_done(layer: int | None, shards: Iterable[Path]) -> bool:
-        noted = layer is not None and source.layers[layer].number in journal.layers
-        return noted or any(shard.name in journal.shards for shard in shards)
-
-    left = (work for work in source.works if not is_done(work.layer, work.shards))
-    return {shard for work in left for shard in work.shards}
-
-
-def _open(
-    checkpoint: Checkpoint,
-    places: dict[Path, RemoteFile],
-    adopt: Path | None,
-    bits: int | None,
-    group_size: int | None,
-    expert_bits: int | None,
-) -> PackSource:
-    if adopt is None:
-        return open_source(checkpoint, bits=bits, group_size=group_size, expert_bits=expert_bits)
-    if any(option is not None for option in (bits, group_size, expert_bits)):
-        raise ConfigError(
-            "pull", "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits"
-        )
-    return open_adopted(checkpoint, places, adopt)
+    left = (s for s in source.steps if not journal.is_done(source.number_of(s.layer), s.shards))
+    return {shard for step in left for shard in step.shards}
 
 
 def pulled_already(
@@ -127,71 +111,70 @@ def pulled_already(
     *,
     revision: str | None = None,
     adopt: bool = False,
-    **quantize: int | None,
+    quantization: QuantizationConfig = AS_IT_IS,
 ) -> str | None:
-    """The commit of the complete store in ``dst``, if it is what a pull would make there.
+    """Return the commit of the store in ``dst`` if it is complete and up to date.
 
     Args:
-        adopt: Whether record files are to be adopted.
-        quantize: ``bits``, ``group_size``, ``expert_bits``.
+        adopt: True if the pull adopts record files.
 
     Returns:
         ``None`` if there is no complete store.
 
     Raises:
-        PackError: It is of another repository, commit, or of other settings.
-        ManifestError: It is damaged.
-        HubError: It cannot be asked what the revision is now.
+        PackError: The store has another repository, commit or settings.
+        ManifestError: The store is damaged.
+        HubError: The revision cannot be resolved.
     """
     if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
         return None
-    there = read_manifest(dst).source
-    asked = tuple(sorted((name, n) for name, n in quantize.items() if n is not None))
-    if there.name != repo or there.revision is None:
-        other = there.name
-    elif there.quantize != asked or (there.kind == "flash-moe-original") != adopt:
+    origin = read_manifest(dst).source
+    if origin.name != repo or origin.revision is None:
+        other = origin.name
+    elif origin.quantization != quantization or (origin.kind == "flash-moe-original") != adopt:
         other = "other settings"
-    elif revision == there.revision or (
-        (commit := Repository(repo, revision).commit) == there.revision
+    elif revision == origin.revision or (
+        (commit := Repository(repo, revision).commit) == origin.revision
     ):
-        return there.revision
+        return origin.revision
     else:
-        of = f" ({there.asked})" if there.asked else ""
-        other = f"commit {there.revision[:12]}{of}, and {revision or 'main'} is {commit[:12]} now"
+        asked = f" ({origin.asked})" if origin.asked else ""
+        now = f"{revision or 'main'} is now {commit[:12]}"
+        other = f"commit {origin.revision[:12]}{asked}, and {now}"
     raise PackError(
         "pull",
-        f"{dst} already is a complete store of {other}",
+        f"{dst} is already a complete store of {other}",
         "Name another directory, or delete it first with flash-moe rm.",
     )
 
 
 @contextmanager
 def working_on(dst: Path) -> Iterator[None]:
-    """Keep other processes off a destination, and leave nothing of a pull that was refused.
+    """Lock a destination, and remove the downloads of a pull that was refused.
 
     Raises:
-        PackError: Another process works on it, or it cannot be made.
+        PackError: Another process uses the directory, or it cannot be created.
     """
     with locked(dst):
         incoming = dst / INCOMING
-        there = incoming.exists()  # of an earlier run, or somebody's own
+        existed = incoming.exists()  # from an earlier run, or a directory of the user
         try:
             yield
         finally:
-            if not there and not is_store(dst):  # so no shard was begun
+            if not existed and not is_store(dst):  # so no shard was started
                 shutil.rmtree(incoming, ignore_errors=True)
 
 
 def wanted_revision(
     repo: str, dst: Path, revision: str | None, journal: Journal | None
 ) -> tuple[str, str | None]:
-    """What to ask the hub for: the name asked for, and the revision, or the commit of earlier.
+    """Return the requested revision, and the revision to pull: a continued pull keeps its commit.
 
     Args:
-        journal: Of the partial store in ``dst``, if there is one.
+        journal: Journal of the partial store in ``dst``, if there is one.
 
     Raises:
-        PackError: It is of another repository or revision.
+        PackError: The partial store has another repository or revision.
     """
     asked = revision or "main"
     if journal is None:
@@ -207,16 +190,16 @@ def wanted_revision(
     return begun["revision"], begun["commit"]
 
 
-def disk_for(repo: str, revision: str | None = None) -> int | None:
-    """Bytes of disk that pulling a repository takes at its peak, about; ``None`` if unknown.
+def estimate_disk(repo: str, revision: str | None = None) -> int | None:
+    """Estimate the peak disk usage of a pull in bytes; ``None`` if unknown.
 
-    One look at the list of its files. What is not quantized yet counts with 4.5 of 16 bits.
+    Uses the file list only. Weights that are not quantized yet count as 4.5 of 16 bits.
     """
     try:
         remote = Repository(repo, revision, tries=0)
         config = remote.files["config.json"]
-        size = config.n_bytes
-        quantized = b'"quantization' in read_range(config.url, 0, min(size, 1 << 20), size, tries=0)
+        head = config.read(0, min(config.n_bytes, 1 << 20), Retry(tries=0))
+        quantized = b'"quantization' in head
     except (HubError, KeyError):
         return None
     sizes = sorted(

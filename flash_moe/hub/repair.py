@@ -1,4 +1,4 @@
-"""Mends a store that was made from the hub: fetches what damaged files are made of, and no more."""
+"""Repair of a pulled store: fetches only the tensors of its damaged files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, PackError
 from flash_moe.files.atomic import write_json
+from flash_moe.hub.incoming import INCOMING
+from flash_moe.hub.metadata import fetch_metadata
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.shards import INCOMING, HubShards
-from flash_moe.hub.staging import stage
+from flash_moe.hub.shards import HubShards
 from flash_moe.pack.packer import rewrite
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.open_source import open_source
@@ -20,12 +21,12 @@ from flash_moe.store.manifest import MANIFEST_FILE, Manifest, file_sizes, read_m
 
 @dataclass(frozen=True)
 class Repair:
-    """A repair to be made.
+    """A repair that is ready to run.
 
     Attributes:
-        source: What the damaged files are made of.
-        shards: Where that comes from; has ``download_bytes``.
-        damaged: Names of the files that are written anew.
+        source: Source with the steps that write the damaged files.
+        shards: Shard source for them; has ``download_bytes``.
+        damaged: Names of the files to rewrite.
     """
 
     root: Path
@@ -35,24 +36,24 @@ class Repair:
     damaged: frozenset[str]
 
     def run(self, on_progress: Callable[[str, int], None] | None = None) -> None:
-        """Write the damaged files anew. After a stop the same repair goes on with the rest.
+        """Rewrite the damaged files. If interrupted, the same repair continues with the rest.
 
         Raises:
             PackError: A file cannot be written.
-            CorruptFileError: The hub sent other bytes than were packed.
-            FlashMoEError: Something cannot be fetched.
+            CorruptFileError: The hub sent bytes that differ from the packed ones.
+            FlashMoEError: A download failed.
         """
         weights = file_sizes(self.manifest)
         for name in self.damaged & weights.keys():
-            # Half of it is worth nothing, and the disk may need the room.
+            # A damaged file is useless, and its space may be needed.
             (self.root / name).unlink(missing_ok=True)
         manifest = rewrite(
             self.source, self.root, self.manifest, self.damaged, on_progress, self.shards
         )
         made_from = self.manifest.source
-        # What is quantized on the way may get other bits on another machine; copies may not. Of
-        # side files the hub's hash was compared; what is made of them may be another version's.
-        if made_from.kind != "hf" and "expert_bits" not in dict(made_from.quantize):
+        # Quantized weights may differ between machines; copies may not. Auxiliary files were
+        # compared with the hub's hash; another version of flash_moe may derive other ones.
+        if made_from.kind != "hf" and made_from.quantization.expert_bits is None:
             self._compare(manifest)
         write_json(self.root / MANIFEST_FILE, manifest.to_json())
         self.shards.finish()
@@ -66,30 +67,30 @@ class Repair:
             (self.root / name).unlink(missing_ok=True)
             raise CorruptFileError(
                 "repair",
-                f"{self.root / name}: the hub sent other bytes than were packed",
-                "Run the same command again; if it stays so, pull the model anew.",
+                f"{self.root / name}: the hub sent bytes that differ from the packed ones",
+                "Run the same command again; if the error persists, pull the model again.",
             )
 
 
 def open_repair(
     root: Path, damaged: frozenset[str], on_bytes: Callable[[int], None] = lambda n: None
 ) -> Repair:
-    """Find out what the damaged files of a store are made of.
+    """Plan the repair of the damaged files of a store.
 
     Args:
-        damaged: Names as of :class:`flash_moe.store.verify.VerifyReport`.
-        on_bytes: Told of bytes downloaded, in several threads.
+        damaged: File names, as in :class:`flash_moe.store.verify.VerifyReport`.
+        on_bytes: Called with the bytes downloaded, from several threads.
 
     Raises:
-        PackError: The store was not made from the hub, or the repository is another one now.
-        HubError: The repository cannot be had.
+        PackError: The store was not pulled from the hub, or the repository changed.
+        HubError: The repository is not accessible.
     """
     manifest = read_manifest(root, sizes=False)
     made_from = manifest.source
     if not made_from.files or made_from.revision is None:
         raise PackError(
             "repair",
-            f"{root} was made from {made_from.name} on a disk, not from the hub",
+            f"{root} was packed from the local directory {made_from.name}, not pulled from the hub",
             "Pack it again, or copy the files back.",
         )
     try:
@@ -104,36 +105,30 @@ def _open_repair(
 ) -> Repair:
     made_from = manifest.source
     remote = Repository(made_from.name, made_from.revision)
-    checkpoint, places = stage(remote, root / INCOMING)
+    checkpoint, places = fetch_metadata(remote, root / INCOMING)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
-    chosen = dict(made_from.quantize)
-    source = open_source(
-        checkpoint,
-        bits=chosen.get("bits"),
-        group_size=chosen.get("group_size"),
-        expert_bits=chosen.get("expert_bits"),
-    )
+    source = open_source(checkpoint, made_from.quantization)
+    # Adopted records have the same bytes as an mlx checkpoint.
+    kind = "mlx" if made_from.kind == "flash-moe-original" else made_from.kind
     layers = [(e.path, e.n_experts, manifest.layouts[e.layout]) for e in manifest.layers]
-    if made_from.kind == "flash-moe-original":  # the records of which are copies of the same bytes
-        source.source = replace(source.source, kind=made_from.kind)
-    if source.source != made_from or layers != [
+    if source.source != replace(made_from, kind=kind) or layers != [
         (layer.path, layer.n_experts, layer.layout) for layer in source.layers
     ]:
         raise PackError(
             "repair",
             f"{made_from.name} at {made_from.revision} is not what {root} was made from",
-            "Pull it anew.",
+            "Pull the model again.",
         )
     resident = {r.file for r in manifest.resident}
     if resident & damaged:
-        damaged |= resident  # which tensor is in which of them is not noted
+        damaged |= resident  # the manifest does not record which tensor is in which file
     files = [entry.file for entry in manifest.layers]
-    source.works = [
-        work
-        for work in source.works
-        if (resident & damaged if work.layer is None else files[work.layer] in damaged)
-    ]
-    entries = [entry for work in source.works for entry in work.entries]
+    source = source.with_steps(
+        step
+        for step in source.steps
+        if (resident & damaged if step.layer is None else files[step.layer] in damaged)
+    )
+    entries = [entry for step in source.steps for entry in step.entries]
     origin = {"repo": remote.name, "revision": remote.commit, "commit": remote.commit}
     shards = HubShards(
         places, checkpoint.tensors, root / INCOMING, origin, on_bytes=on_bytes, only=entries

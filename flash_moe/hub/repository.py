@@ -1,12 +1,10 @@
-"""A repository at the hub at one commit: its files, their hashes, and the headers of its shards."""
+"""A hub repository at one commit: its files, and the headers of its shards."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -15,57 +13,16 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from flash_moe.errors import HubError
+from flash_moe.files.atomic import sync_and_rename
 from flash_moe.files.names import file_name
-from flash_moe.hub.requests import fetch_range, read_range
-from flash_moe.hub.retry import patiently
+from flash_moe.hub.incoming import part_of
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import Retry, with_retry
 from flash_moe.hub.threads import in_threads
-from flash_moe.store.manifest import SourceFile
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 
 HEADER_THREADS = 8
 _FIRST_BYTES = 100_000  # most headers are smaller, so that one request is enough
-_HASH_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository.
-
-    Attributes:
-        sha256: Of the content, of files in LFS or Xet; ``None`` for small ones.
-        blob_id: git's hash of the content, of small ones.
-    """
-
-    name: str
-    n_bytes: int
-    sha256: str | None
-    blob_id: str
-    url: str
-
-    @property
-    def noted(self) -> SourceFile:
-        return SourceFile(self.name, self.sha256, self.n_bytes)
-
-    def check(self, file: Path) -> None:
-        """Compare a downloaded file with what the hub says of it.
-
-        Raises:
-            HubError: Another size or hash.
-        """
-        size = file.stat().st_size
-        digest, expected = hashlib.sha256(), self.sha256
-        if expected is None:  # git hashes a header with the content
-            digest, expected = hashlib.sha1(b"blob %d\0" % size), self.blob_id
-        with open(file, "rb", buffering=0) as stream:
-            while piece := stream.read(_HASH_BYTES):
-                digest.update(piece)
-        if size != self.n_bytes or digest.hexdigest() != expected:
-            raise HubError(
-                "hub",
-                f"{self.name}: expected {self.n_bytes} bytes with hash {expected}, got {size} "
-                f"with {digest.hexdigest()}",
-                "The download was damaged, or the mirror serves another file.",
-            )
 
 
 class Repository:
@@ -74,26 +31,26 @@ class Repository:
     Args:
         name: ``org/model``.
         revision: Branch, tag or commit; ``None`` is the main branch.
-        tries: How often to ask again; ``None`` is half a minute long.
+        tries: Number of retries; ``None`` retries for half a minute.
 
     Attributes:
-        commit: What the revision is now; all files are of this commit.
-        files: By name.
+        commit: Commit that the revision resolves to; all files are from it.
+        files: Files by name.
 
     Raises:
-        HubError: It cannot be had.
+        HubError: The repository is not accessible.
     """
 
     def __init__(self, name: str, revision: str | None = None, *, tries: int | None = None) -> None:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
-            raise HubError("hub", f"no name of a repository: {error}", "Give ORG/MODEL.") from None
+            raise HubError("hub", f"not a repository name: {error}", "Use ORG/MODEL.") from None
         self.name = name
         api = HfApi(library_name="flash_moe")
-        info = patiently(lambda: api.repo_info(name, revision=revision, timeout=10), tries)
+        info = with_retry(lambda: api.repo_info(name, revision=revision, timeout=10), tries)
         self.commit: str = info.sha
-        tree = patiently(
+        tree = with_retry(
             lambda: list(api.list_repo_tree(name, recursive=True, revision=self.commit)), tries
         )
         files = (self._file(entry) for entry in tree if isinstance(entry, RepoFile))
@@ -103,7 +60,7 @@ class Repository:
         try:
             path = file_name(entry.path)
         except ValueError:
-            return None  # no file of a model is called so
+            return None  # no model has a file with such a name
         return RemoteFile(
             path,
             entry.size,
@@ -113,15 +70,15 @@ class Repository:
         )
 
     def fetch_small(self, name: str, folder: Path, max_bytes: int) -> None:
-        """Download a small file into a folder, unless it is there already.
+        """Download a small file into a folder, unless it is already there.
 
         Raises:
-            HubError: It cannot be had, or is larger.
+            HubError: The download failed, or the file is larger than ``max_bytes``.
         """
         remote, file = self.files[name], folder / name
         if remote.n_bytes > max_bytes:
             raise HubError(
-                "hub", f"{name} has {remote.n_bytes} bytes: expected at most {max_bytes}"
+                "hub", f"{name}: expected at most {max_bytes} bytes, got {remote.n_bytes}"
             )
         if file.exists():
             try:
@@ -130,24 +87,24 @@ class Repository:
             except HubError:
                 file.unlink()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
+        part = part_of(file)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            fetch_range(remote.url, fd, 0, remote.n_bytes, remote.n_bytes, lambda n: None)
+            remote.fetch(fd, 0, remote.n_bytes)
+            remote.check(part)
+            sync_and_rename(fd, part, file)
         finally:
             os.close(fd)
-        remote.check(part)
-        os.replace(part, file)
 
     def headers(self, shards: list[str], place: Callable[[str], Path]) -> dict[str, TensorEntry]:
-        """Every tensor of some shards, by name, from their headers alone.
+        """Return all tensors of some shards, by name, from their headers only.
 
         Args:
-            place: Where a shard will be on this disk.
+            place: Maps a shard's name to its path on this disk.
 
         Raises:
-            HubError: They cannot be had.
-            CorruptFileError: One is no header.
+            HubError: A download failed.
+            CorruptFileError: A header is invalid.
         """
         stop = threading.Event()
 
@@ -162,7 +119,7 @@ class Repository:
 
 
 class _Stream:
-    """The start of a remote file, fetched as it is read."""
+    """Sequential reader of a remote file that fetches on demand."""
 
     def __init__(self, remote: RemoteFile, stop: threading.Event) -> None:
         self._remote, self._stop = remote, stop
@@ -172,9 +129,8 @@ class _Stream:
     def read(self, n_bytes: int) -> bytes:
         if n_bytes > len(self._ahead):
             start = self._at + len(self._ahead)
-            size = self._remote.n_bytes
-            end = min(size, max(self._at + n_bytes, start + _FIRST_BYTES))
-            self._ahead += read_range(self._remote.url, start, end, size, self._stop)
+            stop = min(self._remote.n_bytes, max(self._at + n_bytes, start + _FIRST_BYTES))
+            self._ahead += self._remote.read(start, stop, Retry(self._stop))
         got, self._ahead = self._ahead[:n_bytes], self._ahead[n_bytes:]
         self._at += len(got)
         return got

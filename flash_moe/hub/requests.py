@@ -1,154 +1,174 @@
-"""Requests to the hub, through huggingface_hub's session: tokens, mirrors, proxies are its own.
+"""Range requests to the hub, through huggingface_hub's session: tokens, mirrors, proxies.
 
-huggingface_hub itself downloads a file in one call, which begins again after a kill (1.20 and
-later), and which does not check what it got. So bodies are fetched here, by ranges: a stopped
-download goes on where it was, and a dropped connection, 429 or 503 costs a wait.
+huggingface_hub itself downloads a file in one call, which restarts after a kill (1.20 and later)
+and does not verify the content. So this module fetches ranges: a stopped download resumes where it
+stopped, and a dropped connection, 429 or 503 costs a wait.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from flash_moe.errors import HubError
-from flash_moe.hub.retry import NoBytes, Patience, failures
+from flash_moe.hub.retry import NoBytes, Retry, failures
+from flash_moe.store.manifest import SourceFile
 
-TIMEOUT = 30.0  # without any byte
+TIMEOUT = 30.0  # seconds without any byte
+_HASH_BYTES = 8 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
-@contextmanager
-def opened(url: str, start: int, stop: int, size: int) -> Iterator[Any]:
-    """The response to a request for bytes ``start`` to ``stop`` of a file of ``size`` bytes.
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository. Ranges are bytes ``start`` to ``stop``, excluding ``stop``.
 
-    Raises:
-        HubError: The server sends something else.
-        HfHubHTTPError and transport errors of the session.
+    Attributes:
+        sha256: Hash of the content of LFS and Xet files; ``None`` for small files.
+        blob_id: git's hash of the content, for small files.
     """
-    headers = dict(build_hf_headers(library_name="flash_moe"))
-    headers["Accept-Encoding"] = "identity"
-    headers["Range"] = f"bytes={start}-{stop - 1}"
-    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-        if response.status_code >= 400:
-            response.read()  # the message of the hub
-        hf_raise_for_status(response)
-        if response.status_code == 206:
-            _check_range(url, response.headers.get("Content-Range", ""), start, stop, size)
-        elif (start, stop) != (0, size):
+
+    name: str
+    n_bytes: int
+    sha256: str | None
+    blob_id: str
+    url: str
+
+    @property
+    def source_file(self) -> SourceFile:
+        """Row for the manifest."""
+        return SourceFile(self.name, self.sha256, self.n_bytes)
+
+    @contextmanager
+    def open_range(self, start: int, stop: int) -> Iterator[Any]:
+        """Request a range once and yield the open response.
+
+        Raises:
+            HubError: The response has another range.
+            HfHubHTTPError and transport errors of the session.
+        """
+        headers = dict(build_hf_headers(library_name="flash_moe"))
+        headers["Accept-Encoding"] = "identity"
+        headers["Range"] = f"bytes={start}-{stop - 1}"
+        with get_session().stream("GET", self.url, headers=headers, timeout=TIMEOUT) as response:
+            if response.status_code >= 400:
+                response.read()  # the error message of the hub
+            hf_raise_for_status(response)
+            if response.status_code == 206:
+                self._check_range(response.headers.get("Content-Range", ""), start, stop)
+            elif (start, stop) != (0, self.n_bytes):
+                raise HubError(
+                    "hub",
+                    f"{self.url}: expected a range of the file, got all of it",
+                    "The server ignores Range. Use another mirror (HF_ENDPOINT).",
+                )
+            yield response
+
+    def _check_range(self, sent: str, start: int, stop: int) -> None:
+        """Compare the range of a response with the request; it may end earlier.
+
+        Raises:
+            HubError: The range differs.
+        """
+        found = _CONTENT_RANGE.fullmatch(sent.strip())
+        if (
+            found is None
+            or int(found[1]) != start
+            or not start <= int(found[2]) < stop
+            or found[3] not in ("*", str(self.n_bytes))
+        ):
             raise HubError(
                 "hub",
-                f"{url}: expected a part of the file, the server sends all of it",
-                "Use another mirror (HF_ENDPOINT).",
+                f"{self.url}: expected bytes {start}-{stop - 1}/{self.n_bytes}, got "
+                f"{sent[:80] or 'no Content-Range'}",
+                "The file differs from the one the hub lists. Use another mirror (HF_ENDPOINT).",
             )
-        yield response
 
+    def pieces(
+        self, start: int, stop: int, retry: Retry | None = None
+    ) -> Generator[bytes, None, None]:
+        """Yield the bytes of a range as they arrive, with retries.
 
-def _check_range(url: str, sent: str, start: int, stop: int, size: int) -> None:
-    """Compare what a server says it sends with what was asked; it may send less, from the start.
+        Raises:
+            HubError: The retries are used up, or the error is permanent.
+            Stopped: The stop event of ``retry`` is set.
+        """
+        retry = retry or Retry()
+        at = start
+        while at < stop:
+            retry.check()
+            before = at
+            try:
+                with self.open_range(at, stop) as response:
+                    for piece in response.iter_raw():
+                        retry.check()
+                        if at + len(piece) > stop:
+                            raise HubError(
+                                "hub", f"{self.url}: the server sends more than the range"
+                            )
+                        if piece:
+                            at += len(piece)
+                            retry.progress()
+                            yield piece
+            except failures() as error:
+                retry.wait_after(error)
+            else:
+                if at == before:
+                    retry.wait_after(NoBytes(self.url))
 
-    Raises:
-        HubError: It is something else.
-    """
-    found = _CONTENT_RANGE.fullmatch(sent.strip())
-    if (
-        found is None
-        or int(found[1]) != start
-        or not start <= int(found[2]) < stop
-        or found[3] not in ("*", str(size))
-    ):
-        raise HubError(
-            "hub",
-            f"{url}: expected bytes {start}-{stop - 1}/{size}, the server sends "
-            f"{sent[:80] or 'a part and not which'}",
-            "The file is not the one that the hub lists. Use another mirror (HF_ENDPOINT).",
-        )
+    def read(self, start: int, stop: int, retry: Retry | None = None) -> bytes:
+        """Return the bytes of a range. Raises like :meth:`pieces`."""
+        return b"".join(self.pieces(start, stop, retry))
 
+    def fetch(
+        self,
+        fd: int,
+        start: int,
+        stop: int,
+        on_bytes: Callable[[int], None] = lambda n: None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Write a range to the same offset of an open file.
 
-def pieces(
-    url: str,
-    start: int,
-    stop: int,
-    size: int,
-    event: threading.Event | None = None,
-    tries: int | None = None,
-) -> Generator[bytes, None, None]:
-    """Bytes ``start`` to ``stop`` of a file of ``size`` bytes, as they come.
+        Raises:
+            HubError: The download failed; the bytes received so far are written.
+            OSError: Writing failed.
+            Stopped: The stop event of ``retry`` is set.
+        """
+        at = start
+        with closing(self.pieces(start, stop, retry)) as pieces:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    n = os.pwrite(fd, view, at)
+                    view, at = view[n:], at + n
+                on_bytes(len(piece))
 
-    Raises:
-        HubError: They cannot be had.
-        Stopped: By the event.
-    """
-    patience = Patience(event, tries)
-    at = start
-    while at < stop:
-        patience.check()
-        before = at
-        try:
-            with opened(url, at, stop, size) as response:
-                for piece in response.iter_raw():
-                    patience.check()
-                    if at + len(piece) > stop:
-                        raise HubError("hub", f"{url}: the server sends more than was asked")
-                    if piece:
-                        at += len(piece)
-                        patience.progress()
-                        yield piece
-        except failures() as error:
-            patience.failed(error)
-        else:
-            if at == before:
-                patience.failed(NoBytes(url))
+    def check(self, file: Path) -> None:
+        """Compare a downloaded file with the size and hash that the hub lists.
 
-
-def read_range(
-    url: str,
-    start: int,
-    stop: int,
-    size: int,
-    event: threading.Event | None = None,
-    tries: int | None = None,
-) -> bytes:
-    """Bytes ``start`` to ``stop`` of a file of ``size`` bytes.
-
-    Raises:
-        HubError: They cannot be had.
-        Stopped: By the event.
-    """
-    return b"".join(pieces(url, start, stop, size, event, tries))
-
-
-def fetch_range(
-    url: str,
-    fd: int,
-    start: int,
-    stop: int,
-    size: int,
-    on_bytes: Callable[[int], None],
-    event: threading.Event | None = None,
-) -> None:
-    """Write bytes ``start`` to ``stop`` of a file at the hub to the same place of an open file.
-
-    Raises:
-        HubError: They cannot be had; what came is written.
-        OSError: Writing failed.
-        Stopped: By the event.
-    """
-    at = start
-    with closing(pieces(url, start, stop, size, event)) as found:
-        for piece in found:
-            _write_all(fd, at, piece)
-            at += len(piece)
-            on_bytes(len(piece))
-
-
-def _write_all(fd: int, offset: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        n = os.pwrite(fd, view, offset)
-        view, offset = view[n:], offset + n
+        Raises:
+            HubError: The size or the hash differs.
+        """
+        size = file.stat().st_size
+        digest, expected = hashlib.sha256(), self.sha256
+        if expected is None:  # git hashes a header with the content
+            digest, expected = hashlib.sha1(b"blob %d\0" % size), self.blob_id
+        with open(file, "rb", buffering=0) as stream:
+            while piece := stream.read(_HASH_BYTES):
+                digest.update(piece)
+        if size != self.n_bytes or digest.hexdigest() != expected:
+            raise HubError(
+                "hub",
+                f"{self.name}: expected {self.n_bytes} bytes with hash {expected}, got {size} "
+                f"bytes with {digest.hexdigest()}",
+                "The download was damaged, or the mirror serves another file.",
+            )

@@ -1,4 +1,4 @@
-"""What goes wrong between here and the hub: what is waited for, for how long, and what is said."""
+"""Retries of failed hub requests: which errors, how long to wait, and the error messages."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from huggingface_hub.utils import get_session
 
 from flash_moe.errors import HubError
 
-# Seconds before each further try. Only tries in a row that brought no byte are counted.
+# Seconds before each retry. A retry counts only if the try before it received no byte.
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
-MAX_WAIT = 3600.0  # of what the hub may ask for
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-# A wait of so many seconds is told, once for all threads that fail together.
-_TOLD_WAIT = 2.0
+MAX_WAIT = 3600.0  # limit for the wait that the hub requests
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+# Waits of at least this many seconds are logged, once for all threads that fail together.
+_REPORTED_WAIT = 2.0
 
 _log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Somebody else wants the download to end."""
+    """The download was cancelled."""
 
 
 class NoBytes(Exception):
-    """An answer that is right in all but that it has no body."""
+    """A valid response without a body."""
 
 
-class Patience:
-    """Waits between tries, and gives up after a while without progress.
+class Retry:
+    """Backoff between tries; gives up after several without progress.
 
     Args:
-        stop: Ends every wait at once.
-        tries: Tries without progress after the first one.
+        stop: Event that ends every wait at once.
+        tries: Maximum number of retries in a row without progress.
     """
 
     def __init__(self, stop: threading.Event | None = None, tries: int | None = None) -> None:
@@ -51,22 +51,22 @@ class Patience:
             raise Stopped
 
     def progress(self) -> None:
-        """A byte came."""
+        """Reset the count of failures, because a byte arrived."""
         self._failures = 0
 
-    def failed(self, error: Exception) -> None:
-        """Wait for the next try.
+    def wait_after(self, error: Exception) -> None:
+        """Wait before the next try.
 
         Raises:
-            HubError: There have been enough, or another try is of no use.
-            Stopped: By the event.
+            HubError: The retries are used up, or the error is permanent.
+            Stopped: The stop event is set.
         """
-        wait = asked_wait(getattr(getattr(error, "response", None), "headers", {}))
-        if self._failures >= self._tries or not _is_passing(error):
-            raise explained(error) from error
+        wait = requested_wait(getattr(getattr(error, "response", None), "headers", {}))
+        if self._failures >= self._tries or not _is_transient(error):
+            raise as_hub_error(error) from error
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
-        _tell(error, wait)
+        _report(error, wait)
         self._pause(wait)
 
     def _pause(self, seconds: float) -> None:
@@ -74,44 +74,44 @@ class Patience:
             raise Stopped
 
 
-_told = threading.Lock()
-_told_until = 0.0
+_report_lock = threading.Lock()
+_reported_until = 0.0
 
 
-def _tell(error: Exception, wait: float) -> None:
-    """Without a handler of the program's own, logging prints this on standard error."""
-    global _told_until
-    with _told:
+def _report(error: Exception, wait: float) -> None:
+    """Log a wait; logging prints it on stderr unless the program configures a handler."""
+    global _reported_until
+    with _report_lock:
         now = time.monotonic()
-        if wait < _TOLD_WAIT or now < _told_until:
+        if wait < _REPORTED_WAIT or now < _reported_until:
             return
-        _told_until = now + wait
-    _log.warning("flash_moe: %s; trying again in %.0f s", explained(error).problem, wait)
+        _reported_until = now + wait
+    _log.warning("flash_moe: %s; retrying in %.0f s", as_hub_error(error).problem, wait)
 
 
-def patiently(call: Callable[[], Any], tries: int | None = None) -> Any:
-    """Call something that talks to the hub, again where that may help.
+def with_retry(call: Callable[[], Any], tries: int | None = None) -> Any:
+    """Call a function that sends a request to the hub; retry on transient errors.
 
     Raises:
-        HubError: It does not help.
+        HubError: The retries are used up, or the error is permanent.
     """
-    patience = Patience(tries=tries)
+    retry = Retry(tries=tries)
     while True:
         try:
             return call()
         except failures() as error:
-            patience.failed(error)
+            retry.wait_after(error)
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a request that failed raises, other than our own errors."""
+    """Return the exception types of a failed request, other than our own errors."""
     return (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, *transport_errors())
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What the session raises when the connection fails: httpx, or httpx2 of newer versions.
+    """Return the connection errors of the session: of httpx, or httpx2 in newer versions.
 
-    A connection error in one thread closes the session that others use; they get a RuntimeError.
+    A connection error in one thread closes the shared session; other threads get a RuntimeError.
     """
     module = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     return (module.TransportError, module.StreamError, RuntimeError)
@@ -121,52 +121,52 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return False
     if isinstance(error, NoBytes):
         return True
     status = _status(error)
-    return status in _AGAIN if status is not None else isinstance(error, transport_errors())
+    return status in _TRANSIENT if status is not None else isinstance(error, transport_errors())
 
 
-def asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the hub wants to be left alone: ``Retry-After``, or the end of a rate limit."""
+def requested_wait(headers: Mapping[str, str]) -> float | None:
+    """Return the wait in seconds that a response requests: ``Retry-After`` or a rate limit."""
     try:
         wait = float(headers.get("Retry-After", ""))
         if wait >= 0:  # not nan
             return wait
-    except ValueError:  # absent, or a date, which no hub sends
+    except ValueError:  # absent, or a date, which the hub never sends
         pass
-    parse = getattr(utils, "parse_ratelimit_headers", None)  # not of every version
+    parse = getattr(utils, "parse_ratelimit_headers", None)  # missing in some versions
     limit = None if parse is None else parse(headers)
-    # One more, because what is left of a second is not sent.
+    # One more, because the header has whole seconds, rounded down.
     return limit.reset_in_seconds + 1.0 if limit is not None and limit.remaining == 0 else None
 
 
-def explained(error: Exception) -> HubError:
-    """An error of huggingface_hub or its session, as one of ours that says what to do."""
+def as_hub_error(error: Exception) -> HubError:
+    """Convert an error of huggingface_hub or its session to a HubError with a hint."""
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError("hub", "HF_HUB_OFFLINE is set", "Unset it to download.")
-    said = " ".join(str(error).split())[:300]
+    quoted = " ".join(str(error).split())[:300]
     log_in = "Log in with: hf auth login (or set HF_TOKEN)."
     kinds: tuple[tuple[type[Exception], str, str], ...] = (
         (errors.GatedRepoError, "the repository is gated", f"Accept its terms there. {log_in}"),
         (errors.RepositoryNotFoundError, "no such repository, or a private one", log_in),
         (errors.RevisionNotFoundError, "no such revision", "Check --revision."),
-        (errors.EntryNotFoundError, "no such file", "Has the repository changed? Pull it anew."),
+        (errors.EntryNotFoundError, "no such file", "Has the repository changed? Pull it again."),
     )
     for kind, problem, hint in kinds:
         if isinstance(error, kind):
-            return HubError("hub", f"{problem} ({said})", hint)
+            return HubError("hub", f"{problem} ({quoted})", hint)
     status = _status(error)
     if status in (401, 403):
-        return HubError("hub", f"the hub refuses: {status} ({said})", log_in)
+        return HubError("hub", f"the hub denies access: {status} ({quoted})", log_in)
     problem = f"answers {status}" if status else "cannot be reached"
     if isinstance(error, NoBytes):
-        problem = "sends nothing"
+        problem = "sends an empty response"
     return HubError(
         "hub",
-        f"{constants.ENDPOINT} {problem} ({said})",
+        f"{constants.ENDPOINT} {problem} ({quoted})",
         "Run the same command again later to continue.",
     )

@@ -1,7 +1,7 @@
-"""Threads that wait for the network. Nobody has to wait for them: they end with the process.
+"""Daemon threads for network requests; they never delay the end of the process.
 
-A connection that has stalled lets go of its thread only after its time is over, and the threads of
-``concurrent.futures`` keep a process from ending, Ctrl-C or not.
+A stalled connection blocks its thread until the timeout, and the threads of ``concurrent.futures``
+would keep the process alive until then, even after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 
-# For threads that are told to stop: enough to end a write, and nobody minds it after Ctrl-C.
+# Wait for threads after a stop: long enough to finish a write, short enough after Ctrl-C.
 GRACE_SECONDS = 2.0
 
 
 def in_thread(call: Callable[..., T], *arguments: object) -> Future[T]:
-    """Call something in a thread of its own."""
+    """Call a function in a new daemon thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -37,13 +37,13 @@ def in_thread(call: Callable[..., T], *arguments: object) -> Future[T]:
 def in_threads(
     call: Callable[[T], U], items: Iterable[T], n_threads: int, stop: threading.Event
 ) -> list[U]:
-    """Call something for each item, so many at a time.
+    """Call a function for each item, in up to ``n_threads`` threads.
 
     Args:
-        stop: Set when one fails or the caller is interrupted; the calls should look at it.
+        stop: Set when a call fails or the caller is interrupted; the calls should check it.
 
     Returns:
-        What the calls returned, in order.
+        The results, in order.
     """
     todo = list(enumerate(items))
     done: dict[int, U] = {}

@@ -1,32 +1,34 @@
-"""How the memory of a run is divided: arithmetic on bytes, no system is asked here.
+"""Division of memory between bank and prompts, and of prompts into chunks: arithmetic on bytes.
 
-What a process takes is what it took before, the resident weights, the bank of experts, and what
-the pass over a chunk of a prompt needs for a moment. The last two are ours to choose.
+A process takes the memory it had before loading, the resident weights, the bank, and the prefill
+workspace of a chunk. The sizes of the bank and of the chunk are chosen here.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.files.sizes import format_bytes, format_least_gb
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 
-# Tokens. With 10 of 512 experts a token so many ask for 7 of 10 experts of a layer; the tokens of
-# shorter chunks hardly share experts.
+# Tokens of a chunk. With 10 of 512 experts per token, 64 tokens need 7 of 10 experts of a layer;
+# the tokens of shorter chunks hardly share experts.
 MIN_CHUNK = 64
+MAX_CHUNK = 8192
+RESIDENT_CHUNK = 2048  # mlx-lm's own
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a model may take.
+    """Memory limits of a model.
 
     Attributes:
-        bank_bytes: The budget of the bank.
-        resident_bytes: The other weights, as they are computed on.
-        prompt_bytes: For the pass over a chunk and the prompt cache; ``None`` if no limit was given
-            and the machine's memory decides when the prompt comes.
+        bank_bytes: Budget of the bank.
+        resident_bytes: Size of the resident weights, in the dtype of the computation.
+        prompt_bytes: Limit of prefill workspace and prompt cache; ``None`` if no limit was given:
+            the memory available when a prompt arrives then decides.
     """
 
     bank_bytes: int
@@ -41,29 +43,29 @@ def plan_for_limit(
     resident: int,
     expert_bytes: int,
     smallest_bank: int,
-    scratch: Scratch,
+    workspace: PrefillWorkspace,
 ) -> MemoryPlan:
-    """Divide ``memory_gb``: a quarter of what is left goes to prompts, the rest to the bank.
+    """Divide ``memory_gb``: a quarter of the remainder goes to prompts, the rest to the bank.
 
-    What the bank cannot use, because it holds all experts, goes to prompts as well.
+    Memory beyond the size of all experts goes to prompts as well.
 
     Args:
-        limit: Most bytes of the whole process.
-        taken: What it takes already.
+        limit: Maximum bytes of the whole process.
+        taken: Bytes that the process takes already.
 
     Raises:
         BudgetError: Not enough for the smallest bank and a chunk of 64 tokens; names the minimum.
     """
-    smallest_chunk = scratch.n_bytes(MIN_CHUNK, MIN_CHUNK)
+    smallest_chunk = workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
     left = limit - taken - resident
     if left < smallest_bank + smallest_chunk:
         minimum = taken + resident + smallest_bank + smallest_chunk
         raise BudgetError(
             "memory",
-            f"memory_gb of {limit / 1e9}: expected at least {math.ceil(minimum / 1e6) / 1e3} GB: "
-            f"{taken / 1e9:.2f} GB taken already, {resident / 1e9:.2f} of resident weights, "
-            f"{smallest_bank / 1e9:.2f} for the smallest bank, {smallest_chunk / 1e9:.2f} for "
-            f"prompts in chunks of {MIN_CHUNK} tokens",
+            f"memory_gb of {limit / 1e9:g}: expected at least {format_least_gb(minimum)}: "
+            f"{format_bytes(taken)} taken already, {format_bytes(resident)} of resident weights, "
+            f"{format_bytes(smallest_bank)} for the smallest bank, {format_bytes(smallest_chunk)} "
+            f"for prompts in chunks of {MIN_CHUNK} tokens",
             "Raise memory_gb, or lower top_k.",
         )
     prompt = min(max(left // 4, smallest_chunk), left - smallest_bank)
@@ -79,17 +81,16 @@ def default_bank(
     expert_bytes: int,
     smallest_bank: int,
 ) -> int:
-    """A budget for a machine: half of what the resident weights leave, at most all experts.
+    """Return a budget for a machine: half of its memory without the resident weights.
 
-    The other half is for the system, its page cache and the activations; a bank that takes it all
-    makes the machine swap. Nor does the bank take what other programs have now: twice the reserve
-    stays available, so that it does not have to shrink at once. The smallest bank is taken whatever
-    is available, if the machine has room for it at all.
+    The budget is at most the size of all experts. The other half is for the system, its page cache
+    and the activations; a bank of all the memory makes the machine swap. The bank leaves twice the
+    reserve available beside the memory of other programs, so that it does not have to shrink at
+    once. It gets its smallest size whatever is available, if that fits the machine at all.
 
     Args:
         machine: Memory of the machine.
-        available: What could be taken now, before the resident weights are there; ``None`` if
-            unknown.
+        available: Bytes available now, before the resident weights are loaded; ``None`` if unknown.
     """
     budget = min(expert_bytes, max(machine - resident, 0) // 2)
     if available is not None:
@@ -102,14 +103,14 @@ def default_bank(
 def prompt_allowance(
     plan: MemoryPlan, *, bank: int, unfilled: int, machine: int, available: int | None
 ) -> int:
-    """Bytes that the pass over a chunk of a prompt may take.
+    """Return the bytes allowed for the pass over a chunk of a prompt.
 
-    With ``memory_gb`` what it leaves. Else a quarter of what the machine's memory leaves beside
-    resident weights and bank, and at most half of what is available now beyond the reserve.
+    With ``memory_gb`` the rest of that limit. Else a quarter of the machine's memory without
+    resident weights and bank, and at most half of the memory available now beyond the reserve.
 
     Args:
-        bank: Bytes of the bank as it is now.
-        unfilled: Those of them that hold no experts yet, and will be taken while the pass runs.
+        bank: Bytes of the bank now.
+        unfilled: Bytes of its slots without experts; a pass may fill them.
     """
     if plan.prompt_bytes is not None:
         return plan.prompt_bytes
@@ -117,3 +118,27 @@ def prompt_allowance(
     if available is not None:
         allowance = min(allowance, max(available - unfilled - reserve(machine), 0) // 2)
     return allowance
+
+
+def chunk_tokens(
+    workspace: PrefillWorkspace, allowance: int, context: int, *, fits_all: bool
+) -> int:
+    """Return the longest chunk for a prompt that ends at position ``context``.
+
+    Each chunk needs nearly all experts of each layer, once, whatever its length. A bank that is too
+    small for all experts reads nearly all of them again for each chunk, so chunks are as long as
+    memory allows, and at least 64 tokens. If all experts fit, chunks longer than mlx-lm's own gain
+    nothing.
+
+    Args:
+        allowance: Bytes allowed for the pass over a chunk.
+        fits_all: True if the bank has a slot for every expert.
+    """
+    most = RESIDENT_CHUNK if fits_all else MAX_CHUNK
+    return min(max(workspace.largest_chunk(allowance, context), MIN_CHUNK), most)
+
+
+def chunks(n_tokens: int, most: int) -> list[int]:
+    """Return the lengths of the fewest chunks of at most ``most`` tokens; they differ by 1."""
+    n_chunks = -(-n_tokens // most)
+    return [(n_tokens + i) // n_chunks for i in reversed(range(n_chunks))]

@@ -1,4 +1,4 @@
-"""Whether the machine runs out of memory, and by how much. Linux and macOS."""
+"""Detection of memory pressure, in bytes to free. Linux and macOS."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from collections.abc import Callable
 
 from flash_moe.memory.system import available_memory, machine_memory
 
-PERIOD_S = 0.5  # a check takes 35 us, more in a control group
+PERIOD_S = 0.5  # between checks; one takes 35 us, more in a control group
 NORMAL, CRITICAL = 1, 4  # DISPATCH_MEMORYPRESSURE_* of macOS; 2 is a warning
 
 
 def reserve(machine_bytes: int) -> int:
-    """What is to stay available on a machine: 3 % of it, at least 512 MB, at most a tenth.
+    """Bytes to keep available on a machine: 3 % of it, at least 512 MB, at most a tenth.
 
-    Other programs must be able to grow by it between two checks, and the kernel begins to swap, or
-    to kill, some 1 % above nothing. Where memory is small, 512 MB would be a bank.
+    Other programs must be able to grow by that much between two checks, and the kernel begins to
+    swap or kill when about 1 % is available. On a small machine 512 MB would be a whole bank.
     """
     return min(max(512_000_000, machine_bytes * 3 // 100), machine_bytes // 10)
 
 
 def memory_shortage(bank_bytes: int) -> int:
-    """Bytes that a bank of this size should give back now; 0 if all is well.
+    """Bytes that a bank of this size should free now; 0 without memory pressure.
 
-    On Linux what is missing to ``reserve``. macOS only names a level of pressure: a tenth of the
-    bank at a warning, a quarter if it is critical. That half was never run by us.
+    On Linux the difference between ``reserve`` and the available memory. macOS only reports a level
+    of pressure: a tenth of the bank at a warning, a quarter if it is critical. The macOS part was
+    never run by us.
     """
     if sys.platform == "darwin":
         level = _pressure_level()
@@ -37,11 +38,11 @@ def memory_shortage(bank_bytes: int) -> int:
 
 
 class PressureWatch:
-    """Asks for the shortage, but not more often than every half second.
+    """Rate-limited check of memory pressure, at most one per half second.
 
     Args:
-        shortage: From the size of the bank to the bytes that it should give back.
-        clock: Seconds, monotonic.
+        shortage: Function from the bytes of the bank to the bytes that it should free.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class PressureWatch:
         self._clock = clock
         self._next = clock() + PERIOD_S
 
-    def short(self, bank_bytes: int) -> int:
-        """Bytes to give back, at least a tenth of the bank; 0 if none, or asked a moment ago.
+    def bytes_to_free(self, bank_bytes: int) -> int:
+        """Bytes to free, at least a tenth of the bank; 0 if none, or within the period.
 
-        To give back copies all that stays, so it should not happen at every check.
+        Shrinking copies all experts that stay, so it should not happen at every check.
         """
         now = self._clock()
         if now < self._next:
@@ -67,7 +68,7 @@ class PressureWatch:
 
 
 def _pressure_level() -> int:
-    """``kern.memorystatus_vm_pressure_level`` of macOS; normal where it cannot be had."""
+    """``kern.memorystatus_vm_pressure_level`` of macOS; normal if it cannot be read."""
     level = ctypes.c_int32(0)
     size = ctypes.c_size_t(ctypes.sizeof(level))
     failed = _sysctl()(

@@ -1,7 +1,7 @@
-"""What the machine and this process say of their memory. Linux and macOS.
+"""Memory of the machine and of this process. Linux and macOS.
 
-On macOS a limit of control groups does not exist, and what is available is not asked for; how to
-ask for the resident set there was written from Apple's headers and never run by us.
+macOS has no control groups, and available memory is not read there. The code that reads the
+resident set on macOS was written from Apple's headers and never run by us.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _ROOT = Path("/")
 
 
 def machine_memory() -> int:
-    """Bytes this process may use: physical memory, or less where a control group says so."""
+    """Bytes this process may use: physical memory, or the lower limit of a control group."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([total, *(group.limit for group in control_groups())])
 
 
 def usable_memory() -> int:
-    """``machine_memory()``, or less on Metal: what it recommends a process to have at once.
+    """``machine_memory()``, or on Metal the recommended maximum working set if that is less.
 
-    What goes beyond it the system wires down at the cost of everything else.
+    Beyond that, macOS wires pages at the expense of every other process.
     """
     import mlx.core as mx  # only where a model runs
 
@@ -38,9 +38,10 @@ def usable_memory() -> int:
 
 
 def available_memory(root: Path = _ROOT) -> int | None:
-    """Bytes that can be taken now without swapping: what is free and what the kernel would free.
+    """Bytes that can be allocated now without swapping: free and reclaimable memory.
 
-    On Linux ``MemAvailable``, or what a control group leaves, if that is less. ``None`` elsewhere.
+    On Linux ``MemAvailable``, or the rest of a control group's limit if that is less. ``None``
+    elsewhere.
     """
     try:
         (kilobytes,) = _numbers(root / "proc/meminfo", "MemAvailable:")
@@ -51,26 +52,26 @@ def available_memory(root: Path = _ROOT) -> int | None:
 
 
 def resident_memory() -> int:
-    """The resident set of this process now, in bytes; its peak where the system does not say."""
+    """Resident set of this process now, in bytes; its peak if the system reports only that."""
     if sys.platform == "linux":
         return _status("VmRSS:")
-    found = _mach_resident() if sys.platform == "darwin" else None
-    return peak_memory() if found is None else found
+    resident = _mach_resident() if sys.platform == "darwin" else None
+    return peak_memory() if resident is None else resident
 
 
 def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes."""
+    """Largest resident set of this process so far, in bytes."""
     if sys.platform == "linux":
-        # getrusage would count what a parent process held when it started this one.
+        # getrusage would include the memory of the parent process when it started this one.
         return _status("VmHWM:")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def release_free_memory() -> None:
-    """Have the C library give freed memory back to the system, where it can be asked to.
+    """Return freed memory of the C library to the system, if it has ``malloc_trim``.
 
-    glibc keeps what was freed between blocks that are still in use: 110 MB after a prompt of 128
+    glibc keeps freed memory between blocks that are still in use: 110 MB after a prompt of 128
     tokens on ``mid`` (docs/experiments.md).
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -83,10 +84,10 @@ class ControlGroup:
     """A Linux control group that limits memory.
 
     Attributes:
-        limit: Bytes.
+        limit: Maximum bytes.
         usage: File with the bytes in use, page cache included.
-        stat: File that says what of them is page cache.
-        prefix: Of the names in ``stat`` that count the groups below as well.
+        stat: File with the bytes of page cache among them.
+        prefix: Prefix of the names in ``stat`` that include the subgroups.
     """
 
     limit: int
@@ -95,12 +96,12 @@ class ControlGroup:
     prefix: str
 
     def available(self) -> int | None:
-        """Bytes left, page cache counted as free; ``None`` if the group is gone.
+        """Bytes left, page cache counted as free; ``None`` if the group no longer exists.
 
-        Also its active half: experts that were read twice stand there, and the kernel takes them
-        back as well. What has still to be written to disk it cannot take at once.
+        Includes active page cache: experts that were read twice are in it, and the kernel reclaims
+        them too. Excludes dirty pages, which cannot be reclaimed at once.
         """
-        names = ("active_file", "inactive_file", "file_dirty", "dirty")  # the last: version 1
+        names = ("active_file", "inactive_file", "file_dirty", "dirty")  # "dirty": version 1
         try:
             used = int(self.usage.read_text())
             active, inactive, *dirty = _numbers(self.stat, *(self.prefix + n for n in names))
@@ -111,29 +112,29 @@ class ControlGroup:
 
 @functools.cache
 def control_groups(root: Path = _ROOT) -> tuple[ControlGroup, ...]:
-    """The groups that this process is in and that have a limit, of version 1 and 2."""
+    """Control groups of this process that have a limit, of version 1 and 2."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = []
+    groups = []
     for directory, version in dict.fromkeys(_group_directories(root)):
         v1 = version == 1
         file = "memory.limit_in_bytes" if v1 else "memory.max"
         try:
             limit = int((directory / file).read_text())
-        except (OSError, ValueError):  # there is none, or it says "max"
+        except (OSError, ValueError):  # no file, or "max"
             continue
         if limit < physical:
             usage = directory / ("memory.usage_in_bytes" if v1 else "memory.current")
-            found.append(
+            groups.append(
                 ControlGroup(limit, usage, directory / "memory.stat", "total_" if v1 else "")
             )
-    return tuple(found)
+    return tuple(groups)
 
 
 def _group_directories(root: Path) -> Iterator[tuple[Path, int]]:
-    """Where the groups of this process may lie, outermost first.
+    """Candidate directories and versions of this process's groups, outermost first.
 
-    Inside a container the mount shows the container's own group at its top, and the path that
-    ``/proc/self/cgroup`` names may not exist there.
+    Inside a container the top of the mount is the container's own group, and the path in
+    ``/proc/self/cgroup`` may not exist there.
     """
     mount = root / "sys/fs/cgroup"
     tops = {"": (mount, 2), "memory": (mount / "memory", 1)}
@@ -152,17 +153,17 @@ def _group_directories(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _numbers(file: Path, *names: str) -> list[int]:
-    """The numbers in the lines ``name number`` of a short file, 0 where there is none.
+    """Numbers from the lines ``name number`` of a short file; 0 for a missing line.
 
-    Written for speed: a model asks twice a second.
+    Written for speed: a model calls this twice per second.
     """
     with open(file, "rb", buffering=0) as stream:
         text = b"\n" + stream.read(8192)
-    found = []
+    numbers = []
     for name in names:
         _, _, rest = text.partition(b"\n%b" % name.encode())
-        found.append(int(rest.split(None, 1)[0]) if rest else 0)
-    return found
+        numbers.append(int(rest.split(None, 1)[0]) if rest else 0)
+    return numbers
 
 
 def _status(name: str) -> int:

@@ -1,1 +1,1 @@
-"""mlx-lm's models with streamed experts: where router, bank and kernels meet."""
+"""mlx-lm's models with streamed experts: connects router, bank and kernels."""

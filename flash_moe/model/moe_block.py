@@ -1,9 +1,9 @@
-"""MoE blocks of mlx-lm that are known well enough to be computed as a whole by our kernels.
+"""MoE blocks of mlx-lm that our kernels compute as a whole.
 
-For few rows the block's steps after the router's product are two kernels and the experts' two:
-softmax, top-k and renormalisation in ``router_topk``; weighting, sum, shared expert and its gate in
-``moe_down``. For many rows, and for blocks that are not listed, mlx-lm's own code runs and only its
-``SwitchGLU`` is ours.
+For few rows kernels compute everything after the router's matrix product: softmax, top-k and
+renormalisation in ``router_topk``; the experts in ``moe_gate_up`` and ``moe_down``, which also
+weights, sums and adds the gated shared expert. For many rows, and for blocks that are not listed,
+mlx-lm's own code runs and only its ``SwitchGLU`` is replaced.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ KNOWN = (Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock, Qwen3NextSparseMoeBlock
 
 
 def fuse(block: nn.Module) -> bool:
-    """Let a block of a known class use the kernels, in place.
+    """Make a block of a known class use the kernels, in place.
 
-    Its parameters stay where they are; only its class becomes a subclass. Call it when
-    ``switch_mlp`` is a ``StreamedSwitchGLU`` with kernels.
+    Its parameters do not change; its class is replaced by a subclass. Requires that ``switch_mlp``
+    is a ``StreamedSwitchGLU`` with kernels.
 
     Returns:
-        Whether the block is of a known class, with a router that the kernel takes.
+        True if the block is of a known class, with a router that the kernel supports.
     """
     known: Any = block
-    if type(block) not in KNOWN or not router_topk.takes(known.num_experts, known.top_k):
+    if type(block) not in KNOWN or not router_topk.supports(known.num_experts, known.top_k):
         return False
     known.__class__ = _fused(type(block))
     return True

@@ -1,15 +1,13 @@
-"""Opens the experts of a model directory and checks the files against its config."""
+"""Opening of the experts of a model directory, with checks against its config."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.config import ModelConfig, model_config, read_config
-from flash_moe.errors import (
-    ManifestError,
-    UnsupportedModelError,
-)
-from flash_moe.model.streaming import Streaming, resident_bytes
+from flash_moe.errors import ManifestError, UnsupportedModelError
+from flash_moe.model.streaming import Streaming
 from flash_moe.model.top_k_warning import warn_of_top_k
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import (
@@ -32,7 +30,7 @@ def open_streaming(path: Path, options: LoadOptions) -> Streaming:
 
 
 def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:
-    """The experts, and the tensors that stay in memory."""
+    """Return the experts, and the tensors that stay in memory."""
     if is_store(path):
         manifest = read_manifest(path)
         _check_files(path, manifest, config)
@@ -44,7 +42,7 @@ def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[Te
     if not experts.layers:
         raise UnsupportedModelError(
             "load",
-            f"{path}: expected stacked experts in mlx format, found a {config.model_type} "
+            f"{path}: expected stacked experts in mlx format, got a {config.model_type} "
             "checkpoint without them, probably the original in Hugging Face format",
             "Pack it first: flash-moe pack SRC DST --bits 4",
         )
@@ -54,24 +52,24 @@ def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[Te
 
 
 def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:
-    """mlx-lm loads every ``model*.safetensors`` that it finds; here they are those of the manifest.
+    """Check that ``model*.safetensors`` are those of the manifest: mlx-lm loads all such files.
 
     Raises:
-        ManifestError: There are others, or the config is of another model.
+        ManifestError: There are other files, or the config is of another model.
     """
-    there = {file.name for file in path.glob("model*.safetensors")}
-    more = sorted(there - {r.file for r in manifest.resident})
-    if more:
+    present = {file.name for file in path.glob("model*.safetensors")}
+    extra = sorted(present - {r.file for r in manifest.resident})
+    if extra:
         raise ManifestError(
             "load",
-            f"{path} has weights that are not of this store: {', '.join(more)}",
-            "Move them away.",
+            f"{path} contains weights that are not in its manifest: {', '.join(extra)}",
+            "Move them out of the directory.",
         )
     n_experts = sorted({entry.n_experts for entry in manifest.layers})
     if n_experts != [config.n_experts]:
         raise ManifestError(
             "load",
-            f"{path}: config.json says {config.n_experts} experts a layer, the records are "
+            f"{path}: config.json has {config.n_experts} experts per layer, the records have "
             f"{', '.join(map(str, n_experts))}",
-            "Put the config back, or pack the model again.",
+            "Restore the config, or pack the model again.",
         )

@@ -1,12 +1,12 @@
-"""Which positions of a batch are padding, so that nothing is read for them.
+"""Padding positions of a batch, for which no expert is read.
 
-mlx-lm fills the prompts of a batch up to one length. What comes out at the filled positions is
-never looked at, but they would choose experts like others. The caches of a forward pass know which
-positions those are; nothing else is asked. Where they do not say so for certain, every position
-counts as real: more is read than needed, and the numbers are right.
+mlx-lm pads the prompts of a batch to one length. The outputs at padding positions are never used,
+but these positions would choose experts like others. The prompt caches of a forward pass are the
+only source of which positions are padding. If they do not determine it for certain, every position
+counts as real: more is read than needed, and the outputs are correct.
 
-Keys and values alone (``BatchKVCache``) are told the lengths of the prompts and forget them.
-``remember_lengths`` has them keep a note.
+``BatchKVCache.prepare`` receives the lengths of the prompts but does not store them.
+``record_lengths`` patches it to record them.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from flash_moe.compat.mlx_lm import ArraysCache, BatchKVCache, BatchRotatingKVCa
 
 Bools = npt.NDArray[np.bool_]
 
-# Models with recurrent layers that leave padding out of their state. In others (granitemoehybrid of
-# mlx-lm 0.31.3) padding changes what comes after it, so there it is computed as it is.
+# Models with recurrent layers whose state excludes padding. In others (granitemoehybrid of mlx-lm
+# 0.31.3) padding changes later outputs, so it is computed unchanged.
 # tests/model/test_padded_batches.py compares each with mlx-lm.
 RECURRENT = ("qwen3_5_moe", "qwen3_next", "lfm2_moe")
 
-# Positions that are padding for sure, and those that may be: lazy, [batch, tokens].
+# Masks of positions that are certainly padding, and of those that may be: lazy, [batch, tokens].
 _Claim = tuple[mx.array, mx.array]
 
 
 class Padding:
-    """The padding of the forward pass that runs. A model shares one with its layers.
+    """Padding of the current forward pass, shared by a model and its layers.
 
     Args:
-        model: The name of the model's module in mlx-lm.
+        model: Name of the model's module in mlx-lm.
     """
 
     def __init__(self, model: str = "") -> None:
@@ -46,7 +46,7 @@ class Padding:
         self._padded: Bools | None = None
 
     def find(self, tokens: Any, cache: Any) -> None:
-        """At the begin of a pass, before any layer has changed its cache."""
+        """Find the padding at the start of a pass, before any layer has changed its cache."""
         if isinstance(tokens, mx.array) and tokens.ndim == 2 and isinstance(cache, list | tuple):
             self._padded = padded_positions(cache, *tokens.shape, recurrent=self._recurrent)
 
@@ -54,11 +54,11 @@ class Padding:
         self._padded = None
 
     def replace(self, chosen: npt.NDArray[Any]) -> None:
-        """Let padding choose the experts of the first row that is none, in place.
+        """Replace the experts of padding by those of the first real row, in place.
 
         Args:
-            chosen: Expert ids ``[batch, tokens, k]`` or ``[batch * tokens, k]``. Others are left
-                as they are.
+            chosen: Expert ids ``[batch, tokens, k]`` or ``[batch * tokens, k]``. Other shapes are
+                not changed.
         """
         padded, rows = self._padded, chosen.shape[:-1]
         if padded is not None and rows in (padded.shape, (padded.size,)):
@@ -70,26 +70,26 @@ class Padding:
 def padded_positions(
     caches: list[Any] | tuple[Any, ...], batch: int, tokens: int, *, recurrent: bool = True
 ) -> Bools | None:
-    """The padding of a forward pass, as its caches know it before the pass.
+    """Return the padding of a forward pass, from its caches before the pass.
 
-    One token a row is looked at only between ``prepare`` and ``finalize``: when tokens are
-    generated there is no padding, and nothing should be evaluated.
+    A pass of one token per row is checked only between ``prepare`` and ``finalize``: decoding has
+    no padding, and should evaluate nothing.
 
     Args:
-        caches: What mlx-lm passes to the model.
+        caches: The prompt caches that mlx-lm passes to the model.
         batch: Rows of the pass.
-        tokens: Positions of each.
-        recurrent: Whether an ``ArraysCache`` can be relied on.
+        tokens: Positions of each row.
+        recurrent: True if the mask of an ``ArraysCache`` is reliable.
 
     Returns:
-        ``[batch, tokens]``, or ``None`` if nothing is padding for certain.
+        ``[batch, tokens]``, or ``None`` if no position is certainly padding.
     """
     claims: list[_Claim] = []
     for cache in caches:
-        found = _claims(cache, tokens, recurrent)
-        if not found:
+        cache_claims = _claims(cache, tokens, recurrent)
+        if not cache_claims:
             return None
-        claims += found
+        claims += cache_claims
     if not claims:
         return None
     # Small arrays that depend on no weights. One evaluation for all.
@@ -104,7 +104,7 @@ def padded_positions(
 
 
 def _claims(cache: Any, tokens: int, recurrent: bool) -> list[_Claim] | None:
-    """What a cache says of the next ``tokens`` positions; ``None``: all real, or not known."""
+    """Claims of a cache about the next ``tokens`` positions; ``None``: all real, or unknown."""
     if type(cache) is CacheList:
         parts = [_claims(part, tokens, recurrent) for part in cache.caches]
         return None if None in parts else [claim for part in parts if part for claim in part]
@@ -116,7 +116,7 @@ def _claims(cache: Any, tokens: int, recurrent: bool) -> list[_Claim] | None:
 
 
 def _arrays(cache: Any, tokens: int) -> _Claim | None:
-    """The state of a recurrent layer. Its mask is the one that the layer computes with."""
+    """Claim of a recurrent state, by the mask that the layer computes with."""
     if tokens == 1 and getattr(cache, "lengths", None) is None:
         return None
     mask = cache.make_mask(tokens)
@@ -127,9 +127,9 @@ def _arrays(cache: Any, tokens: int) -> _Claim | None:
 
 
 def _kv(cache: Any, tokens: int) -> _Claim | None:
-    """Keys and values. Padding on the right is at the end of a prompt, wherever that is.
+    """Claim of a KV cache. Right padding follows the end of a prompt.
 
-    If the prompt comes in several passes, only a note says which is the last one.
+    If the prompt is processed in several passes, only recorded lengths determine the last one.
     """
     begin, left = getattr(cache, "_idx", None), getattr(cache, "left_padding", None)
     right = getattr(cache, "_right_padding", 0)
@@ -137,31 +137,31 @@ def _kv(cache: Any, tokens: int) -> _Claim | None:
         return None
     if right is None and tokens == 1:
         return None
-    here = mx.arange(tokens)[None]
-    padded = begin + here < left[:, None]
+    columns = mx.arange(tokens)[None]
+    padded = begin + columns < left[:, None]
     if right is None:
         return padded, padded
     if not isinstance(right, mx.array) or right.shape != left.shape:
         return None
-    note = getattr(cache, _NOTE, None)
-    if note is not None and note.holds(cache, begin, tokens):
-        padded = padded | (begin + here >= mx.array(note.ends)[:, None])
+    recorded = getattr(cache, _RECORDED, None)
+    if recorded is not None and recorded.is_valid(cache, begin, tokens):
+        padded = padded | (begin + columns >= mx.array(recorded.ends)[:, None])
         return padded, padded
-    return padded, padded | (here >= tokens - right[:, None])
+    return padded, padded | (columns >= tokens - right[:, None])
 
 
 def _rotating_kv(cache: Any, tokens: int) -> _Claim | None:
-    """Keys and values of a window; knows where each prompt ends."""
+    """Claim of a rotating KV cache, which stores where each prompt ends."""
     offset, end = getattr(cache, "offset", None), getattr(cache, "_lengths", 0)
     if not isinstance(offset, mx.array) or (end is None and tokens == 1):
         return None
-    here = offset[:, None] + mx.arange(tokens)
-    padded = here < 0
+    positions = offset[:, None] + mx.arange(tokens)
+    padded = positions < 0
     if end is None:
         return padded, padded
     if not isinstance(end, mx.array):
         return None
-    padded = padded | (here >= end[:, None])
+    padded = padded | (positions >= end[:, None])
     return padded, padded
 
 
@@ -171,19 +171,19 @@ _FINDERS: dict[type, Callable[[Any, int], _Claim | None]] = {
     BatchRotatingKVCache: _rotating_kv,
 }
 
-_NOTE = "_flash_moe_ends"
+_RECORDED = "_flash_moe_ends"
 _patching = threading.Lock()
 
 
 @dataclass(frozen=True)
 class _Ends:
-    """Where prompts that are padded on the right begin and end, as columns of a ``BatchKVCache``.
+    """Begin and ends of right-padded prompts, as columns of a ``BatchKVCache``.
 
     Attributes:
-        begin: The first column of all prompts.
-        ends: For each row the column after its prompt; padding from there on.
-        right: The array that the cache rolls by when the prompts have ended.
-        left: The cache's array of padding on the left.
+        begin: First column of all prompts.
+        ends: For each row the column after its prompt, where padding begins.
+        right: The array by which the cache rolls after the prompts.
+        left: The cache's array of left padding.
     """
 
     begin: int
@@ -191,8 +191,8 @@ class _Ends:
     right: mx.array
     left: mx.array
 
-    def holds(self, cache: Any, begin: int, tokens: int) -> bool:
-        """Whether the cache still has the same rows, and expects these columns."""
+    def is_valid(self, cache: Any, begin: int, tokens: int) -> bool:
+        """True if the cache still has the same rows, and these columns are part of the prompts."""
         return (
             cache._right_padding is self.right  # not finalized, not prepared again
             and cache.left_padding is self.left  # filter and extend make a new one
@@ -201,36 +201,36 @@ class _Ends:
         )
 
 
-def remember_lengths() -> None:
-    """Have mlx-lm's ``BatchKVCache`` note, in ``prepare``, where each prompt ends.
+def record_lengths() -> None:
+    """Patch ``BatchKVCache.prepare`` to record where each prompt ends.
 
-    The one place where something of mlx-lm is replaced: its function still does its work, for all
-    models of the process, and sets one attribute more. A cache class of our own cannot do it.
-    Batches are made by ``KVCache.merge``, and a model can bring a ``KVCache`` of its own only with
-    ``make_cache``; but mlx-lm ignores ``max_kv_size`` where that is, and many models lack it.
+    This is the only function of mlx-lm that is patched. The original still runs, for all models of
+    the process; the patch sets one more attribute. A cache class of our own cannot replace it:
+    ``KVCache.merge`` creates the batches, and a model can provide its own ``KVCache`` only with
+    ``make_cache``, for which mlx-lm ignores ``max_kv_size`` and which many models lack.
 
-    May be called again, and from any thread.
+    May be called repeatedly, and from any thread.
     """
     with _patching:
         prepare = getattr(BatchKVCache, "prepare", None)
-        if prepare is None or hasattr(prepare, _NOTE):
+        if prepare is None or hasattr(prepare, _RECORDED):
             return
 
         @functools.wraps(prepare)
-        def noted(cache: Any, *args: Any, **kwargs: Any) -> Any:
-            setattr(cache, _NOTE, None)
+        def recording(cache: Any, *args: Any, **kwargs: Any) -> Any:
+            setattr(cache, _RECORDED, None)
             out = prepare(cache, *args, **kwargs)
-            setattr(cache, _NOTE, _ends(cache, **kwargs))
+            setattr(cache, _RECORDED, _ends(cache, **kwargs))
             return out
 
-        setattr(noted, _NOTE, True)
-        BatchKVCache.prepare = noted
+        setattr(recording, _RECORDED, True)
+        BatchKVCache.prepare = recording
 
 
 def _ends(
     cache: Any, lengths: Any = None, right_padding: Any = None, left_padding: Any = None, **_: Any
 ) -> _Ends | None:
-    """The note of a ``prepare``; ``None`` if it did not say all of it."""
+    """Return the record of a ``prepare``; ``None`` if its arguments do not determine it."""
     begin: Any = getattr(cache, "_idx", None)
     right: Any = getattr(cache, "_right_padding", None)
     left: Any = getattr(cache, "left_padding", None)
@@ -242,7 +242,7 @@ def _ends(
         return None
     if not all(isinstance(n, int) and n >= 0 for n in lengths + right_padding):
         return None
-    # All rows are filled to one length, and one of them needs no filling.
+    # All rows are padded to one length, that of the longest row.
     if {n + fill for n, fill in zip(lengths, right_padding, strict=True)} != {max(lengths)}:
         return None
     return _Ends(begin, [begin + n for n in lengths], right, left)

@@ -1,7 +1,7 @@
-"""A layer's shared expert, begun while the other experts are read.
+"""Early start of a layer's shared expert, while the other experts are read.
 
-mlx-lm's blocks ask for the chosen experts first and for the shared expert after that, so its
-lazy output would be computed when the reads are over. It needs none of them.
+mlx-lm's blocks call the chosen experts first and the shared expert after that, so its lazy output
+would be computed after the reads, though it depends on none of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-# What the blocks of mlx-lm call it.
+# Names of the shared expert in mlx-lm's blocks.
 NAMES = ("shared_expert", "shared_experts", "shared_mlp", "share_expert")
 
 
-class Begun:
-    """What has been begun in the forward pass that runs: for which input, and the output."""
+class EarlyOutput:
+    """Input and output of the shared expert that was started early in this forward pass."""
 
     def __init__(self) -> None:
         self.clear()
@@ -29,56 +29,60 @@ class Begun:
 
 
 class SharedExpert:
-    """A shared expert, as the module of the layer's experts sees it.
+    """Handle of a shared expert for the module of the layer's other experts.
 
-    Not every block gives both the same array. Where the last pass did, this one is expected to.
+    Not every block passes the same array to both. If it did so in the last pass, it is expected to
+    in this one.
 
     Args:
-        module: What mlx-lm calls.
+        module: The module that mlx-lm calls.
         base: Its class in mlx-lm.
-        begun: The model's.
+        early_output: Shared by all layers of the model.
     """
 
-    def __init__(self, module: nn.Module, base: type, begun: Begun) -> None:
-        self._module = weakref.ref(module)  # which holds this object
+    def __init__(self, module: nn.Module, base: type, early_output: EarlyOutput) -> None:
+        self._module = weakref.ref(module)  # which refers to this object
         self._base: Any = base
-        self._begun = begun
+        self._early_output = early_output
         self._expected = False
 
     def expects(self, x: mx.array) -> bool:
-        """Whether the shared expert will probably be asked for ``x``, as the experts are now."""
-        self._begun.x = x
+        """True if the shared expert will probably get the same ``x`` as the experts now."""
+        self._early_output.x = x
         return self._expected
 
     def begin(self, x: mx.array) -> None:
         """Start computing the output for ``x``."""
         module = self._module()
         if module is not None:
-            self._begun.y = self._base.__call__(module, x)
-            mx.async_eval(self._begun.y)
+            self._early_output.y = self._base.__call__(module, x)
+            mx.async_eval(self._early_output.y)
 
     def take(self, x: mx.array) -> mx.array | None:
-        """The output for ``x``, if it was begun."""
-        given, y = self._begun.x, self._begun.y
-        self._begun.clear()
+        """Return the output for ``x`` if it was started early, else ``None``."""
+        given, y = self._early_output.x, self._early_output.y
+        self._early_output.clear()
         self._expected = given is x
         return y if self._expected else None
 
 
-def begin_early(block: nn.Module, begun: Begun) -> SharedExpert | None:
-    """Let the shared expert of a block be begun before mlx-lm asks for it, in place.
+def start_early(block: nn.Module, early_output: EarlyOutput) -> SharedExpert | None:
+    """Prepare the shared expert of a block for an early start, in place.
 
-    Its parameters stay where they are; only its class becomes a subclass.
+    Its parameters do not change; its class is replaced by a subclass.
 
     Args:
-        block: Holds the experts and, if it has one, their shared expert.
-        begun: The model's.
+        block: Parent of the experts and, if there is one, of their shared expert.
+        early_output: Shared by all layers of the model.
+
+    Returns:
+        The shared expert, or ``None`` if the block has none.
     """
     for name in NAMES:
         module: Any = block.get(name)
         if isinstance(module, nn.Module) and module.children():
             base = type(module)
-            shared = SharedExpert(module, base, begun)
+            shared = SharedExpert(module, base, early_output)
             module.__class__ = _early(base)
             module._early = shared
             return shared

@@ -1,8 +1,8 @@
-"""mlx-lm's own model class with the experts of each layer replaced by streamed ones.
+"""Subclasses of mlx-lm's model classes with streamed experts.
 
-``streamed_class`` makes a subclass of whatever class mlx-lm has for an architecture; nothing of
-the model is copied. The subclass opens the bank when it is built, drops expert weights that a
-checkpoint offers, and fences the bank at the end of each forward pass.
+``streamed_class`` subclasses the class that mlx-lm has for an architecture; no model code is
+copied. The subclass opens the bank when it is built, drops the expert weights of a checkpoint, and
+fences the bank at the end of each forward pass.
 """
 
 from __future__ import annotations
@@ -19,29 +19,20 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.mlx_lm import SwiGLU
+from flash_moe.compat.mlx_lm import SwiGLU, cached_positions
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
-from flash_moe.memory.plan import (
-    MIN_CHUNK,
-    MemoryPlan,
-    prompt_allowance,
-)
-from flash_moe.memory.prefill_chunks import chunk_tokens, chunks
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
-from flash_moe.memory.system import (
-    available_memory,
-    release_free_memory,
-    usable_memory,
-)
-from flash_moe.model.kv_length import held_positions
+from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
-from flash_moe.model.padding import Padding, remember_lengths
-from flash_moe.model.shared_expert import Begun, begin_early
+from flash_moe.model.padding import Padding, record_lengths
+from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedSwitchGLU
 from flash_moe.ops.dispatch import keep_views, use_kernels
@@ -55,51 +46,51 @@ _log = logging.getLogger(__name__)
 class StreamedModel(nn.Module):
     """Base of the classes made by :func:`streamed_class`; for type checks and documentation.
 
-    A forward pass runs under a lock, and nothing lazy reads the bank when it returns. So several
+    A forward pass runs under a lock, and no lazy array reads the bank when it returns. So several
     threads may use one model, and several generations may be interleaved.
 
     Attributes:
-        config: The fields of config.json that streaming needs.
+        config: Fields of config.json that streaming needs.
     """
 
     config: ModelConfig
     _bank: ExpertBank
     _memory_plan: MemoryPlan
-    _scratch: Scratch
+    _prefill_workspace: PrefillWorkspace
     _watch: PressureWatch
     _lock: Any
     _closed: bool
 
     @property
     def stats(self) -> StreamStats:
-        """A snapshot of the counters since the model was loaded."""
+        """Snapshot of the counters since the model was loaded."""
         return self._bank.stats()
 
     @property
     def top_k(self) -> int:
-        """Experts a token uses in each layer."""
+        """Experts per token and layer."""
         return int(self._top_k)
 
     @property
     def unfilled_bytes(self) -> int:
-        """Bytes of the bank that hold no experts yet."""
-        return self._bank.n_bytes - self._bank.held_bytes
+        """Bytes of the bank's slots that contain no experts yet."""
+        return self._bank.n_bytes - self._bank.cached_bytes
 
     @property
     def memory_plan(self) -> MemoryPlan:
-        """What memory was divided into when the model was loaded."""
+        """Division of memory made when the model was loaded."""
         return self._memory_plan
 
     @property
-    def scratch(self) -> Scratch:
-        """What the pass over a chunk of a prompt takes."""
-        return self._scratch
+    def prefill_workspace(self) -> PrefillWorkspace:
+        """Estimate of the memory of the pass over a chunk of a prompt."""
+        return self._prefill_workspace
 
     def chunks_of(self, n_tokens: int, cache: Sequence[Any], n_rows: int = 1) -> list[int]:
-        """Lengths of the chunks of a prompt, from what memory the model has left for them.
+        """Return the lengths of the chunks of a prompt, as available memory allows.
 
         Args:
-            n_rows: Prompts that are processed at once.
+            n_rows: Number of prompts that are processed at once.
         """
         allowance = prompt_allowance(
             self._memory_plan,
@@ -109,18 +100,18 @@ class StreamedModel(nn.Module):
             available=available_memory(),
         )
         most = chunk_tokens(
-            self._scratch,
+            self._prefill_workspace,
             allowance,
-            held_positions(cache) + n_tokens,
-            all_held=self._bank.holds_all,
+            cached_positions(cache) + n_tokens,
+            fits_all=self._bank.fits_all,
         )
         return chunks(n_tokens, max(most // n_rows, 1))
 
     def _parts(self, passed: Mapping[str, Any], tokens_name: str) -> list[mx.array]:
-        """The tokens of a pass, cut if ``memory_gb`` does not hold it in one; empty if it is not.
+        """Split the tokens of a pass that exceeds ``memory_gb``; empty if it is not split.
 
-        mlx-lm's own functions cut prompts without knowing of it. Only a pass that fills a cache and
-        has no other arguments can be cut: none of its outputs depends on later ones.
+        mlx-lm's own functions cut prompts without regard to it. Only a pass that fills a cache and
+        has no other arguments can be split: none of its outputs depends on later ones.
         """
         tokens, cache = passed.get(tokens_name), passed.get("cache")
         others = {name for name, value in passed.items() if value is not None}
@@ -137,16 +128,16 @@ class StreamedModel(nn.Module):
         ends = list(itertools.accumulate(self.chunks_of(n_tokens, cache, n_rows)))
         return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _relieve(self) -> None:
-        """Make the bank smaller where memory is short. What fails there costs no output."""
-        missing = self._watch.short(self._bank.n_bytes)
+    def _shrink_if_short(self) -> None:
+        """Shrink the bank if memory is short. A failure is logged and costs no output."""
+        missing = self._watch.bytes_to_free(self._bank.n_bytes)
         if not missing:
             return
         try:
             self._bank.shrink(missing)
-        except (MemoryError, RuntimeError) as error:  # MLX's, if it gets none for a smaller slab
+        except (MemoryError, RuntimeError) as error:  # MLX cannot allocate a smaller slab
             self._bank.recover()
-            _log.warning("memory is short, and the bank could not be made smaller: %s", error)
+            _log.warning("memory is short, and the expert cache could not shrink: %s", error)
 
     def close(self) -> None:
         """End the reader threads, close the files, free the bank. A second call does nothing."""
@@ -164,7 +155,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
     Args:
         base: ``Model`` of an ``mlx_lm.models`` module.
         streaming: The experts and options of the models of this class.
-        front: The methods that users see, a ``StreamedModel``.
+        front: Subclass of ``StreamedModel`` with the public methods.
     """
 
     names = list(inspect.signature(base.__call__).parameters)[1:]
@@ -178,19 +169,21 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._closed = False
             modules = switch_modules(self)
             paths = match(modules, streaming.experts.layers, streaming.model.model_type)
-            # A list would enter the parameter tree of nn.Module.
+            # A frozenset: nn.Module would add a list to its parameter tree.
             self._expert_prefixes = frozenset(f"{path}." for path in paths)
             option = streaming.options.kernels
             use = use_kernels(option)
-            self._memory_plan, self._scratch = streaming.plan_memory(), streaming.scratch()
+            self._memory_plan = streaming.plan_memory()
+            self._prefill_workspace = streaming.prefill_workspace()
             self._watch = PressureWatch()
             self._bank = streaming.open_bank(
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
             )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
-            remember_lengths()
-            self._padding, self._begun = Padding(base.__module__.rpartition(".")[2]), Begun()
+            record_lengths()
+            self._padding = Padding(base.__module__.rpartition(".")[2])
+            self._early_output = EarlyOutput()
             before: StreamedSwitchGLU | None = None
             for index, path in enumerate(paths):
                 activation = modules[path].activation
@@ -200,11 +193,11 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
                 parent = replace_module(self, path, module)
                 if parent is not None:
-                    module.begin_with_reads(begin_early(parent, self._begun))
+                    module.overlap_with_reads(start_early(parent, self._early_output))
                     if kernels is not None:
                         fuse(parent)
                 if streaming.options.lookahead and before is not None:
-                    before.look_ahead(next_router(parent, self._top_k))
+                    before.prefetch_with(next_router(parent, self._top_k))
                 before = module
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
@@ -220,14 +213,14 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                         out = self._passes(parts, passed)
                     else:
                         out = self._pass(args, kwargs, passed)
-                    self._relieve()
+                    self._shrink_if_short()
                     return out
                 except BaseException:
                     self._bank.recover()
                     raise
                 finally:
                     self._padding.clear()
-                    self._begun.clear()
+                    self._early_output.clear()
 
         def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
             self._padding.find(passed.get(names[0]), passed.get("cache"))
@@ -246,26 +239,22 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             return mx.concatenate(outs, axis=1)
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            """mlx-lm's own sanitize, without the experts, in float32 on a CPU."""
+            """Apply mlx-lm's sanitize, drop the experts, and cast to the dtype of this device."""
             if hasattr(base, "sanitize"):
                 weights = base.sanitize(self, weights)
             prefixes = tuple(self._expert_prefixes)
             kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
-            if mx.default_device().type == mx.cpu:
-                # bf16 products of MLX on a CPU are ten times slower and lose 5 % of precision.
-                half = (mx.bfloat16, mx.float16)
-                kept = {n: w.astype(mx.float32) if w.dtype in half else w for n, w in kept.items()}
-            return kept
+            return {name: w.astype(computed_dtype(w.dtype)) for name, w in kept.items()}
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
     return Streamed
 
 
 def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
-    """The kernels for a layer, or ``None`` where plain MLX has to compute it.
+    """Return the kernels for a layer, or ``None`` if plain MLX has to compute it.
 
     Raises:
-        UnsupportedModelError: The kernels are required and do not take the layer.
+        UnsupportedModelError: The kernels are required and do not support the layer.
     """
     slot_bytes = bank.slab_plan(layer).slot_bytes
     try:

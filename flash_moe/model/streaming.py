@@ -1,29 +1,18 @@
-"""Sources and options of a streamed model, and the bank made of them."""
+"""Experts and options of a streamed model; plans its memory and opens its bank."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
-
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
-from flash_moe.memory.plan import (
-    MemoryPlan,
-    default_bank,
-    plan_for_limit,
-)
-from flash_moe.memory.prefill_workspace import Scratch, scratch_of
-from flash_moe.memory.system import (
-    available_memory,
-    resident_memory,
-    usable_memory,
-)
+from flash_moe.files.sizes import format_bytes, format_least_gb
+from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
+from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
+from flash_moe.memory.system import available_memory, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
-from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.safetensors_header import TensorEntry
+from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
 from flash_moe.stream.events import EventLog
@@ -33,11 +22,11 @@ from flash_moe.stream.trace import TraceHeader, TraceWriter
 
 @dataclass(frozen=True)
 class Streaming:
-    """What a streamed model is built on.
+    """Experts on disk and options of a streamed model.
 
     Attributes:
         experts: The experts on disk.
-        resident_bytes: Size of the other weights, as they are computed on.
+        resident_bytes: Size of the resident weights, in the dtype of the computation.
     """
 
     experts: ExpertFiles
@@ -49,21 +38,12 @@ class Streaming:
     def top_k(self) -> int:
         return self.options.top_k or self.model.top_k
 
-    def scratch(self) -> Scratch:
-        """What the pass over a chunk of a prompt takes on this device."""
-        on_cpu = mx.default_device().type == mx.cpu
-        config = self.model.text
-        float32 = on_cpu or "float32" in (config.get("dtype"), config.get("torch_dtype"))
-        return scratch_of(
-            config,
-            self.experts.layers,
-            self.top_k,
-            itemsize=4 if float32 else 2,
-            delta_states=on_cpu or not mx.metal.is_available(),
-        )
+    def prefill_workspace(self) -> PrefillWorkspace:
+        """Estimate the memory of the pass over a chunk of a prompt on this device."""
+        return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
     def plan_memory(self) -> MemoryPlan:
-        """Divide the memory that was asked for, or that there is now.
+        """Divide the memory of the options, or the memory available now.
 
         Raises:
             BudgetError: ``memory_gb`` is too small.
@@ -80,7 +60,7 @@ class Streaming:
                 resident=resident,
                 expert_bytes=expert_bytes,
                 smallest_bank=smallest,
-                scratch=self.scratch(),
+                workspace=self.prefill_workspace(),
             )
         bank = default_bank(
             machine=usable_memory(),
@@ -93,13 +73,13 @@ class Streaming:
 
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
         options, top_k = self.options, self.top_k
-        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before a file is opened
+        plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before any file is opened
         if options.lookahead and len(plans[0].layers) > 1:
-            least = top_k * sum(layer.layout.record_bytes for layer in self.experts.layers)
+            least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(
                 "bank",
-                f"lookahead with a budget of {budget / 1e9} GB: expected at least one token's "
-                f"experts, {least / 1e9} GB",
+                f"lookahead with a budget of {format_bytes(budget)}: expected at least one token's "
+                f"experts, {format_least_gb(least)}",
                 "Raise cache_gb, or load it without lookahead.",
             )
         reads = io_settings(
@@ -121,9 +101,3 @@ class Streaming:
             trace=TraceWriter(Path(options.trace), header) if options.trace else None,
             events=EventLog(Path(options.trace_events)) if options.trace_events else None,
         )
-
-
-def resident_bytes(tensors: Iterable[TensorEntry]) -> int:
-    """What tensors on disk take in memory: on a CPU half precision becomes float32."""
-    half = ("BF16", "F16") if mx.default_device().type == mx.cpu else ()
-    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)

@@ -1,8 +1,8 @@
-"""Where router, stream and ops meet: the module that stands in for mlx-lm's ``SwitchGLU``.
+"""Replacement of mlx-lm's ``SwitchGLU``: fetches experts from the bank and computes them.
 
-Every mlx-lm MoE that is built on ``SwitchGLU`` routes, scales and adds its shared expert itself and
-only asks this module for the outputs of the chosen experts. That is the one seam that is replaced.
-Blocks that are known better ask for the weighted sum (``moe_block.py``).
+Every mlx-lm MoE built on ``SwitchGLU`` routes, scales and adds its shared expert itself, and calls
+this module only for the outputs of the chosen experts. Blocks of known classes (``moe_block.py``)
+call ``weighted`` for the weighted sum instead.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from flash_moe.stream.bank import ExpertBank, Wave
 # the same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
-# Our kernels read the weights of an expert once for each of its rows. On Metal MLX reuses them from
-# this many rows an expert on (GatherQMM in mlx/backend/metal/quantized.cpp): gather_qmm on pairs
-# sorted by expert takes over; below, it also reads them for each row. On an H100 the kernels win by
-# 2.2 to 3.8 times up to 20 rows an expert, the most that was measured (docs/kernels.md).
+# Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs
+# sorted by expert reuses the weights from this many rows per expert (GatherQMM in
+# mlx/backend/metal/quantized.cpp), so it computes then; below, it also reads them for each row. On
+# an H100 the kernels win by 2.2 to 3.8 times up to 20 rows per expert, the most that was measured
+# (docs/kernels.md).
 MAX_ROWS_PER_EXPERT = 4
 
 Ints = npt.NDArray[Any]
@@ -45,8 +46,8 @@ class StreamedSwitchGLU(nn.Module):
         bank: The model's expert bank.
         layer: Index of the layer in the bank.
         activation: The activation of the module that this one replaces.
-        kernels: For the layer's records; without them plain MLX computes.
-        padding: The model's.
+        kernels: Kernels for the layer's records; without them plain MLX computes.
+        padding: Padding of the current pass, shared by all layers of the model.
     """
 
     def __init__(
@@ -68,16 +69,16 @@ class StreamedSwitchGLU(nn.Module):
         self._shared: SharedExpert | None = None
         self._predict: Predict | None = None
 
-    def look_ahead(self, predict: Predict) -> None:
-        """The experts that ``predict`` names for the next layer are read ahead."""
+    def prefetch_with(self, predict: Predict) -> None:
+        """Prefetch the experts that ``predict`` returns for the next layer."""
         self._predict = predict
 
-    def begin_with_reads(self, shared: SharedExpert | None) -> None:
-        """The layer's shared expert is computed while experts are read."""
+    def overlap_with_reads(self, shared: SharedExpert | None) -> None:
+        """Compute the layer's shared expert while experts are read."""
         self._shared = shared
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        """Outputs of the chosen experts, unweighted.
+        """Return the unweighted outputs of the chosen experts.
 
         Args:
             x: ``[..., hidden]``.
@@ -90,16 +91,16 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, experts, waves = self._bring(x, mx.stop_gradient(indices))
+        chosen, experts, waves = self._fetch(x, mx.stop_gradient(indices))
         shared = self._shared
-        if shared and shared.expects(x) and not self._bank.holds(self._layer, experts):
+        if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
             shared.begin(x)
         if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
             slot_of, slab = self._merged(waves)
             pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
             y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs, slab), slab)
-            self._bank.hold(y)
+            self._bank.track(y)
             return y.reshape(*chosen.shape, -1)
         first = next(waves)
         if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
@@ -107,21 +108,21 @@ class StreamedSwitchGLU(nn.Module):
             flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
             slots = np.array(flat, np.uint32).reshape(chosen.shape)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
-            self._bank.hold(y)
-            next(waves, None)  # lets the bank finish: there is nothing more
+            self._bank.track(y)
+            next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
             return y.squeeze(-2)
         return self._by_waves(x, chosen, chain([first], waves))
 
     def may_use_kernels(self, n_pairs: int) -> bool:
-        """Whether so many (row, expert) pairs can be few enough for each expert."""
+        """True if that many (row, expert) pairs can be few enough per expert for the kernels."""
         return self._kernels is not None and n_pairs <= MAX_ROWS_PER_EXPERT * self._n_experts
 
     def weighted(
         self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
     ) -> mx.array:
-        """The weighted sum over the chosen experts, plus sigmoid(gate) * shared.
+        """Return the weighted sum over the chosen experts, plus sigmoid(gate) * shared.
 
-        Only with kernels; they compute if the rows are few and the experts fit the slots.
+        Requires kernels; they compute if the rows are few and the experts fit the slots.
 
         Args:
             x: ``[tokens, hidden]``.
@@ -136,8 +137,8 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        chosen, experts, waves = self._bring(x, ids)
-        if shared is not None and not self._bank.holds(self._layer, experts):
+        chosen, experts, waves = self._fetch(x, ids)
+        if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
@@ -149,7 +150,7 @@ class StreamedSwitchGLU(nn.Module):
         slot_of, slab = self._merged(waves)
         slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
         y = self._kernels(x, weights, slots, slab, shared=shared)
-        self._bank.hold(y)
+        self._bank.track(y)
         return y
 
     def _one_token(
@@ -160,24 +161,24 @@ class StreamedSwitchGLU(nn.Module):
         waves: Iterator[Wave],
         shared: Shared | None,
     ) -> mx.array:
-        """The sum for ``x`` ``[1, hidden]``; held experts are begun while the others are read.
+        """Return the sum for ``x`` ``[1, hidden]``; cached experts start while others are read.
 
-        Each expert's intermediate stands alone, and the sum is one launch in the order of the
-        router: the bits do not depend on what the bank happened to hold.
+        Each expert's intermediate is independent, and the sum is one launch in the order of the
+        router: the bits do not depend on which experts were cached.
         """
         assert self._kernels is not None
         slots = np.empty(chosen.shape, np.uint32)
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
-            found = self._slot_of(wave)[chosen]
-            here = np.nonzero(found >= 0)[0]
-            slots[here] = found[here]
-            if len(here) < len(chosen):
-                ids = self._kernels.slot_ids(slots[None, here], wave.slab.array)
+            wave_slots = self._slot_of(wave)[chosen]
+            in_wave = np.nonzero(wave_slots >= 0)[0]
+            slots[in_wave] = wave_slots[in_wave]
+            if len(in_wave) < len(chosen):
+                ids = self._kernels.slot_ids(slots[None, in_wave], wave.slab.array)
                 parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
-                order.append(here)
-                self._bank.hold(parts[-1])
+                order.append(in_wave)
+                self._bank.track(parts[-1])
         slab = wave.slab.array
         ids = self._kernels.slot_ids(slots[None], slab)
         if parts:
@@ -185,44 +186,44 @@ class StreamedSwitchGLU(nn.Module):
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
         else:
             y = self._kernels(x, weights, ids, slab, shared=shared)
-        self._bank.hold(y)
+        self._bank.track(y)
         return y
 
-    def _bring(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
-        """Evaluate the ids; returns them, the distinct experts, and the waves they come in."""
+    def _fetch(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+        """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
         ahead: list[int] = []
         if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
             predicted = self._predict(x)
             self._bank.fence(self._layer, indices, predicted)
-            guess = np.array(predicted)
-            self._padding.replace(guess)
-            ahead = sorted(set(guess.reshape(-1).tolist()))
+            predicted_ids = np.array(predicted)
+            self._padding.replace(predicted_ids)
+            ahead = sorted(set(predicted_ids.reshape(-1).tolist()))
         else:
             self._bank.fence(self._layer, indices)
         chosen = np.array(indices)
         self._padding.replace(chosen)
         if chosen.size < SORT_FROM:
-            # np.unique takes 0.1 ms for the ids of a token: its code has left the caches (a profile
-            # of mid on a CPU).
+            # np.unique takes 0.1 ms for the ids of a token: its code is no longer in the CPU's
+            # caches (a profile of mid on a CPU).
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
         return chosen, experts, self._bank.waves(self._layer, experts, ahead)
 
     def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
-        """Whether the rows are few for each expert, and all experts fit the slots at once."""
+        """True if the rows per expert are few and all experts fit the slots at once."""
         fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
         return fit and n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
 
     def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
-        """Slots of all experts, when all of them are there, and the slab."""
+        """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         for wave in waves:
             slot_of[wave.experts] = wave.slots
         return slot_of, wave.slab.array
 
     def _slot_of(self, wave: Wave) -> Ints:
-        """Expert id to slot id, -1 for experts that are not in this wave."""
+        """Return the slot of each expert id, -1 for experts that are not in this wave."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         slot_of[wave.experts] = wave.slots
         return slot_of
@@ -235,20 +236,20 @@ class StreamedSwitchGLU(nn.Module):
             chosen: Expert ids ``[..., k]``.
         """
         rows = x.reshape(-1, 1, x.shape[-1])
-        pair_expert = chosen.reshape(-1)
+        expert_of_pair = chosen.reshape(-1)
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
-            pair_slot = self._slot_of(wave)[pair_expert]
-            pairs = np.nonzero(pair_slot >= 0)[0]
-            pairs = pairs[np.argsort(pair_slot[pairs], kind="stable")]
+            slot_of_pair = self._slot_of(wave)[expert_of_pair]
+            pairs = np.nonzero(slot_of_pair >= 0)[0]
+            pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
             part = self._mlp(
                 rows[mx.array(pairs // chosen.shape[-1])],
-                pair_slot[pairs].astype(np.uint32),
+                slot_of_pair[pairs].astype(np.uint32),
                 wave.views,
                 sorted_slots=True,
             )
-            self._bank.hold(part)
+            self._bank.track(part)
             parts.append(part)
             order.append(pairs)
         inverse = np.argsort(np.concatenate(order))

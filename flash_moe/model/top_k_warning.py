@@ -1,7 +1,7 @@
-"""Says once what fewer experts a token cost, where that is known.
+"""Warning about the quality loss of fewer experts per token, with measurements if known.
 
-Figures of other people are public ones, with who published them; ``docs/quality.md`` has ours and
-how to measure a model of one's own.
+Figures of others are public and name their source; ``docs/quality.md`` has ours and describes how
+to measure your own model.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from threading import Lock
 
 from flash_moe.config import ModelConfig
 
-HOW = "To measure it: flash-moe eval STORE --top-k-experts {own},{given}"
-_DEMO = "measured, KL from the float32 model in nats a token: {}, where all 10 give 0.025"
-# n_experts and own top-k of a model, then experts used to what was seen.
+HINT = "To measure it: flash-moe eval STORE --top-k-experts {own},{given}"
+_DEMO = "measured, KL from the float32 model in nats per token: {}, against 0.025 with all 10"
+# (n_experts, own top-k) of a model to {experts per token: measurement}.
 KNOWN: dict[tuple[int, int], dict[int, str]] = {
     # Qwen3.5-397B-A17B
     (512, 10): {
-        4: "for this many the authors of Flash-MoE saw no loss, by eye; nobody published a figure",
-        3: "public: perplexity 6.54 on WikiText-2 where all give 3.64 (Anemll's fork); answers end "
+        4: "with this many the authors of Flash-MoE saw no loss, by eye; no figure was published",
+        3: "public: perplexity 6.54 on WikiText-2, 3.64 with all (Anemll's fork); answers end "
         "at once (Flash-MoE)",
         2: "public: answers that end at once (Flash-MoE)",
     },
@@ -26,36 +26,36 @@ KNOWN: dict[tuple[int, int], dict[int, str]] = {
     (40, 10): {
         k: _DEMO.format(kl) for k, kl in {8: 0.027, 6: 0.032, 4: 0.052, 3: 0.104, 2: 0.334}.items()
     },
-    # Qwen3.5-35B-A3B and its like
+    # Qwen3.5-35B-A3B and similar
     (256, 8): {4: "public: 2.3 points less of GSM8K on a 35B of this family (clausius, p = 0.004)"},
 }
 
 
 class TopKWarning(UserWarning):
-    """A model routes to fewer experts a token than it was trained with."""
+    """A model routes to fewer experts per token than it was trained with."""
 
 
 _lock = Lock()
-_said: set[tuple[str, int, int]] = set()
+_warned: set[tuple[str, int, int]] = set()
 
 
 def warn_of_top_k(model: ModelConfig, top_k: int | None) -> None:
-    """Warn, once a process for a kind of model and a number, if ``top_k`` is below its own."""
+    """Warn if ``top_k`` is below the model's own, once per process, model type and number."""
     if top_k is None or top_k >= model.top_k:
         return
     kind = (model.model_type, model.top_k, top_k)
     with _lock:
-        if kind in _said:
+        if kind in _warned:
             return
-        _said.add(kind)
+        _warned.add(kind)
     warnings.warn(describe(model, top_k), TopKWarning, stacklevel=3)
 
 
 def describe(model: ModelConfig, top_k: int) -> str:
-    """What is known of ``top_k`` experts a token where the model's own number is larger."""
+    """Return the warning for ``top_k`` experts per token, fewer than the model's own number."""
     known = KNOWN.get((model.n_experts, model.top_k), {})
-    price = known.get(top_k, "what that costs in quality was not measured for this model")
+    price = known.get(top_k, "the loss of quality was not measured for this model")
     return (
-        f"flash_moe: {top_k} of the model's own {model.top_k} experts a token are used: less to "
-        f"read, not exact; {price}. {HOW.format(own=model.top_k, given=top_k)}"
+        f"flash_moe: using {top_k} of the model's own {model.top_k} experts per token: less to "
+        f"read, not exact; {price}. {HINT.format(own=model.top_k, given=top_k)}"
     )

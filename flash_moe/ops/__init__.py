@@ -1,1 +1,1 @@
-"""What is computed on the slots: one file an operation, each with a plain-MLX reference."""
+"""Operations on slots: one file per operation, each with a plain-MLX reference."""

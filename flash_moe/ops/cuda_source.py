@@ -1,9 +1,9 @@
-"""Turns a Metal kernel body into one that ``mx.fast.cuda_kernel`` compiles.
+"""Translation of a Metal kernel body to one that ``mx.fast.cuda_kernel`` compiles.
 
-Only what our kernels use. Address spaces go (``#define device`` would break CUDA's own headers, so
-this is a pass over tokens), threadgroup storage becomes ``__shared__``, and the attributes that
-Metal passes as parameters are computed at the start of the body. Differences that the kernels must
-live with: edge threadgroups are full on CUDA, so bodies check their bounds.
+Supports only what our kernels use. Address spaces are removed (``#define device`` would break
+CUDA's own headers, so this is a pass over tokens), threadgroup storage becomes ``__shared__``, and
+the attributes that Metal passes as parameters are computed at the start of the body. One difference
+remains for the kernels: edge threadgroups are full on CUDA, so bodies check their bounds.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def _tokens(text: str) -> str:
 
 
 def cuda_header(header: str) -> str:
-    """The helpers of a kernel, after the names of Metal that they use."""
+    """Return the helpers of a kernel, preceded by the Metal names that they use."""
     return _PRELUDE + _tokens(header)
 
 
 def cuda_body(body: str) -> str:
-    """The body of a kernel, after the attributes it may use."""
+    """Return the body of a kernel, preceded by the attributes that it may use."""
     return _ATTRIBUTES + _tokens(body)

@@ -1,4 +1,4 @@
-"""Whether a model computes with our kernels: what the user asked, and what the self-test says."""
+"""Choice between our kernels and plain MLX, by the user's option and the self-test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flash_moe.options.loading import KERNEL_OPTIONS
 REPORT = (
     "Please report this to the issue tracker of flash_moe, with the output of: flash-moe doctor"
 )
-MAX_PROBLEM_CHARACTERS = 400  # a compiler can say thousands; flash-moe doctor prints all of it
+MAX_PROBLEM_CHARACTERS = 400  # compiler output can be longer; flash-moe doctor prints all of it
 
 
 class KernelWarning(RuntimeWarning):
@@ -27,17 +27,17 @@ _warned = False
 
 
 def use_kernels(option: str) -> bool:
-    """Decide for this process and device.
+    """Decide if this process uses the kernels on its device.
 
     Args:
-        option: ``"off"``: no, and nothing is tested. ``"auto"``: yes where the self-test passes;
-            where it fails, one :class:`KernelWarning` a process; on a CPU no, silently.
+        option: ``"off"``: no, without a self-test. ``"auto"``: yes if the self-test passes; if it
+            fails, no, with one :class:`KernelWarning` per process; on a CPU no, without a warning.
             ``"require"``: yes, or an error.
 
     Raises:
-        KernelError: ``"require"`` and there is no GPU or the self-test failed; or ``"auto"`` and
-            plain MLX failed on the slab as well, so that nothing right is left.
-        ConfigError: Another option, or a kernel file is missing.
+        KernelError: ``"require"`` and there is no GPU or the self-test failed; or plain MLX failed
+            on the slab as well, so that no correct computation is left.
+        ConfigError: Unknown option, or a kernel file is missing.
     """
     if option not in KERNEL_OPTIONS:
         raise ConfigError(
@@ -59,7 +59,7 @@ def use_kernels(option: str) -> bool:
     if not result.plain_works:
         raise KernelError(
             "ops",
-            f"{describe(result)}. Plain MLX is wrong on the slab too, so answers would be wrong",
+            f"{describe(result)}. Plain MLX is wrong on the slab too, so outputs would be wrong",
             REPORT,
         )
     if option == "require":
@@ -69,15 +69,15 @@ def use_kernels(option: str) -> bool:
 
 
 def keep_views(option: str) -> bool:
-    """Whether views of a slab see what is written into it later, by the self-test.
+    """True if views of a slab see bytes written after they were made, by the self-test.
 
-    On a CPU they do (the tests show it); with ``"off"`` nothing is tested.
+    On a CPU they do (the tests check it); with ``"off"`` nothing is tested.
     """
     return option == "off" or kernel.backend() is None or self_test().keep_views
 
 
 def describe(result: SelfTest) -> str:
-    """What failed and where, in one line."""
+    """Describe the failures of a self-test, and its device, in one line."""
     problems = "; ".join(_short(problem) for problem in result.problems)
     return (
         f"the self-test of the kernels failed on {result.device} ({result.backend}, MLX "
@@ -99,7 +99,7 @@ def _warn_once(result: SelfTest) -> None:
     if first:
         warnings.warn(
             f"flash_moe: {describe(result)}. The model computes with mx.gather_qmm instead, "
-            f"which is right and slower. {REPORT}. kernels='off' or FLASH_MOE_KERNELS=off skips "
+            f"which is correct but slower. {REPORT}. kernels='off' or FLASH_MOE_KERNELS=off skips "
             "the kernels and this test.",
             KernelWarning,
             stacklevel=3,

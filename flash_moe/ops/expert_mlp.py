@@ -1,8 +1,8 @@
-"""The feed-forward network of routed experts, on zero-copy views of slots.
+"""Feed-forward network of routed experts, on zero-copy views of slots.
 
-This is the plain-MLX form, on ``mx.gather_qmm``; it is also the reference for fused kernels. It
-follows mlx-lm's ``SwitchGLU`` operation by operation, with slot ids in the place of expert ids, so
-that its results are the same bits.
+This is the plain-MLX form, on ``mx.gather_qmm``, and the reference for the kernels. It follows
+mlx-lm's ``SwitchGLU`` operation by operation, with slot ids instead of expert ids, so that its
+results are the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel
 from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
@@ -21,7 +22,7 @@ Activation = Callable[[mx.array, mx.array], mx.array]
 
 
 class ExpertMLP:
-    """down(activation(up x, gate x)) for the experts in given slots.
+    """Computation of down(activation(up x, gate x)) for the experts in given slots.
 
     Args:
         layout: Layout of the records, for bits and group sizes.
@@ -36,15 +37,15 @@ class ExpertMLP:
         for projection in PROJECTIONS:
             weight = layout.component(projection, "weight")
             if (
-                mx.default_device().type == mx.cpu
+                on_cpu()
                 and self._quantization[projection] is None
                 and weight is not None
                 and weight.dtype != "F32"
             ):
                 raise UnsupportedModelError(
                     "ops",
-                    f"{projection} is {weight.dtype}: expected F32 or quantized weights, MLX "
-                    "multiplies gathered experts on a CPU only in float32",
+                    f"{projection}: expected F32 or quantized weights, got {weight.dtype}; on a "
+                    "CPU MLX multiplies gathered experts only in float32",
                     "Quantize the experts: flash-moe pack SRC DST --bits 4",
                 )
 
@@ -59,10 +60,10 @@ class ExpertMLP:
         """Compute the experts.
 
         Args:
-            x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot a row.
+            x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot per row.
             slots: Slot ids ``[..., k]``, or ``[n]``.
             views: Component name to ``[slots, ...]`` array.
-            sorted_slots: The slots rise, which lets MLX use a faster kernel.
+            sorted_slots: The slots are in ascending order, which lets MLX use a faster kernel.
 
         Returns:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
@@ -108,10 +109,10 @@ class ExpertMLP:
 def _without_gaps(
     views: Mapping[str, mx.array], slots: npt.NDArray[np.uint32]
 ) -> tuple[Mapping[str, mx.array], npt.NDArray[np.uint32]]:
-    """Copies of the slots that are used, one behind the other, and the ids in the copies.
+    """Return contiguous copies of the used slots, and the ids in the copies.
 
-    gather_qmm of MLX 0.32.4 on CUDA has no kernel for arrays with gaps between the experts, which
-    views of a slab are. Metal and the CPU take them.
+    gather_qmm of MLX 0.32.4 on CUDA has no kernel for arrays with gaps between the experts, such as
+    views of a slab. Metal and the CPU support them.
     """
     used, ids = np.unique(slots, return_inverse=True)
     index = mx.array(used)

@@ -1,7 +1,7 @@
-"""One custom kernel on whatever GPU MLX has: Metal as it stands, CUDA through a token pass.
+"""Custom kernel on MLX's GPU: Metal source as it is, for CUDA translated token by token.
 
-A kernel is a body in ``kernels/NAME.metal`` with the helpers of ``kernels/dequant.h`` before it.
-``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel`` are built once a kernel and process.
+A kernel is a body in ``kernels/NAME.metal``, preceded by the helpers of ``kernels/dequant.h``.
+``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel`` are built once per kernel and process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Template = Sequence[tuple[str, Any]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel by name, with the names of its arrays in order.
+    """Kernel with the names of its arrays, in order.
 
     Attributes:
-        name: Of the operation, of the file and of the compiled function.
+        name: Name of the operation, of the file and of the compiled function.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Kernel:
 
     @property
     def source(self) -> str:
-        """The body, as Metal."""
+        """Metal source of the body."""
         return read_kernel_file(f"{self.name}.metal")
 
     @property
     def header(self) -> str:
-        """What stands before the kernel, as Metal."""
+        """Metal source that precedes the body."""
         return read_kernel_file("dequant.h")
 
     def __call__(
@@ -51,7 +51,7 @@ class Kernel:
         output_shapes: Sequence[tuple[int, ...]],
         output_dtypes: Sequence[mx.Dtype],
     ) -> list[mx.array]:
-        """Launch. ``grid`` counts threads, as on Metal."""
+        """Launch the kernel. ``grid`` counts threads, as on Metal."""
         return list(
             _build(self)(
                 inputs=list(arrays),
@@ -65,7 +65,7 @@ class Kernel:
 
 
 def backend() -> str | None:
-    """``"metal"``, ``"cuda"``, or ``None`` where kernels cannot run."""
+    """Return ``"metal"``, ``"cuda"``, or ``None`` if kernels cannot run."""
     if mx.default_device().type != mx.gpu:
         return None
     return "metal" if mx.metal.is_available() else "cuda"
@@ -78,10 +78,10 @@ def _build(kernel: Kernel) -> Any:
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
     }
-    where = backend()
-    if where == "metal":
+    gpu = backend()
+    if gpu == "metal":
         return mx.fast.metal_kernel(source=kernel.source, header=kernel.header, **names)
-    if where == "cuda":
+    if gpu == "cuda":
         return mx.fast.cuda_kernel(
             source=cuda_body(kernel.source), header=cuda_header(kernel.header), **names
         )

@@ -1,7 +1,7 @@
-"""The two kernels of a decode step: ``moe_gate_up`` and ``moe_down``, checked and launched.
+"""Checks and launches of the two expert kernels of a decode step: ``moe_gate_up``, ``moe_down``.
 
 They read packed records straight from a slab. ``ExpertMLP`` (``expert_mlp.py``) is the plain-MLX
-form of the same computation and the contract; it also takes what these do not.
+form of the same computation and its reference; it also computes the cases that they do not support.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.compat.dtypes import DTYPES
+from flash_moe.compat.dtypes import DTYPES, FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel, Template
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
@@ -23,9 +23,9 @@ GATE_UP = Kernel("moe_gate_up", ("x", "slots", "slab"), ("h",))
 DOWN = Kernel("moe_down", ("h", "weights", "slots", "slab", "shared", "gate", "residual"), ("y",))
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-CHUNK = 32  # inputs of a thread, as in kernels/dequant.h
-MAX_HIDDEN = 1024 * CHUNK  # the threads of a threadgroup own one chunk each
-# Rows of a threadgroup and its SIMD groups, as in the kernel files. The fastest of 80 variants on
+CHUNK = 32  # inputs per thread, as in kernels/dequant.h
+MAX_HIDDEN = 1024 * CHUNK  # each thread of a threadgroup owns one chunk
+# Rows and SIMD groups of a threadgroup, as in the kernel files. The fastest of 80 variants on
 # an H100 at 397B sizes (docs/experiments.md).
 GATE_UP_ROWS = 8
 DOWN_ROWS, DOWN_SIMDS = 4, 4
@@ -33,36 +33,36 @@ DOWN_ROWS, DOWN_SIMDS = 4, 4
 Shared = tuple[mx.array, mx.array]
 
 
-@dataclass(frozen=True, eq=False)  # one a layer; hashed by identity, which costs no time a call
+@dataclass(frozen=True, eq=False)  # one per layer; hashed by identity, which is fast
 class ExpertKernels:
-    """The kernels for the records of one layer.
+    """Kernels for the records of one layer.
 
     Args:
         layout: Layout of the records.
         slot_bytes: Distance between slots.
 
     Raises:
-        UnsupportedModelError: Records that the kernels do not take; names what and why.
+        UnsupportedModelError: The kernels do not support the records; names the broken rule.
     """
 
     layout: RecordLayout
     slot_bytes: int
 
     def __post_init__(self) -> None:
-        found = {self.layout.quantization(projection) for projection in PROJECTIONS}
-        quantization = found.pop()
+        others = {self.layout.quantization(projection) for projection in PROJECTIONS}
+        quantization = others.pop()
         scales = {
             c.dtype for c in self.layout.components if c.name.endswith((".scales", ".biases"))
         }
         hidden, width = self.layout.hidden_size, self.layout.expert_width
         problems = {
-            "the same affine quantization of gate, up and down": not found
+            "the same affine quantization of gate, up and down": not others
             and quantization is not None
             and quantization.mode == "affine",
             f"bits in {BITS}": quantization is not None and quantization.bits in BITS,
             f"group size in {GROUP_SIZES}": quantization is not None
             and quantization.group_size in GROUP_SIZES,
-            "scales and biases of one type": len(scales) == 1,
+            "scales and biases of one dtype": len(scales) == 1,
             "no additive bias": not any(c.name.endswith(".bias") for c in self.layout.components),
             "components and slots at multiples of 16 bytes": not any(
                 c.offset % 16 for c in self.layout.components
@@ -80,12 +80,11 @@ class ExpertKernels:
                 )
 
     def slot_ids(self, slots: npt.NDArray[np.uint32], slab: mx.array) -> mx.array:
-        """Check slot ids on the host and hand them to MLX, once for both kernels.
+        """Check slot ids on the host and convert them to an MLX array, once for both kernels.
 
         Args:
             slots: uint32 ``[tokens, k]``.
-            slab: The words of the slab that they lie in, whose size may have changed since the
-                last call.
+            slab: The words of their slab, whose size may have changed since the last call.
 
         Raises:
             UnsupportedModelError: An id outside of the slab, another dtype or shape.
@@ -111,19 +110,19 @@ class ExpertKernels:
         shared: Shared | None = None,
         residual: mx.array | None = None,
     ) -> mx.array:
-        """Both kernels: the weighted sum of the experts of each token.
+        """Run both kernels: the weighted sum of the experts of each token.
 
-        The two launches are recorded once by ``mx.compile``: to build them anew in Python took 44
-        of the 82 microseconds of such a call on an H100, replaying them takes 6.
+        ``mx.compile`` records the two launches once: building them in Python for each call took 44
+        of its 82 microseconds on an H100, replaying them takes 6.
 
         Args:
             x: ``[tokens, hidden]`` in float32, float16 or bfloat16.
             weights: Routing weights ``[tokens, k]``.
-            slots: Of ``slot_ids``, ``[tokens, k]``.
+            slots: Result of ``slot_ids``, ``[tokens, k]``.
             slab: The slab's words, uint32.
             shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``
-                before the sigmoid, to be added.
-            residual: ``[tokens, hidden]``, to be added.
+                before the sigmoid, added to the sum.
+            residual: ``[tokens, hidden]``, added to the sum.
 
         Returns:
             ``[tokens, hidden]`` in the dtype of ``x``.
@@ -133,23 +132,23 @@ class ExpertKernels:
         return run(x, weights, slots, slab, *extras)
 
     def unweighted(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
-        """The outputs of all experts by themselves, ``[tokens, k, hidden]``.
+        """Return the unweighted outputs of all experts, ``[tokens, k, hidden]``.
 
-        For blocks that weight and add in a way of their own: every (token, expert) pair is a
-        token with one expert of weight 1.
+        For blocks that weight and add by their own rule: every (token, expert) pair becomes a token
+        with one expert of weight 1.
         """
         return self._compiled_unweighted(x, slots, slab)
 
     def gate_up(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
-        """silu(Wg x) * (Wu x).
+        """Compute silu(Wg x) * (Wu x).
 
         Args:
             x: ``[tokens, hidden]`` in float32, float16 or bfloat16.
-            slots: Of ``slot_ids``, ``[tokens, k]``.
+            slots: Result of ``slot_ids``, ``[tokens, k]``.
             slab: The slab's words, uint32.
 
         Returns:
-            float32 ``[tokens * k, width]`` in the order that ``down`` reads.
+            float32 ``[tokens * k, width]`` in the element order that ``down`` reads.
         """
         self._check_floats(x=x)
         width = self.layout.expert_width
@@ -176,13 +175,13 @@ class ExpertKernels:
         shared: Shared | None = None,
         residual: mx.array | None = None,
     ) -> mx.array:
-        """sum_k w_k (Wd h_k), plus sigmoid(gate) * shared, plus the residual.
+        """Compute sum_k w_k (Wd h_k), plus sigmoid(gate) * shared, plus the residual.
 
         Args:
-            h: Of ``gate_up``.
+            h: Result of ``gate_up``.
             weights: ``[tokens, k]``.
-            slots: Of ``slot_ids``, the same as for ``gate_up``.
-            dtype: Of the result, and of ``shared`` and ``residual``.
+            slots: Result of ``slot_ids``, the same as for ``gate_up``.
+            dtype: Dtype of the result, of ``shared`` and of ``residual``.
             shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
             residual: ``[tokens, hidden]``.
 
@@ -269,7 +268,7 @@ class ExpertKernels:
     def _check_floats(self, **arrays: mx.array) -> None:
         for name, array in arrays.items():
             fits = array.ndim == 2 and array.shape[1] == self.layout.hidden_size
-            if not fits or array.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+            if not fits or array.dtype not in FLOAT_DTYPES.values():
                 raise UnsupportedModelError(
                     "ops",
                     f"{name}: expected [tokens, {self.layout.hidden_size}] in float32, float16 or "
@@ -279,7 +278,7 @@ class ExpertKernels:
 
 @functools.cache
 def _unused(dtype: mx.Dtype) -> mx.array:
-    """Stands for an input that is not read. Made once: even a fill is a launch."""
+    """Placeholder for an input that is not read. Made once: even a fill is a launch."""
     array = mx.zeros((1,), dtype)
     mx.eval(array)
     return array

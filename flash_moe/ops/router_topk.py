@@ -1,14 +1,15 @@
-"""From the router's logits to the experts of each token: one kernel, and the same in plain MLX.
+"""Experts and weights of each token from the router's logits: a kernel, and its MLX reference.
 
-Chosen by logit in float, ties to the lower id. mlx-lm rounds the probabilities to the dtype of the
-logits before it chooses, so among experts that are equal in bfloat16 but not before, it may choose
-another; in float32 the choices are the same up to exact ties.
+Experts are chosen by float32 logits, ties to the lower id. mlx-lm rounds the probabilities to the
+dtype of the logits before it chooses, so it may choose differently among experts whose
+probabilities are equal only after rounding; in float32 the choices are the same up to exact ties.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
 
+from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel
 
@@ -16,8 +17,8 @@ ROUTER_TOPK = Kernel("router_topk", ("logits",), ("ids", "weights"))
 MAX_EXPERTS = 1024
 
 
-def takes(n_experts: int, k: int) -> bool:
-    """Whether the kernel takes this router."""
+def supports(n_experts: int, k: int) -> bool:
+    """True if the kernel supports this router."""
     return 1 <= k <= n_experts <= MAX_EXPERTS
 
 
@@ -26,7 +27,7 @@ def router_topk(logits: mx.array, k: int, *, renormalise: bool) -> tuple[mx.arra
 
     Args:
         logits: ``[tokens, n_experts]`` in float32, float16 or bfloat16.
-        k: Experts a token.
+        k: Experts per token.
         renormalise: Divide the weights by their sum.
 
     Returns:
@@ -60,10 +61,10 @@ def router_topk(logits: mx.array, k: int, *, renormalise: bool) -> tuple[mx.arra
 def router_topk_reference(
     logits: mx.array, k: int, *, renormalise: bool
 ) -> tuple[mx.array, mx.array]:
-    """The contract of :func:`router_topk`, in plain MLX; takes and returns the same."""
+    """Reference of :func:`router_topk` in plain MLX, with the same arguments and results."""
     _check(logits, k)
     wide = logits.astype(mx.float32)
-    ids = mx.argsort(-wide, axis=-1)[..., :k]  # stable: of equals the lower id
+    ids = mx.argsort(-wide, axis=-1)[..., :k]  # stable: ties to the lower id
     weights = mx.take_along_axis(mx.softmax(wide, axis=-1, precise=True), ids, axis=-1)
     if renormalise:
         weights = weights / weights.sum(axis=-1, keepdims=True)
@@ -71,11 +72,7 @@ def router_topk_reference(
 
 
 def _check(logits: mx.array, k: int) -> None:
-    if (
-        logits.ndim != 2
-        or not logits.size
-        or logits.dtype not in (mx.float32, mx.float16, mx.bfloat16)
-    ):
+    if logits.ndim != 2 or not logits.size or logits.dtype not in FLOAT_DTYPES.values():
         raise UnsupportedModelError(
             "ops",
             "router_topk: expected [tokens, n_experts] in float32, float16 or bfloat16, got "
@@ -83,5 +80,5 @@ def _check(logits: mx.array, k: int) -> None:
         )
     if not 1 <= k <= logits.shape[1]:
         raise UnsupportedModelError(
-            "ops", f"router_topk: expected k of 1 to {logits.shape[1]}, got {k}"
+            "ops", f"router_topk: expected k from 1 to {logits.shape[1]}, got {k}"
         )

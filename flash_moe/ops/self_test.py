@@ -1,9 +1,9 @@
-"""Do the kernels compute right on this machine? Asked once, before a model uses them.
+"""Self-test of the kernels on this machine, run once before a model uses them.
 
 Each kernel runs on a small case and is compared with plain MLX (``self_test_cases.py``). The same
-is asked of ``mx.gather_qmm`` on views of a slab that were made before its first write: it computes
-long prompts, and everything where the kernels do not work. If that fails, the question is whether
-views made for each call do.
+test runs with ``mx.gather_qmm`` on views of a slab that were made before its first write: it
+computes long prompts, and everything if the kernels fail. If it fails too, it runs again on views
+made for each call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
 from flash_moe.ops.moe_experts import DOWN, GATE_UP
 from flash_moe.ops.router_topk import ROUTER_TOPK
-from flash_moe.ops.self_test_cache import forget, recall, remember
+from flash_moe.ops.self_test_cache import drop_pass, has_passed, save_pass
 from flash_moe.ops.self_test_cases import ExpertsCase, router
 
 VIEWS = "mx.gather_qmm on views of the slab"
@@ -32,16 +32,16 @@ KERNELS = (GATE_UP, DOWN, ROUTER_TOPK)
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What the self-test found.
+    """Result of the self-test.
 
     Attributes:
-        passed: Everything is right.
-        problems: What is not, one text each.
-        plain_works: ``mx.gather_qmm`` on the slab's views is right, whatever the kernels do.
-        keep_views: It is right also with views that were made before a slot was written.
-        seconds: What it took; of a remembered test, what it took to remember.
+        passed: Every test passed.
+        problems: One text per failed test.
+        plain_works: ``mx.gather_qmm`` on the slab's views is correct, whatever the kernels do.
+        keep_views: It is correct also with views that were made before a slot was written.
+        seconds: Duration of the test, or of the look-up of an earlier pass.
         backend: ``"metal"`` or ``"cuda"``.
-        device: Its name.
+        device: Name of the device.
         mlx: Version of MLX.
         remembered: It passed in an earlier process and was not run in this one.
     """
@@ -62,27 +62,27 @@ _results: dict[str, SelfTest] = {}
 
 
 def self_test(*, again: bool = False) -> SelfTest:
-    """Run the self-test, at most once a process, or recall that it passed in an earlier one.
+    """Run the self-test, at most once per process, or load its pass of an earlier process.
 
-    A pass is remembered for this version of MLX, of the system and of the device, and for these
-    very kernels. A failure is not: it is tested anew in each process.
+    A pass is saved for this version of MLX, system and device, and for the text of the kernels. A
+    failure is not saved: each process tests again.
 
     Args:
-        again: Run it now, whatever is remembered.
+        again: Run it now, whatever was saved.
 
     Raises:
         KernelError: There is no GPU that kernels can run on.
         ConfigError: A kernel file is missing.
     """
     started = time.perf_counter()
-    where = kernel.backend()
-    if where is None:
+    backend = kernel.backend()
+    if backend is None:
         raise KernelError(
             "ops", f"the self-test needs a GPU: expected Metal or CUDA, got {mx.default_device()}"
         )
     about = {
         "mlx": version("mlx"),
-        "backend": where,
+        "backend": backend,
         "device": str(mx.device_info().get("device_name", "unknown")),
         "system": platform.platform(),  # Metal's compiler comes with macOS
     }
@@ -90,30 +90,30 @@ def self_test(*, again: bool = False) -> SelfTest:
     with _lock:
         if key in _results and not again:
             return _results[key]
-        remembered = not again and recall(key)
+        remembered = not again and has_passed(key)
         problems, views = ([], []) if remembered else _run()
         result = SelfTest(
             passed=not problems and not views,
             problems=(*problems, *views),
-            plain_works=not views or not _problems(f"{VIEWS}, made anew", _on_new_views),
+            plain_works=not views or not _problems(f"{VIEWS}, made per call", _on_new_views),
             keep_views=not views,
             seconds=time.perf_counter() - started,
-            backend=where,
+            backend=backend,
             device=about["device"],
             mlx=about["mlx"],
             remembered=remembered,
         )
         if not remembered:
             if result.passed:
-                remember(key, about)
+                save_pass(key, about)
             else:
-                forget(key)
+                drop_pass(key)
         _results[key] = result
         return result
 
 
 def kernel_texts() -> list[str]:
-    """The texts of all kernels, as they are compiled.
+    """Return the sources of all kernels, as they are compiled.
 
     Raises:
         ConfigError: A file is missing.
@@ -122,7 +122,7 @@ def kernel_texts() -> list[str]:
 
 
 def _key(about: Mapping[str, str]) -> str:
-    """A hash of all that the outcome depends on: also of the files that launch the kernels."""
+    """Hash everything that the result depends on, including the files that launch the kernels."""
     parts = [*about.values(), *kernel_texts()]
     launchers = sorted(Path(__file__).parent.glob("*.py"))
     parts += [file.read_text(encoding="utf-8") for file in launchers]
@@ -133,7 +133,7 @@ def _key(about: Mapping[str, str]) -> str:
 
 
 def _run() -> tuple[list[str], list[str]]:
-    """Problems of the kernels, and problems of plain MLX on views that are kept."""
+    """Return the problems of the kernels, and of plain MLX on kept views."""
     kernels = [
         *_problems("router_topk", router),
         *_problems("moe_gate_up, moe_down", lambda: ExpertsCase.draw().on_kernels()),
@@ -145,12 +145,12 @@ def _on_new_views() -> str:
     return ExpertsCase.draw().on_views(keep=False)
 
 
-def _problems(what: str, test: Callable[[], str]) -> list[str]:
-    """Whatever goes wrong while a kernel is built or run is a finding, not an error."""
+def _problems(name: str, test: Callable[[], str]) -> list[str]:
+    """Run a test. An exception while a kernel is built or run counts as a problem."""
     try:
-        found = test()
+        problem = test()
     except ConfigError:  # a kernel file is missing: a mistake of the user, not of the device
         raise
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    return [f"{what}: {found}"] if found else []
+        problem = f"{type(error).__name__}: {error}"
+    return [f"{name}: {problem}"] if problem else []

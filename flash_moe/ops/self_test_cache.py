@@ -1,41 +1,41 @@
-"""Which self-tests have passed on this machine: a small JSON file in the user's cache directory.
+"""Cache of passed self-tests: a small JSON file in the user's cache directory.
 
-Only passes are kept. The file is a convenience: one that cannot be read counts as empty, and one
-that cannot be written is done without.
+Only passes are saved. The file is optional: an unreadable file counts as empty, and a failed write
+is only logged.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from flash_moe.files.atomic import write_json
+
 _log = logging.getLogger(__name__)
 
-# A machine has a few; the oldest go when kernels are edited again and again.
+# A machine has a few; repeated edits of kernels add more, and the oldest are dropped.
 MAX_ENTRIES = 50
 
 
-def memory_file() -> Path:
-    """Where passes are remembered. It may be deleted at any time."""
+def cache_file() -> Path:
+    """Path of the file with the passes. It may be deleted at any time."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("flash_moe")) / "self-test.json"
 
 
-def recall(key: str) -> bool:
-    """Whether the self-test with this key has passed before."""
+def has_passed(key: str) -> bool:
+    """True if the self-test with this key has passed before."""
     return key in _read()
 
 
-def remember(key: str, about: dict[str, str]) -> None:
-    """Note a pass.
+def save_pass(key: str, about: dict[str, str]) -> None:
+    """Save a pass.
 
     Args:
-        about: What the key was made of, for people who look into the file.
+        about: Readable parts of the key, for users who inspect the file.
     """
     passed = _read()
     passed.pop(key, None)
@@ -43,8 +43,8 @@ def remember(key: str, about: dict[str, str]) -> None:
     _write(dict(list(passed.items())[-MAX_ENTRIES:]))
 
 
-def forget(key: str) -> None:
-    """Drop a pass: the same test has failed now."""
+def drop_pass(key: str) -> None:
+    """Remove a saved pass, after the same test failed."""
     passed = _read()
     if passed.pop(key, None) is not None:
         _write(passed)
@@ -52,23 +52,17 @@ def forget(key: str) -> None:
 
 def _read() -> dict[str, Any]:
     try:
-        passed = json.loads(memory_file().read_text(encoding="utf-8"))["passed"]
+        passed = json.loads(cache_file().read_text(encoding="utf-8"))["passed"]
         return dict(passed) if isinstance(passed, dict) else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
 def _write(passed: dict[str, Any]) -> None:
-    """Replace the file in one step. Of two processes that write at once, one is forgotten."""
-    file = memory_file()
-    temporary = None
+    """Replace the file atomically. If two processes write at once, one update is lost."""
+    file = cache_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix="self-test-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            json.dump({"passed": passed}, out, indent=1)
-        os.replace(temporary, file)
+        write_json(file, {"passed": passed}, private=True)
     except OSError as error:
-        _log.info("the self-test cannot be remembered in %s: %s", file, error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        _log.info("the result of the self-test cannot be saved in %s: %s", file, error)

@@ -1,7 +1,7 @@
-"""The cases of the self-test: small, and each with a right answer from plain MLX.
+"""Small cases of the self-test, each with a reference from plain MLX.
 
-bfloat16 only and one template a kernel, because each costs a compilation; 4-bit, group 64. So other
-bit widths, group sizes and types are not tried on the user's machine.
+bfloat16 only and one template per kernel, because each costs a compilation; 4-bit, group 64. Other
+bit widths, group sizes and dtypes are not tested on the user's machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flash_moe.stream.slab import Slab
 
 Floats = npt.NDArray[np.float32]
 
-# 34 chunks of 32 inputs: more than the 32 lanes of a SIMD group, and no multiple of them.
+# 34 chunks of 32 inputs: more than the 32 lanes of a SIMD group, and not a multiple of them.
 HIDDEN, WIDTH = 1088, 192
 BITS, GROUP_SIZE = 4, 64
 SLOTS = np.array([[0, 1, 2, 3], [3, 0, 2, 1]], np.uint32)  # [tokens, k]
 N_SLOTS = 4
-OVERWRITTEN = 0  # the slot that gets another expert between two runs; each token uses it
+OVERWRITTEN = 0  # slot that gets another expert between two runs; each token uses it
 # Largest error over largest output. Kernels compute in float and round the output once, to 2^-8 of
 # its size in bfloat16; the reference stays in float. One wrong row of a weight is many times that.
 EXPERTS_BOUND = 8e-3
@@ -35,9 +35,9 @@ ROUTER_BOUND = 1e-4
 
 
 def router() -> str:
-    """``router_topk`` against its reference; returns what is wrong, or nothing.
+    """Compare ``router_topk`` with its reference; return a description of the error, or "".
 
-    60 different logits that bfloat16 holds exactly, so that there is one right order.
+    Uses 60 different logits that are exact in bfloat16, so that there is one correct order.
     """
     logits = np.stack([np.random.RandomState(seed).permutation(60) for seed in (0, 1)]) / 8 - 4
     x = mx.array(logits.astype(np.float32)).astype(mx.bfloat16)
@@ -66,13 +66,13 @@ def _difference(got: Floats, expected: Floats, bound: float) -> str:
 
 @dataclass(frozen=True)
 class ExpertsCase:
-    """Experts, what goes into them, and the protocol: write, run, overwrite, run.
+    """Experts, their inputs, and the slab protocol: write, run, overwrite, run.
 
-    MLX does not know that the bytes of a slab change, so what runs second must give the new result.
-    ``on_kernels`` and ``on_views`` return what is wrong, or nothing.
+    MLX does not track changes of a slab's bytes, so the test checks that the second run gives the
+    new result. ``on_kernels`` and ``on_views`` return a description of the error, or "".
 
     Attributes:
-        experts: Component name to ``[experts, ...]``, one expert more than there are slots.
+        experts: Component name to ``[experts, ...]``, one expert more than slots.
     """
 
     layout: RecordLayout
@@ -85,7 +85,7 @@ class ExpertsCase:
 
     @staticmethod
     def draw() -> ExpertsCase:
-        """Outputs are of size 1. Drawn by numpy: MLX's random state belongs to the user."""
+        """Draw a case with outputs of size 1, by numpy: MLX's random state belongs to the user."""
         random = np.random.RandomState(0)
 
         def normal(*shape: int) -> mx.array:
@@ -115,6 +115,7 @@ class ExpertsCase:
         return ExpertsCase(layout, experts, x, residual, shared, gate, weights)
 
     def on_kernels(self) -> str:
+        """Run the protocol on the kernels."""
         slab = Slab(N_SLOTS, self.layout.record_bytes)
         kernels = ExpertKernels(self.layout, slab.slot_bytes)
         ids = kernels.slot_ids(SLOTS, slab.array)
@@ -132,40 +133,40 @@ class ExpertsCase:
         return self._protocol(slab, run)
 
     def on_views(self, *, keep: bool) -> str:
-        """With views made before anything is written, or anew for each run."""
+        """Run the protocol on views made before the first write, or for each run."""
         slab = Slab(N_SLOTS, self.layout.record_bytes, keep_views=keep)
         slab.views(self.layout)
         return self._protocol(slab, lambda: self._plain(SLOTS, slab.views(self.layout)))
 
     def _protocol(self, slab: Slab, run: Callable[[], mx.array]) -> str:
-        held = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert
-        for slot, expert in enumerate(held):
+        expert_of = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert
+        for slot, expert in enumerate(expert_of):
             self._write(slab, slot, int(expert))
-        first = _host(self._plain(held[SLOTS], self.experts))
-        if found := _difference(_host(run()), first, EXPERTS_BOUND):
-            return found
+        first = _host(self._plain(expert_of[SLOTS], self.experts))
+        if error := _difference(_host(run()), first, EXPERTS_BOUND):
+            return error
         # _host has evaluated the run: nothing reads the slab any more, as at a fence of the bank.
-        held[OVERWRITTEN] = N_SLOTS
+        expert_of[OVERWRITTEN] = N_SLOTS
         self._write(slab, OVERWRITTEN, N_SLOTS)
-        second = _host(self._plain(held[SLOTS], self.experts))
+        second = _host(self._plain(expert_of[SLOTS], self.experts))
         got = _host(run())
         if _error(got, first) <= EXPERTS_BOUND:
-            return "stale: after a slot was overwritten, still the result of what it held before"
-        found = _difference(got, second, EXPERTS_BOUND)
-        return found and f"after a slot was overwritten: {found}"
+            return "stale: after a slot was overwritten, still the result of its previous expert"
+        error = _difference(got, second, EXPERTS_BOUND)
+        return error and f"after a slot was overwritten: {error}"
 
     def _write(self, slab: Slab, slot: int, expert: int) -> None:
-        """As the reader threads do: bytes into the slot, behind the back of MLX."""
+        """Write bytes into a slot without MLX, as the reader threads do."""
         record = slab.record(slot, self.layout.record_bytes)
         for c in self.layout.components:
             data = np.array(self.experts[c.name][expert].view(mx.uint8)).tobytes()
             record[c.offset : c.offset + c.n_bytes] = data
 
     def _plain(self, ids: npt.NDArray[np.uint32], arrays: Mapping[str, mx.array]) -> mx.array:
-        """The reference, in float32: MLX on a CPU is right in nothing less.
+        """Compute the reference in float32: MLX on a CPU is accurate in no narrower dtype.
 
         Args:
-            ids: Which entries of the arrays, ``[tokens, k]``.
+            ids: Indices into the arrays, ``[tokens, k]``.
 
         Returns:
             ``[tokens, HIDDEN]`` float32.

@@ -1,7 +1,7 @@
-"""Finds and reads the kernel sources, in a wheel and in an editable install alike.
+"""Look-up and reading of the kernel sources, in a wheel or an editable install.
 
-``FLASH_MOE_KERNEL_DIR`` names a directory that takes the place of the shipped one as a whole. There
-is no falling back from it to a shipped file: who edits a kernel must know that the edit runs.
+``FLASH_MOE_KERNEL_DIR`` names a directory that replaces the shipped one as a whole. There is no
+fallback from it to a shipped file, so that an edited kernel is certain to be the one that runs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from flash_moe.errors import ConfigError
 
 
 def kernels_dir() -> Path:
-    """The directory of the ``*.metal`` files: that of the environment, or the shipped one.
+    """Return the directory of the ``*.metal`` files: that of the environment, or the shipped one.
 
     Raises:
-        ConfigError: ``FLASH_MOE_KERNEL_DIR`` is no directory, or the installation is broken.
+        ConfigError: ``FLASH_MOE_KERNEL_DIR`` is not a directory, or the installation is broken.
     """
     given = read_environment().kernel_dir
     if given is None:
@@ -31,10 +31,10 @@ def kernels_dir() -> Path:
 
 
 def shipped_kernels_dir() -> Path:
-    """The directory of the ``*.metal`` files that came with flash_moe.
+    """Return the directory of the ``*.metal`` files shipped with flash_moe.
 
-    A wheel carries them inside the package; an editable install leaves them in the repository,
-    beside it. Never relative to the current directory.
+    A wheel has them inside the package, an editable install in the repository beside the package.
+    The path never depends on the current directory.
 
     Raises:
         ConfigError: They are in neither place: the installation is broken.
@@ -52,10 +52,10 @@ def shipped_kernels_dir() -> Path:
 
 
 def read_kernel_file(name: str) -> str:
-    """The text of a file of :func:`kernels_dir`, read once a process.
+    """Return the text of a file of :func:`kernels_dir`, read once per process.
 
     Raises:
-        ConfigError: There is no such file; it is never taken from another directory instead.
+        ConfigError: There is no such file; no other directory is searched.
     """
     return _read(kernels_dir() / name)
 

@@ -1,4 +1,4 @@
-"""Declaration of options as dataclass fields, and what is made from it."""
+"""Declaration of options as dataclass fields: checks, parsing, signatures, documentation."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ A = TypeVar("A")
 S = TypeVar("S")
 T = TypeVar("T")
 _DECLARED: dict[type, Mapping[str, Declared]] = {}
-# Spellings of before, which still work.
+# Deprecated names, still accepted.
 _RENAMED = {"repetition_context": "repetition_context_size"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """Facts of one option beside its name, type and default.
+    """Metadata of one option in addition to its name, type and default.
 
     Attributes:
         help: A phrase without a full stop.
-        unit: Of a number.
-        minimum, maximum: Range of a number, both ends included.
-        positive: Whether 0 is out of range too, for a number that need not be whole.
-        choices: The only values of a text.
-        default: The default in words, where the value itself does not say it.
-        flags: Flags of the command line; none for an option of the library alone.
+        unit: Unit of a number.
+        minimum, maximum: Inclusive range of a number.
+        positive: Whether a real number must be above 0.
+        choices: Valid values of a text.
+        default: The default in words, if the value itself is not clear.
+        flags: Command-line flags; empty for an option of the library only.
         metavar: Placeholder of the value in help texts.
-        group: Options of one group exclude each other.
+        group: Name of a group of mutually exclusive options.
         env: Whether ``FLASH_MOE_<NAME>`` sets it.
     """
 
@@ -56,7 +56,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """The values that are in range, in words; empty where all are."""
+        """Valid values in words; empty if all are valid."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.positive:
@@ -68,7 +68,7 @@ class Option:
         return ""
 
     def allows(self, value: Any) -> bool:
-        """Whether a value of the right type is in range."""
+        """Return whether a value of the right type is in range."""
         if self.choices:
             return value in self.choices
         if not isinstance(value, int | float):
@@ -92,11 +92,11 @@ def option(default: Any, help: str, /, *flags: str, repr: bool = True, **facts: 
 
 @dataclass(frozen=True)
 class Declared:
-    """One option as its class declares it.
+    """One option with its name and type.
 
     Attributes:
-        kind: Type of its values: bool, int, float, str, or another for options of the library.
-        default: Value that stands if nothing is given.
+        kind: Type of the values: bool, int, float, str, or another for options of the library.
+        default: Value if none is given.
     """
 
     name: str
@@ -128,10 +128,10 @@ class Declared:
         return f"FLASH_MOE_{self.name.upper()}"
 
     def parse(self, text: str) -> Any:
-        """Return the value that a text stands for.
+        """Return the value of a text.
 
         Raises:
-            ValueError: It stands for none; the message is what was expected.
+            ValueError: The text is invalid; the message is the expected form.
         """
         try:
             if self.kind is bool:
@@ -148,17 +148,17 @@ class Declared:
 
 
 def _kind(hint: Any) -> type:
-    """The type of an option's values, without ``None``."""
+    """Return the type of an option's values, without ``None``."""
     arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        # Of several, the one that a text can be made into: ``str | Path`` is a path.
+        # In a union the type that a text is converted to: ``str | Path`` is a path.
         hint = Path if Path in arms else arms[0]
     kind: type = typing.get_origin(hint) or hint
     return kind
 
 
 def declared(options: type) -> Mapping[str, Declared]:
-    """The options of a class, by name, in their order."""
+    """Return the options of a class by name, in their order."""
     if options not in _DECLARED:
         _DECLARED[options] = _declared(options)
     return _DECLARED[options]
@@ -178,16 +178,16 @@ def _declared(options: type) -> dict[str, Declared]:
     }
 
 
-def values(options: Any, of: type | None = None) -> dict[str, Any]:
-    """Return all options of an instance by name, or those that a base class declares."""
-    return {name: getattr(options, name) for name in declared(of or type(options))}
+def values(options: Any, base: type | None = None) -> dict[str, Any]:
+    """Return all options of an instance by name, or only those that ``base`` declares."""
+    return {name: getattr(options, name) for name in declared(base or type(options))}
 
 
 def check(options: Any, component: str) -> None:
     """Check the types and ranges of all options of an instance.
 
     Raises:
-        ConfigError: One is out of range; names it, what was expected, and the value.
+        ConfigError: One is out of range; the message has its name, the expected and actual value.
     """
     for name, each in declared(type(options)).items():
         value = getattr(options, name)
@@ -205,7 +205,7 @@ def check(options: Any, component: str) -> None:
 
 
 def _renamed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with old spellings replaced, and without those that are ``None``."""
+    """Return arguments with deprecated names replaced, and without those that are ``None``."""
     for old in _RENAMED.keys() & arguments.keys():
         warnings.warn(f"flash_moe: {old} is now {_RENAMED[old]}", DeprecationWarning, stacklevel=3)
     return {_RENAMED.get(n, n): value for n, value in arguments.items() if value is not None}
@@ -222,14 +222,14 @@ def accepts(
 def accepts(options: Any, *, make: Any = None, method: bool = False) -> Any:
     """Let a function take the fields of an options class as keyword arguments.
 
-    The function's last parameter is the instance made of them. Type checkers, editors and
-    ``help()`` see each field with its type and default, since the signature is that of the class.
-    An argument that is ``None`` stands for the default.
+    The function's last parameter receives the instance. Type checkers, editors and ``help()`` see
+    each field with its type and default, since the signature is that of the class. An argument
+    that is ``None`` selects the default.
 
     Args:
-        options: A class whose options are :func:`declared`.
-        make: Makes the instance of the arguments that were given, in the place of the class.
-        method: Whether the function has two parameters before the last, and not one.
+        options: A class with declared options.
+        make: Replaces the class as the constructor of the instance.
+        method: Whether the function has two parameters before the last, instead of one.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -259,7 +259,7 @@ def accepts(options: Any, *, make: Any = None, method: bool = False) -> Any:
 
 
 def _documented(text: str, options: type) -> str:
-    """A docstring with the options in its ``Args:`` section."""
+    """Return a docstring with the options in its ``Args:`` section."""
     rows = [f"    {name}: {each.help}." for name, each in declared(options).items()]
     lines = inspect.cleandoc(text).splitlines()
     at = lines.index("Args:") + 1 if "Args:" in lines else None

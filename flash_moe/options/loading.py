@@ -23,10 +23,10 @@ MAX_IO_SPLIT = 64
 class LoadOptions:
     """Options of ``load()``: memory, reads and kernels of one loaded model.
 
-    ``None`` leaves a choice to the library, or to what ``flash-moe doctor --tune`` measured.
+    ``None`` selects the default of the library, or a value from ``flash-moe doctor --tune``.
 
     Raises:
-        ConfigError: A value out of range, or two that exclude each other.
+        ConfigError: A value is out of range, or two exclude each other.
     """
 
     cache_gb: float | None = option(
@@ -37,13 +37,13 @@ class LoadOptions:
         positive=True,
         group="memory",
         env=True,
-        default="half of what the machine has beside the resident weights, at most all experts "
-        "and what is available now",
+        default="half of the machine's memory after the resident weights, at most all experts and "
+        "the memory available now",
     )
     memory_gb: float | None = option(
         None,
-        "limit of the whole process, from which the size of the expert cache and of a "
-        "prompt's chunks follow; not together with cache_gb",
+        "memory limit of the whole process, which sets the sizes of the expert cache and of "
+        "prefill chunks; excludes cache_gb",
         "--memory-gb",
         unit="GB (10^9 bytes)",
         positive=True,
@@ -52,15 +52,15 @@ class LoadOptions:
     )
     top_k: int | None = option(
         None,
-        "experts per token in each layer; fewer than the model's own are faster and not exact",
+        "experts per token in each layer; fewer than the model's own is faster and not exact",
         "--top-k-experts",
         env=True,
         default="the model's own",
     )
     cache_policy: str = option(
         "lru",
-        "eviction policy of the expert cache: least recently used (lru), or least often "
-        "used of late (lrfu)",
+        "eviction policy of the expert cache: least recently used (lru), or least recently and "
+        "frequently used (lrfu)",
         "--cache-policy",
         choices=CACHE_POLICIES,
         env=True,
@@ -91,36 +91,36 @@ class LoadOptions:
     )
     io_split: int | None = option(
         None,
-        "parts of one expert that different threads read",
+        "parts of one expert, read by different threads",
         "--io-split",
         minimum=1,
         maximum=MAX_IO_SPLIT,
         env=True,
-        default="1; more where fewer experts are missing than there are threads",
+        default="1; more if fewer experts are missing than there are threads",
     )
     verify_reads: bool = option(
         False,
-        "compare each record that is read with its checksum (packed stores only)",
+        "verify the checksum of each record that is read (packed stores only)",
         "--verify-reads",
         env=True,
     )
     kernels: str = option(
         "auto",
-        "GPU kernels of this package: where their self-test passes (auto), never (off), or "
-        "an error where they cannot be used (require)",
+        "GPU kernels of this package: if their self-test passes (auto), never (off), or an error "
+        "if they cannot be used (require)",
         "--kernels",
         choices=KERNEL_OPTIONS,
         env=True,
     )
     trace: str | Path | None = option(
         None,
-        "file for the routing of the run, which scripts/replay_cache.py reads",
+        "file for the routing trace of the run, for scripts/replay_cache.py",
         "--trace",
         metavar="FILE",
     )
     trace_events: str | Path | None = option(
         None,
-        "file for the time line of the run, for a trace viewer such as ui.perfetto.dev",
+        "file for the timeline of the run, for a trace viewer such as ui.perfetto.dev",
         "--trace-events",
         metavar="FILE",
     )
@@ -137,7 +137,7 @@ class LoadOptions:
                 "config",
                 f"cache_gb and memory_gb: expected one of them, got {self.cache_gb} and "
                 f"{self.memory_gb}",
-                "memory_gb limits the whole process, and the bank's size follows from it.",
+                "memory_gb limits the whole process and sets the size of the expert cache.",
             )
         if self.trace is not None and self.trace == self.trace_events:
             raise ConfigError(
@@ -148,14 +148,14 @@ class LoadOptions:
     def merged(
         cls, environment: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
     ) -> LoadOptions:
-        """Options from the environment, and arguments, which win.
+        """Return options from the environment, overridden by arguments.
 
-        ``cache_gb`` and ``memory_gb`` are one choice: an argument for either wins over both
+        ``cache_gb`` and ``memory_gb`` exclude each other: an argument for either overrides both
         variables.
 
         Args:
-            environment, arguments: Values by the names of options; those left out, and in
-                ``arguments`` those that are ``None``, leave the choice to the next.
+            environment: Values by option name.
+            arguments: Values by option name; ``None`` counts as not given.
         """
         given = {name: value for name, value in (arguments or {}).items() if value is not None}
         chosen = {declared(cls)[name].option.group for name in given} - {""}

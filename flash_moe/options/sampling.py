@@ -1,4 +1,4 @@
-"""Sampling options: how tokens are chosen, and where an answer ends."""
+"""Sampling options, and limits of an answer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from flash_moe.options.declare import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How tokens are chosen, and where an answer ends. Definitions and names are mlx-lm's.
+    """Sampling options, and limits of an answer. Definitions and names are mlx-lm's.
 
     Raises:
-        ConfigError: A value out of range.
+        ConfigError: A value is out of range.
     """
 
     max_tokens: int = option(
         4096,
-        "most tokens of an answer; the context ends it too",
+        "maximum tokens of an answer, within the model's context",
         "--max-tokens",
         "-n",
         unit="tokens",
@@ -26,7 +26,7 @@ class SamplingParams:
     )
     max_thinking_tokens: int | None = option(
         None,
-        "most tokens of reasoning; then the model has to answer",
+        "maximum reasoning tokens before the model must answer",
         "--max-thinking-tokens",
         unit="tokens",
         minimum=0,
@@ -59,14 +59,14 @@ class SamplingParams:
     )
     xtc_probability: float = option(
         0.0,
-        "chance per token to drop the most likely candidates but the last (XTC)",
+        "probability per token of dropping all candidates except the least likely one (XTC)",
         "--xtc-probability",
         minimum=0,
         maximum=1,
     )
     xtc_threshold: float = option(
         0.1,
-        "probability from which a token is such a candidate",
+        "minimum probability of an XTC candidate",
         "--xtc-threshold",
         minimum=0,
         maximum=0.5,

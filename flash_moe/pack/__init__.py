@@ -1,1 +1,1 @@
-"""Packing: from a checkpoint to a store. Never imports what runs a store."""
+"""Packing: from a checkpoint to a store. Never imports the packages that run a store."""

@@ -1,4 +1,4 @@
-"""The files of a store that are no weights: tokenizer, templates, config, and our model file."""
+"""Non-weight files of a store: tokenizer, templates, config, and our model file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flash_moe.files.atomic import sync_directory, whole_file, write_json
+from flash_moe.files.atomic import atomic_file, sync_directory, write_json
 from flash_moe.files.json_file import read_json
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE
@@ -22,29 +22,29 @@ from flash_moe.loader import store_classes
 
 Model, ModelArgs = store_classes(Path(__file__).parent)
 '''
-SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
+AUXILIARY_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
 _NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PARTIAL_FILE}
 
 
-def write_side_files(
+def write_auxiliary_files(
     source: PackSource, dst: Path, only: frozenset[str] | None = None
 ) -> list[str]:
-    """Copy the tokenizer and the like, and write the config of the store; all whole and synced.
+    """Copy the tokenizer and the like, and write the config of the store; all atomic and synced.
 
     Args:
-        only: Names of those to write; ``None`` is all.
+        only: Names of the files to write; ``None`` is all.
 
     Returns:
-        The names of all of them, in order.
+        The names of all non-weight files, in order.
     """
-    found = (file for pattern in SIDE_FILES for file in source.root.glob(pattern))
-    copied = {file.name: file for file in found if file.is_file() and file.name not in _NOT_COPIED}
+    files = (file for pattern in AUXILIARY_FILES for file in source.root.glob(pattern))
+    copied = {file.name: file for file in files if file.is_file() and file.name not in _NOT_COPIED}
     names = sorted({*copied, "config.json", MODEL_FILE})
     for name in names:
         if only is not None and name not in only:
             continue
         if name == MODEL_FILE:
-            with whole_file(dst / name) as out:
+            with atomic_file(dst / name) as out:
                 out.write(MODEL_FILE_TEXT.encode())
         elif name == "config.json":
             write_json(dst / name, {**_without_code(source.config), "model_file": MODEL_FILE})
@@ -55,16 +55,16 @@ def write_side_files(
 
 
 def _copy(file: Path, to: Path) -> None:
-    """Copy a file; of JSON without names of code, which trusting the store would run."""
+    """Copy a file; JSON without references to code, which trusting the store would run."""
     if file.suffix == ".json":
         try:
             table = read_json(file)
-        except ValueError:  # larger than ours are, or a list
+        except ValueError:  # too large, or a list
             table = {}
         if "auto_map" in table:
             write_json(to, _without_code(table))
             return
-    with open(file, "rb") as stream, whole_file(to) as out:
+    with open(file, "rb") as stream, atomic_file(to) as out:
         shutil.copyfileobj(stream, out)
 
 

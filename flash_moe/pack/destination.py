@@ -1,4 +1,4 @@
-"""The directory of a store that is being written: what may be there, what is good, its end."""
+"""Destination of a pack: checks of its content and free space, and the final manifest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.errors import PackError
+from flash_moe.files.atomic import temporary_file
+from flash_moe.files.sizes import format_bytes
 from flash_moe.pack.journal import Journal, read_journal
-from flash_moe.pack.shard_supply import KEPT, Shards
+from flash_moe.pack.shard_source import HEADERS_DIR, ShardSource
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.store_writer import StoreFiles, temporary
+from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import describe
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import (
@@ -27,13 +29,13 @@ from flash_moe.version import __version__
 
 
 def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | None:
-    """Look at ``dst`` without changing a store: nothing there, or the journal of a partial one.
+    """Return the journal of a partial store in ``dst``, or ``None`` if ``dst`` is empty or missing.
 
     Args:
-        allowed: Names that may be there without a journal.
+        allowed: Names that may be in ``dst`` without a journal.
 
     Raises:
-        PackError: It holds something else.
+        PackError: ``dst`` holds something else.
     """
     if dst.exists() and not dst.is_dir():
         raise PackError("pack", f"{dst} is not a directory", "Choose another destination.")
@@ -41,85 +43,87 @@ def check_destination(dst: Path, allowed: Set[str] = frozenset()) -> Journal | N
     if journal is None:
         if (dst / MANIFEST_FILE).exists():
             read_manifest(dst)
-            shutil.rmtree(dst / KEPT, ignore_errors=True)  # of a run killed at its very end
+            shutil.rmtree(
+                dst / HEADERS_DIR, ignore_errors=True
+            )  # left by a run killed at its very end
             raise PackError(
-                "pack", f"{dst} already is a complete store", "Check it with: flash-moe verify"
+                "pack", f"{dst} is already a complete store", "Check it with: flash-moe verify"
             )
         # A run may have been killed while it wrote its first journal.
-        ours = {*allowed, f"{PARTIAL_FILE}.tmp"}
+        ours = {*allowed, temporary_file(dst / PARTIAL_FILE).name}
         if dst.is_dir() and any(file.name not in ours for file in dst.iterdir()):
             raise PackError("pack", f"{dst} is not empty", "Choose a new or empty directory.")
     return journal
 
 
-def open_destination(source: PackSource, files: StoreFiles, supply: Shards) -> Journal:
-    """Make the directory, or take up the journal there, without what is not good any more.
+def open_destination(source: PackSource, files: StoreFiles, shards: ShardSource) -> Journal:
+    """Create the directory, or load its journal and drop entries whose files are lost.
 
     Raises:
         PackError: The directory holds something else, or the disk is too small.
-        OSError: It cannot be made.
+        OSError: The directory cannot be created.
     """
-    journal = check_destination(files.dst, supply.staged)
+    journal = check_destination(files.dst, shards.own_names)
     if journal is None:
         journal = Journal()
     elif journal.fingerprint not in ("", source.fingerprint):
         raise PackError(
             "pack",
-            f"{files.dst} is a partial store of another source or of other settings",
+            f"{files.dst} is a partial store of another source or with other settings",
             "Choose another destination, or delete it.",
         )
     journal.fingerprint = source.fingerprint
-    journal.origin = dict(supply.origin)
-    _forget_lost_files(source, files, journal)
+    journal.origin = dict(shards.origin)
+    _drop_lost_files(source, files, journal)
     files.dst.mkdir(parents=True, exist_ok=True)
-    check_free_space(source, files, supply)
+    check_free_space(source, files, shards)
     journal.write(files.dst)
     (files.dst / "experts").mkdir(exist_ok=True)
     return journal
 
 
-def _forget_lost_files(source: PackSource, files: StoreFiles, journal: Journal) -> None:
-    """What went into a file that somebody removed or cut has to be done again."""
+def _drop_lost_files(source: PackSource, files: StoreFiles, journal: Journal) -> None:
+    """Drop the journal entries of files that were removed or truncated, to write them again."""
     lost: set[int | None] = set()
     for index, layer in enumerate(source.layers):
         file = files.record_file(index)
         if layer.number in journal.layers:
             if not files.is_complete(file):
                 del journal.layers[layer.number]
-                temporary(file).unlink(missing_ok=True)
+                temporary_file(file).unlink(missing_ok=True)
                 lost.add(index)
         elif not files.is_begun(file):
             lost.add(index)
     if not all(files.is_begun(file) for file in files.resident_files):
         lost.add(None)
-    for work in source.works:
-        if work.layer in lost:
-            journal.shards -= {shard.name for shard in work.shards}
+    for step in source.steps:
+        if step.layer in lost:
+            journal.shards -= {shard.name for shard in step.shards}
 
 
-def check_free_space(source: PackSource, files: StoreFiles, supply: Shards) -> None:
-    """Compare the disk with what the rest of a run takes at its peak.
+def check_free_space(source: PackSource, files: StoreFiles, shards: ShardSource) -> None:
+    """Compare the free disk space with the peak of the rest of a run.
 
     Raises:
-        PackError: It is too small.
+        PackError: The disk is too small.
     """
     linked = sum(
-        layer.n_experts * layer.layout.record_bytes
+        layer.n_bytes
         for index, layer in enumerate(source.layers)
         if source.existing_file(index) is not None and not files.is_begun(files.record_file(index))
     )
-    needed = files.missing_bytes() - linked + supply.extra_disk(source, files)
+    needed = files.missing_bytes() - linked + shards.extra_disk(source, files)
     free = shutil.disk_usage(files.dst).free
     if needed > free:
         raise PackError(
             "pack",
-            f"{files.dst}: expected {needed / 1e9:.2f} GB of free disk, got {free / 1e9:.2f} GB",
+            f"{files.dst}: expected {format_bytes(needed)} of free disk, got {format_bytes(free)}",
             "Free some space and run the same command again.",
         )
 
 
 def link_file(existing: Path, file: Path) -> None:
-    """A hard link survives the removal of the original directory; other disks need a symlink."""
+    """Create a hard link, which survives the original directory; across disks a symlink."""
     if file.exists():
         return
     try:
@@ -131,12 +135,12 @@ def link_file(existing: Path, file: Path) -> None:
 
 
 def manifest_of(
-    source: PackSource, files: StoreFiles, journal: Journal, side_files: Iterable[str]
+    source: PackSource, files: StoreFiles, journal: Journal, auxiliary_files: Iterable[str]
 ) -> Manifest:
-    """The manifest of the finished store; reads all files but the records for their checksums.
+    """Return the manifest of the complete store; reads all files but the records for checksums.
 
     Args:
-        side_files: Names of the files that are no weights.
+        auxiliary_files: Names of the auxiliary (non-weight) files.
     """
     layouts: list[RecordLayout] = []
     entries = []
@@ -161,5 +165,5 @@ def manifest_of(
     return replace(
         manifest,
         resident=describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors"))),
-        side_files=describe(files.dst, side_files),
+        auxiliary_files=describe(files.dst, auxiliary_files),
     )

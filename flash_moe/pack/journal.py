@@ -1,13 +1,12 @@
-"""``flash_moe.partial.json``: what of a store is finished, so that a stopped run is continued.
+"""``flash_moe.partial.json``: journal of the finished parts of a store, to continue a stopped run.
 
-It stands where the manifest will be. Nothing is noted before it is on the disk. Format in
-docs/store-format.md.
+It takes the place of the manifest. Only synced data is recorded. Format in docs/store-format.md.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from flash_moe.files.json_file import (
     table,
     text,
 )
-from flash_moe.files.names import file_name, shown
+from flash_moe.files.names import file_name, quoted
 from flash_moe.store.manifest import PARTIAL_FILE, Manifest
 from flash_moe.store.manifest_entries import checksum
 
@@ -33,15 +32,15 @@ JOURNAL = 2
 
 @dataclass
 class Journal:
-    """What an earlier run finished.
+    """Finished work of earlier runs.
 
     Attributes:
-        fingerprint: Of source and settings.
-        origin: Of a pulled store: repository, revision asked for, commit.
-        shards: Names of source files of which nothing more is needed.
+        fingerprint: Hash of source and settings.
+        origin: Repository, requested revision and commit of a pulled store.
+        shards: Names of source files that are no longer needed.
         layers: Decoder layer number to checksums, for complete record files.
-        errors: ``"layer/projection"`` to (sum of squared errors, sum of squares); ``"/part"``
-            follows where several steps did their share.
+        errors: ``"layer/projection"`` to (sum of squared errors, sum of squares), with a suffix
+            ``"/part"`` where several steps each wrote a part.
     """
 
     fingerprint: str = ""
@@ -61,25 +60,29 @@ class Journal:
         }
         write_json(dst / PARTIAL_FILE, row)
 
+    def is_done(self, layer: int | None, shards: Iterable[Path]) -> bool:
+        """Return True for a step whose layer is complete, or that read a recorded shard."""
+        return layer in self.layers or any(shard.name in self.shards for shard in shards)
+
     def error(self, layer: int, projection: str) -> float | None:
-        """Relative squared error of a layer's projection, or ``None`` if it was not quantized."""
+        """Return the relative squared error of a projection, or ``None`` if not quantized."""
         name = f"{layer}/{projection}"
         # Sorted, because sums of floats depend on their order.
-        found = [self.errors[k] for k in sorted(self.errors) if k.rpartition("/")[0] == name]
-        found += [self.errors[name]] if name in self.errors else []
-        if not found:
+        parts = [self.errors[k] for k in sorted(self.errors) if k.rpartition("/")[0] == name]
+        parts += [self.errors[name]] if name in self.errors else []
+        if not parts:
             return None
-        lost, all_ = (sum(sums) for sums in zip(*found, strict=True))
+        lost, all_ = (sum(sums) for sums in zip(*parts, strict=True))
         return lost / all_ if all_ else 0.0
 
 
-class Unwritten(Journal):
-    """A journal that is kept in memory, where the manifest already says what is there."""
+class MemoryJournal(Journal):
+    """In-memory journal of a store that has a manifest already."""
 
     @staticmethod
-    def of(manifest: Manifest, files: Sequence[Path]) -> Unwritten:
-        """What is finished of a complete store: the layers whose record file is there."""
-        journal = Unwritten()
+    def of(manifest: Manifest, files: Sequence[Path]) -> MemoryJournal:
+        """Return the journal of a store: layers whose record file exists are finished."""
+        journal = MemoryJournal()
         for entry, file in zip(manifest.layers, files, strict=True):
             if file.exists():
                 journal.layers[entry.number] = list(entry.checksums)
@@ -92,10 +95,10 @@ class Unwritten(Journal):
 
 
 def read_journal(dst: Path) -> Journal | None:
-    """The journal of a partial store; ``None`` where there is none.
+    """Read the journal of a partial store; ``None`` if the file does not exist.
 
     Raises:
-        PackError: Not a journal of this version.
+        PackError: The file is not a journal of this version.
     """
     file = dst / PARTIAL_FILE
     if not os.path.lexists(file):
@@ -112,7 +115,7 @@ def read_journal(dst: Path) -> Journal | None:
             {key: _sums(array(errors, key)) for key in errors},
         )
     except ValueError as error:
-        if not os.path.lexists(file):  # the store was completed meanwhile
+        if not os.path.lexists(file):  # the store became complete meanwhile
             return None
         raise PackError(
             "pack", f"{file} is not a journal of this version: {error}", "Delete the directory."
@@ -121,7 +124,7 @@ def read_journal(dst: Path) -> Journal | None:
 
 def _layer(key: str) -> int:
     if not (key.isascii() and key.isdigit()):
-        raise ValueError(f"layers: expected a number, got {shown(key)}")
+        raise ValueError(f"layers: expected a number, got {quoted(key)}")
     return checked_integer(int(key[:40]), "layers")
 
 
@@ -130,5 +133,5 @@ def _sums(values: list[Any]) -> tuple[float, float]:
         raise ValueError(f"errors: expected two sums, got {len(values)}")
     lost, all_ = (number(value, "errors") for value in values)
     if min(lost, all_) < 0:
-        raise ValueError(f"errors: expected no negative sum, got {values}")
+        raise ValueError(f"errors: expected sums of at least 0, got {values}")
     return lost, all_

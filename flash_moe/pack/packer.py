@@ -1,30 +1,29 @@
-"""Writes a store, shard by shard, and continues it when it is run again.
+"""Writes a store, shard by shard; a second run continues a stopped one.
 
-Each shard is read once, in the order of arrival, and its tensors are written where they belong.
-Records whose tensors are all there are put together in memory, hashed, and written in one piece; a
-layer that is split over shards is hashed from the disk when it is complete. The journal remembers
-the finished layers, and the shards of which nothing more is needed; the manifest comes last. A
-crash at any byte costs at most the shards that are being read.
+The packer reads each shard once, in order of arrival, and writes its tensors to their places.
+Records whose tensors are all available are assembled in memory, hashed and written in one piece; a
+layer that is split over shards is hashed from the disk when it is complete. The journal records
+finished layers and the shards that are no longer needed; the manifest is written last. A crash at
+any byte costs at most the shards that are being read.
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from flash_moe.errors import PackError
 from flash_moe.files.atomic import write_json
-from flash_moe.pack.auxiliary_files import write_side_files
-from flash_moe.pack.destination import (
-    check_free_space,
-    manifest_of,
-    open_destination,
-)
-from flash_moe.pack.journal import Journal, Unwritten
+from flash_moe.pack.auxiliary_files import write_auxiliary_files
+from flash_moe.pack.destination import check_free_space, manifest_of, open_destination
+from flash_moe.pack.journal import Journal, MemoryJournal
 from flash_moe.pack.run import Progress, Run
-from flash_moe.pack.shard_supply import KEPT, Shards
+from flash_moe.pack.shard_source import HEADERS_DIR, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest
@@ -32,11 +31,11 @@ from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest
 
 @dataclass(frozen=True)
 class PackResult:
-    """What a run of :func:`pack` did.
+    """Result of :func:`pack`.
 
     Attributes:
         layers_written: Layers finished by this run.
-        layers_kept: Layers that an earlier run had finished.
+        layers_kept: Layers finished by earlier runs.
     """
 
     path: Path
@@ -51,49 +50,35 @@ def pack(
     dst: Path,
     on_progress: Progress | None = None,
     *,
-    shards: Shards | None = None,
+    shards: ShardSource | None = None,
 ) -> PackResult:
-    """Write ``source`` as a store to ``dst``, or continue an earlier run that was stopped.
+    """Write ``source`` as a store to ``dst``, or continue a stopped run.
 
     Args:
-        on_progress: Called with what is being written and the bytes just done; from several
-            threads.
-        shards: Where the source's files come from; by default they are on this disk and stay.
+        on_progress: Called with the name of the part being written and the bytes just written,
+            from several threads.
+        shards: Shard source; by default the files are on this disk and are kept.
 
     Raises:
         PackError: ``dst`` holds something else, the disk is full, or a file cannot be written.
-            What is finished stays, and the same call continues it.
-        FlashMoEError: A shard cannot be had or is not what it should be; the same holds.
+            Finished parts stay, and the same call continues.
+        FlashMoEError: A shard is unavailable or damaged; the same call continues.
     """
-    supply = shards or Shards()
-    files = StoreFiles(dst, source.layers, source.resident)
-    journal, run = Journal(), None
-    try:
-        journal = open_destination(source, files, supply)
-        run = Run(source, files, journal, on_progress or (lambda what, n: None))
-        run.all(supply)
-        side_files = write_side_files(source, dst)
-        manifest = manifest_of(source, files, journal, side_files)
+    shards = shards or ShardSource()
+    with _whole_run(source, dst, shards, on_progress, partial(open_destination, source)) as run:
+        auxiliary_files = write_auxiliary_files(source, dst)
+        manifest = manifest_of(source, run.files, run.journal, auxiliary_files)
         write_json(dst / MANIFEST_FILE, manifest.to_json())
-        files.sync()
-        supply.finish()
+        run.files.sync()
+        shards.finish()
         (dst / PARTIAL_FILE).unlink()
-        # Last: without it a run that has no shards any more could not be continued.
-        shutil.rmtree(dst / KEPT, ignore_errors=True)
-    except OSError as error:
-        if run is not None:
-            run.stop()
-        raise _stopped(source, dst, journal, error) from error
-    finally:
-        supply.close()
-        if run is not None:
-            run.stop()
-        files.close()
+        # Last: a run whose shards are deleted needs these headers to continue.
+        shutil.rmtree(dst / HEADERS_DIR, ignore_errors=True)
     return PackResult(
         dst,
         len(source.layers) - run.kept,
         run.kept,
-        sum(layer.n_experts * layer.layout.record_bytes for layer in source.layers),
+        source.expert_bytes,
         sum(r.n_bytes for r in manifest.resident),
     )
 
@@ -104,33 +89,56 @@ def rewrite(
     manifest: Manifest,
     damaged: frozenset[str],
     on_progress: Progress | None = None,
-    shards: Shards | None = None,
+    shards: ShardSource | None = None,
 ) -> Manifest:
-    """Write the files of a store that are not there, and return what its manifest is then.
+    """Write the missing files of a store, and return its new manifest.
 
     Args:
-        source: As of :func:`pack`; its ``works`` may be only those that write these files.
-        manifest: Of the store as it was.
-        damaged: Names of files; of those that are no weights these are written, there or not.
+        source: As for :func:`pack`; its ``steps`` may be limited to those that write these files.
+        manifest: Manifest of the store before.
+        damaged: File names; auxiliary files among them are rewritten even if they exist.
 
     Raises:
-        PackError, FlashMoEError: As of :func:`pack`.
+        PackError, FlashMoEError: As for :func:`pack`.
     """
-    supply = shards or Shards()
+
+    def open_journal(files: StoreFiles, shards: ShardSource) -> Journal:
+        check_free_space(source, files, shards)
+        return MemoryJournal.of(manifest, [dst / e.file for e in manifest.layers])
+
+    with _whole_run(source, dst, shards or ShardSource(), on_progress, open_journal) as run:
+        auxiliary_files = [file.file for file in manifest.auxiliary_files]
+        write_auxiliary_files(source, dst, frozenset(auxiliary_files) & damaged)
+        written = manifest_of(source, run.files, run.journal, auxiliary_files)
+        return replace(written, source=manifest.source)
+
+
+@contextmanager
+def _whole_run(
+    source: PackSource,
+    dst: Path,
+    shards: ShardSource,
+    on_progress: Progress | None,
+    open_journal: Callable[[StoreFiles, ShardSource], Journal],
+) -> Iterator[Run]:
+    """Run all steps; leaving the ``with`` closes threads and files, also after an error.
+
+    Raises:
+        PackError: Replaces an OSError, also one of the body.
+    """
     files = StoreFiles(dst, source.layers, source.resident)
-    journal = Unwritten.of(manifest, [dst / e.file for e in manifest.layers])
-    run = None
+    journal, run = Journal(), None
     try:
-        check_free_space(source, files, supply)
+        journal = open_journal(files, shards)
         run = Run(source, files, journal, on_progress or (lambda what, n: None))
-        run.all(supply)
-        side_files = [file.file for file in manifest.side_files]
-        write_side_files(source, dst, frozenset(side_files) & damaged)
-        return manifest_of(source, files, journal, side_files)
+        run.all(shards)
+        yield run
     except OSError as error:
+        if run is not None:
+            run.stop()  # may record one more layer, which the message counts
         raise _stopped(source, dst, journal, error) from error
     finally:
-        supply.close()
+        shards.close()
         if run is not None:
             run.stop()
         files.close()

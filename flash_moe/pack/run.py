@@ -1,7 +1,7 @@
-"""One run of packing: what is still to do, and the doing of it in threads.
+"""One run of packing: runs the remaining steps in threads.
 
-Work is done layer by layer as shards arrive. While a layer is written the one before is synced.
-Only what is on the disk is noted in the journal, and only noted shards go back to the supply.
+Steps run layer by layer as shards become ready. While one layer is written, the one before is
+synced. The journal records only synced data, and only recorded shards are released.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import TypeGuard
 from flash_moe.files.atomic import sync_directory
 from flash_moe.pack.destination import link_file
 from flash_moe.pack.journal import Journal
-from flash_moe.pack.shard_supply import Shards
+from flash_moe.pack.shard_source import ShardSource
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import CopyExperts, Work, copy_records
+from flash_moe.pack.steps import CopyExperts, PackStep, copy_records
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import checksums
 
-# Reads and writes of one layer at a time. 2 GB cold, bench_pack --threads 1, 2, 4, 8, median of 5:
-# 0.44, 0.57, 0.57, 0.64 GB/s; where the page cache had 300 MB: 0.29, 0.39, 0.44, 0.48.
+# Threads that read and write one layer. 2 GB cold, bench_pack --threads 1, 2, 4, 8, median of 5:
+# 0.44, 0.57, 0.57, 0.64 GB/s; with a page cache of 300 MB: 0.29, 0.39, 0.44, 0.48.
 THREADS = 4
 
 Progress = Callable[[str, int], None]
 
 
 class Run:
-    """One run: what is still to do, and the doing."""
+    """Remaining steps of a pack, and the threads that run them."""
 
     def __init__(
         self, source: PackSource, files: StoreFiles, journal: Journal, report: Progress
@@ -41,80 +41,74 @@ class Run:
         self._report = report
         self._stopped = False
         self._pool = ThreadPoolExecutor(THREADS + 1, "pack")  # one syncs
-        self._todo: list[Work] = []
+        self._todo: list[PackStep] = []
         self._syncing: tuple[int, Future[list[str]]] | None = None
-        for work in source.works:
-            if self._is_done(work):
-                self._tell(work.layer, work.n_bytes)
+        for step in source.steps:
+            if self._is_done(step):
+                self._tell(step.layer, step.n_bytes)
             else:
-                self._todo.append(work)
+                self._todo.append(step)
 
-    def _is_done(self, work: Work) -> bool:
-        if work.layer is not None and self._number(work.layer) in self.journal.layers:
+    def _is_done(self, step: PackStep) -> bool:
+        if step.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
             return True
-        if work.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
-            return True
-        # A shard is noted when everything that reads it has been done.
-        return any(shard.name in self.journal.shards for shard in work.shards)
+        return self.journal.is_done(self.source.number_of(step.layer), step.shards)
 
     def _number(self, layer: int) -> int:
         return self.source.layers[layer].number
 
-    def _name(self, layer: int | None) -> str:
-        return "resident weights" if layer is None else f"layer {self._number(layer)}"
-
     def _tell(self, layer: int | None, n_bytes: int) -> None:
         if self._stopped:
             raise CancelledError
-        self._report(self._name(layer), n_bytes)
+        self._report(self.source.name_of(layer), n_bytes)
 
     def stop(self) -> None:
-        """Return when no thread writes any more: what they were at is left half done.
+        """Stop all threads and wait for them; steps in progress stay incomplete.
 
-        A layer whose records are all written is finished, which takes a few seconds.
+        A layer whose records are all written is finished first, which takes a few seconds.
         """
         self._stopped = True
         self._pool.shutdown(wait=True)
-        # Whatever stopped the run is the better message.
+        # The error that stopped the run is the better message.
         with contextlib.suppress(Exception):
-            self._note_layer()
+            self._record_layer()
 
-    def all(self, supply: Shards) -> None:
-        """Do all that is left.
+    def all(self, shards: ShardSource) -> None:
+        """Run all remaining steps.
 
         Raises:
-            OSError, FlashMoEError: As of :func:`pack`.
+            OSError, FlashMoEError: As for :func:`pack`.
         """
-        self._finish_layers(self._unfinished())  # those that lack only their checksums, or a link
-        self._run([work for work in self._todo if not work.shards])
-        wanted = sorted({shard for work in self._todo for shard in work.shards})
-        here: set[Path] = set()
-        for group in supply.arrivals(wanted):
-            here |= set(group)
-            self._run([work for work in self._todo if work.shards <= here])
-            spent = here - {shard for work in self._todo for shard in work.shards}
+        self._finish_layers(self._unfinished())  # layers that lack only checksums or a link
+        self._run([step for step in self._todo if not step.shards])
+        wanted = sorted({shard for step in self._todo for shard in step.shards})
+        on_disk: set[Path] = set()
+        for group in shards.ready(wanted):
+            on_disk |= set(group)
+            self._run([step for step in self._todo if step.shards <= on_disk])
+            spent = on_disk - {shard for step in self._todo for shard in step.shards}
             self.files.sync()
             self.journal.shards |= {shard.name for shard in spent}
             self.journal.write(self.files.dst)
             sync_directory(self.files.dst)  # before anything is deleted, maybe on another disk
             for shard in sorted(spent):
-                supply.release(shard)
-            here -= spent
-        self._note_layer()
+                shards.release(shard)
+            on_disk -= spent
+        self._record_layer()
         for file in self.files.resident_files:
             self.files.complete(file)
 
     def _unfinished(self) -> list[int]:
-        """Layers that nothing more has to be written to, and that are not noted yet."""
-        busy = {work.layer for work in self._todo}
+        """Layers that are fully written but not recorded yet."""
+        busy = {step.layer for step in self._todo}
         return [
             index
             for index in range(len(self.source.layers))
             if index not in busy and self._number(index) not in self.journal.layers
         ]
 
-    def _run(self, ready: Sequence[Work]) -> None:
-        """Do some of what is left, layer by layer; finish each layer that becomes complete."""
+    def _run(self, ready: Sequence[PackStep]) -> None:
+        """Run the steps that are ready, layer by layer; finish each layer that becomes complete."""
         last = len(self.source.layers)
         for layer in sorted({last if w.layer is None else w.layer for w in ready}):
             group = [w for w in ready if (last if w.layer is None else w.layer) == layer]
@@ -124,21 +118,21 @@ class Run:
             else:
                 self._do(group)
             done = set(map(id, group))
-            self._todo = [work for work in self._todo if id(work) not in done]
-            if layer < last and not any(work.layer == layer for work in self._todo):
+            self._todo = [step for step in self._todo if id(step) not in done]
+            if layer < last and not any(step.layer == layer for step in self._todo):
                 self._finish_layers([layer], sums)
-        self._note_layer()
+        self._record_layer()
 
-    def _is_whole(self, group: Sequence[Work]) -> TypeGuard[Sequence[CopyExperts]]:
-        """Whether these are copies that make all of a layer's records."""
-        if not all(isinstance(work, CopyExperts) for work in group):
+    def _is_whole(self, group: Sequence[PackStep]) -> TypeGuard[Sequence[CopyExperts]]:
+        """Return True if these steps copy all components of a layer."""
+        if not all(isinstance(step, CopyExperts) for step in group):
             return False
         index = group[0].layer
         assert index is not None
         return len(group) == len(self.source.layers[index].layout.components)
 
     def _copy_layer(self, group: Sequence[CopyExperts]) -> list[str]:
-        """Copy a layer's records in several threads; returns their checksums."""
+        """Copy a layer's records in several threads; return their checksums."""
         layer = group[0].layer
         n_experts = self.source.layers[layer].n_experts
         bounds = [n_experts * part // THREADS for part in range(THREADS + 1)]
@@ -150,33 +144,33 @@ class Run:
         ]
         return [checksum for copy in copies for checksum in copy.result()]
 
-    def _do(self, group: Sequence[Work]) -> None:
-        """Copies run in threads, all else on this one: MLX arrays belong to their thread."""
+    def _do(self, group: Sequence[PackStep]) -> None:
+        """Run copies in threads, other steps on this one: MLX arrays belong to their thread."""
 
-        def run(work: Work) -> None:
-            errors = work.run(self.files, partial(self._tell, work.layer))
+        def run(step: PackStep) -> None:
+            errors = step.run(self.files, partial(self._tell, step.layer))
             for projection, sums in errors.items():
-                assert work.layer is not None
-                self.journal.errors[f"{self._number(work.layer)}/{projection}"] = sums
+                assert step.layer is not None
+                self.journal.errors[f"{self._number(step.layer)}/{projection}"] = sums
 
-        copies = [self._pool.submit(run, work) for work in group if work.in_threads]
-        for work in group:
-            if not work.in_threads:
-                run(work)
+        copies = [self._pool.submit(run, step) for step in group if step.in_threads]
+        for step in group:
+            if not step.in_threads:
+                run(step)
         for copy in copies:
             copy.result()
 
     def _finish_layers(self, layers: Iterable[int], sums: list[str] | None = None) -> None:
-        """Sync complete record files, one while the next is written.
+        """Sync complete record files, each while the next is written.
 
         Args:
-            sums: Their checksums; without, they are read back.
+            sums: Checksums of the records; ``None`` reads the file back.
         """
         for layer in layers:
             existing = self.source.existing_file(layer)
             if existing is not None:
                 link_file(existing, self.files.record_file(layer))
-            self._note_layer()
+            self._record_layer()
             self._syncing = layer, self._pool.submit(self._finish, layer, sums)
 
     def _finish(self, layer: int, sums: list[str] | None) -> list[str]:
@@ -185,13 +179,13 @@ class Run:
         if sums is not None:
             return sums
         info = self.source.layers[layer]
-        # Reading back what was just written is no progress; of an adopted file it is all there is.
+        # Reading back a new file is not progress; for an adopted file it is all the work.
         linked = self.source.existing_file(layer) is not None
         size = info.layout.record_bytes
         tell = partial(self._tell, layer, size) if linked else lambda: None
         return checksums(file, info.n_experts, size, tell)
 
-    def _note_layer(self) -> None:
+    def _record_layer(self) -> None:
         if self._syncing is not None:
             layer, sums = self._syncing
             self._syncing = None

@@ -1,19 +1,18 @@
-"""Writes safetensors files by streaming: header first, then the bytes of one tensor at a time.
+"""Streaming writer of safetensors files: header first, then one tensor at a time.
 
-Callers give tensors as byte streams, so a file of any size is written with a few megabytes of
-memory. A file has its name only when it is complete and on the disk.
+Callers pass tensors as byte streams, so a file of any size takes a few megabytes of memory. A file
+gets its name only when it is complete and synced.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flash_moe.files.atomic import sync_file
+from flash_moe.files.atomic import atomic_file
 from flash_moe.store.safetensors_header import BITS
 
 Bytes = bytes | memoryview
@@ -21,7 +20,7 @@ Bytes = bytes | memoryview
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor to write, without its bytes. ``dtype`` is the safetensors name."""
+    """Name, dtype (as in safetensors) and shape of a tensor to write."""
 
     name: str
     dtype: str
@@ -37,10 +36,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class TensorSource(TensorSpec):
-    """A tensor to write.
+    """A tensor to write, with its bytes.
 
     Attributes:
-        chunks: Yields its bytes, little-endian and row-major.
+        chunks: Yields the bytes, little-endian and row-major.
     """
 
     chunks: Callable[[], Iterable[Bytes]]
@@ -57,19 +56,19 @@ def write_shards(
     on_bytes: Callable[[int], None] | None = None,
     odd_offsets: bool = False,
 ) -> dict[str, str]:
-    """Write ``dst/model*.safetensors``; tensors keep the order they are given in.
+    """Write ``dst/model*.safetensors``, with tensors in the given order.
 
     Args:
-        shard_bytes: A shard is closed before it grows past this; a larger tensor is alone.
+        shard_bytes: Maximum size of a shard; a larger tensor gets its own.
         on_bytes: Called with the size of each piece written.
-        odd_offsets: Make the tensors begin at an odd byte instead of a multiple of 8, as in files
-            of MLX, which does not pad its headers.
+        odd_offsets: Start the tensors at an odd byte instead of a multiple of 8, as in files of
+            MLX, which does not pad its headers.
 
     Returns:
         Tensor name to file name.
 
     Raises:
-        OSError: Writing failed, or a source gave another number of bytes than its shape says.
+        OSError: Writing failed, or the bytes of a tensor do not match its shape.
     """
     weight_map: dict[str, str] = {}
     for name, shard in split_shards(tensors, shard_bytes).items():
@@ -79,10 +78,10 @@ def write_shards(
 
 
 def split_shards(tensors: Iterable[T], shard_bytes: int) -> dict[str, list[T]]:
-    """Divide tensors among files: file name to its tensors, in the order they are given in.
+    """Divide tensors among files: file name to its tensors, in the given order.
 
     Args:
-        shard_bytes: As of :func:`write_shards`.
+        shard_bytes: As for :func:`write_shards`.
     """
     if shard_bytes < 1:
         raise ValueError(f"[safetensors] shard_bytes: expected at least 1, got {shard_bytes}")
@@ -103,7 +102,7 @@ def split_shards(tensors: Iterable[T], shard_bytes: int) -> dict[str, list[T]]:
 
 
 def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes:
-    """The first bytes of a file of these tensors, which follow without gaps."""
+    """Return the header of a file with these tensors, which follow without gaps."""
     table: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     offset = 0
     for tensor in tensors:
@@ -122,8 +121,7 @@ def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes
 def _write_file(
     file: Path, tensors: Sequence[TensorSource], on_bytes: Callable[[int], None], odd_offsets: bool
 ) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as out:
+    with atomic_file(file) as out:
         out.write(header_of(tensors, odd_offsets))
         for tensor in tensors:
             written = 0
@@ -135,6 +133,3 @@ def _write_file(
                 raise OSError(
                     f"tensor {tensor.name}: expected {tensor.n_bytes} bytes, got {written}"
                 )
-        out.flush()
-        sync_file(out.fileno())
-    os.replace(temporary, file)

@@ -1,7 +1,7 @@
-"""The steps that packing is made of: what each reads, and what it writes where.
+"""Pack steps: the base class, and the steps that copy.
 
-A step can run as soon as the shards it reads are on the disk, in any order and again after a crash:
-it always writes the same bytes to the same places.
+A step can run as soon as its shards are on the disk, in any order and again after a crash: it
+always writes the same bytes to the same places.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import xxhash
 
@@ -28,55 +29,53 @@ OnBytes = Callable[[int], None]
 Errors = dict[str, tuple[float, float]]
 
 
-class Work(ABC):
-    """One step.
+@dataclass(frozen=True)
+class PackStep(ABC):
+    """One step of packing.
 
     Attributes:
-        entries: Tensors that it reads; the files of all must be there.
+        entries: Tensors that it reads; all their files must exist.
         layer: Index of the layer whose records it writes, or ``None`` for resident weights.
-        n_bytes: Bytes it writes, all told.
-        in_threads: Whether it may run beside others, away from the main thread.
+        n_bytes: Bytes that it writes.
+        in_threads: True if it may run in parallel, off the main thread.
     """
 
     entries: tuple[TensorEntry, ...]
     layer: int | None
     n_bytes: int
-    in_threads: bool = False
+    in_threads: ClassVar[bool] = False
 
     @cached_property
     def shards(self) -> frozenset[Path]:
         """Files that it reads."""
         return frozenset(entry.file for entry in self.entries)
 
+    @property
+    def entry(self) -> TensorEntry:
+        """The only tensor that this step reads."""
+        (entry,) = self.entries
+        return entry
+
     @abstractmethod
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        """Do it, telling of each piece written.
+        """Run the step; calls ``on_bytes`` with the bytes of each piece written.
 
         Returns:
-            What quantizing lost, where it quantized anew.
+            Quantization errors, if the step searches scales.
 
         Raises:
-            CorruptFileError: A shard does not hold what its header said.
+            CorruptFileError: A shard does not match its header.
             OSError: Reading or writing failed.
         """
 
 
 @dataclass(frozen=True)
-class CopyExperts(Work):
+class CopyExperts(PackStep):
     """Copies one stacked tensor ``[experts, ...]`` into its component of every record."""
 
-    entry: TensorEntry
     layer: int
     component: Component
     in_threads = True
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
-
-    @property
-    def n_bytes(self) -> int:  # type: ignore[override]
-        return self.entry.n_bytes
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         size, offset = self.component.n_bytes, self.component.offset
@@ -89,10 +88,10 @@ class CopyExperts(Work):
         return {}
 
     def gather(self, fd: int, experts: range, buffer: memoryview, record_bytes: int) -> None:
-        """Read the tensor of some experts into their records, which ``buffer`` has side by side.
+        """Read this tensor of some experts into their records, which are contiguous in ``buffer``.
 
         Raises:
-            CorruptFileError: The file ends before.
+            CorruptFileError: The file is too short.
         """
         size, offset = self.component.n_bytes, self.component.offset
         places = range(offset, len(experts) * record_bytes, record_bytes)
@@ -105,34 +104,34 @@ class CopyExperts(Work):
 
 
 def copy_records(
-    works: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
+    steps: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
 ) -> list[str]:
     """Copy whole records of a layer: each byte is read, hashed and written once, in order.
 
     Args:
-        works: Those of one layer, one for each component.
-        experts: Which records; others may be copied at the same time.
+        steps: The steps of one layer, one per component.
+        experts: Range of experts to copy; other threads may copy other ranges.
 
     Returns:
         xxh3-128 of each record, in hex.
 
     Raises:
-        CorruptFileError, OSError: As of :meth:`Work.run`.
+        CorruptFileError, OSError: As for :meth:`PackStep.run`.
     """
-    layer = works[0].layer
+    layer = steps[0].layer
     size = files.layers[layer].layout.record_bytes
-    payload = sum(work.component.n_bytes for work in works)
+    payload = sum(step.component.n_bytes for step in steps)
     at_once = max(1, COPY_BYTES // size)
-    # Bytes between components are never written to, so they stay zero.
+    # Bytes between components are never written, so they stay zero.
     buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
     sums = []
     with ExitStack() as stack:
-        files_of = sorted({work.entry.file for work in works})
+        files_of = sorted({step.entry.file for step in steps})
         fds = {file: open_shard(file, stack) for file in files_of}
         for begin in experts[::at_once]:
             records = range(begin, min(begin + at_once, experts.stop))
-            for work in works:
-                work.gather(fds[work.entry.file], records, buffer, size)
+            for step in steps:
+                step.gather(fds[step.entry.file], records, buffer, size)
             whole = buffer[: len(records) * size]
             for start in range(0, len(whole), size):
                 sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
@@ -141,21 +140,10 @@ def copy_records(
     return sums
 
 
-@dataclass(frozen=True)
-class CopyTensor(Work):
-    """Copies one tensor that stays in memory."""
+class CopyTensor(PackStep):
+    """Copies one resident tensor."""
 
-    entry: TensorEntry
-    layer = None
     in_threads = True
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
-
-    @property
-    def n_bytes(self) -> int:  # type: ignore[override]
-        return self.entry.n_bytes
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for start, part in pieces(self.entry, COPY_BYTES):
@@ -165,7 +153,7 @@ class CopyTensor(Work):
 
 
 def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]:
-    """A tensor in pieces, each with its first byte; a view is valid until the next one.
+    """Yield a tensor in pieces, as (first byte, view); a view is valid until the next one.
 
     Raises:
         CorruptFileError: The file ends inside the tensor.
@@ -180,11 +168,11 @@ def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]
 
 
 def open_shard(file: Path, stack: ExitStack) -> int:
-    """Open for reading until the stack is closed.
+    """Open a shard for reading; the stack closes it.
 
-    Without the read-ahead of the system: several tensors of a file are read side by side, in large
-    pieces. With read-ahead, where 300 MB were left for the page cache, 2 GB were read as 7
-    (bench_pack's checkpoint on Linux), because pages were dropped before their turn came.
+    Read-ahead is off, because several tensors of a file are read in turn, in large pieces. With
+    read-ahead and 300 MB of page cache, 2 GB became 7 GB of reads (bench_pack's checkpoint on
+    Linux), because pages were dropped before their use.
     """
     fd = open_for(file, "cached")
     stack.callback(os.close, fd)
@@ -195,7 +183,7 @@ def read_exactly(fd: int, entry: TensorEntry, start: int, part: memoryview) -> N
     """Fill ``part`` from byte ``start`` of a tensor.
 
     Raises:
-        CorruptFileError: The file ends before.
+        CorruptFileError: The file is too short.
     """
     got = read_range(fd, entry.offset + start, part)
     if got != len(part):

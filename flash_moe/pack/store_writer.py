@@ -1,7 +1,7 @@
-"""The files of a store that is being written, at their full size from the start.
+"""Files of a store in progress, at their full size from the start.
 
-Tensors arrive in any order, so each file is laid out beforehand and its pieces are written where
-they belong. A file is called ``NAME.tmp`` until it is complete and on the disk.
+Tensors arrive in any order, so each file is laid out first and its pieces are written to their
+places. A file is named ``NAME.tmp`` until it is complete and synced.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flash_moe.files.atomic import sync_directory, sync_file
+from flash_moe.files.atomic import sync_and_rename, sync_directory, sync_file, temporary_file
 from flash_moe.pack.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
 from flash_moe.store.experts import ExpertLayer
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
-# Larger writes get larger pages of the page cache. In a virtual machine whose host takes back what
-# is free, 2 GB in pieces of 512 KB and 8 MB took 4 s of system time, in pieces of 128 KB 0.7.
+# Larger writes get larger pages of the page cache. In a virtual machine whose host reclaims free
+# memory, 2 GB in pieces of 512 KB and 8 MB took 4 s of system time, in pieces of 128 KB 0.7 s.
 WRITE_BYTES = 128 * 1024
-_F_PREALLOCATE, _F_ALLOCATEALL, _F_PEOFPOSMODE = 42, 4, 3  # of macOS
+_F_PREALLOCATE, _F_ALLOCATEALL, _F_PEOFPOSMODE = 42, 4, 3  # constants of macOS
 
 
 class StoreFiles:
     """Record files and resident files below ``dst``. Threads may write at the same time.
 
     Args:
-        layers: The MoE layers, in the order in which the methods number them.
-        resident: The other tensors, in the order in which they are to lie.
+        layers: The MoE layers; methods take their index here.
+        resident: The resident tensors, in file order.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StoreFiles:
         self._fds: dict[Path, int] = {}
         self._lock = threading.Lock()
         for index, layer in enumerate(layers):
-            self._sizes[self.record_file(index)] = layer.n_experts * layer.layout.record_bytes
+            self._sizes[self.record_file(index)] = layer.n_bytes
         for name, shard in split_shards(resident, MAX_SHARD_BYTES).items():
             file = dst / name
             head = self._heads[file] = header_of(shard)
@@ -63,7 +63,7 @@ class StoreFiles:
         return tuple(self._heads)
 
     def bytes_of(self, layer: int | None) -> int:
-        """Size of the record file of a layer, or with ``None`` of all resident files."""
+        """Return the size of the record file of a layer, or for ``None`` of all resident files."""
         files = self.resident_files if layer is None else (self.record_file(layer),)
         return sum(self._sizes[file] for file in files)
 
@@ -73,7 +73,7 @@ class StoreFiles:
         _write(self._fd(self.record_file(layer)), base + offset, data)
 
     def write_records(self, layer: int, first: int, records: Bytes) -> None:
-        """Write whole records, side by side, from expert ``first`` on."""
+        """Write contiguous records, starting with expert ``first``."""
         size = self.layers[layer].layout.record_bytes
         _write(self._fd(self.record_file(layer)), first * size, records)
 
@@ -83,33 +83,32 @@ class StoreFiles:
         _write(self._fd(file), start + offset, data)
 
     def is_begun(self, file: Path) -> bool:
-        """Whether ``file`` is there at its full size, complete or not."""
-        return any(_size(f) == self._sizes[file] for f in (file, temporary(file)))
+        """Return True if ``file`` exists at its full size, complete or not."""
+        return any(_size(f) == self._sizes[file] for f in (file, temporary_file(file)))
 
     def is_complete(self, file: Path) -> bool:
         return _size(file) == self._sizes[file]
 
     def missing_bytes(self) -> int:
-        """Disk that the files will take beyond what they take now."""
+        """Return the disk space in bytes that the files still need."""
         return sum(
-            max(0, size - max(_allocated(file), _allocated(temporary(file))))
+            max(0, size - max(_allocated(file), _allocated(temporary_file(file))))
             for file, size in self._sizes.items()
         )
 
     def sync(self) -> None:
-        """Return when everything written is on the disk, and the names of what is complete."""
+        """Flush all written data to the disk, and the names of complete files."""
         for fd in list(self._fds.values()):
             sync_file(fd)
         for directory in (self.dst / "experts", self.dst):
             sync_directory(directory)
 
     def complete(self, file: Path) -> None:
-        """Give a file its name; all of it is written. It may be without tensors."""
+        """Sync a fully written file and give it its final name. It may have no tensors."""
         if file not in self._fds and self.is_complete(file):
             return
         fd = self._fd(file)
-        sync_file(fd)
-        os.replace(temporary(file), file)
+        sync_and_rename(fd, temporary_file(file), file)
         with self._lock:
             os.close(self._fds.pop(file))
 
@@ -123,21 +122,17 @@ class StoreFiles:
             fd = self._fds.get(file)
             if fd is None:
                 if self.is_complete(file):
-                    # A run was killed before it noted that. Of shards that were noted, and may be
-                    # gone, nothing is written again, so what they gave is kept.
-                    os.replace(file, temporary(file))
-                fd = self._fds[file] = _open(temporary(file), self._sizes[file])
+                    # The run was killed before the journal recorded this file. Journaled shards may
+                    # be deleted and are not read again, so keep their bytes.
+                    os.replace(file, temporary_file(file))
+                fd = self._fds[file] = _open(temporary_file(file), self._sizes[file])
                 if file in self._heads:
                     _write(fd, 0, self._heads[file])
             return fd
 
 
-def temporary(file: Path) -> Path:
-    return file.with_name(file.name + ".tmp")
-
-
 def _open(file: Path, size: int) -> int:
-    """Open for writing, with room for all of it: scattered writes would scatter it on the disk."""
+    """Open for writing and allocate the full size, so that scattered writes do not fragment it."""
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         if os.fstat(fd).st_size != size:
@@ -161,8 +156,8 @@ def _allocate(fd: int, size: int) -> None:
         elif sys.platform == "darwin":
             _allocate_on_macos(fd, size)
     except OSError as error:
-        # Some filesystems know nothing of it; then the disk may fill up later instead of now. (On
-        # macOS ENOTSUP is another number than EOPNOTSUPP.)
+        # Some filesystems do not support it; then a full disk is noticed later. (On macOS ENOTSUP
+        # is another number than EOPNOTSUPP.)
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
             raise
 

@@ -1,8 +1,8 @@
-"""Measures how fast this disk gives the records of a store, and picks the reader's settings.
+"""Measures cold reads of a store's records on this disk, and picks the reader settings.
 
-Reads what a token would read: as many experts of a layer as a token uses, at random, through the
-product's own reader threads, waiting for each such batch. Every read is cold: its pages are dropped
-from the page cache before, and the cache is looked at to see that they went.
+The access pattern is that of a token: as many random experts of a layer as a token uses, through
+the product's own reader threads, one such batch at a time. Every read is cold: its pages are
+dropped from the page cache first, and the cache is checked.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
 from flash_moe.stream.readers import Read, ReaderPool
 
 THREADS = (1, 2, 4, 8, 16, 32)
-SPLITS = (4,)  # of 2, 4, 8 and 16, the forks of the original Flash-MoE found 4 best on Macs
+SPLITS = (4,)  # the best of 2, 4, 8 and 16 on Macs, by the forks of the original Flash-MoE
 ROUNDS = 3
-# A trial takes about this long, and reads at most this much: long against the start of a thread
-# (0.1 ms) and what a disk does beside, short enough for 60 trials in a few seconds.
+# A trial takes about this long, and reads at most this much: long compared with the start of a
+# thread (0.1 ms) and other disk activity, short enough for 60 trials in a few seconds.
 TRIAL_S = 0.1
 MAX_TRIAL_BYTES = 500_000_000
-# Pages that another program brings back while they are dropped.
+# Tolerance for pages that another program reads back while they are dropped.
 MAX_CACHED_SHARE = 0.01
 
 Key = tuple[int, int]  # (layer index, expert)
@@ -37,7 +37,7 @@ Key = tuple[int, int]  # (layer index, expert)
 
 @dataclass(frozen=True)
 class Trial:
-    """What one setting gave: median of the rounds, and the lowest and highest."""
+    """Result of one setting: the median, lowest and highest of the rounds, in GB/s."""
 
     settings: IoSettings
     gb_s: float
@@ -56,10 +56,10 @@ def tune(
 
     Args:
         top_k: Experts of a layer that are read together.
-        on_trial: Called with (measurements done, all of them).
+        on_trial: Called with (measurements done, total).
 
     Raises:
-        ConfigError: The page cache does not let go of the files, so that nothing can be measured.
+        ConfigError: The files stay in the page cache, so cold reads cannot be measured.
         StoreError: A record cannot be read.
     """
     modes = ["cached"]
@@ -67,7 +67,7 @@ def tune(
         check_direct(experts)
         modes.append("direct")
     except FlashMoEError:
-        pass  # the model cannot be read so, or not from here
+        pass  # the model or the filesystem does not support direct reads
     choose = random.Random(seed)
     whole = [IoSettings(io, threads) for io in modes for threads in THREADS]
     splits = [IoSettings(io, threads, n) for io in modes for n in SPLITS for threads in THREADS[2:]]
@@ -82,7 +82,7 @@ def tune(
 
 
 def bytes_of_a_trial(experts: ExpertFiles, top_k: int, choose: random.Random) -> int:
-    """How much to read so that a trial takes ``TRIAL_S`` on this disk, by a first read."""
+    """Return the bytes to read in a trial of ``TRIAL_S``, after one short measurement."""
     gb_s = measure(experts, IoSettings(), top_k, MAX_TRIAL_BYTES // 20, choose)
     return round(min(max(gb_s * 1e9 * TRIAL_S, 1), MAX_TRIAL_BYTES, experts.n_bytes))
 
@@ -93,7 +93,7 @@ def measure(
     """Read about ``n_bytes`` of random records cold, in batches of ``top_k``.
 
     Returns:
-        10^9 bytes a second.
+        GB/s (10^9 bytes per second).
     """
     batches = list(_batches(experts, top_k, n_bytes, choose))
     drop(experts, [key for batch in batches for key in batch])
@@ -119,7 +119,7 @@ def measure(
 def _batches(
     experts: ExpertFiles, top_k: int, n_bytes: int, choose: random.Random
 ) -> Iterator[list[Key]]:
-    """Random experts, each once, in batches of one layer, of about ``n_bytes`` together."""
+    """Yield random experts, each once, in batches of one layer, about ``n_bytes`` in total."""
     layers = list(range(len(experts.layers)))
     choose.shuffle(layers)
     left = {
@@ -134,10 +134,10 @@ def _batches(
 
 
 def drop(experts: ExpertFiles, keys: Sequence[Key]) -> None:
-    """Drop the files of records from the page cache, and look whether the records went.
+    """Drop the files of records from the page cache, and check that the records are gone.
 
     Raises:
-        ConfigError: They did not.
+        ConfigError: More than ``MAX_CACHED_SHARE`` is still cached.
     """
     segments = [segment for key in keys for segment in experts.segments(*key)]
     for file in {segment.file for segment in segments}:
@@ -148,14 +148,14 @@ def drop(experts: ExpertFiles, keys: Sequence[Key]) -> None:
         raise ConfigError(
             "tune",
             f"{cached} of {total} bytes of {segments[0].file} and others stay in the page cache, "
-            "so that reads of the disk cannot be measured",
-            "Is the store on a disk, yours, and not in use by another program?",
+            "so reads from the disk cannot be measured",
+            "Is the store on a disk, writable by you, and not in use by another program?",
         )
 
 
 @contextmanager
 def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
-    """Page-aligned memory to read into, touched once, so that no read pays for new pages."""
+    """Yield page-aligned read buffers, touched once so that no read pays for page faults."""
     memory = mmap.mmap(-1, n * n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # as in a slab
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -166,16 +166,16 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
     try:
         yield parts
     finally:
-        # After an error or Ctrl-C reads still hold records; the memory goes with the last of them.
+        # After an error or Ctrl-C, reads in flight still use records; the last frees the memory.
         with suppress(BufferError):
-            for held in (*parts, view):
-                held.release()
+            for part in (*parts, view):
+                part.release()
             memory.close()
 
 
 @contextmanager
 def pool_for(experts: ExpertFiles, settings: IoSettings) -> Iterator[ReaderPool]:
-    """The reader threads of a bank with these settings."""
+    """Yield the reader threads of a bank with these settings."""
     reader = RecordReader(experts, io=settings.io)
     pool = ReaderPool(reader, settings.threads, settings.split)
     try:
@@ -185,12 +185,12 @@ def pool_for(experts: ExpertFiles, settings: IoSettings) -> Iterator[ReaderPool]
 
 
 def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:
-    """For each mode the simplest setting that is as fast as the fastest, within 3 %."""
+    """Return for each mode the simplest setting within 3 % of the fastest."""
     best: dict[str, Measured] = {}
     for io in dict.fromkeys(trial.settings.io for trial in trials):
-        mine = [trial for trial in trials if trial.settings.io == io]
-        enough = max(trial.gb_s for trial in mine) / WORTH
-        good = [trial for trial in mine if trial.gb_s >= enough]
+        of_mode = [trial for trial in trials if trial.settings.io == io]
+        enough = max(trial.gb_s for trial in of_mode) / WORTH
+        good = [trial for trial in of_mode if trial.gb_s >= enough]
         first = min(good, key=lambda trial: (trial.settings.split or 0, trial.settings.threads))
         best[io] = Measured(first.settings.threads, first.settings.split or 1, round(first.gb_s, 3))
     return best

@@ -1,11 +1,10 @@
-"""How fast this disk and this device are, measured in a few seconds, for a forecast.
+"""Measurement of this disk and this device in a few seconds, for a forecast.
 
-The disk is read as a model would read it: records of the given size at random, by the product's
-own reader threads, cold, as ``plan/disk_tuning.py`` does for a store; only that the records lie in
-a temporary file. That file is new, and a drive, or the host of a virtual machine, may give what was
-written lately faster than what was written long ago.
+The disk test reads like a model: cold random records of the given size, through the product's own
+reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
+new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
 
-What cannot be measured gives a ``Speed`` without a number that says why, not an error.
+A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flash_moe.errors import FlashMoEError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.options.loading import DEFAULT_IO_THREADS
 from flash_moe.plan.disk_tuning import Trial, bytes_of_a_trial, measure
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, Segment
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 ROUNDS = 5
-# The temporary file: many times what a drive's own memory holds of it, and written in seconds.
+# Limits of the temporary file: many times the cache of a drive, and written in seconds.
 MAX_FILE_BYTES = 1_500_000_000
 WRITE_S = 8.0
-# What is left of the disk for others: they may be writing too.
+# Disk space left free for other programs, which may be writing too.
 LEAVE_FREE_BYTES = 1_000_000_000
-# Of one array on the device: beyond its caches, where the memory has room for three of them.
+# One array on the device: larger than its caches; memory has to hold three of them.
 ARRAY_BYTES = 256_000_000
 
 
@@ -49,10 +49,10 @@ class Speed:
     """A rate, the median of several measurements.
 
     Attributes:
-        bytes_per_s: ``None`` where it cannot be measured.
+        bytes_per_s: ``None`` if it cannot be measured.
         low: The lowest measurement.
-        high: The highest.
-        note: What was measured, or why nothing was.
+        high: The highest measurement.
+        note: Description of the measurement, or the reason why it failed.
     """
 
     bytes_per_s: float | None
@@ -66,17 +66,17 @@ class DiskSpeed(Speed):
     """``Speed`` of reading records.
 
     Attributes:
-        trials: Each mode that this disk has, cached and direct; the speed is that of the faster.
+        trials: One per supported mode, cached and direct; the speed is that of the faster.
     """
 
     trials: tuple[Trial, ...] = ()
 
 
 class TemporaryRecords(ExpertFiles):
-    """Records without meaning, in one file.
+    """Random records in one file.
 
     Args:
-        record_bytes: Of each, a multiple of 4096 for direct reads.
+        record_bytes: Size of a record, a multiple of 4096 for direct reads.
     """
 
     def __init__(self, file: Path, n_records: int, record_bytes: int) -> None:
@@ -99,27 +99,27 @@ def disk_read_bytes_per_s(
     on_step: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
 ) -> DiskSpeed:
-    """Measure cold random reads in a folder, through the page cache and, where it can be, past it.
+    """Measure cold random reads in a folder, through the page cache and, if supported, direct.
 
-    Writes a temporary file of random bytes there, 1.5 GB or less: what 8 seconds can write, and
-    what leaves 1 GB of the disk free. It is removed whatever happens, except to a process that is
-    killed; then ``.flash-moe-speed-*`` is left.
+    Writes a temporary file of random bytes there, of at most 1.5 GB: as much as 8 seconds can
+    write, and leaving 1 GB of the disk free. It is always removed, unless the process is killed;
+    then ``.flash-moe-speed-*`` is left.
 
     Args:
-        folder: On the disk to measure; exists.
-        record_bytes: Of a record.
-        at_once: Records that are read together: those that a layer misses.
+        folder: Existing folder on the disk to measure.
+        record_bytes: Size of a record.
+        at_once: Records that are read together: the misses of a layer.
         threads: Reader threads.
-        max_file_bytes: Bound of the file.
-        free_bytes: Says what is free in a folder.
-        on_step: Called with (steps done, all of them), the first when the file is written.
+        max_file_bytes: Maximum size of the file.
+        free_bytes: Returns the free space of a folder.
+        on_step: Called with (steps done, total); the first step is writing the file.
     """
     try:
         n_records = min(free_bytes(folder) - LEAVE_FREE_BYTES, max_file_bytes) // record_bytes
         if n_records < 2 * at_once:
             room = 2 * at_once * record_bytes + LEAVE_FREE_BYTES
-            return DiskSpeed(None, note=f"{folder} has less than {room / 1e9:.2f} GB free")
-        # Named before it is there, so that no interrupt can come between making and removing it.
+            return DiskSpeed(None, note=f"{folder} has less than {format_bytes(room)} free")
+        # Named before it exists, so that no interrupt can come between its creation and removal.
         file = folder / f".flash-moe-speed-{uuid.uuid4().hex}"
         try:
             fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -138,7 +138,7 @@ def disk_read_bytes_per_s(
 
 
 def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int) -> int:
-    """Write records that no disk can compress, and get them onto it. Returns how many."""
+    """Write incompressible records and sync them. Return their number."""
     numbers = np.random.default_rng(seed)
     step = max(64_000_000 // record_bytes, 1)
     started = time.perf_counter()
@@ -150,7 +150,7 @@ def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int)
         left = memoryview(numbers.bytes(n * record_bytes))
         while left:
             left = left[os.write(fd, left) :]
-        os.fsync(fd)  # pages that wait to be written cannot be dropped, and take time unseen
+        os.fsync(fd)  # dirty pages cannot be dropped, and their writes take time later
         written += n
     return written
 
@@ -162,13 +162,13 @@ def _measure_disk(
     on_step: Callable[[int, int], None],
     seed: int,
 ) -> DiskSpeed:
-    """The modes take turns, so that what else the disk does meets both."""
+    """Measure the modes in turn, so that other disk activity affects both."""
     settings = [IoSettings("cached", threads)]
     try:
         check_direct(records)
         settings.append(IoSettings("direct", threads))
     except FlashMoEError:
-        pass  # not at multiples of 4096, or the filesystem has none
+        pass  # not aligned to 4096 bytes, or not supported by the filesystem
     choose = random.Random(seed)
     total = 1 + ROUNDS * len(settings)
     on_step(1, total)
@@ -181,14 +181,14 @@ def _measure_disk(
     trials = tuple(Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items())
     best = max(trials, key=lambda trial: trial.gb_s)
     note = (
-        f"cold random reads of {records.segments(0, 0)[0].n_bytes / 1e6:.3g} MB, {at_once} at "
-        f"once, {best.settings}, in a new file of {records.n_bytes / 1e9:.2g} GB"
+        f"cold random reads of {format_bytes(records.segments(0, 0)[0].n_bytes)}, {at_once} at "
+        f"once, {best.settings}, in a new file of {format_bytes(records.n_bytes)}"
     )
     return DiskSpeed(1e9 * best.gb_s, 1e9 * best.low, 1e9 * best.high, note, trials)
 
 
 def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
-    """The memory of MLX's default device: an array negated into a new one.
+    """Measure the memory of MLX's default device: an array negated into a new one.
 
     Both directions count: ``n_bytes`` are read and ``n_bytes`` written. On a CPU MLX does this in
     one thread.
@@ -202,25 +202,25 @@ def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
         return lambda: -x
 
     return _measure_device(
-        prepare, 2 * n_bytes, f"an array of {n_bytes / 1e6:.3g} MB copied, both directions counted"
+        prepare, 2 * n_bytes, f"an array of {format_bytes(n_bytes)} copied, both directions counted"
     )
 
 
 def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
-    """How fast quantized weights pass in the product with one token, by MLX's default device.
+    """Measure the weight bytes per second of quantized matrix-vector products on MLX's device.
 
-    This is what computes a token; where it is less than the memory gives, as on CPUs, it and not
-    the memory is the limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
+    Decoding runs these products; where they are slower than the memory, as on CPUs, they are the
+    limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
     """
     import mlx.core as mx
 
-    # Half precision on a GPU; on a CPU everything is computed in float32.
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    dtype = mx.bfloat16 if on_gpu else mx.float32
+    from flash_moe.compat.dtypes import computed_dtype
+
+    dtype = computed_dtype(mx.bfloat16)
     n_in, group = 4096, 64
     row_bytes = n_in * bits // 8 + n_in // group * 2 * dtype.size
     n_out = max(n_bytes // row_bytes, 1)
-    note = f"a {bits}-bit matrix of {n_out * row_bytes / 1e6:.3g} MB times one token"
+    note = f"a {bits}-bit matrix of {format_bytes(n_out * row_bytes)} times one token"
 
     def prepare() -> Callable[[], mx.array]:
         weight = mx.random.randint(0, 2**31 - 1, (n_out, n_in * bits // 32)).astype(mx.uint32)
@@ -241,13 +241,13 @@ def _measure_device(
 
     try:
         compute = prepare()
-        mx.eval(compute())  # compiles, and touches the memory
+        mx.eval(compute())  # compile, and touch the memory
         rates = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
             mx.eval(compute())
             rates.append(n_bytes / (time.perf_counter() - started))
-    except (RuntimeError, ValueError, MemoryError) as error:  # how MLX says that it cannot
+    except (RuntimeError, ValueError, MemoryError) as error:  # what MLX raises if it cannot
         return Speed(None, note=f"{note}: {error}")
     finally:
         mx.clear_cache()

@@ -1,8 +1,4 @@
-"""A model as its store would be: looks at a repository, a checkpoint or a store, reads no weights.
-
-What would be written, and what disk that takes, comes from the code that packs and pulls; here it
-is only asked.
-"""
+"""Plan of a store, with sizes from the code that packs and pulls; reads no weights."""
 
 from __future__ import annotations
 
@@ -11,57 +7,46 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from flash_moe.compat.mlx_lm import get_classes
+from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
-from flash_moe.errors import FlashMoEError, PackError, UnsupportedModelError
+from flash_moe.errors import FlashMoEError, PackError
+from flash_moe.hub.incoming import INCOMING, downloaded_bytes
+from flash_moe.hub.metadata import auxiliary_files, fetch_metadata
 from flash_moe.hub.pull import shards_left, wanted_revision
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.shards import INCOMING, HubShards
-from flash_moe.hub.staging import side_files, stage
-from flash_moe.pack.auxiliary_files import SIDE_FILES
+from flash_moe.hub.shards import HubShards
+from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal
 from flash_moe.pack.safetensors_writer import TensorSpec
-from flash_moe.pack.shard_supply import KEPT, DeletedShards, Shards
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import local_checkpoint
-from flash_moe.pack.sources.open_source import RequantizedCheckpoint, open_source
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer, PackedExperts
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 from flash_moe.store.safetensors_header import INDEX_FILE, read_header
 
-JOBS = 2  # shards on the disk at a time, as in a pull that is not told otherwise
-SMALLER = (3, 2)  # expert bits to try where a store is too large
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """What is asked of a store, as of :func:`flash_moe.pack.sources.open_source.open_source`."""
-
-    bits: int | None = None
-    group_size: int | None = None
-    expert_bits: int | None = None
-
-
-AS_IT_IS = Quantize()
+SMALLER = (3, 2)  # expert bits to try if a store is too large
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What a store takes where it is to lie. Bytes.
+    """Disk usage of a store, in bytes.
 
     Attributes:
-        path: The directory.
-        free: On its disk now.
-        store: The store when it is complete.
-        needed: Free disk that its making takes at the peak, beyond what an earlier run left.
-        deleting: The same where each shard of a local checkpoint is deleted when it is packed.
-        download: From the hub, beyond what is on this disk already.
-        shards: That lie beside the store at the peak, of a pull.
+        path: Directory of the store.
+        free: Free space on its disk now.
+        store: Size of the complete store.
+        needed: Peak of free space needed, beyond what an earlier run already wrote.
+        deleting: The same if each shard of a local checkpoint is deleted after it is packed.
+        download: Bytes to download from the hub.
+        shards: Peak number of shards on the disk during a pull.
     """
 
     path: Path
@@ -83,14 +68,14 @@ class Planned:
 
     Attributes:
         name: Repository or directory.
-        commit: Of a repository, where known.
-        kind: What the store is made of: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
-        state: Of the store: ``"complete"``, ``"partial"`` or ``"absent"``.
-        model: Of the store's config.json.
-        layers: Its MoE layers.
-        resident: The other weights.
-        from_bits: Bits of quantized experts that would be quantized once more.
-        smaller: Where the disk is too small: fewer expert bits, to what is needed then.
+        commit: Commit of a repository, if known.
+        kind: Source of the store: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
+        state: State of the store: ``"complete"``, ``"partial"`` or ``"absent"``.
+        model: Fields of the store's config.json.
+        layers: MoE layers.
+        resident: Resident weights.
+        from_bits: Bits of the quantized experts to requantize.
+        smaller: If the disk is too small: pairs of (expert bits, ``Disk.needed`` with them).
     """
 
     name: str
@@ -106,79 +91,80 @@ class Planned:
 
 
 def plan_repository(
-    repo: str, dst: Path, *, revision: str | None = None, quantize: Quantize = AS_IT_IS
+    repo: str,
+    dst: Path,
+    *,
+    revision: str | None = None,
+    quantization: QuantizationConfig = AS_IT_IS,
 ) -> Planned:
     """Plan a pull. Downloads config.json, the index and the headers of the shards.
 
     Args:
-        dst: Where the store would lie; what an earlier pull left there counts.
+        dst: Directory of the store; files of an earlier pull count as downloaded.
 
     Raises:
-        HubError: The repository cannot be had.
+        HubError: The repository is not accessible.
         PackError: ``dst`` holds something else.
-        FlashMoEError: It cannot be packed.
+        FlashMoEError: The model cannot be packed.
     """
     journal = check_destination(dst, frozenset({INCOMING}))
     _, wanted = wanted_revision(repo, dst, revision, journal)
     remote = Repository(repo, wanted)
     with tempfile.TemporaryDirectory(prefix="flash-moe-plan-") as folder:
-        checkpoint, places = stage(
+        checkpoint, places = fetch_metadata(
             remote,
             Path(folder),
             incoming=dst / INCOMING,
             only=("config.json", INDEX_FILE),
         )
-    small = sum(file.n_bytes for file in side_files(remote))
+    small = sum(file.n_bytes for file in auxiliary_files(remote))
 
     def disk(source: PackSource) -> Disk:
         needed = {place: places[place] for place in shards_left(source, None)}
-        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {}, JOBS)
+        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
         with contextlib.closing(shards):
-            here = _disk(source, dst, shards, small)
+            usage = _disk(source, dst, shards, small)
         remaining = shards_left(source, journal)
-        left = sum(places[s].n_bytes - _downloaded(s) for s in remaining)
-        return replace(here, download=left + small, shards=shards.held_at_peak(source)[0])
+        left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
+        return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-    def source(asked: Quantize) -> PackSource:
-        return open_source(checkpoint, **vars(asked))
-
-    return _planned(source, disk, quantize, repo, remote.commit, journal)
+    open_as = partial(open_source, checkpoint)
+    return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
-def plan_checkpoint(root: Path, dst: Path, *, quantize: Quantize = AS_IT_IS) -> Planned:
+def plan_checkpoint(
+    root: Path, dst: Path, *, quantization: QuantizationConfig = AS_IT_IS
+) -> Planned:
     """Plan the packing of a checkpoint on this disk.
 
     Raises:
         PackError: ``dst`` holds something else.
-        FlashMoEError: It is no checkpoint, or cannot be packed.
+        FlashMoEError: ``root`` is not a checkpoint, or cannot be packed.
     """
     journal = check_destination(dst)
     checkpoint = local_checkpoint(root)
-    found = {file for pattern in SIDE_FILES for file in root.glob(pattern) if file.is_file()}
-    small = sum(file.stat().st_size for file in found)
-    deleted = DeletedShards(checkpoint.shards, dst / KEPT)
+    files = {file for pattern in AUXILIARY_FILES for file in root.glob(pattern) if file.is_file()}
+    small = sum(file.stat().st_size for file in files)
+    deleted = DeletedShards(checkpoint.shards, dst / HEADERS_DIR)
 
     def disk(source: PackSource) -> Disk:
-        here = _disk(source, dst, Shards(), small)
-        return replace(here, deleting=_disk(source, dst, deleted, small).needed)
+        usage = _disk(source, dst, ShardSource(), small)
+        return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
-    def source(asked: Quantize) -> PackSource:
-        return open_source(checkpoint, **vars(asked))
-
-    origin = checkpoint.origin
-    return _planned(source, disk, quantize, origin.name, origin.revision, journal)
+    open_as, origin = partial(open_source, checkpoint), checkpoint.origin
+    return _planned(open_as, disk, quantization, origin.name, origin.revision, journal)
 
 
 def plan_store(root: Path) -> Planned:
     """Describe a complete store.
 
     Raises:
-        ManifestError: It is none.
+        ManifestError: ``root`` is not a complete store.
         CorruptFileError: A resident file is damaged.
     """
     manifest = read_manifest(root)
     config = read_config(root)
-    _check_architecture(config)
+    model_classes("plan", config)
     files = [root / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
     entries = [entry for file in files for entry in read_header(file).values()]
     size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file())
@@ -195,27 +181,27 @@ def plan_store(root: Path) -> Planned:
 
 
 def _planned(
-    open_as: Callable[[Quantize], PackSource],
+    open_as: Callable[[QuantizationConfig], PackSource],
     disk_of: Callable[[PackSource], Disk],
-    quantize: Quantize,
+    quantization: QuantizationConfig,
     name: str,
     commit: str | None,
     journal: Journal | None,
 ) -> Planned:
-    source = open_as(quantize)
+    source = open_as(quantization)
     disk = disk_of(source)
     if journal is not None and journal.fingerprint not in ("", source.fingerprint):
         raise PackError(
             "plan",
-            f"{disk.path} is a partial store of another source or of other settings",
+            f"{disk.path} is a partial store of another source or with other settings",
             "Choose another destination, or delete it.",
         )
-    _check_architecture(source.config)
+    model_classes("plan", source.config)  # before anything is downloaded
     smaller = []
     if not disk.fits and journal is None:
         for bits in SMALLER:
             with contextlib.suppress(FlashMoEError):  # not every width divides
-                needed = disk_of(open_as(replace(quantize, expert_bits=bits))).needed
+                needed = disk_of(open_as(replace(quantization, expert_bits=bits))).needed
                 if needed < disk.needed:
                     smaller.append((bits, needed))
     return Planned(
@@ -225,36 +211,22 @@ def _planned(
         state="absent" if journal is None else "partial",
         model=model_config(source.config),
         layers=source.layers,
-        resident=tuple(source.resident),
+        resident=source.resident,
         disk=disk,
-        from_bits=source.from_bits if isinstance(source, RequantizedCheckpoint) else (),
+        from_bits=source.from_bits,
         smaller=tuple(smaller),
     )
 
 
-def _check_architecture(config: dict[str, Any]) -> None:
-    """Nobody should download 200 GB to learn that mlx-lm does not know the model."""
-    try:
-        get_classes(config=config)
-    except ValueError as error:
-        raise UnsupportedModelError("plan", f"mlx-lm: {error}", "Update mlx-lm.") from error
-
-
-def _disk(source: PackSource, dst: Path, shards: Shards, small: int) -> Disk:
+def _disk(source: PackSource, dst: Path, shards: ShardSource, small: int) -> Disk:
     files = StoreFiles(dst, source.layers, source.resident)
     store = sum(map(files.bytes_of, [None, *range(len(source.layers))])) + small
     needed = files.missing_bytes() + small + shards.extra_disk(source, files)
     return Disk(dst, _free(dst), store, max(0, needed))
 
 
-def _downloaded(shard: Path) -> int:
-    """Bytes of a shard that are on this disk, in the cache of the hub or of a stopped pull."""
-    part = shard.with_name(shard.name + ".part")
-    return next((f.stat().st_size for f in (shard, part) if f.is_file()), 0)
-
-
 def existing(path: Path) -> Path:
-    """The directory itself, or the nearest above it that exists."""
+    """Return the directory itself, or its nearest existing parent."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 

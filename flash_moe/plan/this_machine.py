@@ -1,6 +1,6 @@
-"""A planned model and this machine as a forecast takes them.
+"""Inputs of a forecast: the shape of a planned model, and the speed and memory of this machine.
 
-A rate that nobody gave or measured is not a number (``math.nan``), and so is all that follows from
+A rate that is neither given nor measured is ``math.nan``, and so is every result that depends on
 it; hit rates and memory do not.
 """
 
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
+from flash_moe.compat.dtypes import resident_bytes
 from flash_moe.memory.plan import MIN_CHUNK
-from flash_moe.memory.prefill_workspace import scratch_of
+from flash_moe.memory.prefill_workspace import workspace_on_device
 from flash_moe.memory.pressure import reserve
 from flash_moe.memory.system import available_memory, usable_memory
 from flash_moe.ops.kernel import backend
@@ -40,14 +39,14 @@ _TABLES = ("embed_tokens", "word_embeddings", "embeddings", "wte")
 
 @dataclass(frozen=True)
 class LeastMemory:
-    """What a process takes at least. Bytes.
+    """Minimum memory of a process, in bytes.
 
     Attributes:
         process: Python, MLX and mlx-lm.
-        resident: The weights that are no experts.
+        resident: Resident weights.
         bank: One layer's experts of one token.
-        prompt: The pass over the shortest chunk of a prompt.
-        reserve: What the machine should have left.
+        prompt: Prefill workspace of the shortest chunk of a prompt.
+        reserve: Memory to leave free on the machine.
     """
 
     process: int
@@ -62,54 +61,40 @@ class LeastMemory:
 
 
 def least_memory(shape: ModelShape, machine_bytes: int) -> LeastMemory:
-    """The smallest process that runs a model on a machine of so much memory."""
+    """Return the minimum memory of a process on a machine with ``machine_bytes`` of memory."""
     return LeastMemory(
         PROCESS_BYTES,
         shape.resident_bytes,
         smallest_budget(shape.layers, shape.top_k),
-        shape.scratch.n_bytes(MIN_CHUNK, MIN_CHUNK),
+        shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK),
         reserve(machine_bytes),
     )
 
 
 def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
-    """The shape that a forecast takes, as this machine would compute it.
+    """Return the shape of a planned model, with the dtypes that this machine computes in.
 
     Args:
-        top_k: Experts a token; ``None`` is the model's own number.
+        top_k: Experts per token; ``None`` is the model's own number.
 
     Raises:
         ConfigError: ``top_k`` is not from 1 to the number of experts.
     """
     model = planned.model
     model.checked_top_k(top_k)
-    on_cpu = mx.default_device().type == mx.cpu
-    float32 = on_cpu or "float32" in (model.text.get("dtype"), model.text.get("torch_dtype"))
     top_k = top_k or model.top_k
-    resident = _in_memory(planned.resident, on_cpu)
+    resident = resident_bytes(planned.resident)
     return ModelShape(
         planned.layers,
         top_k,
         resident,
-        resident - _in_memory(_embedding(planned), on_cpu),
-        scratch_of(
-            model.text,
-            planned.layers,
-            top_k,
-            itemsize=4 if float32 else 2,
-            delta_states=on_cpu or not mx.metal.is_available(),
-        ),
+        resident - resident_bytes(_embedding(planned)),
+        workspace_on_device(model.text, planned.layers, top_k),
     )
 
 
-def _in_memory(tensors: Iterable[TensorSpec], on_cpu: bool) -> int:
-    """A CPU computes in float32."""
-    half = ("BF16", "F16") if on_cpu else ()
-    return sum(tensor.n_bytes * (2 if tensor.dtype in half else 1) for tensor in tensors)
-
-
 def _embedding(planned: Planned) -> list[TensorSpec]:
-    """The table of which a token needs one row, unless the output uses it as well."""
+    """Return the embedding table, of which a token needs one row; empty if the output shares it."""
     vocab = planned.model.vocab_size
     rows = [t for t in planned.resident if len(t.shape) == 2 and t.shape[0] == vocab]
     modules = {tensor.name.rpartition(".")[0] for tensor in rows}
@@ -120,13 +105,13 @@ def _embedding(planned: Planned) -> list[TensorSpec]:
 
 
 def expert_bits(planned: Planned) -> int:
-    """The most bits of a projection; 16 of one that is not quantized."""
+    """Return the most bits of any projection; 16 for one that is not quantized."""
     kinds = (layer.layout.quantization(p) for layer in planned.layers for p in PROJECTIONS)
     return max(q.bits if q else 16 for q in kinds)
 
 
 def resident_kinds(planned: Planned) -> dict[str, int]:
-    """How the resident weights are stored: ``"4-bit, group 64"`` or a dtype, to bytes."""
+    """Return the bytes of resident weights by format: ``"4-bit, group 64"`` or a dtype."""
     group_size = _group_sizes(planned.model.raw)
     modules: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
     for tensor in planned.resident:
@@ -146,15 +131,15 @@ def resident_kinds(planned: Planned) -> dict[str, int]:
 
 
 def _group_sizes(config: dict[str, Any]) -> Callable[[str], int]:
-    """Path of a module to its group size, as config.json has it; 64 where it is silent."""
+    """Return a function from module path to group size in config.json; 64 if not specified."""
     table = config.get("quantization") or config.get("quantization_config")
     rows = table if isinstance(table, dict) else {}
 
     def group_size(path: str) -> int:
         for row in (rows.get(path), rows):
-            found = row.get("group_size") if isinstance(row, dict) else None
-            if isinstance(found, int) and found > 0:
-                return found
+            size = row.get("group_size") if isinstance(row, dict) else None
+            if isinstance(size, int) and size > 0:
+                return size
         return 64
 
     return group_size
@@ -170,17 +155,17 @@ def machine_of(
     bits: int = 4,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Machine:
-    """This machine for a forecast.
+    """Describe this machine for a forecast.
 
     Args:
-        folder: On the disk to measure, existing or not; up to 1.5 GB are written for some seconds.
-        disk, weights: Bytes a second, as somebody says; then this is not measured.
-        measure: Whether to measure what is not given.
-        bits: Of the weights.
-        on_step: As of ``disk_read_bytes_per_s``.
+        folder: Directory on the disk to measure, or to be created; up to 1.5 GB are written.
+        disk, weights: Given rates in bytes per second, which replace measurements.
+        measure: ``False`` leaves rates that are not given unknown.
+        bits: Bits of the weights.
+        on_step: As for ``disk_read_bytes_per_s``.
     """
     record = max(layer.layout.record_bytes for layer in shape.layers)
-    # Of a token's experts about half are missing with a bank of the usual size.
+    # With a bank of the usual size about half of a token's experts are missing.
     at_once = max(1, shape.top_k // 2)
 
     def read() -> Speed:
@@ -196,18 +181,18 @@ def machine_of(
 
 
 def rates_known(machine: Machine) -> bool:
-    """Whether times and tokens/s can be forecast."""
+    """Return True if times and tokens/s can be forecast."""
     rates = (machine.read_bytes_per_s, machine.weight_bytes_per_s)
     return all(math.isfinite(rate.value) for rate in rates)
 
 
 def sentences(machine: Machine) -> tuple[str, ...]:
-    """What the figures of a plan rest on."""
-    said = assumptions(machine)
+    """Return the assumptions behind the figures of a plan."""
+    lines = assumptions(machine)
     if not rates_known(machine):
-        said = said[-2:]  # all before is about rates
+        lines = lines[-2:]  # the ones before are about rates
     return (
-        *said,
+        *lines,
         "Sizes follow from the headers of the files, exactly. Memory counts prompts in their "
         f"shortest chunks, {MIN_CHUNK} tokens; longer ones are faster and take what is left.",
     )
@@ -218,8 +203,8 @@ def _figure(given: float | None, measure: bool, speed: Callable[[], Speed]) -> F
         return Figure(given, "given", "on the command line")
     if not measure:
         return Figure(math.nan, "unknown", "not measured")
-    found = speed()
-    if found.bytes_per_s is None:
-        return Figure(math.nan, "unknown", f"cannot be measured: {found.note}")
-    spread = f"{found.low / 1e9:.3g} to {found.high / 1e9:.3g} GB/s"
-    return Figure(found.bytes_per_s, "measured", f"{spread}, {found.note}")
+    rate = speed()
+    if rate.bytes_per_s is None:
+        return Figure(math.nan, "unknown", f"cannot be measured: {rate.note}")
+    spread = f"{rate.low / 1e9:.3g} to {rate.high / 1e9:.3g} GB/s"
+    return Figure(rate.bytes_per_s, "measured", f"{spread}, {rate.note}")

@@ -1,7 +1,7 @@
-"""Runs a recorded trace through slot tables again, without a model, and counts.
+"""Replay of a recorded trace through slot tables, without a model.
 
-The tables, their division into slabs and the policies are those of a live run, so that ``replay``
-gives exactly the counters that a model would have. ``optimum`` is the bound for every policy.
+The tables, their division into slabs and the policies are those of a live run, so ``replay``
+returns exactly the counters that a model would have. ``optimum`` is the bound for every policy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.policy import Key, Policy
 from flash_moe.stream.slot_table import SlotTable
@@ -19,7 +20,7 @@ from flash_moe.stream.trace import Call, Trace
 
 
 def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -> StreamStats:
-    """The counters of a run with this routing, budget and policy, from an empty bank.
+    """Return the counters of a run with this routing, budget and policy, from an empty bank.
 
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
@@ -29,7 +30,7 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
         table = SlotTable(plan.n_slots, make_policy())
         for layer, experts in calls:
             n_reads = 0
-            for group in table.waves(layer, experts):
+            for group in table.begin_call(layer, experts):
                 assignment = table.assign(layer, group)
                 table.commit(assignment)
                 n_reads += len(assignment.reads)
@@ -39,14 +40,14 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
 
 
 def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
-    """The fewest misses that reading on demand can have, by Belady: evict what is asked for last.
+    """Return the fewest misses of reading on demand, by Belady: evict the expert used last.
 
-    A call of more experts than slots is read in waves, and what it leaves in the slots depends on
-    their order. Here it may leave any of what was held and what was read, so that with such calls
-    the bound may be out of reach; no policy is below it.
+    A call with more experts than slots is read in waves, and the experts it leaves in the slots
+    depend on their order. This bound may keep any of the experts cached before or read, so with
+    such calls it may not be reachable; no policy has fewer misses.
 
     Raises:
-        BudgetError: As of ``replay``.
+        BudgetError: As for ``replay``.
     """
     return _count(trace, budget_bytes, lambda plan, calls: _belady(plan.n_slots, calls))
 
@@ -56,13 +57,13 @@ def _count(
     budget_bytes: int,
     reads: Callable[[SlabPlan, Sequence[Call]], Iterable[int]],
 ) -> StreamStats:
-    """Count the reads of each call, slab by slab: slabs do not know of each other."""
+    """Count the reads of each call, slab by slab: slabs are independent."""
     header = trace.header
     plans = plan_slabs(header.layers, budget_bytes, header.top_k)
     counters = Counters(
         (layer.number for layer in header.layers),
         sum(plan.n_bytes for plan in plans),
-        header.expert_bytes,
+        expert_bytes(header.layers),
     )
     for plan in plans:
         calls = [call for call in trace.calls if call[0] in plan.layers]
@@ -79,29 +80,29 @@ def _count(
 
 
 def _belady(n_slots: int, calls: Sequence[Call]) -> Iterable[int]:
-    """The reads of each call."""
-    uses: dict[Key, deque[float]] = defaultdict(deque)  # numbers of the calls to come
+    """Yield the reads of each call."""
+    uses: dict[Key, deque[float]] = defaultdict(deque)  # indices of the future calls
     for number, (layer, experts) in enumerate(calls):
         for expert in experts:
             uses[layer, expert].append(number)
-    held: dict[Key, float] = {}  # key to its next use
-    heap: list[tuple[float, Key]] = []  # (-next use, key), some of them out of date
+    cached: dict[Key, float] = {}  # key to its next use
+    heap: list[tuple[float, Key]] = []  # (-next use, key), some of them stale
     for layer, experts in calls:
-        asked = [(layer, expert) for expert in experts]
-        yield sum(key not in held for key in asked)
-        for key in asked:
+        used = [(layer, expert) for expert in experts]
+        yield sum(key not in cached for key in used)
+        for key in used:
             uses[key].popleft()
-            held[key] = uses[key][0] if uses[key] else math.inf
-            heapq.heappush(heap, (-held[key], key))
-        keep = set(asked) if len(asked) <= n_slots else set()
+            cached[key] = uses[key][0] if uses[key] else math.inf
+            heapq.heappush(heap, (-cached[key], key))
+        keep = set(used) if len(used) <= n_slots else set()
         kept = []
-        while len(held) > n_slots:
+        while len(cached) > n_slots:
             entry = heapq.heappop(heap)
-            if held.get(entry[1]) != -entry[0]:
+            if cached.get(entry[1]) != -entry[0]:
                 continue
             if entry[1] in keep:
                 kept.append(entry)
             else:
-                del held[entry[1]]
+                del cached[entry[1]]
         for entry in kept:
             heapq.heappush(heap, entry)

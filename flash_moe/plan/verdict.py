@@ -1,42 +1,43 @@
-"""Whether a planned model fits a machine, and what to do next: sentences and a command."""
+"""Verdict of a plan: does the model fit the machine, in sentences, with the next command."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.plan.forecast import Machine
-from flash_moe.plan.planned import AS_IT_IS, Planned, Quantize
+from flash_moe.plan.planned import Planned
 from flash_moe.plan.this_machine import LeastMemory
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked to plan, as typed.
+    """Arguments of a plan, as typed.
 
     Attributes:
         model: Repository or directory.
-        is_local: Whether it is a directory.
-        dst: Where the store is to lie, if that was said.
+        is_local: True for a directory.
+        dst: Directory of the store, if given.
     """
 
     model: str
     is_local: bool
     dst: Path | None = None
     revision: str | None = None
-    quantize: Quantize = AS_IT_IS
+    quantization: QuantizationConfig = AS_IT_IS
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end of a plan.
+    """Result of a plan.
 
     Attributes:
-        fits: On the disk and in memory.
+        fits: True if the model fits the disk and the memory.
         reasons: Sentences: what is missing, how much, and what would help.
-        command: What to run next; ``None`` where nothing helps.
+        command: Next command to run; ``None`` if nothing helps.
     """
 
     fits: bool
@@ -49,7 +50,7 @@ class Verdict:
 
 
 def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Request) -> Verdict:
-    """Compare needs with what there is."""
+    """Compare the needs of a planned model with the machine."""
     memory = _memory(least, machine)
     if least.n_bytes + least.reserve > machine.memory_bytes:
         return Verdict(False, memory, None)
@@ -57,63 +58,52 @@ def verdict(planned: Planned, least: LeastMemory, machine: Machine, request: Req
     if disk.fits:
         return Verdict(True, memory, command(planned, request))
     lacks = (
-        f"The disk lacks {_gb(disk.needed - disk.free)} at {disk.path}: {_gb(disk.needed)} are "
-        f"needed, {_gb(disk.free)} are free.",
+        f"The disk lacks {format_bytes(disk.needed - disk.free)} at {disk.path}: "
+        f"{format_bytes(disk.needed)} are needed, {format_bytes(disk.free)} are free.",
     )
     if disk.deleting is not None and disk.deleting <= disk.free:
-        hint = "With --delete-source each shard of the checkpoint makes room when it is packed."
+        hint = "With --delete-source each shard of the checkpoint is deleted after it is packed."
         return Verdict(
             False, (*lacks, hint, *memory), (*command(planned, request), "--delete-source")
         )
     for bits, needed in planned.smaller:
         if needed <= disk.free:
             hint = (
-                f"With --expert-bits {bits} it fits: {_gb(needed)}. That costs quality; flash-moe "
-                "info will show how much."
+                f"With --expert-bits {bits} it fits: {format_bytes(needed)}. That costs quality; "
+                "flash-moe info shows how much."
             )
-            less = command(planned, request, expert_bits=bits)
-            return Verdict(False, (*lacks, hint, *memory), less)
+            less = replace(request, quantization=replace(request.quantization, expert_bits=bits))
+            return Verdict(False, (*lacks, hint, *memory), command(planned, less))
     least_bits = "".join(
-        f"Even with --expert-bits {bits} it takes {_gb(needed)}. "
+        f"Even with --expert-bits {bits} it takes {format_bytes(needed)}. "
         for bits, needed in planned.smaller[-1:]
     )
-    hint = f"{least_bits}Make room, or name a directory on another disk with --dst."
+    hint = f"{least_bits}Free some space, or choose a directory on another disk with --dst."
     return Verdict(False, (*lacks, hint, *memory), None)
 
 
 def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
-    """What there is to say of memory, if anything."""
-    needed = least.n_bytes + least.reserve
-    now = machine.available_bytes
-    if needed > machine.memory_bytes:
+    """Return the sentences about memory, if any."""
+    n_bytes, now = least.n_bytes + least.reserve, machine.available_bytes
+    needed = f"{format_bytes(n_bytes)} are needed"
+    if n_bytes > machine.memory_bytes:
         return (
-            f"The machine has {_gb(machine.memory_bytes)} of memory for a process; at least "
-            f"{_gb(needed)} are needed, {_gb(least.resident)} of them for resident weights.",
+            f"The machine has {format_bytes(machine.memory_bytes)} of memory for a process; at "
+            f"least {needed}, {format_bytes(least.resident)} of them for resident weights.",
         )
-    if now is not None and needed > now:
-        return (f"Other programs hold memory now: {_gb(needed)} are needed, {_gb(now)} are free.",)
+    if now is not None and n_bytes > now:
+        return (f"Other programs use memory now: {needed}, {format_bytes(now)} are free.",)
     return ()
 
 
-def command(
-    planned: Planned, request: Request, *, expert_bits: int | None = None
-) -> tuple[str, ...]:
-    """What makes the store, or uses it if it is complete."""
+def command(planned: Planned, request: Request) -> tuple[str, ...]:
+    """Return the command that makes the store, or runs it if it is complete."""
     if planned.state == "complete":
         return ("flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
-    asked = request.quantize
-    options: Sequence[tuple[str, object]] = (
-        ("--revision", None if request.is_local else request.revision),
-        ("--bits", asked.bits),
-        ("--group-size", asked.group_size),
-        ("--expert-bits", expert_bits or asked.expert_bits),
-    )
-    flags = [word for name, value in options if value is not None for word in (name, str(value))]
+    flags = request.quantization.flags
+    if request.revision is not None and not request.is_local:
+        flags = ("--revision", request.revision, *flags)
     if request.is_local:
         return ("flash-moe", "pack", request.model, str(planned.disk.path), *flags)
     dst = [] if request.dst is None else [str(request.dst)]
     return ("flash-moe", "pull", request.model, *dst, *flags)
-
-
-def _gb(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.3g} GB" if n_bytes < 1e11 else f"{n_bytes / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""HTTP: who may ask, for what, how much at most; and how an answer or an error is sent."""
+"""HTTP handler: CORS, API key, body limit, routing; writes responses and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flash_moe.server.http.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
-from flash_moe.server.requests.errors import Api, ApiError, as_api_error, bad
+from flash_moe.server.requests.errors import Api, ApiError, as_api_error, invalid
 from flash_moe.server.requests.fields import parse_body
 from flash_moe.server.service import Service
 
@@ -24,10 +24,10 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection, with one request.
+    """One connection with one request.
 
-    Connections are closed after it: an answer may take minutes, and a thread that waits for a
-    client to think of something more is of no use.
+    The connection is closed after the response: an answer may take minutes, and an idle keep-alive
+    connection would occupy a thread.
     """
 
     protocol_version = "HTTP/1.1"
@@ -37,11 +37,11 @@ class Handler(BaseHTTPRequestHandler):
         self._service = service
         self._options = service.options
         self._arrived = time.monotonic()
-        self._id = f"req_{uuid.uuid4().hex[:24]}"  # in the log, and with the answer
-        self._unread = False
+        self._id = f"req_{uuid.uuid4().hex[:24]}"  # in the log and in a response header
+        self._body_unread = False
         self._status = 0
         self._streaming = False
-        # An error may have to be sent before there is a request.
+        # Errors may be sent before a request line is parsed.
         self.path = self.requestline = ""
         self.command, self.request_version = "-", "HTTP/1.1"
         super().__init__(*arguments)
@@ -55,10 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.handle_one_request()
         except SlowClient:
-            self._unread = True
+            self._body_unread = True
             self._send_error(ApiError(408, "the request did not arrive in time", code="timeout"))
         except (ClientGone, OSError):
-            self._status = self._status or 499  # nginx's number for it
+            self._status = self._status or 499  # nginx: client closed request
         finally:
             self.close_connection = True
             if self._status:
@@ -71,24 +71,24 @@ class Handler(BaseHTTPRequestHandler):
                     time.monotonic() - self._arrived,
                     self._id,
                 )
-            if self._unread:
+            if self._body_unread:
                 drain(self.connection)
 
-    # What BaseHTTPRequestHandler calls by the name of the method.
+    # BaseHTTPRequestHandler calls do_METHOD.
 
     def do_GET(self) -> None:
-        self._answer("GET")
+        self._handle("GET")
 
     def do_HEAD(self) -> None:
-        """What GET gives, without a body."""
-        self._answer("GET")
+        """Send the headers of GET without the body."""
+        self._handle("GET")
 
     def do_POST(self) -> None:
-        self._unread = True
-        self._answer("POST")
+        self._body_unread = True
+        self._handle("POST")
 
     def do_OPTIONS(self) -> None:
-        """What a browser asks before a page of another origin may call."""
+        """Answer the CORS preflight request of a browser."""
         try:
             self._check_origin()
         except ApiError as error:
@@ -99,20 +99,20 @@ class Handler(BaseHTTPRequestHandler):
         self._send_common_headers()
         if self.headers.get("Origin"):
             self.send_header("Access-Control-Allow-Methods", "GET, HEAD, POST")
-            asked = self.headers.get("Access-Control-Request-Headers", "")
-            if asked.isprintable():
-                self.send_header("Access-Control-Allow-Headers", asked)
+            requested = self.headers.get("Access-Control-Request-Headers", "")
+            if requested.isprintable():
+                self.send_header("Access-Control-Allow-Headers", requested)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _answer(self, method: str) -> None:
+    def _handle(self, method: str) -> None:
         try:
             self._check_origin()
-            reply = self._service.route(method, self._endpoint, self._place)
-            if reply.protected:
+            route = self._service.route(method, self._endpoint, self._path)
+            if route.protected:
                 self._check_key()
             body = self._body() if method == "POST" else {}
-            reply.run(self, body)
+            route.run(self, body)
         except (ClientGone, SlowClient, OSError):
             raise
         except Exception as error:
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_error(as_api_error(error))
 
     def handle_expect_100(self) -> bool:
-        """A client that asks first is refused before it sends."""
+        """Reject a request with ``Expect: 100-continue`` before its body is sent."""
         try:
             self._check_key()
             self._content_length()
@@ -130,21 +130,21 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return super().handle_expect_100()
 
-    # Who may ask.
+    # Access.
 
     def _check_origin(self) -> None:
-        """Web pages may not call unless they are named, whatever the way they found.
+        """Reject web pages from origins that are not allowed, and unknown hosts (DNS rebinding).
 
-        Browsers send some requests of any page without asking; and a page can give its own name
-        the address of this machine.
+        Browsers send some cross-origin requests without a preflight, and a page can point its own
+        host name at the address of this machine.
         """
         origin, allowed = self.headers.get("Origin"), self._options.origins
         if origin is not None and "*" not in allowed and origin not in allowed:
-            raise ApiError(403, "requests of this origin are not allowed", code="origin")
+            raise ApiError(403, "this origin is not in --allow-origin", code="origin")
         host = self.headers.get("Host", "localhost")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self._options.local and name.lower() not in (*_LOCAL_NAMES, self._options.host):
-            raise ApiError(403, "requests for this host are not answered", code="host")
+            raise ApiError(403, "expected localhost or the server's address as Host", code="host")
 
     def _check_key(self) -> None:
         expected = self._options.api_key
@@ -157,11 +157,11 @@ class Handler(BaseHTTPRequestHandler):
         if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
             raise ApiError(401, "missing or wrong API key", code="invalid_api_key")
 
-    # What is asked.
+    # Request.
 
     @property
-    def _place(self) -> str:
-        """The path, without what follows a question mark."""
+    def _path(self) -> str:
+        """Path of the request without its query."""
         try:
             return unquote(urlsplit(self.path).path).rstrip("/") or "/"
         except ValueError:
@@ -169,12 +169,12 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def _endpoint(self) -> str:
-        """The path, as far as it is one of ours: a bounded set, for metrics."""
-        return self._service.endpoint(self._place)
+        """Known path or ``other``: a bounded set, for metrics."""
+        return self._service.endpoint(self._path)
 
     @property
     def _api(self) -> Api:
-        anthropic = self._place.startswith("/v1/messages")
+        anthropic = self._path.startswith("/v1/messages")
         headers = getattr(self, "headers", None)
         if not anthropic and headers is not None:
             anthropic = headers.get("anthropic-version") is not None
@@ -182,13 +182,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _content_length(self) -> int:
         if self.headers.get("Transfer-Encoding"):
-            raise ApiError(411, "expected a Content-Length, and no transfer encoding")
+            raise ApiError(411, "expected a Content-Length, not a Transfer-Encoding")
         lengths = self.headers.get_all("Content-Length") or []
         if not lengths:
             raise ApiError(411, "expected a Content-Length")
         length = lengths[0].strip()
         if len(set(lengths)) > 1 or not (length.isascii() and length.isdigit()):
-            raise bad(None, "expected a whole number as Content-Length")
+            raise invalid(None, "expected a whole number as Content-Length")
         if len(length) > 18 or int(length) > self._options.max_request_bytes:
             raise ApiError(
                 413,
@@ -202,20 +202,20 @@ class Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(length)
         if len(raw) < length:
             raise ClientGone
-        self._unread = False
+        self._body_unread = False
         return parse_body(raw)
 
-    # What is sent.
+    # Response.
 
     def check(self) -> None:
-        """Raises when there is no point in going on: nobody waits, or it took too long."""
+        """Raise if the client has disconnected, the time is up or the server is stopping."""
         if is_gone(self.connection):
             raise ClientGone
         self._service.check_time(self._arrived)
 
     @property
     def arrived(self) -> float:
-        """``time.monotonic()`` when the connection was taken."""
+        """``time.monotonic()`` when the connection was accepted."""
         return self._arrived
 
     def send_json(self, value: dict[str, Any], status: int = 200) -> None:
@@ -237,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def begin_events(self) -> Callable[[bytes], None]:
-        """Send the head of a stream of events; returns what sends more of it."""
+        """Send the headers of an event stream and return its write function."""
         self.connection.settimeout(self._options.client_timeout_s)
         self._status = 200
         self._streaming = True
@@ -254,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
         name = "request-id" if self._api == "anthropic" else "x-request-id"
         self.send_header(name, self._id)
         origin = self.headers.get("Origin") if getattr(self, "headers", None) else None
-        if origin is not None:  # it is an allowed one, or the answer is an error
+        if origin is not None:  # allowed, or this response is an error
             anyone = "*" in self._options.origins
             if anyone or origin in self._options.origins:
                 self.send_header("Access-Control-Allow-Origin", "*" if anyone else origin)
@@ -275,11 +275,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{name}data: {data}\n\n".encode())
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """For what BaseHTTPRequestHandler finds wrong by itself: heads that are none."""
-        self._unread = True
-        self.request_version = "HTTP/1.1"  # 0.9 would have no head
+        """Send errors that BaseHTTPRequestHandler detects: malformed request lines and headers."""
+        self._body_unread = True
+        self.request_version = "HTTP/1.1"  # HTTP/0.9 has no headers
         code = 405 if code == 501 else code
         self._send_error(ApiError(int(code), (message or "bad request")[:200]))
 
     def log_message(self, format: str, *values: Any) -> None:
-        """``handle`` says one line about each request."""
+        """Log nothing: ``handle`` logs one line per request."""

@@ -1,28 +1,27 @@
-"""What a server did, in the format of Prometheus."""
+"""Metrics of a server in the Prometheus format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import peak_memory, resident_memory
 from flash_moe.server.engine.admission import Admission
-from flash_moe.server.engine.generator import Generator
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-# From a small model in memory to 397 billion parameters on a slow disk.
+# Buckets from a small model in memory to 397 billion parameters on a slow disk.
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _RATES = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """Metrics of one server in their own registry."""
 
-    def __init__(self, generator: Generator, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission) -> None:
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -32,26 +31,28 @@ class Metrics:
             return Histogram(f"flash_moe_{name}", text, buckets=buckets, registry=self.registry)
 
         self.requests = counter("requests", "Requests by path and HTTP status.", ("path", "status"))
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts, cached or not.")
-        self.cached_tokens = counter("cached_prompt_tokens", "Those taken from prompt caches.")
-        self.generated_tokens = counter("generated_tokens", "Tokens of answers.")
-        self.ended = counter("ended_answers", "Answers by what ended them.", ("reason",))
-        self.first_token = histogram(
-            "time_to_first_token_seconds", "From a request's arrival to its first token.", _SECONDS
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens, cached or not.")
+        self.cached_tokens = counter(
+            "cached_prompt_tokens", "Prompt tokens taken from prompt caches."
         )
-        self.rate = histogram("tokens_per_second", "Of each answer, after its first token.", _RATES)
-        self.registry.register(_State(generator, admission))
+        self.generated_tokens = counter("generated_tokens", "Generated tokens.")
+        self.ended = counter("ended_answers", "Answers by finish reason.", ("reason",))
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "Time from arrival to first token.", _SECONDS
+        )
+        self.rate = histogram("tokens_per_second", "Decoding speed per answer.", _RATES)
+        self.registry.register(_State(engine, admission))
 
     def text(self) -> bytes:
-        """All of it, for ``/metrics``."""
+        """Return the response body of ``/metrics``."""
         return generate_latest(self.registry)
 
 
 class _State:
-    """Figures that others keep, read when they are asked for."""
+    """Collector of values that the engine and the process hold, read at each scrape."""
 
-    def __init__(self, generator: Generator, admission: Admission) -> None:
-        self._generator = generator
+    def __init__(self, engine: Engine, admission: Admission) -> None:
+        self._engine = engine
         self._admission = admission
 
     def collect(self) -> Iterable[Metric]:
@@ -61,29 +62,22 @@ class _State:
         def counter(name: str, text: str, value: float) -> Metric:
             return CounterMetricFamily(f"flash_moe_{name}", text, value=value)
 
-        yield gauge("requests_running", "Requests being answered.", self._admission.running)
-        yield gauge("requests_waiting", "Requests in the queue.", self._admission.waiting)
-        yield gauge("resident_memory_bytes", "Of this process.", resident_memory())
-        yield gauge("peak_memory_bytes", "Of this process.", peak_memory())
-        caches: Any = getattr(self._generator, "prompt_cache", None)
+        yield gauge("requests_running", "Running requests.", self._admission.running)
+        yield gauge("requests_waiting", "Queued requests.", self._admission.waiting)
+        yield gauge("resident_memory_bytes", "Resident memory of this process.", resident_memory())
+        yield gauge("peak_memory_bytes", "Peak memory of this process.", peak_memory())
+        caches = self._engine.prompt_caches
         if caches is not None:
-            yield gauge("prompt_cache_bytes", "Prompt caches that are kept.", caches.nbytes)
-            yield gauge("prompt_cache_entries", "Prompt caches that are kept.", len(caches))
-        flash = self._generator.provider.flash
+            yield gauge("prompt_cache_bytes", "Memory of prompt caches.", caches.nbytes)
+            yield gauge("prompt_cache_entries", "Prompt caches.", len(caches))
+        flash = self._engine.flash
         if flash is None:
             return
         stats = flash.stats
-        yield counter("expert_bytes_read", "Bytes of experts read.", stats.bytes_read)
-        yield counter("expert_hits", "Experts asked for that were in memory.", stats.hits)
-        yield counter("expert_misses", "Experts asked for that were read.", stats.misses)
-        yield counter("bank_shrinks", "Times the bank gave memory back.", stats.shrinks)
-        yield gauge("expert_hit_rate", "Hits of hits and misses, so far.", stats.hit_rate)
-        yield gauge("bank_bytes", "Memory for experts.", stats.bank_bytes)
-        yield gauge("expert_bytes", "All experts of the model.", stats.expert_bytes)
-
-
-def seen_tokens(metrics: Metrics, *, prompt: int, cached: int, generated: int) -> None:
-    """Count the tokens of one answer."""
-    metrics.prompt_tokens.inc(prompt)
-    metrics.cached_tokens.inc(cached)
-    metrics.generated_tokens.inc(generated)
+        yield counter("expert_bytes_read", "Expert bytes read from disk.", stats.bytes_read)
+        yield counter("expert_hits", "Expert lookups that hit the cache.", stats.hits)
+        yield counter("expert_misses", "Expert lookups that missed the cache.", stats.misses)
+        yield counter("bank_shrinks", "Times the expert cache released memory.", stats.shrinks)
+        yield gauge("expert_hit_rate", "Hits per lookup, since loading.", stats.hit_rate)
+        yield gauge("bank_bytes", "Memory of the expert cache.", stats.bank_bytes)
+        yield gauge("expert_bytes", "Size of all experts of the model.", stats.expert_bytes)

@@ -1,8 +1,7 @@
-"""What a server is told at its start, checked, and mlx-lm's form of it."""
+"""Options of a server, validated."""
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,34 +10,32 @@ from typing import Any
 from flash_moe.errors import ConfigError
 from flash_moe.options.sampling import SamplingParams
 
-# Prompt caches of conversations that may go on, as a share of memory: on Qwen3.5-397B each takes
-# 192 MB and 30 KB a token.
+# Prompt caches, as a share of memory: on Qwen3.5-397B each takes 192 MB and 30 KB per token.
 PROMPT_CACHE_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a server runs.
+    """Options of a server.
 
     Attributes:
         model: Path or repository, as ``load()`` takes it.
         streaming: Other arguments of ``load()``.
-        aliases: More names of models that requests may ask for.
-        api_key: What clients must show; ``None``: nothing.
-        origins: Web pages that may call, as ``Origin`` headers name them; ``*`` for all.
-        max_request_bytes: Of a request's body.
-        max_queue: Requests that may wait while others are answered.
-        timeout_s: Most seconds from a request's arrival to its answer's end.
-        client_timeout_s: Most seconds that a client may take to send a request, or to take in what
-            it was sent.
-        grace_s: Seconds that answers have to end when the server is told to.
-        sampling: Options of requests that leave them out.
-        concurrency: Answers generated at once.
-        prompt_cache_bytes: For prompts that may go on; ``None``: from memory.
-        prompt_cache_entries: The same, counted.
-        template_args: For the chat template, where a request does not say otherwise.
-        strict_tools: Hold all tool calls to their schemas, not only where a request asks for it.
-        ignore_unknown: Ignore fields of requests that are not known, instead of refusing.
+        aliases: Further model names that requests may use.
+        api_key: Key that clients must send; ``None``: no authentication.
+        origins: Web origins that may call, as in ``Origin`` headers; ``*`` for all.
+        max_request_bytes: Maximum size of a request body.
+        max_queue: Maximum number of queued requests.
+        timeout_s: Maximum time from the arrival of a request to the end of its answer.
+        client_timeout_s: Maximum time for a client to send a request, or to accept response data.
+        shutdown_timeout_s: Time for running requests to finish at a shutdown.
+        sampling: Defaults for options that a request omits.
+        concurrency: Requests decoded at once.
+        prompt_cache_bytes: Memory for prompt caches; ``None``: a share of memory.
+        prompt_cache_entries: Maximum number of prompt caches.
+        template_args: Default chat template arguments; a request overrides them.
+        strict_tools: Constrain the calls of every tool to its schema.
+        ignore_unknown: Ignore unknown request fields instead of rejecting the request.
     """
 
     model: str
@@ -52,7 +49,7 @@ class ServeOptions:
     max_queue: int = 16
     timeout_s: float = 1800.0
     client_timeout_s: float = 30.0
-    grace_s: float = 10.0
+    shutdown_timeout_s: float = 10.0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     concurrency: int = 2
     prompt_cache_bytes: int | None = None
@@ -72,7 +69,7 @@ class ServeOptions:
             expect(getattr(self, name) >= 1, name, "at least 1")
         for name in ("timeout_s", "client_timeout_s"):
             expect(getattr(self, name) > 0, name, "more than 0")
-        for name in ("max_queue", "grace_s"):
+        for name in ("max_queue", "shutdown_timeout_s"):
             expect(getattr(self, name) >= 0, name, "0 or more")
         if self.prompt_cache_bytes is not None:
             expect(self.prompt_cache_bytes >= 0, "prompt_cache_bytes", "0 or more")
@@ -81,42 +78,10 @@ class ServeOptions:
 
     @property
     def local(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """True if only this machine can reach the server."""
         if self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    def for_mlx_lm(self) -> argparse.Namespace:
-        """What mlx-lm's server reads of its own command line.
-
-        Prompts are processed one at a time: a batch of them would ask for more experts at once,
-        and mlx-lm 0.31 computes padding into recurrent states.
-        """
-        return argparse.Namespace(
-            model=self.model,
-            adapter_path=None,
-            draft_model=None,
-            num_draft_tokens=0,
-            trust_remote_code=False,
-            chat_template="",
-            use_default_chat_template=False,
-            temp=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            top_k=self.sampling.top_k,
-            min_p=self.sampling.min_p,
-            max_tokens=self.sampling.max_tokens,
-            chat_template_args=dict(self.template_args),
-            decode_concurrency=self.concurrency,
-            prompt_concurrency=1,
-            prefill_step_size=2048,  # until the model is there
-            prompt_cache_size=self.prompt_cache_entries,
-            prompt_cache_bytes=self.prompt_cache_bytes,
-            kv_bits=None,
-            kv_group_size=64,
-            quantized_kv_start=0,
-            pipeline=False,
-            allowed_origins=list(self.origins),
-        )

@@ -1,4 +1,4 @@
-"""Brings a server up and down: the one way in."""
+"""Start and stop of a server; the entry point."""
 
 from __future__ import annotations
 
@@ -12,59 +12,55 @@ from collections.abc import Callable
 from typing import Any
 
 from flash_moe.errors import ClosedError, ConfigError
-from flash_moe.server.engine.generator import Generator
-from flash_moe.server.engine.model_provider import Provider
+from flash_moe.generation.engine import Engine
 from flash_moe.server.handler import Handler
 from flash_moe.server.http.connection import HttpServer
 from flash_moe.server.options import ServeOptions
+from flash_moe.server.served_model import ServedModel
 from flash_moe.server.service import Service
 
-# Beside requests that wait or are answered: pages of metrics, health checks, refusals.
+# Connections beyond running and queued requests: metrics, health checks, rejections.
 _MORE_CONNECTIONS = 64
-# The main thread never sleeps longer: Python runs signal handlers in it, when it wakes.
+# Longest sleep of the main thread: Python runs signal handlers in it when it wakes.
 POLL_S = 0.2
 _log = logging.getLogger("flash_moe.server")
 
 
-def serve(options: ServeOptions, on_ready: Callable[[str, Provider], None]) -> None:
-    """Load a model and answer requests until SIGTERM or Ctrl-C; from the main thread.
+def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], None]) -> None:
+    """Load a model and serve it until SIGTERM or Ctrl-C. Call it in the main thread.
 
-    The first signal lets answers end for a while, then ends them; a second ends the process.
+    The first signal gives running requests ``shutdown_timeout_s``; a second ends the process.
 
     Args:
-        on_ready: Called with the address and the provider when requests are answered.
+        on_ready: Called with the address, the model and its engine once requests are accepted.
 
     Raises:
-        ConfigError: The address is taken, or is none.
-        FlashMoEError: The model cannot be loaded; or the thread of generation has ended.
+        ConfigError: The address is invalid or in use.
+        FlashMoEError: The model cannot be loaded, or the engine's thread has ended.
     """
     stop = Signals()
-    provider = Provider(options)
+    model = ServedModel(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
     try:
-        generator = Generator(provider)
+        engine = model.start_engine()
         try:
-            while not provider.loaded.wait(POLL_S):
+            while not engine.loaded.wait(POLL_S):
                 pass
-            if provider.error is not None:
-                raise provider.error
-            service.append(Service(options, generator))
-            _answer(http, service[0], stop, on_ready, provider)
-            if not stop.asked:
-                raise ClosedError("serve", "the thread of generation has ended")
+            if engine.error is not None:
+                raise engine.error
+            service.append(Service(options, model, engine))
+            _run(http, service[0], stop, lambda url: on_ready(url, model, engine))
+            if not stop.requested:
+                raise ClosedError("serve", "the engine's thread has ended")
         finally:
-            generator.stop()
+            engine.close()
     finally:
         http.server_close()
 
 
-def _answer(
-    http: HttpServer,
-    service: Service,
-    stop: Signals,
-    on_ready: Callable[[str, Provider], None],
-    provider: Provider,
+def _run(
+    http: HttpServer, service: Service, stop: Signals, on_ready: Callable[[str], None]
 ) -> None:
     accepting = threading.Thread(
         target=functools.partial(http.serve_forever, poll_interval=0.1), name="accept"
@@ -72,56 +68,59 @@ def _answer(
     accepting.start()
     try:
         stop.loading = False
-        on_ready(http.url, provider)
-        stop.wait(lambda: service.generator.alive)
+        on_ready(http.url)
+        stop.wait(lambda: service.engine.alive)
     finally:
-        _log.info("stopping: answers have %g s to end", service.options.grace_s)
+        _log.info(
+            "stopping: running requests have %g s to finish", service.options.shutdown_timeout_s
+        )
         service.admission.close()
         http.shutdown()
         accepting.join()
         http.server_close()
-        until = time.monotonic() + service.options.grace_s
-        while time.monotonic() < until and not service.admission.wait_until_idle(POLL_S):
+        deadline = time.monotonic() + service.options.shutdown_timeout_s
+        while time.monotonic() < deadline and not service.admission.wait_until_idle(POLL_S):
             pass
         service.cancel()
         http.wait_until_closed(2.0)
 
 
 def _listen(options: ServeOptions, handler: Callable[..., Any]) -> HttpServer:
-    most = options.concurrency + options.max_queue + _MORE_CONNECTIONS
+    max_connections = options.concurrency + options.max_queue + _MORE_CONNECTIONS
     try:
-        return HttpServer(options.host, options.port, handler, most)
+        return HttpServer(options.host, options.port, handler, max_connections)
     except OSError as error:
         raise ConfigError(
             "serve",
             f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
-            "Choose another with --host and --port.",
+            "Pass another --host or --port.",
         ) from error
 
 
 class Signals:
-    """The first SIGTERM or SIGINT asks to stop; a second, or one while loading, ends at once.
+    """Handler of SIGTERM and SIGINT: the first requests a stop, a second exits at once.
 
-    The handler runs in the main thread, between any two of its steps. So it takes no lock: not even
-    that of a ``threading.Event``, which the main thread holds for a moment of each wait.
+    A signal while the model loads also exits at once. The handler runs in the main thread between
+    any two bytecodes. So it takes no lock, not even that of a ``threading.Event``, which the main
+    thread holds briefly during each wait.
 
     Attributes:
-        asked: Whether the server should stop.
-        loading: Whether nothing is answered yet.
+        requested: True once the server should stop.
+        loading: True until requests are accepted.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.loading = True
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
+            signal.signal(number, self._on_signal)
 
     def wait(self, alive: Callable[[], bool]) -> None:
-        """Return when it is asked to stop, or ``alive`` no more."""
-        while not self.asked and alive():
+        """Return when a stop is requested, or ``alive`` returns false."""
+        while not self.requested and alive():
             time.sleep(POLL_S)
 
-    def _take(self, number: int, frame: Any) -> None:
-        if self.loading or self.asked:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.loading or self.requested:
             os._exit(0 if self.loading else 128 + number)
-        self.asked = True
+        self.requested = True

@@ -1,4 +1,4 @@
-"""What is behind each path."""
+"""Request handlers of all paths."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flash_moe.errors import ClosedError
+from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import release_free_memory
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.engine.answer import Answer
-from flash_moe.server.engine.generator import Generator
 from flash_moe.server.engine.prepare import Preparer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
-from flash_moe.server.metrics import CONTENT_TYPE, Metrics, seen_tokens
+from flash_moe.server.metrics import CONTENT_TYPE, Metrics
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.replies import anthropic, openai
 from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, unavailable
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest
+from flash_moe.server.served_model import ServedModel
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
 
 
 @dataclass(frozen=True)
-class Reply:
-    """How a path is answered.
+class Route:
+    """Handler of a path.
 
     Attributes:
-        run: Takes the way back, and the body.
-        protected: Whether the API key is needed.
+        run: Called with the channel and the request body.
+        protected: True if the API key is required.
     """
 
     run: Callable[[Any, dict[str, Any]], None]
@@ -45,126 +47,120 @@ class Reply:
 class Service:
     """Answers requests for one model."""
 
-    def __init__(self, options: ServeOptions, generator: Generator) -> None:
+    def __init__(self, options: ServeOptions, model: ServedModel, engine: Engine) -> None:
         self.options = options
-        self.generator = generator
+        self.engine = engine
+        self._served = model
         self.admission = Admission(options.concurrency, options.max_queue)
-        self.metrics = Metrics(generator, self.admission)
-        self._preparer = Preparer(generator, options.concurrency + options.max_queue)
+        self.metrics = Metrics(engine, self.admission)
+        self._preparer = Preparer(engine.flash, options)
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
         self._routes = {
-            "/v1/chat/completions": ("POST", Reply(self._chat)),
-            "/chat/completions": ("POST", Reply(self._chat)),
-            "/v1/completions": ("POST", Reply(self._completion)),
-            "/v1/messages": ("POST", Reply(self._messages)),
-            "/v1/messages/count_tokens": ("POST", Reply(self._count)),
-            MODELS: ("GET", Reply(self._models)),
-            "/metrics": ("GET", Reply(self._metrics)),
-            "/health": ("GET", Reply(self._health, protected=False)),
+            "/v1/chat/completions": ("POST", Route(self._chat)),
+            "/chat/completions": ("POST", Route(self._chat)),
+            "/v1/completions": ("POST", Route(self._completion)),
+            "/v1/messages": ("POST", Route(self._messages)),
+            "/v1/messages/count_tokens": ("POST", Route(self._count)),
+            MODELS: ("GET", Route(self._models)),
+            "/metrics": ("GET", Route(self._metrics)),
+            "/health": ("GET", Route(self._health, protected=False)),
         }
 
-    def endpoint(self, place: str) -> str:
-        """A path as metrics name it."""
-        if place in self._routes:
-            return place
-        return MODELS if place.startswith(MODELS + "/") else "other"
+    def endpoint(self, path: str) -> str:
+        """Return the known path for a request path, or ``other``."""
+        if path in self._routes:
+            return path
+        return MODELS if path.startswith(MODELS + "/") else "other"
 
-    def route(self, method: str, endpoint: str, place: str) -> Reply:
-        """
+    def route(self, method: str, endpoint: str, path: str) -> Route:
+        """Return the handler of a path.
+
         Raises:
-            ApiError: There is nothing, or not for this method.
+            ApiError: The path is unknown, or does not have this method.
         """
         if endpoint not in self._routes:
-            raise ApiError(404, "there is nothing here", code="not_found")
-        expected, reply = self._routes[endpoint]
+            raise ApiError(404, f"unknown path {path!r:.200}", code="not_found")
+        expected, route = self._routes[endpoint]
         if method != expected:
-            raise ApiError(405, f"expected {expected} here", code="method_not_allowed")
-        if place != endpoint:
-            name = place.removeprefix(MODELS + "/")
-            return Reply(lambda channel, body: channel.send_json(self._model(name)))
-        return reply
+            raise ApiError(405, f"expected method {expected}", code="method_not_allowed")
+        if path != endpoint:
+            name = path.removeprefix(MODELS + "/")
+            return Route(lambda channel, body: channel.send_json(self._model(name)))
+        return route
 
     def check_time(self, arrived: float) -> None:
-        """Raises when a request that arrived then is to end now."""
+        """Raise if the server is stopping, or a request that arrived then has timed out."""
         if self._cancelled:
             raise unavailable("the server is stopping")
         if time.monotonic() - arrived > self.options.timeout_s:
             raise timed_out(self.options.timeout_s)
 
     def cancel(self) -> None:
-        """End all answers, with an error."""
+        """End all answers with an error."""
         self._cancelled = True
 
-    def _fields(self, body: dict[str, Any]) -> Fields:
-        return Fields(body, lenient=self.options.ignore_unknown)
-
     def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_chat(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_chat, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Response)
 
     def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_completion(fields, self.options, self._vocab_size)
-        self._generate(channel, fields, asked, openai.Replies)
+        read = partial(read_completion, vocab_size=self._vocab_size)
+        self._generate(channel, self._read(body, read), openai.Response)
 
     def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options)
-        self._generate(channel, fields, asked, anthropic.Replies)
+        self._generate(channel, self._read(body, read_messages), anthropic.Response)
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
-        fields = self._fields(body)
-        asked = read_messages(fields, self.options, counting=True)
-        self._accept(fields, asked)
-        channel.send_json({"input_tokens": self._preparer.count(asked, channel.check)})
+        request = self._read(body, partial(read_messages, counting=True))
+        channel.send_json({"input_tokens": self._preparer.count(request, channel.check)})
 
     @property
     def _vocab_size(self) -> int | None:
-        flash = self.generator.provider.flash
-        if flash is None:
-            raise unavailable("the model is not there")
-        return flash.model.config.vocab_size
+        size: int | None = self.engine.flash.model.config.vocab_size
+        return size
 
-    def _accept(self, fields: Fields, asked: Asked) -> None:
-        """Refuse what nobody has read, and other models."""
+    def _read(
+        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], GenerationRequest]
+    ) -> GenerationRequest:
+        """Validate a body. Rejects fields that ``read`` leaves unread, and other models."""
+        fields = Fields(body, lenient=self.options.ignore_unknown)
+        request = read(fields, self.options)
         fields.finish()
-        self._known_model(asked.model)
+        self._check_model(request.model)
+        return request
 
-    def _known_model(self, name: str) -> None:
-        provider = self.generator.provider
-        if not provider.serves(name):
+    def _check_model(self, name: str) -> None:
+        if not self._served.serves(name):
             raise ApiError(
                 404,
-                f"this server has the model {provider.name}, not {name!r:.200}",
+                f"expected the model {self._served.name}, got {name!r:.200}",
                 param="model",
                 code="model_not_found",
             )
 
-    def _generate(self, channel: Channel, fields: Fields, asked: Asked, form: Any) -> None:
-        self._accept(fields, asked)
-        prepared = self._preparer.prepare(asked, channel.check)
-        stream = EventStream(channel, form.SIGN_OF_LIFE) if asked.stream else None
+    def _generate(self, channel: Channel, request: GenerationRequest, response_type: Any) -> None:
+        prepared = self._preparer.prepare(request, channel.check)
+        stream = EventStream(channel, response_type.KEEPALIVE) if request.stream else None
         check = channel.check if stream is None else stream.check
         reason = "error"
-        with self.admission.turn(check):
-            answer = Answer(self.generator, prepared, check)
+        with self.admission.admit(check):
+            answer = Answer(self.engine, prepared, check)
             try:
                 answer.begin()
-                replies = form(answer, self._fingerprint)
+                response = response_type(answer, self._fingerprint)
                 if stream is not None:
-                    for data in replies.events():
+                    for data in response.events():
                         stream.send(data)
                 else:
-                    channel.send_json(replies.whole())
+                    channel.send_json(response.body())
                 reason = answer.finish_reason
             except (ClientGone, OSError):
                 reason = "client_gone"
                 raise
             except Exception as error:
-                reason = self._reason(error)
+                reason = self._end_reason(error)
                 raise
             finally:
                 answer.close()
@@ -172,27 +168,25 @@ class Service:
                 release_free_memory()
 
     @staticmethod
-    def _reason(error: Exception) -> str:
+    def _end_reason(error: Exception) -> str:
         status = as_api_error(error).status
         if isinstance(error, ClosedError) or status == 503:
             return "stopping"
         return "timeout" if status == 504 else "error"
 
     def _record(self, answer: Answer, arrived: float, reason: str) -> None:
-        self.metrics.ended.labels(reason).inc()
-        seen_tokens(
-            self.metrics,
-            prompt=answer.n_prompt,
-            cached=answer.n_cached,
-            generated=answer.n_tokens,
-        )
+        metrics = self.metrics
+        metrics.ended.labels(reason).inc()
+        metrics.prompt_tokens.inc(answer.n_prompt)
+        metrics.cached_tokens.inc(answer.n_cached)
+        metrics.generated_tokens.inc(answer.n_tokens)
         first = answer.first_token_at
         if first is None:
             return
-        self.metrics.first_token.observe(first - arrived)
+        metrics.first_token.observe(first - arrived)
         seconds = time.monotonic() - first
         if answer.n_tokens > 1 and seconds > 0:
-            self.metrics.rate.observe((answer.n_tokens - 1) / seconds)
+            metrics.rate.observe((answer.n_tokens - 1) / seconds)
         _log.info(
             "%d prompt tokens, %d of them cached; %d tokens, the first after %.2f s; %s",
             answer.n_prompt,
@@ -203,7 +197,7 @@ class Service:
         )
 
     def _models(self, channel: Channel, body: dict[str, Any]) -> None:
-        name = self.generator.provider.name
+        name = self._served.name
         names = list(dict.fromkeys([name, *self.options.aliases]))
         channel.send_json(
             {
@@ -216,8 +210,8 @@ class Service:
         )
 
     def _model(self, name: str) -> dict[str, Any]:
-        """One model, in a form that clients of both APIs understand."""
-        self._known_model(name)
+        """Describe a model with the fields of both APIs."""
+        self._check_model(name)
         return {
             "id": name,
             "object": "model",
@@ -232,7 +226,7 @@ class Service:
         channel.send_bytes(self.metrics.text(), CONTENT_TYPE)
 
     def _health(self, channel: Channel, body: dict[str, Any]) -> None:
-        alive = self.generator.alive and not self._cancelled
+        alive = self.engine.alive and not self._cancelled
         status = {"status": "ok" if alive else "unavailable"}
         channel.send_json(status, 200 if alive else 503)
 

@@ -1,4 +1,4 @@
-"""The files of a store that are checked as a whole, as a manifest describes them."""
+"""Checksums of records and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COPY_BYTES = 8 * 1024 * 1024
 
 
 def describe(dst: Path, names: Iterable[str]) -> tuple[ResidentFile, ...]:
-    """Size and checksum of some files of a store, by name."""
+    """Return size and checksum of some files of a store, sorted by name."""
     return tuple(
         ResidentFile(name, (dst / name).stat().st_size, file_checksum(dst / name))
         for name in sorted(names)
@@ -23,7 +23,7 @@ def describe(dst: Path, names: Iterable[str]) -> tuple[ResidentFile, ...]:
 
 
 def file_checksum(file: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
-    """xxh3-128 of a whole file, in hex; told of the bytes as they are read."""
+    """Return the xxh3-128 of a whole file, in hex; ``on_bytes`` reports the bytes read."""
     digest = xxhash.xxh3_128()
     with open(file, "rb", buffering=0) as stream:
         while piece := stream.read(COPY_BYTES):
@@ -35,10 +35,10 @@ def file_checksum(file: Path, on_bytes: Callable[[int], None] = lambda n: None) 
 def checksums(
     file: Path, n_records: int, record_bytes: int, on_record: Callable[[], None]
 ) -> list[str]:
-    """xxh3-128 of each record of a file, in hex.
+    """Return the xxh3-128 of each record of a file, in hex.
 
     Raises:
-        OSError: It cannot be read, or ends too early.
+        OSError: The file cannot be read, or is too short.
     """
     opened = FileSet()
     buffer = memoryview(bytearray(min(COPY_BYTES, record_bytes)))

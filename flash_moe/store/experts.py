@@ -1,8 +1,8 @@
-"""Where the bytes of each expert lie: the one view that packing, verifying and streaming share.
+"""Byte ranges of each expert on disk, for packing, verifying and streaming.
 
-Two kinds of places: a packed store (one contiguous record an expert) and an mlx checkpoint (up to
-nine slices of stacked tensors an expert, spread over shards). Both answer the same question:
-which byte ranges make the record of this expert.
+There are two sources: a packed store (one contiguous record per expert) and an mlx checkpoint (up
+to nine slices of stacked tensors per expert, spread over shards). Both map an expert to the byte
+ranges of its record.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +41,21 @@ class ExpertLayer:
     n_experts: int
     layout: RecordLayout
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all records, padding included."""
+        return self.n_experts * self.layout.record_bytes
+
+
+def expert_bytes(layers: Iterable[ExpertLayer]) -> int:
+    """Return the bytes of all experts of some layers, padding of records included."""
+    return sum(layer.n_bytes for layer in layers)
+
+
+def token_bytes(layers: Iterable[ExpertLayer], top_k: int) -> int:
+    """Return the bytes of the experts of one token: ``top_k`` records per layer."""
+    return sum(min(top_k, layer.n_experts) * layer.layout.record_bytes for layer in layers)
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -60,23 +76,23 @@ class ExpertFiles(ABC):
     """The experts of one model on disk. Immutable; opens nothing.
 
     Attributes:
-        layers: The MoE layers in order. Their index here is what ``segments`` takes.
+        layers: The MoE layers in order; ``segments`` takes their index.
     """
 
     layers: tuple[ExpertLayer, ...]
 
     @abstractmethod
     def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
-        """The byte ranges of one record."""
+        """Return the byte ranges of one record."""
 
     def checksum(self, layer: int, expert: int) -> str | None:
-        """xxh3-128 of the record in hex, or ``None`` where none was recorded."""
+        """Return the xxh3-128 of the record in hex, or ``None`` if it was not recorded."""
         return None
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all records, padding included."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+        return expert_bytes(self.layers)
 
 
 class PackedExperts(ExpertFiles):
@@ -103,7 +119,7 @@ class CheckpointExperts(ExpertFiles):
     """The stacked expert tensors of an mlx checkpoint, read in place.
 
     Args:
-        tensors: Every tensor of the checkpoint, by name.
+        tensors: All tensors of the checkpoint, by name.
     """
 
     def __init__(self, tensors: dict[str, TensorEntry]) -> None:
@@ -128,18 +144,18 @@ class CheckpointExperts(ExpertFiles):
 
 
 def layer_number(path: str) -> int:
-    """The decoder layer number in a module path."""
+    """Return the decoder layer number in a module path."""
     match = _LAYER_NUMBER.search(path + ".")
     if match is None:
-        raise UnsupportedModelError("store", f"{path}: no layer number in the name of the experts")
+        raise UnsupportedModelError("store", f"{path}: expected a layer number in the module path")
     return int(match.group(1))
 
 
 def expert_stacks(tensors: dict[str, TensorEntry]) -> dict[str, dict[str, TensorEntry]]:
     """Find stacked experts: path to component name to tensor.
 
-    A stack is a path whose projections have three axes [experts, out, in]; a dense MLP of the same
-    names has two. Tensors of the multi-token-prediction head are skipped, as mlx-lm does.
+    A stack is a path whose projections have three axes [experts, out, in]; a dense MLP with the
+    same names has two. Tensors of the multi-token-prediction head are skipped, as in mlx-lm.
     """
     groups: dict[str, dict[str, TensorEntry]] = defaultdict(dict)
     for name, entry in tensors.items():
@@ -154,7 +170,7 @@ def expert_stacks(tensors: dict[str, TensorEntry]) -> dict[str, dict[str, Tensor
 
 
 def is_mtp(name: str) -> bool:
-    """Whether a tensor belongs to the multi-token-prediction head, which mlx-lm drops."""
+    """Return True for tensors of the multi-token-prediction head, which mlx-lm drops."""
     return name.startswith("mtp.") or ".mtp." in name
 
 
@@ -162,7 +178,7 @@ def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
     n_experts = {entry.shape[0] for entry in parts.values() if entry.shape}
     if len(n_experts) != 1:
         raise UnsupportedModelError(
-            "store", f"{path}: expected one number of experts in its tensors, got {n_experts}"
+            "store", f"{path}: expected the same number of experts in all tensors, got {n_experts}"
         )
     try:
         layout = layout_of({name: (e.dtype, e.shape[1:]) for name, e in parts.items()})
@@ -171,30 +187,30 @@ def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
     return ExpertLayer(layer_number(path), path, n_experts.pop(), layout)
 
 
-def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, TensorEntry]:
-    """The tensors of all ``model*.safetensors`` of a directory, headers checked.
+def read_checkpoint_tensors(root: Path, headers: Path | None = None) -> dict[str, TensorEntry]:
+    """Return the tensors of all ``model*.safetensors`` in a directory, after checking the headers.
 
     Args:
-        kept: Directory with the headers of shards that are gone (``shards.py``).
+        headers: Directory with the headers of deleted shards (``pack/shard_source.py``).
 
     Raises:
-        ModelNotFoundError: There are no weights, or a shard that the index names is missing.
-        CorruptFileError: A shard is cut short, or lacks a tensor that the index promises.
+        ModelNotFoundError: There are no weights, or a shard in the index is missing.
+        CorruptFileError: A shard is truncated, or lacks a tensor of the index.
     """
     names = {file.name for file in root.glob("model*.safetensors")}
-    gone: set[str] = set()
-    if kept is not None:
-        gone = {file.name for file in kept.glob("model*.safetensors")} - names
-        names |= gone
+    deleted: set[str] = set()
+    if headers is not None:
+        deleted = {file.name for file in headers.glob("model*.safetensors")} - names
+        names |= deleted
     index_file = root / INDEX_FILE
-    promised: dict[str, str] = {}
+    indexed: dict[str, str] = {}
     if index_file.is_file():
-        promised = read_index(index_file)
-        missing = sorted(set(promised.values()) - names)
+        indexed = read_index(index_file)
+        missing = sorted(set(indexed.values()) - names)
         if missing:
             raise ModelNotFoundError(
                 "store",
-                f"{root}: {len(missing)} of {len(set(promised.values()))} shards are missing, "
+                f"{root}: {len(missing)} of {len(set(indexed.values()))} shards are missing, "
                 f"first {missing[0]}",
                 "Download the model again; finished files are kept.",
             )
@@ -202,7 +218,7 @@ def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, T
         raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(names):
-        file = kept / name if kept is not None and name in gone else root / name
+        file = headers / name if headers is not None and name in deleted else root / name
         for tensor, entry in read_header(file).items():
             if tensor in tensors:
                 other = tensors[tensor].file.name
@@ -210,10 +226,10 @@ def read_checkpoint_tensors(root: Path, kept: Path | None = None) -> dict[str, T
                     "store", f"{root}: tensor {tensor} is in {other} and in {name}"
                 )
             tensors[tensor] = replace(entry, file=root / name)
-    for tensor, shard in promised.items():
+    for tensor, shard in indexed.items():
         if tensor not in tensors or tensors[tensor].file.name != shard:
             raise CorruptFileError(
-                "store", f"{root / shard}: the index promises {tensor}, the file lacks it"
+                "store", f"{root / shard}: tensor {tensor} is in the index but not in the file"
             )
     return tensors
 

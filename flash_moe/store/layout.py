@@ -1,9 +1,9 @@
-"""The bytes of one expert record: pure arithmetic on shapes, no files.
+"""Layout of one expert record: pure arithmetic on shapes, no files.
 
-A record holds the tensors of one expert one after another: gate, up, down projection; of each the
-weight, then (if quantized) scales and biases, then an additive bias where the model has one. Each
-component starts at a multiple of 64 bytes, the record is padded to a multiple of 16 KiB. For the
-4-bit 397B this gives 7,077,888 bytes without any padding, the layout of the original Flash-MoE.
+A record holds the tensors of one expert in order: gate, up and down projection; for each the
+weight, then (if quantized) scales and biases, then an additive bias if the model has one. Each
+component starts at a multiple of 64 bytes; the record is padded to a multiple of 16 KiB. For the
+4-bit 397B this gives 7,077,888 bytes without padding, the layout of the original Flash-MoE.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Any
 
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.files.json_file import array, integer, integers, text
+from flash_moe.store.safetensors_header import BITS
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PARTS = ("weight", "scales", "biases", "bias")
 COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS)
 
-# Wide vector loads of a kernel want 64; a page of macOS on Apple silicon is 16 KiB.
+# Wide vector loads of a kernel need 64; a page of macOS on Apple silicon is 16 KiB.
 COMPONENT_ALIGNMENT = 64
 RECORD_ALIGNMENT = 16 * 1024
 
-# Against a table that lies: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
+# Limit against wrong tables: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
 MAX_RECORD_BYTES = 16 * 2**30
 
 # Element sizes of the safetensors dtypes that an expert may have.
-ITEMSIZE = {"U32": 4, "F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+ITEMSIZE = {dtype: BITS[dtype] // 8 for dtype in ("U32", "F32", "BF16", "F16", "U8")}
 FLOATS = ("F32", "BF16", "F16")
 
 
 def align(n_bytes: int, alignment: int) -> int:
-    """``n_bytes`` rounded up to a multiple of ``alignment``."""
+    """Round ``n_bytes`` up to a multiple of ``alignment``."""
     return -(-n_bytes // alignment) * alignment
 
 
@@ -62,7 +63,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a projection is quantized, in the terms of ``mx.quantize``."""
+    """Quantization of a projection, with the parameters of ``mx.quantize``."""
 
     bits: int
     group_size: int
@@ -71,10 +72,10 @@ class Quantization:
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """Where each component of an expert lies in its record.
+    """Offsets of the components of an expert in its record.
 
     Attributes:
-        components: In the order of their offsets.
+        components: Components in order of offset.
         record_bytes: Size of a record, padding included.
     """
 
@@ -82,7 +83,7 @@ class RecordLayout:
     record_bytes: int
 
     def component(self, projection: str, part: str) -> Component | None:
-        """The component of a projection, or ``None`` if the model has none."""
+        """Return a component of a projection, or ``None`` if the model does not have it."""
         name = f"{projection}.{part}"
         return next((c for c in self.components if c.name == name), None)
 
@@ -101,17 +102,17 @@ class RecordLayout:
 
     def _rows(self, projection: str) -> int:
         weight = self.component(projection, "weight")
-        assert weight is not None  # validate() has seen it
+        assert weight is not None  # checked by validate()
         return weight.shape[0]
 
     def quantization(self, projection: str) -> Quantization | None:
-        """Bits, group size and mode of a projection, inferred from its shapes as mlx-lm does.
+        """Infer bits, group size and mode of a projection from its shapes, as mlx-lm does.
 
         Returns:
             ``None`` for a projection that is not quantized.
 
         Raises:
-            UnsupportedModelError: Shapes that fit no mode of ``mx.quantize``.
+            UnsupportedModelError: The shapes match no mode of ``mx.quantize``.
         """
         weight = self.component(projection, "weight")
         scales = self.component(projection, "scales")
@@ -132,7 +133,7 @@ class RecordLayout:
         if not ok:
             raise UnsupportedModelError(
                 "layout",
-                f"{projection} of {n_in} inputs has weights {weight.dtype} {weight.shape} and "
+                f"{projection} with {n_in} inputs has weights {weight.dtype} {weight.shape} and "
                 f"scales {scales.dtype} {scales.shape}: expected affine with 2-8 bits and group "
                 "32, 64 or 128 (with biases), mxfp4 or mxfp8",
             )
@@ -142,7 +143,7 @@ class RecordLayout:
         """Return self after checking that the components form an expert.
 
         Raises:
-            UnsupportedModelError: A projection is missing or shapes do not fit together.
+            UnsupportedModelError: A projection is missing or shapes do not match.
         """
         for projection in PROJECTIONS:
             weight = self.component(projection, "weight")
@@ -157,10 +158,10 @@ class RecordLayout:
         for c in self.components:
             if c.offset < end or c.offset % ITEMSIZE[c.dtype]:
                 raise UnsupportedModelError(
-                    "layout", f"{c.name} at byte {c.offset}: overlaps or is not aligned"
+                    "layout", f"{c.name} at byte {c.offset}: overlaps another or is not aligned"
                 )
             end = c.offset + c.n_bytes
-        # The views of a slab step from record to record in whole elements.
+        # Views of a slab stride from record to record in whole elements.
         if not end <= self.record_bytes <= MAX_RECORD_BYTES or self.record_bytes % 4:
             raise UnsupportedModelError(
                 "layout",
@@ -175,7 +176,7 @@ class RecordLayout:
             n_out, n_in = n_in, n_out
         weight = self.component(projection, "weight")
         bias = self.component(projection, "bias")
-        assert weight is not None  # validate() has seen it
+        assert weight is not None  # checked by validate()
         plain = self.quantization(projection) is None
         if weight.shape[0] != n_out or (plain and weight.shape[1] != n_in):
             raise UnsupportedModelError(
@@ -212,18 +213,20 @@ class RecordLayout:
 
         Raises:
             UnsupportedModelError: The components do not form an expert.
-            ValueError: The table is not one.
+            ValueError: The JSON is not a component table.
         """
         components = []
         for row in array(table, "components"):
             name, dtype = text(row, "name"), text(row, "dtype").upper()
             if name not in COMPONENT_NAMES:
-                raise UnsupportedModelError("layout", f"{name}: no tensor of an expert")
+                raise UnsupportedModelError("layout", f"{name}: not a tensor of an expert")
             if dtype not in ITEMSIZE:
                 raise UnsupportedModelError("layout", f"{name}: unknown dtype {dtype}")
             shape = integers(row, "shape")
-            if len(shape) > 2:  # of millions of axes, even the product would be endless
-                raise UnsupportedModelError("layout", f"{name}: {len(shape)} axes")
+            if len(shape) > 2:  # with millions of axes, even the product would take forever
+                raise UnsupportedModelError(
+                    "layout", f"{name}: expected 1 or 2 axes, got {len(shape)}"
+                )
             component = Component(name, dtype, shape, integer(row, "offset"))
             if component.n_bytes != integer(row, "size"):
                 raise UnsupportedModelError(
@@ -233,7 +236,7 @@ class RecordLayout:
                 )
             components.append(component)
         if len({c.name for c in components}) < len(components):
-            raise UnsupportedModelError("layout", "a component stands there twice")
+            raise UnsupportedModelError("layout", "duplicate component")
         components.sort(key=lambda c: c.offset)
         return RecordLayout(tuple(components), integer(table, size_key)).validate()
 
@@ -245,7 +248,7 @@ def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayou
         tensors: Component name to (safetensors dtype, shape for one expert).
 
     Raises:
-        UnsupportedModelError: A tensor that is no known component, or shapes that do not fit.
+        UnsupportedModelError: A tensor is not a known component, or shapes do not match.
     """
     unknown = sorted(set(tensors) - set(COMPONENT_NAMES))
     if unknown:
@@ -265,9 +268,7 @@ def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayou
 
 
 def describe(layout: RecordLayout) -> str:
-    """Quantization and size of a record, in words."""
-    from flash_moe.store.layout import PROJECTIONS
-
+    """Describe the quantization and size of a record in one line."""
     kinds = []
     for projection in PROJECTIONS:
         q, scales = layout.quantization(projection), layout.component(projection, "scales")

@@ -1,6 +1,6 @@
-"""``flash_moe.json``: what a packed store holds, and its checksums. Format in docs/store-format.md.
+"""``flash_moe.json``: the manifest of a packed store. Format in docs/store-format.md.
 
-The manifest is written last and by rename, so that its presence means a complete store.
+The packer writes the manifest last, by rename, so its presence means a complete store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.files.json_file import array, kind, member, read_json, text
-from flash_moe.files.names import regular_size, shown
+from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
 
@@ -40,11 +40,11 @@ CHECKSUM_NAME = "xxh3-128"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of ``flash_moe.json``.
+    """Content of ``flash_moe.json``.
 
     Attributes:
-        resident: Files of weights that stay in memory.
-        side_files: Files that are no weights; none in manifests of older versions.
+        resident: Files of the resident weights.
+        auxiliary_files: Auxiliary (non-weight) files; empty in manifests of older versions.
     """
 
     writer: str
@@ -52,7 +52,7 @@ class Manifest:
     layouts: tuple[RecordLayout, ...]
     layers: tuple[LayerEntry, ...]
     resident: tuple[ResidentFile, ...]
-    side_files: tuple[ResidentFile, ...] = ()
+    auxiliary_files: tuple[ResidentFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -64,17 +64,17 @@ class Manifest:
             "layers": [entry.to_json() for entry in self.layers],
             "resident": [file.to_json() for file in self.resident],
         }
-        if self.side_files:
-            row["side_files"] = [file.to_json() for file in self.side_files]
+        if self.auxiliary_files:
+            row["side_files"] = [file.to_json() for file in self.auxiliary_files]
         return row
 
     @staticmethod
     def from_json(row: Any) -> Manifest:
-        """Read the object of the file, without looking at the files beside it.
+        """Parse the object in the file, without checking the files of the store.
 
         Raises:
-            ValueError: Something is missing, of another type, or does not fit the rest.
-            UnsupportedModelError: A layout whose components do not form an expert.
+            ValueError: A value is missing, has another type, or contradicts others.
+            UnsupportedModelError: The components of a layout do not form an expert.
         """
         layouts = tuple(RecordLayout.from_json(layout) for layout in array(row, "layouts"))
         layers: list[LayerEntry] = []
@@ -87,37 +87,37 @@ class Manifest:
             raise ValueError("no layers")
         for one, following in pairwise(layers):
             if following.number <= one.number:
-                raise ValueError(f"layer {following.number} stands behind layer {one.number}")
+                raise ValueError(f"layer {following.number} follows layer {one.number}")
         manifest = Manifest(
             writer=text(row, "writer"),
             source=Source.from_json(member(row, "source")),
             layouts=layouts,
             layers=tuple(layers),
             resident=tuple(ResidentFile.from_json(file) for file in array(row, "resident")),
-            side_files=tuple(
+            auxiliary_files=tuple(
                 ResidentFile.from_json(file)
                 for file in (array(row, "side_files") if "side_files" in row else ())
             ),
         )
         if member(row, "checksum") != CHECKSUM_NAME:
             raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
-        # Layers may share their bytes, by links of several names; not a name.
-        _no_twins([e.path for e in layers])
-        others = (*manifest.resident, *manifest.side_files)
-        _no_twins([*(e.file for e in layers), *(f.file for f in others)])
+        # Layers may share bytes, through links with different names, but not a name.
+        _check_unique([e.path for e in layers])
+        others = (*manifest.resident, *manifest.auxiliary_files)
+        _check_unique([*(e.file for e in layers), *(f.file for f in others)])
         return manifest
 
 
-def _no_twins(names: list[str]) -> None:
+def _check_unique(names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{name} stands there twice")
+            raise ValueError(f"duplicate name {name}")
         seen.add(name)
 
 
 def is_store(root: Path) -> bool:
-    """Whether ``root`` is a packed store, complete or partial."""
+    """Return True if ``root`` is a packed store, complete or partial."""
     return any(os.path.isfile(root / name) for name in (MANIFEST_FILE, PARTIAL_FILE))
 
 
@@ -125,10 +125,10 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
     """Read the manifest of a store and check it against the sizes of the files.
 
     Args:
-        sizes: ``False`` leaves out that check, for those who look at the files themselves.
+        sizes: ``False`` skips that check, for callers that check the files themselves.
 
     Raises:
-        ManifestError: Missing, unreadable, of a newer format, or not about the files beside it.
+        ManifestError: Missing, unreadable, of a newer format, or different from the files.
     """
     file = root / MANIFEST_FILE
     if not os.path.isfile(file):
@@ -150,7 +150,7 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
         ) from None
     if type(number) is not int or number != FORMAT:
         raise ManifestError(
-            "store", f"{file}: expected format {FORMAT}, got {shown(number)}", "Update flash_moe."
+            "store", f"{file}: expected format {FORMAT}, got {quoted(number)}", "Update flash_moe."
         )
     try:
         manifest = Manifest.from_json(table)
@@ -174,7 +174,7 @@ def check_sizes(root: Path, manifest: Manifest) -> None:
 
 
 def file_sizes(manifest: Manifest) -> dict[str, int]:
-    """The files of a store that hold weights, and the bytes that each must have."""
+    """Return the weight files of a store and their expected sizes in bytes."""
     layers = {
         e.file: e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
     }
@@ -185,7 +185,7 @@ def check_size(file: Path, expected: int) -> None:
     """Compare the size of one file.
 
     Raises:
-        ManifestError: It is missing or has another size.
+        ManifestError: The file is missing or has another size.
     """
     hint = "Run flash-moe verify --repair, or pack the model again."
     try:
@@ -197,4 +197,4 @@ def check_size(file: Path, expected: int) -> None:
         raise ManifestError("store", problem, hint) from None
     if got != expected:
         problem = f"{file}: expected {expected} bytes, got {got}"
-        raise ManifestError("store", problem, f"The file was cut or replaced. {hint}")
+        raise ManifestError("store", problem, f"The file was truncated or replaced. {hint}")

@@ -1,6 +1,6 @@
-"""The rows of ``flash_moe.json``, each with its reader and writer. Format in docs/store-format.md.
+"""Rows of ``flash_moe.json``, each with its reader and writer. Format in docs/store-format.md.
 
-Readers raise ``ValueError`` that says what is wrong with the row.
+Readers raise a ``ValueError`` that describes the problem of the row.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from flash_moe.files.json_file import array, integer, kind, member, number, table, text
 from flash_moe.files.names import file_name
 from flash_moe.store.layout import PROJECTIONS
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 _CHECKSUM = re.compile("[0-9a-f]{32}")
 _SHA256 = re.compile("[0-9a-f]{64}")
-QUANTIZE_OPTIONS = ("bits", "group_size", "expert_bits")
 
 
 class ProjectionErrors(Mapping[str, float]):
-    """Projection to relative squared error of its requantized weights; cannot be changed.
+    """Immutable mapping from projection to relative squared error of its requantized weights.
 
-    The error is that of all experts of a layer: the sum of squared differences divided by the sum
-    of squares of what was requantized. 0 is exact.
+    The error covers all experts of a layer: the sum of squared differences divided by the sum of
+    squares of the source weights. 0 is exact.
 
     Raises:
-        ValueError: An unknown projection, or a number that is negative or not finite.
+        ValueError: A projection is unknown, or a number is negative or not finite.
     """
 
     def __init__(self, errors: Mapping[str, float]) -> None:
@@ -34,7 +34,7 @@ class ProjectionErrors(Mapping[str, float]):
             raise ValueError(f"error: expected {', '.join(PROJECTIONS)}, got {kind(dict(errors))}")
         self._errors = {p: number(errors[p], p) for p in PROJECTIONS if p in errors}
         if min(self._errors.values()) < 0:
-            raise ValueError(f"error: expected no negative number, got {self._errors}")
+            raise ValueError(f"error: expected numbers of at least 0, got {self._errors}")
 
     def __getitem__(self, projection: str) -> float:
         return self._errors[projection]
@@ -62,8 +62,7 @@ class LayerEntry:
         file: Record file, relative to the store.
         layout: Index in ``Manifest.layouts``.
         checksums: xxh3-128 of each record, in hex.
-        error: Of a requantized layer, what that cost: see :class:`ProjectionErrors`, which any
-            mapping given here becomes.
+        error: Requantization errors; any mapping is converted to :class:`ProjectionErrors`.
     """
 
     number: int
@@ -102,14 +101,14 @@ class LayerEntry:
         )
         if len(entry.checksums) != entry.n_experts:
             raise ValueError(
-                f"checksums: expected {entry.n_experts}, one an expert, got {len(entry.checksums)}"
+                f"checksums: expected {entry.n_experts}, one per expert, got {len(entry.checksums)}"
             )
         return entry
 
 
 @dataclass(frozen=True)
 class ResidentFile:
-    """A file that is checked as a whole: of weights that stay in memory, or a side file."""
+    """A file with one checksum: resident weights, or an auxiliary file."""
 
     file: str
     n_bytes: int
@@ -132,9 +131,9 @@ class SourceFile:
     """A file that the store was made from.
 
     Attributes:
-        name: Relative to the source.
-        sha256: In hex, or ``None`` if it was not known.
-        n_bytes: Its size.
+        name: Name relative to the source.
+        sha256: SHA-256 in hex, or ``None`` if unknown.
+        n_bytes: Size.
     """
 
     name: str
@@ -156,22 +155,21 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Source:
-    """What the store was made from.
+    """Origin of a store.
 
     Attributes:
         kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
-        name: Directory or repository name, no path of a machine.
-        files: Its weights, as far as they were noted, to fetch them again.
-        asked: The revision as it was asked for: a branch, a tag; ``None`` if that is not known.
-        quantize: How they were quantized on the way: ``bits``, ``group_size``, ``expert_bits``, as
-            far as they were chosen.
+        name: Directory or repository name, never a full path.
+        files: Weight files of a repository, for repairs; empty for local checkpoints.
+        asked: Requested revision, such as a branch or a tag; ``None`` if unknown.
+        quantization: Quantization options that the user chose.
     """
 
     kind: str
     name: str
     revision: str | None = None
     files: tuple[SourceFile, ...] = ()
-    quantize: tuple[tuple[str, int], ...] = ()
+    quantization: QuantizationConfig = AS_IT_IS
     asked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -180,31 +178,28 @@ class Source:
             row["asked"] = self.asked
         if self.files:
             row["files"] = [f.to_json() for f in self.files]
-        if self.quantize:
-            row["quantize"] = dict(self.quantize)
+        if chosen := self.quantization.to_json():
+            row["quantize"] = chosen
         return row
 
     @staticmethod
     def from_json(row: Any) -> Source:
         files = array(row, "files") if "files" in table(row) else []
-        chosen = table(row["quantize"]) if "quantize" in row else {}
-        if not set(chosen) <= set(QUANTIZE_OPTIONS):
-            raise ValueError(f"quantize: expected {QUANTIZE_OPTIONS}, got {kind(chosen)}")
         source = Source(
             text(row, "kind"),
             text(row, "name"),
             None if row.get("revision") is None else text(row, "revision"),
             tuple(SourceFile.from_json(f) for f in files),
-            tuple((name, integer(chosen, name, most=128)) for name in sorted(chosen)),
+            QuantizationConfig.from_json(row.get("quantize", {})),
             text(row, "asked") if "asked" in row else None,
         )
         if len({f.name for f in source.files}) < len(files):
-            raise ValueError("files: a name stands there twice")
+            raise ValueError("files: duplicate name")
         return source
 
 
 def checksum(value: Any) -> str:
-    """``value`` if it is an xxh3-128 in hex. Raises ValueError otherwise."""
+    """Return ``value`` if it is an xxh3-128 in hex. Raises ValueError otherwise."""
     return _hash(value, _CHECKSUM)
 
 

@@ -1,12 +1,12 @@
 """Positional reads of byte ranges into given buffers. A short read is an error, never zeros.
 
-``FileSet`` owns the file descriptors; every reader thread uses it at the same time (``preadv`` has
-no file position to share and releases the GIL). How it opens files is one of three:
+``FileSet`` owns the file descriptors; all reader threads share it (``preadv`` uses no file position
+and releases the GIL). There are three modes of opening a file:
 
-- ``sequential``: the system reads ahead as it likes. For packing and verifying.
-- ``cached``: through the page cache, without read-ahead, since records are read in random order.
-- ``direct``: past the page cache (``O_DIRECT`` on Linux, ``F_NOCACHE`` on macOS). Offsets, lengths
-  and buffers must be multiples of 4096, which :func:`check_direct` sees to.
+- ``sequential``: with the system's read-ahead, for packing and verifying.
+- ``cached``: through the page cache without read-ahead, because records are read in random order.
+- ``direct``: bypassing the page cache (``O_DIRECT`` on Linux, ``F_NOCACHE`` on macOS). Offsets,
+  lengths and buffers must be multiples of 4096; :func:`check_direct` checks this.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import xxhash
 from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
 from flash_moe.store.experts import ExpertFiles, Segment
 
-# O_DIRECT wants multiples of the disk's logical block: 512 or 4096 on all disks sold.
+# O_DIRECT requires multiples of the disk's logical block: 512 or 4096 on all disks sold.
 DIRECT_ALIGNMENT = 4096
 _SMALLEST_BLOCK = 512
-# Python does not name it on macOS.
+# Python has no constant for it on macOS.
 _F_RDAHEAD = 45
 
 
@@ -58,7 +58,7 @@ class FileSet:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            while self._fds:  # after an interrupt a second call closes the rest, and none twice
+            while self._fds:  # after an interrupt, a second call closes the rest, and none twice
                 os.close(self._fds.popitem()[1])
 
 
@@ -87,7 +87,7 @@ def read_range(fd: int, offset: int, buffer: memoryview) -> int:
         try:
             n = os.preadv(fd, [buffer[done:]], offset + done)
         except OSError as error:
-            # A direct read that goes on behind the end of a cut file is not aligned any more.
+            # A direct read that continues at the end of a truncated file is not aligned.
             if error.errno == errno.EINVAL and done % _SMALLEST_BLOCK:
                 break
             raise
@@ -98,15 +98,15 @@ def read_range(fd: int, offset: int, buffer: memoryview) -> int:
 
 
 def check_direct(experts: ExpertFiles) -> None:
-    """Check that the records of a model can be read past the page cache.
+    """Check that the records of a model can be read with direct I/O.
 
-    Reads one page of one file: whether a filesystem takes such reads is known only then.
+    Reads one page of one file, because only a read shows that the filesystem supports it.
 
     Raises:
-        UnsupportedModelError: They do not lie at multiples of 4096 bytes.
-        ConfigError: The filesystem refuses such reads.
+        UnsupportedModelError: Records are not aligned to 4096 bytes.
+        ConfigError: The filesystem does not support direct reads.
     """
-    # Experts follow each other at equal distances, so two of a layer stand for all.
+    # Experts lie at equal distances, so two per layer represent all.
     for index, layer in enumerate(experts.layers):
         firsts = range(min(2, layer.n_experts))
         for segment in (s for expert in firsts for s in experts.segments(index, expert)):
@@ -128,7 +128,7 @@ def check_direct(experts: ExpertFiles) -> None:
             os.close(fd)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            return  # not about direct reads; the first read of a record tells
+            return  # unrelated to direct reads; the first read of a record reports it
         raise ConfigError(
             "store",
             f"io='direct': the filesystem of {file} refuses direct reads: {error.strerror}",
@@ -140,9 +140,9 @@ class RecordReader:
     """Reads records of one model. Safe to call from several threads.
 
     Args:
-        experts: Where the records lie.
-        verify: Compare each record with its checksum, where the store has one.
-        io: ``"sequential"``, ``"cached"`` or ``"direct"``, as of this module.
+        experts: Byte ranges of the records.
+        verify: Compare each record with its checksum, if the store has one.
+        io: ``"sequential"``, ``"cached"`` or ``"direct"``; see this module.
 
     Raises:
         UnsupportedModelError, ConfigError: These records cannot be read with ``io="direct"``.
@@ -158,21 +158,21 @@ class RecordReader:
         self._files = FileSet(io)
 
     def read(self, layer: int, expert: int, record: memoryview) -> int:
-        """Read one record into ``record`` (bytes, writeable, of the record's size).
+        """Read one record into ``record`` (bytes, writable, of the record's size).
 
         Returns:
             Bytes read from disk.
 
         Raises:
             ReadError: The file cannot be read, or ends inside the record.
-            ChecksumError: ``verify`` is on and the bytes are not those that were packed.
+            ChecksumError: ``verify`` is on and the bytes differ from the packed ones.
         """
         n_bytes = self.read_part(layer, expert, record, 0, len(record))
         self.finish(layer, expert, record)
         return n_bytes
 
     def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
-        """Read bytes ``start`` to ``stop`` of a record into their place; others may do the rest.
+        """Read bytes ``start`` to ``stop`` of a record to their place; threads may share a record.
 
         Returns:
             Bytes read from disk. Padding that is in no file is not read.
@@ -189,10 +189,10 @@ class RecordReader:
         return n_bytes
 
     def finish(self, layer: int, expert: int, record: memoryview) -> None:
-        """Check a record whose parts are all there, if ``verify`` is on.
+        """Check a record after all its parts are read, if ``verify`` is on.
 
         Raises:
-            ChecksumError: The bytes are not those that were packed.
+            ChecksumError: The bytes differ from the packed ones.
         """
         if self.verify:
             self.check(layer, expert, record)
@@ -233,12 +233,12 @@ class RecordReader:
         )
 
     def close(self) -> None:
-        """Close the files. No read may be running."""
+        """Close the files. No read may be in flight."""
         self._files.close()
 
 
 def _cut(segment: Segment, start: int, stop: int) -> Segment | None:
-    """What of a segment lies in bytes ``start`` to ``stop`` of its record."""
+    """Return the part of a segment in bytes ``start`` to ``stop`` of its record."""
     first = max(segment.record_offset, start)
     n_bytes = min(segment.record_offset + segment.n_bytes, stop) - first
     if n_bytes <= 0:

@@ -1,8 +1,8 @@
-"""Safetensors headers, parsed and checked against the file, without reading any tensor.
+"""Parser of safetensors headers that checks them against the file, without reading tensors.
 
-The ``safetensors`` package opens files too, but gives neither byte offsets nor a message that
-names the tensor; streaming needs both. Format: 8 bytes little-endian header length, a JSON header,
-then the bytes of the tensors.
+The ``safetensors`` package has neither byte offsets nor error messages that name the tensor;
+streaming needs both. Format: 8 bytes little-endian header length, a JSON header, then the bytes of
+the tensors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from flash_moe.files.json_file import (
     table,
     text,
 )
-from flash_moe.files.names import file_name, open_regular, regular_size, shown
+from flash_moe.files.names import file_name, open_regular, quoted, regular_size
 
-# The limit of the safetensors format itself, against a lying length.
+# The limit of the safetensors format itself, against a wrong length.
 MAX_HEADER_BYTES = 100_000_000
 
 BITS = {
@@ -56,7 +56,7 @@ _HINT = "Download the file again."
 
 
 class Readable(Protocol):
-    """What a header is read from."""
+    """Sequential stream of a file's bytes."""
 
     def read(self, n_bytes: int, /) -> bytes: ...
 
@@ -71,14 +71,14 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
             raise ValueError(f"unknown dtype {dtype}")
         if not begin <= end <= data_bytes:
             raise ValueError(
-                f"bytes {begin} to {end} lie outside of the {data_bytes} data bytes of the file"
+                f"bytes {begin} to {end} are outside of the {data_bytes} data bytes of the file"
             )
         n_bits = _bits(dtype, shape)
         if n_bits != 8 * (end - begin):
-            axes = shown(", ".join(map(str, shape[:20])))
+            axes = quoted(", ".join(map(str, shape[:20])))
             raise ValueError(f"{dtype} [{axes}] does not take the {end - begin} bytes it has")
     except ValueError as error:
-        problem = f"{file}: tensor {shown(name)}: {error}"
+        problem = f"{file}: tensor {quoted(name)}: {error}"
         raise CorruptFileError("safetensors", problem, _HINT) from None
     return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
 
@@ -90,7 +90,7 @@ def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _bits(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bits of a tensor, or -1 for more than any file has."""
+    """Return the bits of a tensor, or -1 for more than any file can have."""
     n_bits = BITS[dtype]
     for dim in shape:
         n_bits *= dim
@@ -106,8 +106,8 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         Tensor name to entry.
 
     Raises:
-        CorruptFileError: The file is missing, no regular file, cut short, or its header lies about
-            sizes or offsets.
+        CorruptFileError: The file is missing, not a regular file, truncated, or its header has
+            wrong sizes or offsets.
     """
     try:
         size = regular_size(file)
@@ -119,15 +119,15 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 
 
 def parse_header(file: Path, size: int, stream: Readable) -> dict[str, TensorEntry]:
-    """Parse the header of a file that may be elsewhere.
+    """Parse the header of a local or remote file.
 
     Args:
-        file: What entries and errors name.
-        size: Of the whole file, in bytes.
-        stream: Gives the file from its first byte on.
+        file: Path for entries and error messages.
+        size: Size of the whole file, in bytes.
+        stream: Stream of the file from its first byte.
 
     Raises:
-        CorruptFileError: As of :func:`read_header`.
+        CorruptFileError: As for :func:`read_header`.
     """
     try:
         length, content = _read_text(stream, size)
@@ -141,22 +141,22 @@ def parse_header(file: Path, size: int, stream: Readable) -> dict[str, TensorEnt
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.n_bytes)):
         if entry.offset < end:
             raise CorruptFileError(
-                "safetensors", f"{file}: tensor {shown(entry.name)} overlaps another", _HINT
+                "safetensors", f"{file}: tensor {quoted(entry.name)} overlaps another", _HINT
             )
         end = entry.offset + entry.n_bytes
     return entries
 
 
 def _read_text(stream: Readable, size: int) -> tuple[int, bytes]:
-    """The length of the header and its text."""
+    """Return the length of the header and its text."""
     head = stream.read(8)
     if len(head) < 8:
-        raise ValueError(f"expected 8 bytes and more, the file has {size}")
+        raise ValueError(f"expected at least 8 bytes, got {size}")
     (length,) = struct.unpack("<Q", head)
     if length > MAX_HEADER_BYTES or 8 + length > size:
         raise ValueError(f"header of {length} bytes does not fit a file of {size} bytes")
     start = stream.read(min(length, 1))
-    if start != b"{":  # before memory is taken for what may be zeros
+    if start != b"{":  # before allocating memory for what may be zeros
         raise ValueError("it is not a JSON object")
     return length, start + stream.read(length - 1)
 
@@ -164,29 +164,28 @@ def _read_text(stream: Readable, size: int) -> tuple[int, bytes]:
 def _check_metadata(metadata: Any) -> None:
     rows = {} if metadata is None else metadata
     if not isinstance(rows, dict) or not all(isinstance(value, str) for value in rows.values()):
-        raise ValueError("__metadata__: expected an object of texts")
+        raise ValueError("__metadata__: expected an object of strings")
 
 
 INDEX_FILE = "model.safetensors.index.json"
 
 
 def read_index(file: Path) -> dict[str, str]:
-    """Read a weight index, without looking at the shards.
+    """Read a weight index, without checking the shards.
 
     Returns:
-        Tensor name to the name of its shard, which is a file in the directory of the index and in
-        none below.
+        Tensor name to the name of its shard, a file directly in the directory of the index.
 
     Raises:
-        CorruptFileError: It cannot be read, is larger than 64 MB, or no such index.
+        CorruptFileError: The file cannot be read, is larger than 64 MB, or is not an index.
     """
     try:
         shards = table(member(read_json(file), "weight_map"))
         for tensor, shard in shards.items():
             if not tensor.isprintable():
-                raise ValueError(f"{shown(tensor)} is no name of a tensor")
+                raise ValueError(f"{quoted(tensor)} is not a tensor name")
             if "/" in file_name(shard):
-                raise ValueError(f"{shown(shard)} does not lie beside the index")
+                raise ValueError(f"{quoted(shard)} is not in the directory of the index")
     except ValueError as error:
         raise CorruptFileError(
             "store", f"{file}: not a weight index: {error}", "Download the file again."

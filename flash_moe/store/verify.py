@@ -1,4 +1,4 @@
-"""Checks every record and every other file of a store against the manifest."""
+"""Verification of every record and every other file of a store against the manifest."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from flash_moe.store.reader import RecordReader
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What :func:`verify` found.
+    """Result of :func:`verify`.
 
     Attributes:
-        n_files: Files beside the record files.
+        n_files: Files other than the record files.
         n_bytes: Bytes read and compared.
-        problems: One error for each damaged record or file; empty for a sound store.
-        damaged: Names of the files that these lie in, as in the manifest.
+        problems: One error per damaged record or file; empty for a valid store.
+        damaged: Names of the damaged files, as in the manifest.
     """
 
     n_records: int
@@ -40,7 +40,7 @@ def verify(
     """Read and compare all bytes of a store, with all cores.
 
     Args:
-        on_bytes: Told of bytes read, in several threads.
+        on_bytes: Called with the bytes read, from several threads.
 
     Raises:
         ManifestError: There is no complete store.
@@ -51,8 +51,8 @@ def verify(
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             try:
-                found = list(pool.map(check.file, range(len(names))))
-            except BaseException:  # Ctrl-C: the threads end after the record in hand
+                results = list(pool.map(check.file, range(len(names))))
+            except BaseException:  # Ctrl-C: the threads end after the current record
                 check.stopped = True
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -62,30 +62,30 @@ def verify(
         sum(e.n_experts for e in manifest.layers),
         len(check.others),
         verified_bytes(manifest),
-        tuple(problem for problems in found for problem in problems),
-        frozenset(name for name, problems in zip(names, found, strict=True) if problems),
+        tuple(problem for problems in results for problem in problems),
+        frozenset(name for name, problems in zip(names, results, strict=True) if problems),
     )
 
 
 def verified_bytes(manifest: Manifest) -> int:
-    """What :func:`verify` will tell of, all told."""
-    return sum(file_sizes(manifest).values()) + sum(f.n_bytes for f in manifest.side_files)
+    """Return the total of the bytes that :func:`verify` reports."""
+    return sum(file_sizes(manifest).values()) + sum(f.n_bytes for f in manifest.auxiliary_files)
 
 
 class _Check:
-    """The comparing of one file after the other; each thread has a buffer."""
+    """Checks of single files; each thread has its own buffer."""
 
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
         self._root, self._manifest, self._report = root, manifest, report
-        self.others = (*manifest.resident, *manifest.side_files)
-        self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.side_files}
+        self.others = (*manifest.resident, *manifest.auxiliary_files)
+        self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.auxiliary_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()
         self.stopped = False
         self.reader = RecordReader(self._experts, verify=True)
 
     def file(self, index: int) -> list[StoreError]:
-        """What is wrong with a record file, or behind them with another one."""
+        """Return the problems of a file; record files come first in the numbering."""
         layers = self._manifest.layers
         is_layer = index < len(layers)
         entry = layers[index] if is_layer else self.others[index - len(layers)]
@@ -96,8 +96,8 @@ class _Check:
             return [error]
         return self._layer(index) if is_layer else self._whole(index - len(layers))
 
-    def _go_on(self, n_bytes: int) -> None:
-        """Tell of bytes read. Raises CancelledError when nobody wants the rest."""
+    def _report_or_stop(self, n_bytes: int) -> None:
+        """Report bytes read. Raises CancelledError if the verification was stopped."""
         if self.stopped:
             raise CancelledError
         self._report(n_bytes)
@@ -124,7 +124,7 @@ class _Check:
         file = self._root / entry.file
         hint = "Run flash-moe verify --repair, copy it back, or pack the model again."
         try:
-            got = file_checksum(file, self._go_on)
+            got = file_checksum(file, self._report_or_stop)
         except OSError as error:
             problem = f"{file}: {error.strerror or error}"
             return [CorruptFileError("store", problem, hint)]

@@ -1,15 +1,15 @@
-"""The slot bank: holds experts in memory, reads the missing ones, and keeps the fence.
+"""The expert cache: keeps experts in slots, reads missing ones, and fences reads of the slots.
 
-**The fence.** MLX arrays are lazy, and MLX does not know that a slab changes under it. So a slot
-may be overwritten only when every array that reads it has been evaluated. The bank keeps the
-outputs that read its slots in ``_unfenced`` and evaluates them
+**The fence.** MLX arrays are lazy, and MLX does not track changes of a slab's bytes. So a slot may
+be overwritten only after every array that reads it has been evaluated. The bank keeps the outputs
+that read its slots in ``_unfenced`` and evaluates them
 
-1. when a layer asks for its experts (``fence``, together with that layer's router indices): in a
+1. before a layer fetches its experts (``fence``, together with that layer's router indices): in a
    chain of layers the indices depend on the layer before, so this evaluates nothing extra;
 2. between the waves of one layer, when its experts do not fit the slots at once: before reads into
    slots begin, every wave but the one that was read last has been evaluated;
-3. when a forward pass ends (``flash_moe/model/streamed.py``), so that nothing lazy that the caller
-   holds can read a slot later. The cost is one more synchronisation a forward.
+3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
+   can read a slot later. The cost is one more synchronisation per forward pass.
 
 All methods but ``close`` run under the lock of the model's forward pass, in one thread at a time.
 """
@@ -27,18 +27,18 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
-from flash_moe.stream.events import EventLog, WatchedReader
-from flash_moe.stream.prefetch import Guess, Lookahead
+from flash_moe.stream.events import EventLog, LoggingReader
+from flash_moe.stream.prefetch import Prefetch, Prefetcher
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
 from flash_moe.stream.slab import Slab
-from flash_moe.stream.slot_pool import Arena, shrink
+from flash_moe.stream.slot_pool import SlotPool, shrink
 from flash_moe.stream.slot_table import Assignment
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
 
-# Missing experts are handed out as they arrive, in about so many waves: a wave costs some 0.3 ms of
-# Python, and what arrives last is computed after all reads.
-MOST_ARRIVALS = 8
+# Upper bound on the waves in which missing experts are yielded as their reads complete: a wave
+# costs about 0.3 ms of Python, and the last one is computed after all reads.
+MAX_ARRIVAL_WAVES = 8
 
 T = TypeVar("T")
 
@@ -62,14 +62,14 @@ class Wave:
 
 @dataclass(eq=False)
 class _Reading:
-    """Experts that have slots, some of whose records are on their way.
+    """Experts that have slots, with the batch of reads for the missing ones.
 
     Attributes:
         waited: Seconds that the layer has waited for the reads so far.
     """
 
     layer: int
-    arena: Arena
+    pool: SlotPool
     experts: Sequence[int]
     assignment: Assignment
     batch: ReadBatch
@@ -78,20 +78,20 @@ class _Reading:
 
 
 class ExpertBank:
-    """Gives each layer the experts it asks for, in slots.
+    """Expert cache of a model: brings the experts of each layer into slots.
 
     Args:
-        experts: Where the records lie on disk.
-        budget_bytes: Most memory for slots.
-        top_k: Experts a token uses, for the smallest budget.
+        experts: The records on disk.
+        budget_bytes: Maximum bytes of all slots.
+        top_k: Experts per token and layer, for the smallest budget.
         io_threads: Reader threads.
-        io: ``"cached"`` or ``"direct"``, as of ``flash_moe/store/reader.py``.
-        io_split: Parts that a record is read in, by different threads; as of ``ReaderPool``.
+        io: ``"cached"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
+        io_split: Parts that a record is read in, by different threads; see ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
-        keep_views: As of :class:`Slab`.
-        policy: What is evicted, a name in ``flash_moe/stream/policy.py``.
-        trace: Is told which experts each layer asks for. The bank closes it.
-        events: Is told when what was computed and read. The bank closes it.
+        keep_views: See :class:`Slab`.
+        policy: Name of an eviction policy in ``flash_moe/stream/policy.py``.
+        trace: Records the experts of each call. The bank closes it.
+        events: Records spans of computing and reading. The bank closes it.
 
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
@@ -114,10 +114,10 @@ class ExpertBank:
     ) -> None:
         self.layers: tuple[ExpertLayer, ...] = experts.layers
         plans = plan_slabs(experts.layers, budget_bytes, top_k)
-        self._arena_of: dict[int, Arena] = {}
+        self._pool_of: dict[int, SlotPool] = {}
         for plan in plans:
-            arena = Arena(plan, policy, keep_views)
-            self._arena_of.update(dict.fromkeys(plan.layers, arena))
+            pool = SlotPool(plan, policy, keep_views)
+            self._pool_of.update(dict.fromkeys(plan.layers, pool))
         self._trace, self._events = trace, events
         self._unfenced: list[mx.array] = []
         self._reading: _Reading | None = None
@@ -129,8 +129,8 @@ class ExpertBank:
         if events is None:
             reader = RecordReader(experts, verify=verify_reads, io=io)
         else:
-            reader = WatchedReader(events, experts, verify=verify_reads, io=io)
-        self._lookahead = Lookahead(self._counters)
+            reader = LoggingReader(events, experts, verify=verify_reads, io=io)
+        self._prefetcher = Prefetcher(self._counters)
         self._top_k = top_k
         self._readers = ReaderPool(reader, io_threads, io_split)
 
@@ -139,34 +139,34 @@ class ExpertBank:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all slots."""
+        """Bytes of all slots, used or not."""
         return self._counters.bank_bytes
 
     @property
-    def holds_all(self) -> bool:
-        """Whether there is a slot for every expert of the model."""
+    def fits_all(self) -> bool:
+        """True if there is a slot for every expert of the model."""
         return self._counters.bank_bytes >= self._counters.expert_bytes
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes of the slots that hold experts now."""
-        arenas = set(self._arena_of.values())
-        return sum(len(arena.table) * arena.plan.slot_bytes for arena in arenas)
+    def cached_bytes(self) -> int:
+        """Bytes of the slots that contain experts now."""
+        pools = set(self._pool_of.values())
+        return sum(len(pool.table) * pool.plan.slot_bytes for pool in pools)
 
     def slab_plan(self, layer: int) -> SlabPlan:
-        """The slab that a layer's experts go to."""
-        return self._arena_of[layer].plan
+        """The plan of the slab that caches a layer's experts."""
+        return self._pool_of[layer].plan
 
-    def holds(self, layer: int, experts: Sequence[int]) -> bool:
-        """Whether all of these experts are in slots, so that nothing has to be read."""
-        table = self._arena_of[layer].table
+    def all_cached(self, layer: int, experts: Sequence[int]) -> bool:
+        """True if all of these experts are in slots, so that nothing has to be read."""
+        table = self._pool_of[layer].table
         return all((layer, expert) in table for expert in experts)
 
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
 
         Args:
-            layer: Index of the layer that the time is counted for.
+            layer: Index of the layer whose counters get the time.
         """
         outputs, self._unfenced = self._unfenced, []
         started = time.perf_counter()
@@ -175,97 +175,100 @@ class ExpertBank:
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
-            self._tell("compute", layer, started, ended)
+            self._record_span("compute", layer, started, ended)
             self._events.flush()
 
     def recover(self) -> None:
         """Make the bank usable again after a forward pass that failed or was interrupted.
 
-        Waits for reads that run, frees the slots that hold nothing, and drops the outputs that
-        nobody will evaluate.
+        Waits for running reads, frees the slots without a complete record, and drops outputs that
+        have not been evaluated.
         """
         if self._reading is not None:
             self._reading.batch.drain()
-            self._count(self._reading)
-        self._lookahead.drain(lambda layer: self._arena_of[layer].table)
-        for arena in set(self._arena_of.values()):
-            arena.table.recover()
+            self._add_counters(self._reading)
+        self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
+        for pool in set(self._pool_of.values()):
+            pool.table.recover()
         self._unfenced.clear()
 
-    def _guess(self, layer: int, experts: Sequence[int]) -> None:
-        """Begin to read experts that a layer may ask for next, behind the reads under way.
+    def _prefetch(self, layer: int, experts: Sequence[int]) -> None:
+        """Queue reads of experts that a layer will probably need, behind the reads in flight.
 
-        As many as leave room for one token's experts; none in a slab that other layers use too.
+        Leaves slots for one token's experts. Prefetches nothing into a slab that several layers
+        share.
         """
-        arena = self._arena_of[layer]
-        if len(arena.plan.layers) > 1:
+        pool = self._pool_of[layer]
+        if len(pool.plan.layers) > 1:
             return
-        self._lookahead.predict(layer, experts)
-        pending = self._lookahead.pending(layer)
-        n_held = sum((layer, expert) in arena.table for expert in experts)  # these stay
-        room = max(arena.plan.n_slots - max(self._top_k, n_held) - len(pending), 0)
-        new = [e for e in experts if (layer, e) not in arena.table and e not in pending][:room]
-        promised = arena.table.promise(layer, new, keep=experts)
+        self._prefetcher.predict(layer, experts)
+        pending = self._prefetcher.pending(layer)
+        n_cached = sum((layer, expert) in pool.table for expert in experts)  # these stay
+        room = max(pool.plan.n_slots - max(self._top_k, n_cached) - len(pending), 0)
+        new = [e for e in experts if (layer, e) not in pool.table and e not in pending][:room]
+        reserved = pool.table.reserve(layer, new, keep=experts)
         n_bytes = self.layers[layer].layout.record_bytes
-        for expert, slot in promised.reads:
-            read = Read(layer, expert, arena.slab.record(slot, n_bytes))
+        for expert, slot in reserved.reads:
+            read = Read(layer, expert, pool.slab.record(slot, n_bytes))
             batch = self._readers.batch([read], spread=False)
-            self._lookahead.add(Guess(layer, expert, slot, batch))
+            self._prefetcher.add(Prefetch(layer, expert, slot, batch))
             self._readers.submit(batch)
 
     def waves(
         self, layer: int, experts: Sequence[int], ahead: Sequence[int] = ()
     ) -> Iterator[Wave]:
-        """Bring distinct experts of a layer into slots, in waves: held experts first.
+        """Bring distinct experts of a layer into slots and yield them in waves, cached ones first.
 
         While the consumer computes one wave the next one is read. If all experts fit the slots, the
-        first wave has those that are held and the others come as they arrive. Otherwise a wave is
-        half of the slots, so that two can be there together.
+        first wave has the cached experts and the others follow as their reads complete. Otherwise a
+        wave takes half of the slots, so that two waves fit at the same time.
 
-        The consumer must ``hold`` what it computes from a wave before it asks for the next one.
+        The consumer must pass each output that it computes from a wave to ``track`` before it
+        advances to the next one, and must exhaust the iterator.
 
         Args:
             layer: Index of the layer.
-            experts: What it asks for.
-            ahead: What the next layer may ask for: read behind this layer's, if that has the room.
+            experts: Experts that the layer needs.
+            ahead: Experts predicted for the next layer: read behind this layer's, if slots allow.
 
         Raises:
-            ReadError, ChecksumError: A record could not be read; no slot holds wrong bytes.
+            ReadError, ChecksumError: A record could not be read; no slot has wrong bytes.
         """
-        if not self._arena_of:
+        if not self._pool_of:
             raise ClosedError("bank", "the model was closed", "Load it again.")
-        arena = self._arena_of[layer]
+        pool = self._pool_of[layer]
         if self._trace is not None:
             self._trace.call(layer, experts)
         record_bytes = self.layers[layer].layout.record_bytes
         self._counters.add(layer, calls=1, bytes_asked=len(experts) * record_bytes)
         try:
-            coming = self._lookahead.settle(layer, experts, arena.table)
-            if coming:
-                guessed = {guess.expert for guess in coming}
-                experts = [expert for expert in experts if expert not in guessed]
-            groups = arena.table.waves(layer, experts)
+            in_flight = self._prefetcher.reconcile(layer, experts, pool.table)
+            if in_flight:
+                prefetched = {prefetch.expert for prefetch in in_flight}
+                experts = [expert for expert in experts if expert not in prefetched]
+            groups = pool.table.begin_call(layer, experts)
             if len(groups) <= 1:
                 group = groups[0] if groups else []
-                yield from self._all_at_once(layer, arena, group, coming, ahead)
-            elif len(groups[0]) * 2 <= arena.plan.n_slots:
-                yield from self._in_turns(layer, arena, groups)
+                yield from self._all_at_once(layer, pool, group, in_flight, ahead)
+            elif len(groups[0]) * 2 <= pool.plan.n_slots:
+                yield from self._in_turns(layer, pool, groups)
             else:  # a bank of one slot
                 for group in groups:
                     self.fence(layer)
-                    yield self._finish(self._begin(layer, arena, group))
+                    yield self._finish(self._begin(layer, pool, group))
         except GeneratorExit:
-            # The consumer stopped. Its traceback may keep this generator until another pass runs,
-            # in any thread; whoever runs the consumer's own pass recovers, under its lock.
+            # The consumer stopped. A traceback may keep this generator alive until another pass
+            # runs, in any thread, so do not recover here: the consumer's own pass does, under its
+            # lock.
             raise
         except BaseException:
             self.recover()
             raise
 
-    def hold(self, output: mx.array) -> None:
-        """Begin to compute a lazy array that reads slots, and remember it for the next fence.
+    def track(self, output: mx.array) -> None:
+        """Start computing a lazy array that reads slots, and record it for the next fence.
 
-        Begun at once, it is computed while reads run, and while Python builds what comes after it.
+        The early start overlaps the computation with reads and with Python building the next ops.
         """
         self._unfenced.append(output)
         mx.async_eval(output)
@@ -273,69 +276,69 @@ class ExpertBank:
     def _all_at_once(
         self,
         layer: int,
-        arena: Arena,
+        pool: SlotPool,
         experts: Sequence[int],
-        coming: Sequence[Guess],
+        in_flight: Sequence[Prefetch],
         ahead: Sequence[int],
     ) -> Iterator[Wave]:
-        reading = self._begin(layer, arena, experts)
+        reading = self._begin(layer, pool, experts)
         if ahead:
-            self._guess(layer + 1, ahead)
+            self._prefetch(layer + 1, ahead)
         reads, slots = reading.assignment.reads, reading.assignment.slots
-        if not reads and not coming:
+        if not reads and not in_flight:
             wave = self._finish(reading)
             if experts:
                 yield wave
             return
-        if n_held := reading.assignment.n_hits:
-            yield self._wave(reading, experts[:n_held], slots[:n_held])
-        for guess in coming:  # they were submitted before this layer's own reads
-            self._wait(reading, guess.batch.wait)
-            self._lookahead.arrived(guess, arena.table)
-            yield self._wave(reading, [guess.expert], [guess.slot])
+        if n_cached := reading.assignment.n_hits:
+            yield self._wave(reading, experts[:n_cached], slots[:n_cached])
+        for prefetch in in_flight:  # submitted before this layer's own reads
+            self._wait(reading, prefetch.batch.wait)
+            self._prefetcher.completed(prefetch, pool.table)
+            yield self._wave(reading, [prefetch.expert], [prefetch.slot])
         slot_of = dict(reads)
-        least = max(len(reads) // MOST_ARRIVALS, 1)
+        least = max(len(reads) // MAX_ARRIVAL_WAVES, 1)
         left = len(reads)
         while left:
-            new = [read.expert for read in self._wait(reading, reading.batch.arrivals, least)]
+            new = [read.expert for read in self._wait(reading, reading.batch.next_completed, least)]
             left -= len(new)
             yield self._wave(reading, new, [slot_of[expert] for expert in new])
         self._finish(reading)
 
     def _in_turns(
-        self, layer: int, arena: Arena, groups: Sequence[Sequence[int]]
+        self, layer: int, pool: SlotPool, groups: Sequence[Sequence[int]]
     ) -> Iterator[Wave]:
-        reading = self._begin(layer, arena, groups[0])
+        reading = self._begin(layer, pool, groups[0])
         for following in groups[1:]:
             wave = self._finish(reading)
-            # The slots that are written next were read by the wave before this one.
+            # The next reads overwrite slots that the previous wave computed on.
             self.fence(layer)
-            reading = self._begin(layer, arena, following)
+            reading = self._begin(layer, pool, following)
             yield wave
         yield self._finish(reading)
 
     def _wave(self, reading: _Reading, experts: Sequence[int], slots: Sequence[int]) -> Wave:
-        slab = reading.arena.slab
+        slab = reading.pool.slab
         return Wave(experts, slots, slab, slab.views(self.layers[reading.layer].layout))
 
-    def _begin(self, layer: int, arena: Arena, experts: Sequence[int]) -> _Reading:
-        """Give experts slots and submit the reads of those that are missing."""
+    def _begin(self, layer: int, pool: SlotPool, experts: Sequence[int]) -> _Reading:
+        """Assign slots to experts and submit the reads of the missing ones."""
         n_bytes = self.layers[layer].layout.record_bytes
-        assignment = arena.table.assign(layer, experts)
+        assignment = pool.table.assign(layer, experts)
         batch = self._readers.batch(
             [
-                Read(layer, expert, arena.slab.record(slot, n_bytes))
+                Read(layer, expert, pool.slab.record(slot, n_bytes))
                 for expert, slot in assignment.reads
             ]
         )
-        reading = _Reading(layer, arena, experts, assignment, batch, time.perf_counter())
-        self._reading = reading  # known to recover() before the first read begins
+        reading = _Reading(layer, pool, experts, assignment, batch, time.perf_counter())
+        self._reading = reading  # visible to recover() before the first read begins
         if assignment.reads:
             self._readers.submit(batch)
         return reading
 
     def _wait(self, reading: _Reading, wait: Callable[..., T], *arguments: int) -> T:
-        """What ``wait`` returns; its time is the layer's."""
+        """Return ``wait(*arguments)`` and add its time to the layer's wait."""
         started = time.perf_counter()
         try:
             return wait(*arguments)
@@ -343,17 +346,17 @@ class ExpertBank:
             ended = time.perf_counter()
             reading.waited += ended - started
             if self._events is not None:
-                self._tell("wait", reading.layer, started, ended)
+                self._record_span("wait", reading.layer, started, ended)
 
     def _finish(self, reading: _Reading) -> Wave:
-        """Wait for the reads, and make their experts known."""
+        """Wait for the reads and commit their experts to the slot table."""
         if not reading.batch.complete:
             self._wait(reading, reading.batch.wait)
-        reading.arena.table.commit(reading.assignment)
-        self._count(reading)
+        reading.pool.table.commit(reading.assignment)
+        self._add_counters(reading)
         return self._wave(reading, reading.experts, reading.assignment.slots)
 
-    def _count(self, reading: _Reading) -> None:
+    def _add_counters(self, reading: _Reading) -> None:
         self._reading = None
         batch, n_reads = reading.batch, len(reading.assignment.reads)
         self._counters.add(
@@ -367,30 +370,30 @@ class ExpertBank:
         )
 
     def shrink(self, n_bytes: int) -> int:
-        """Give back at least so many bytes, or what it can; returns how many (``arena.py``).
+        """Free at least ``n_bytes`` if possible; return the bytes freed (``slot_pool.py``).
 
-        Not in the middle of a forward pass, whose lazy arrays may read slots.
+        Must not be called within a forward pass, whose lazy arrays may read slots.
         """
         if self._unfenced:
             self.fence()
-        self._lookahead.drain(lambda layer: self._arena_of[layer].table)
+        self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
         n_experts = [layer.n_experts for layer in self.layers]
-        return shrink(self._arena_of, self._counters, n_experts, self._top_k, n_bytes)
+        return shrink(self._pool_of, self._counters, n_experts, self._top_k, n_bytes)
 
-    def _tell(self, what: str, layer: int | None, started: float, ended: float) -> None:
+    def _record_span(self, name: str, layer: int | None, started: float, ended: float) -> None:
         assert self._events is not None
         if layer is None:
-            self._events.span(what, started, ended)
+            self._events.span(name, started, ended)
         else:
             number = self.layers[layer].number
-            self._events.span(f"{what} {number}", started, ended, layer=number)
+            self._events.span(f"{name} {number}", started, ended, layer=number)
 
     def close(self) -> None:
         """End the reader threads, close the files and free the slots."""
         self._readers.close()
         self._reading = None
         self._unfenced.clear()
-        self._arena_of.clear()
+        self._pool_of.clear()
         for recorder in (self._trace, self._events):
             if recorder is not None:
                 recorder.close()

@@ -1,11 +1,12 @@
-"""Where the time of a run goes, as a file for a trace viewer (ui.perfetto.dev, chrome://tracing).
+"""Timeline of a run for a trace viewer (ui.perfetto.dev, chrome://tracing).
 
-The file is a JSON array of the Chrome trace event format. The thread of the forward pass has spans
-``compute`` (MLX evaluates up to a layer's router, or an end of a pass) and ``wait`` (for reads);
+The file is a JSON array in the Chrome trace event format. The thread of the forward pass has spans
+``compute`` (MLX evaluates up to a layer's router, or the end of a pass) and ``wait`` (for reads);
 each reader thread has a span ``read LAYER/EXPERT`` for each record, or part of one, that it reads.
-So one sees what overlaps. Times are in microseconds since the model was loaded.
+So the file shows how reads and computing overlap. Times are in microseconds since the model was
+loaded.
 
-A file that a crash left without its closing bracket can still be viewed.
+A file without its closing bracket, as a crash leaves it, can still be viewed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from flash_moe.store.reader import RecordReader
 class EventLog:
     """Collects spans from any thread; the thread of the forward pass writes them.
 
-    A reader thread only appends to a queue, so that a full disk cannot make a read fail.
+    Reader threads only append to a queue, so that a full disk cannot make a read fail.
 
     Raises:
         TraceError: The file cannot be written.
@@ -37,7 +38,7 @@ class EventLog:
         self._pid = os.getpid()
         self._start = time.perf_counter()
         self._spans: deque[tuple[str, int, str, float, float, dict[str, int]]] = deque()
-        self._threads: set[int] = set()  # those that the file names
+        self._threads: set[int] = set()  # threads whose names are in the file
         self._separator = "[\n"
         try:
             self._stream = open(file, "w", encoding="utf-8")  # noqa: SIM115
@@ -45,12 +46,12 @@ class EventLog:
             raise self._problem(error) from None
 
     def span(self, name: str, started: float, ended: float, **arguments: int) -> None:
-        """Something that the calling thread did, times as of ``time.perf_counter``."""
+        """Add a span of the calling thread; times are those of ``time.perf_counter``."""
         thread = threading.current_thread()
         self._spans.append((name, thread.native_id or 0, thread.name, started, ended, arguments))
 
     def flush(self) -> None:
-        """Write the spans so far. Only one thread may call it at a time."""
+        """Write the queued spans. Only one thread may call it at a time."""
         try:
             while self._spans:
                 self._write(*self._spans.popleft())
@@ -58,7 +59,7 @@ class EventLog:
             raise self._problem(error) from None
 
     def close(self) -> None:
-        """Write the rest and close the array. A second call does nothing."""
+        """Write the queued spans and close the array. A second call does nothing."""
         if self._stream.closed:
             return
         try:
@@ -84,7 +85,7 @@ class EventLog:
             self._put(
                 {"name": "thread_name", "ph": "M", "ts": 0, **place, "args": {"name": thread_name}}
             )
-        # Rounded ends, not lengths: spans that follow each other must not overlap by rounding.
+        # Round the ends, not the lengths: consecutive spans must not overlap by rounding.
         ts, end = self._us(started), self._us(ended)
         self._put({"name": name, "ph": "X", "ts": ts, "dur": end - ts, **place, "args": arguments})
 
@@ -99,14 +100,14 @@ class EventLog:
         return TraceError("events", f"{self._file}: cannot be written: {error.strerror or error}")
 
 
-class WatchedReader(RecordReader):
-    """A record reader that tells an event log what its threads read."""
+class LoggingReader(RecordReader):
+    """Record reader that adds a span to an event log for each read."""
 
     def __init__(self, events: EventLog, experts: ExpertFiles, **options: Any) -> None:
         super().__init__(experts, **options)
         self._events = events
 
-    # Every read goes through this, of whole records and of parts.
+    # All reads, of whole records and of parts, call this method.
     def read_part(self, layer: int, expert: int, record: memoryview, start: int, stop: int) -> int:
         started = time.perf_counter()
         n_bytes = 0

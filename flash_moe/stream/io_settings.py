@@ -1,9 +1,9 @@
-"""How experts are read: what the user asks for, else what was measured on the disk, else defaults.
+"""I/O settings of expert reads: the user's options, else those measured on the disk, else defaults.
 
-``flash-moe doctor --tune`` measures (``plan/disk_tuning.py``) and saves here: a small JSON file in
-the user's cache directory, one entry for each disk. The file is a convenience: one that cannot be
-read counts as empty, and it decides about speed only. Direct reads that a measurement recommends
-are used only for a model that can be read so.
+``flash-moe doctor --tune`` measures (``plan/disk_tuning.py``) and saves to a small JSON file in the
+user's cache directory, one entry per disk. The file is optional: an unreadable file counts as
+empty, and the settings affect speed only. Measured settings enable direct reads only for models
+that support them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from flash_moe.options.loading import DEFAULT_IO_THREADS, IO_OPTIONS, MAX_IO_SPL
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import check_direct
 
-# A setting must gain this much over a simpler one: two runs on one machine differ by as much.
+# Minimum gain of a setting over a simpler one: two runs on one machine differ by as much.
 WORTH = 1.03
 
 
 @dataclass(frozen=True)
 class IoSettings:
-    """How the bank reads.
+    """I/O settings of the bank.
 
     Attributes:
         io: ``"cached"`` or ``"direct"``.
-        threads: Reader threads.
-        split: Parts that a record is read in; ``None`` where that depends on how many are read at
-            once (``ReaderPool``).
+        threads: Number of reader threads.
+        split: Parts that a record is read in; ``None`` if that depends on the number of records
+            read at once (``ReaderPool``).
     """
 
     io: str = "cached"
@@ -47,10 +47,10 @@ class IoSettings:
 
 @dataclass(frozen=True)
 class Measured:
-    """The best settings of one mode on one disk.
+    """Best settings of one mode on one disk.
 
     Attributes:
-        gb_s: Cold reads with them, in 10^9 bytes a second.
+        gb_s: Throughput of cold reads in GB/s (10^9 bytes).
     """
 
     threads: int
@@ -65,21 +65,21 @@ def io_settings(
     threads: int | None = None,
     split: int | None = None,
 ) -> IoSettings:
-    """Settings for a model: arguments win, then what was measured on its disk."""
-    saved = recall(disk_of(experts))
+    """Return the settings for a model: arguments first, then settings measured on its disk."""
+    saved = load_measured(disk_of(experts))
     if io is None:
         io = "direct" if _direct_pays(experts, saved) else "cached"
     best = saved.get(io, Measured(DEFAULT_IO_THREADS, 1, 0.0))
     if split is None and best.split > 1:
-        split = best.split  # a measured 1 is for many records at once, and says nothing about few
+        split = best.split  # a measured 1 holds for many records at once, not for few
     return IoSettings(io, best.threads if threads is None else threads, split)
 
 
 def _direct_pays(experts: ExpertFiles, saved: dict[str, Measured]) -> bool:
-    """Whether to read past the page cache unasked.
+    """Decide if ``direct`` is the default for a model.
 
-    Only if it is faster cold, and if the experts do not fit in memory: where they do, the page
-    cache would hold them all after a while, and no disk is as fast.
+    True only if it is faster for cold reads and the experts do not fit in memory: if they fit, the
+    page cache will contain all of them after a while, and no disk is as fast.
     """
     if not {"cached", "direct"} <= set(saved) or experts.n_bytes <= machine_memory():
         return False
@@ -93,7 +93,7 @@ def _direct_pays(experts: ExpertFiles, saved: dict[str, Measured]) -> bool:
 
 
 def disk_of(experts: ExpertFiles) -> str:
-    """A name for the filesystem of a model that stays the same after a restart."""
+    """Return a name for the filesystem of a model that is stable across restarts."""
     path = os.path.realpath(experts.segments(0, 0)[0].file)
     while not os.path.ismount(path):
         path = os.path.dirname(path)
@@ -105,16 +105,16 @@ def disk_of(experts: ExpertFiles) -> str:
 
 
 def settings_file() -> Path:
-    """Where measured settings are saved. It may be deleted at any time."""
+    """Path of the file with measured settings. It may be deleted at any time."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("flash_moe")) / "io.json"
 
 
-def recall(disk: str) -> dict[str, Measured]:
-    """The best settings of each mode that was measured on a disk; empty if none was."""
+def load_measured(disk: str) -> dict[str, Measured]:
+    """Load the best settings of each mode measured on a disk; empty if there are none."""
     entry = saved_disks().get(disk)
-    found: dict[str, Measured] = {}
+    settings: dict[str, Measured] = {}
     for io in IO_OPTIONS:
         try:
             row = entry[io]  # type: ignore[index]
@@ -122,12 +122,12 @@ def recall(disk: str) -> dict[str, Measured]:
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if 1 <= best.threads <= MAX_IO_THREADS and 1 <= best.split <= MAX_IO_SPLIT:
-            found[io] = best
-    return found
+            settings[io] = best
+    return settings
 
 
-def remember(disk: str, best: dict[str, Measured]) -> Path:
-    """Save the best settings of a disk, in the place of older ones.
+def save_measured(disk: str, best: dict[str, Measured]) -> Path:
+    """Save the best settings of a disk, replacing older ones.
 
     Raises:
         OSError: The file cannot be written.
@@ -137,12 +137,12 @@ def remember(disk: str, best: dict[str, Measured]) -> Path:
     disks[disk] = {"measured": when, **{io: asdict(row) for io, row in best.items()}}
     file = settings_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"disks": disks})
+    write_json(file, {"disks": disks}, private=True)
     return file
 
 
 def saved_disks() -> dict[str, Any]:
-    """Everything that was saved, as it is in the file."""
+    """Return the measured settings of all disks, as in the file."""
     try:
         disks = json.loads(settings_file().read_text(encoding="utf-8"))["disks"]
         return dict(disks) if isinstance(disks, dict) else {}

@@ -1,11 +1,12 @@
-"""Which expert leaves a full slab: eviction policies, without slots, disk or MLX.
+"""Eviction policies, independent of slots, disk and MLX.
 
-A ``SlotTable`` (``plan.py``) knows what is held; its policy only orders it. Because a policy sees
-nothing but integers, ``replay.py`` runs the same objects over a recorded trace.
+A ``SlotTable`` (``slot_table.py``) maps cached experts to slots; its policy only orders them. A
+policy handles nothing but integers, so ``plan/trace_replay.py`` runs the same classes over a
+recorded trace.
 
-``lru`` evicts the least recently used. ``lrfu`` (Lee et al. 2001) weighs how often and how lately:
-each use counts 1 and loses half its weight in ``half_life`` calls of the layer. Counts are kept of
-experts that are not held, too, so that a popular one that had to leave stays when it is read again.
+``lru`` evicts the least recently used expert. ``lrfu`` (Lee et al. 2001) combines frequency and
+recency: each use counts 1 and loses half its weight in ``half_life`` calls of the layer. Evicted
+experts keep their counts, so that a popular one stays once it is read again.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ from typing import Protocol
 
 Key = tuple[int, int]  # (layer index, expert)
 
-# Long enough to tell popular experts from the rest, short enough to follow a text whose topic
+# Long enough to separate popular experts from the rest, short enough to follow a text whose topic
 # changes every 100 tokens, where 128 already loses to lru (docs/experiments.md).
 HALF_LIFE = 32.0
 
 
 class Policy(Protocol):
-    """What a slot table asks of its policy. Every held key was added and not evicted since."""
+    """Interface of an eviction policy. A key is cached from ``add`` until ``evict`` returns it."""
 
     def begin(self, layer: int) -> None:
-        """A call of this layer begins: what follows until the next call happens at one time."""
+        """Begin a call of a layer: all uses until the next call have the same time."""
 
     def use(self, key: Key) -> None:
-        """A held key was asked for again."""
+        """Record a hit of a cached key."""
 
     def add(self, key: Key) -> None:
-        """A key was read, and is held from now on."""
+        """Record that a key was read and is now cached."""
 
     def evict(self, n: int, keep: Container[Key]) -> list[Key]:
-        """Give up the ``n`` held keys worth least that are not in ``keep``; there are enough."""
+        """Remove and return ``n`` keys of lowest worth outside ``keep``; there are enough."""
         ...
 
     def worth(self, key: Key) -> float:
-        """How much a key that is not held would be worth. The most is read last, and so stays."""
+        """Worth of a missing key. Keys of highest worth are read last, and so stay cached."""
         ...
 
-    def restore(self, held: Collection[Key]) -> None:
-        """Exactly these keys are held, whatever was interrupted before."""
+    def restore(self, cached: Collection[Key]) -> None:
+        """Set the cached keys, after an interrupt left the policy in any state."""
 
 
 class LRU:
-    """Least recently used. O(1) an eviction."""
+    """Least recently used. O(1) per eviction."""
 
     def __init__(self) -> None:
         self._order: OrderedDict[Key, None] = OrderedDict()  # least recently used first
@@ -64,7 +65,7 @@ class LRU:
         self._order.move_to_end(key)
 
     def evict(self, n: int, keep: Container[Key]) -> list[Key]:
-        # What is kept was just used, so it stands at the other end and is never passed over.
+        # Keys of ``keep`` were just used, so they are at the other end and are never skipped.
         victims: list[Key] = []
         for key in self._order:
             if len(victims) == n:
@@ -78,9 +79,9 @@ class LRU:
     def worth(self, key: Key) -> float:
         return 0.0
 
-    def restore(self, held: Collection[Key]) -> None:
-        known = [key for key in self._order if key in held]
-        lost = [key for key in held if key not in self._order]  # were about to be evicted
+    def restore(self, cached: Collection[Key]) -> None:
+        known = [key for key in self._order if key in cached]
+        lost = [key for key in cached if key not in self._order]  # were about to be evicted
         self._order = OrderedDict.fromkeys([*lost, *known])
 
 
@@ -88,14 +89,14 @@ class LRFU:
     """Least recently and frequently used: a count of uses in which older uses weigh less.
 
     The count of a key is the sum over its uses of ``2 ** -(age / half_life)``, age in calls of its
-    layer. Stored is its logarithm plus ``now / half_life``, which does not change while time
-    passes: so keys can be compared by numbers that change only when a key is used, and then only
-    grow. A heap entry that is out of date is thus too low, comes up early, and is put right when it
-    does. Counts of keys that are not held are kept, one number for each expert of a layer.
+    layer. The score stored is its logarithm plus ``now / half_life``, which is constant over time:
+    scores change only when a key is used, and then only grow. So a stale heap entry is too low,
+    comes up early, and is corrected then. Evicted keys keep their counts, one number per expert of
+    a layer.
 
     Args:
-        half_life: Calls of a layer (tokens, in decode). Long is least frequently used, short is
-            least recently used.
+        half_life: Calls of a layer (tokens, in decode). A long one approaches least frequently
+            used, a short one least recently used.
     """
 
     def __init__(self, half_life: float = HALF_LIFE) -> None:
@@ -103,10 +104,10 @@ class LRFU:
         self._calls: dict[int, int] = {}  # layer to number of calls
         self._now = 0.0
         self._score: dict[Key, float] = {}
-        self._heap: list[tuple[float, Key]] = []  # one entry for each held key
+        self._heap: list[tuple[float, Key]] = []  # one entry per cached key
 
     def begin(self, layer: int) -> None:
-        # Layers take turns, so that calls of a layer are one clock also in a slab that they share.
+        # Layers take turns, so the calls of each layer are one clock also in a shared slab.
         calls = self._calls[layer] = self._calls.get(layer, 0) + 1
         self._now = calls / self.half_life
 
@@ -140,8 +141,8 @@ class LRFU:
     def worth(self, key: Key) -> float:
         return self._score.get(key, -math.inf)
 
-    def restore(self, held: Collection[Key]) -> None:
-        self._heap = [(self._score[key], key) for key in held]
+    def restore(self, cached: Collection[Key]) -> None:
+        self._heap = [(self._score[key], key) for key in cached]
         heapq.heapify(self._heap)
 
 

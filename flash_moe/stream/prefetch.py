@@ -1,13 +1,13 @@
-"""Experts that are read before their layer asks for them, on a guess.
+"""Speculative prefetch of the next layer's experts.
 
-While a layer computes, the router of the next one is asked with this layer's hidden state
-(``flash_moe/model/next_router.py``), and what it picks and the bank lacks is read behind the reads
-of this layer. When the next layer asks, right guesses are there or on their way. Wrong ones that
-have not begun are dropped, and those that a thread is reading go on in slots that nobody else
-gets, so that nobody waits for them.
+While a layer computes, the router of the next layer is applied to this layer's hidden state
+(``flash_moe/model/next_router.py``), and missing experts among its picks are read behind the reads
+of this layer. When the next layer runs, correct prefetches are completed or in flight. Wrong ones
+that have not begun are dropped; wrong ones that a thread is reading keep their reserved slots until
+they end, so that nothing waits for them.
 
-A guess needs a slab that belongs to its layer alone: a slot that is written ahead must not be one
-that the layer before computes on.
+A prefetch needs a slab that belongs to its layer alone: its slot must not be one that the previous
+layer computes on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from flash_moe.stream.stats import Counters
 
 
 @dataclass(frozen=True, eq=False)
-class Guess:
-    """One expert that is read ahead, in a batch of its own."""
+class Prefetch:
+    """Prefetch of one expert, in its own batch of reads."""
 
     layer: int
     expert: int
@@ -34,8 +34,8 @@ class Guess:
         return Assignment(self.layer, (self.slot,), ((self.expert, self.slot),))
 
 
-class Lookahead:
-    """The guesses that are not settled yet, layer by layer.
+class Prefetcher:
+    """Prefetches that are not reconciled yet, by layer.
 
     Args:
         counters: Of the bank.
@@ -43,83 +43,85 @@ class Lookahead:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._guesses: dict[int, list[Guess]] = {}
+        self._prefetches: dict[int, list[Prefetch]] = {}
         self._predicted: dict[int, frozenset[int]] = {}
 
     def predict(self, layer: int, experts: Collection[int]) -> None:
-        """Remember what was predicted, also what needs no read, for the recall."""
+        """Record the predicted experts, cached ones too, to compute the recall."""
         self._predicted[layer] = frozenset(experts)
 
-    def add(self, guess: Guess) -> None:
-        self._guesses.setdefault(guess.layer, []).append(guess)
+    def add(self, prefetch: Prefetch) -> None:
+        self._prefetches.setdefault(prefetch.layer, []).append(prefetch)
 
     def pending(self, layer: int) -> set[int]:
-        """Experts of a layer that are being read ahead."""
-        return {guess.expert for guess in self._guesses.get(layer, ())}
+        """Experts of a layer with a prefetch in flight."""
+        return {prefetch.expert for prefetch in self._prefetches.get(layer, ())}
 
-    def settle(self, layer: int, asked: Collection[int], table: SlotTable) -> list[Guess]:
-        """The layer asks: keep what is read, drop what is not needed.
+    def reconcile(self, layer: int, experts: Collection[int], table: SlotTable) -> list[Prefetch]:
+        """Compare prefetches with the experts that the layer needs: commit or drop them.
 
         Returns:
-            The guesses that were right and are still on their way. The caller waits for each and
-            then calls ``arrived``. Not one that was dropped in part before, when it was wrong: the
-            layer reads that expert itself.
+            Correct prefetches that are still in flight. The caller waits for each and then calls
+            ``completed``. A prefetch that was dropped in part, by an earlier call that did not need
+            it, is left out: the layer reads that expert itself.
         """
         predicted = self._predicted.pop(layer, None)
         if predicted is not None:
-            wanted = set(asked)
-            self._counters.add(layer, predicted=len(wanted), foreseen=len(wanted & predicted))
-        guesses = self._guesses.get(layer)  # kept until the end: an interrupt must find all of them
-        if not guesses:
+            needed = set(experts)
+            self._counters.add(layer, predicted=len(needed), foreseen=len(needed & predicted))
+        # Replaced only at the end: an interrupt must find all of them.
+        prefetches = self._prefetches.get(layer)
+        if not prefetches:
             return []
-        wanted = set(asked)
-        coming: list[Guess] = []
-        running: list[Guess] = []
-        for guess in guesses:
-            right = guess.expert in wanted
-            if not right:
-                guess.batch.drop()
-            if guess.batch.done:
-                self._end(guess, table, right)
+        needed = set(experts)
+        in_flight: list[Prefetch] = []
+        running: list[Prefetch] = []
+        for prefetch in prefetches:
+            is_needed = prefetch.expert in needed
+            if not is_needed:
+                prefetch.batch.drop()
+            if prefetch.batch.done:
+                self._end(prefetch, table, is_needed)
             else:
-                (coming if right and not guess.batch.lost else running).append(guess)
-        if len(wanted) + len(running) > table.n_slots:  # asked for more than was foreseen
-            self._wait([*coming, *running], table, wanted)
-            coming = running = []
-        self._guesses[layer] = [*coming, *running]
-        return coming
+                waits = is_needed and not prefetch.batch.dropped
+                (in_flight if waits else running).append(prefetch)
+        if len(needed) + len(running) > table.n_slots:  # more experts than predicted
+            self._wait([*in_flight, *running], table, needed)
+            in_flight = running = []
+        self._prefetches[layer] = [*in_flight, *running]
+        return in_flight
 
-    def arrived(self, guess: Guess, table: SlotTable) -> None:
-        """A right guess has been waited for. It was in no slot when it was asked for: a miss."""
-        self._guesses[guess.layer].remove(guess)
-        self._end(guess, table, True)
-        self._counters.add(guess.layer, misses=1)
+    def completed(self, prefetch: Prefetch, table: SlotTable) -> None:
+        """Commit a correct prefetch after a wait. It was in no slot when needed: a miss."""
+        self._prefetches[prefetch.layer].remove(prefetch)
+        self._end(prefetch, table, True)
+        self._counters.add(prefetch.layer, misses=1)
 
     def drain(self, table_of: Callable[[int], SlotTable]) -> None:
-        """Let no guess run, as after an error or before slabs change."""
-        for layer, guesses in self._guesses.items():
-            self._wait(guesses, table_of(layer), ())
-        self._guesses.clear()
+        """Wait for all prefetches and drop them, as after an error or before slabs change."""
+        for layer, prefetches in self._prefetches.items():
+            self._wait(prefetches, table_of(layer), ())
+        self._prefetches.clear()
         self._predicted.clear()
 
-    def _wait(self, guesses: list[Guess], table: SlotTable, wanted: Collection[int]) -> None:
-        for guess in guesses:
-            guess.batch.drop()
-        for guess in guesses:
-            guess.batch.drain()
-            self._end(guess, table, guess.expert in wanted)
+    def _wait(self, prefetches: list[Prefetch], table: SlotTable, needed: Collection[int]) -> None:
+        for prefetch in prefetches:
+            prefetch.batch.drop()
+        for prefetch in prefetches:
+            prefetch.batch.drain()
+            self._end(prefetch, table, prefetch.expert in needed)
 
-    def _end(self, guess: Guess, table: SlotTable, right: bool) -> None:
-        # A guess that failed is forgotten: if its expert is asked for later, it is read again, and
-        # a second failure is the caller's. (A caller that waits for it gets the first.)
-        batch = guess.batch
+    def _end(self, prefetch: Prefetch, table: SlotTable, is_needed: bool) -> None:
+        # The error of a failed prefetch is dropped: its layer reads the expert again and raises a
+        # second failure. (A caller that waits for the prefetch gets the first.)
+        batch = prefetch.batch
         if batch.complete:
-            table.commit(guess.assignment)
+            table.commit(prefetch.assignment)
         else:
-            table.release(guess.assignment)
+            table.release(prefetch.assignment)
         self._counters.add(
-            guess.layer,
+            prefetch.layer,
             bytes_read=batch.n_bytes,
             read_s=batch.read_s,
-            wasted_bytes=0 if right else batch.n_bytes,
+            wasted_bytes=0 if is_needed else batch.n_bytes,
         )

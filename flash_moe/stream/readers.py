@@ -1,9 +1,8 @@
-"""The threads that read records into slots. They never build or evaluate an MLX array.
+"""Reader threads, which read records into slots. They never build or evaluate an MLX array.
 
-Threads live as long as the model. A batch of reads belongs to the caller that submitted it: it
-waits for all of them, or takes them one by one as they arrive, and gets the first error. After a
-failed or interrupted wait no read of the batch is running any more, so that the slots can be given
-to others.
+Threads live as long as the model. A batch of reads belongs to the caller that submitted it: the
+caller waits for all reads, or takes them as they complete, and gets the first error. After a failed
+or interrupted wait no read of the batch is running any more, so its slots can be reused.
 
 A record may be read in several parts by several threads; a batch hides that.
 """
@@ -23,8 +22,8 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.layout import align
 from flash_moe.store.reader import DIRECT_ALIGNMENT, RecordReader
 
-# Seconds between looks at the threads, of somebody who waits: nothing that a read is slowed by.
-LOOK_AFTER_S = 1.0
+# Seconds between checks for dead threads during a wait. The checks do not slow reads.
+CHECK_THREADS_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class Read:
     """One record to read.
 
     Attributes:
-        record: Where it goes: writeable bytes of the record's size.
+        record: Destination: writeable bytes of the record's size.
     """
 
     layer: int
@@ -41,7 +40,7 @@ class Read:
 
 
 def split_record(n_bytes: int, n_parts: int) -> list[tuple[int, int]]:
-    """Cut a record into at most ``n_parts`` ranges of whole pages, as equal as that allows."""
+    """Split a record into at most ``n_parts`` ranges of whole pages, as equal as possible."""
     step = max(align(-(-n_bytes // n_parts), DIRECT_ALIGNMENT), DIRECT_ALIGNMENT)
     return [(start, min(start + step, n_bytes)) for start in range(0, n_bytes, step)] or [(0, 0)]
 
@@ -54,40 +53,40 @@ class _Part:
 
 
 class ReadBatch:
-    """Reads that were submitted together, and their outcome.
+    """Reads that are submitted together, and their results.
 
-    Threads take parts of reads out of the batch; the queue only wakes them. So a batch can be
-    emptied at any moment, also when the caller was interrupted half way through submitting it.
+    Threads take parts of reads from the batch; the queue only wakes them. So a batch can be emptied
+    at any time, also when the caller was interrupted while submitting it.
 
-    One thread waits: with ``wait`` for all, or with ``arrivals`` for those that come first, or both
-    in turn. Each raises the first error of the batch, also one of a record that it does not wait
-    for, and then no read of the batch is running. A caller that stops before all are there must
-    ``wait`` or ``drain`` before the slots get a new use.
+    One thread waits: with ``wait`` for all reads, or with ``next_completed`` for some, or both in
+    turn. Each raises the first error of the batch, even of a record that it does not wait for, and
+    then no read of the batch is running. A caller that stops before all reads completed must call
+    ``wait`` or ``drain`` before the slots are reused.
 
     Args:
-        reads: What to read. Their records must not overlap.
-        split: Parts that a record is read in.
-        look_after: Is called each second of a wait, to see that threads still serve the batch.
+        reads: Reads whose records do not overlap.
+        split: Number of parts that each record is read in.
+        check_threads: Called each second of a wait, to check that threads still serve the batch.
 
     Attributes:
-        n_parts: How many threads the batch can use.
+        n_parts: Number of threads that the batch can use.
         n_bytes: Bytes read so far.
         read_s: Seconds inside reads, summed over threads.
-        ended: When the last read so far ended, as of ``time.perf_counter``.
+        ended: Time of ``time.perf_counter`` at which the latest read ended.
     """
 
     def __init__(
         self,
         reads: Sequence[Read],
         split: int = 1,
-        look_after: Callable[[ReadBatch], None] = lambda batch: None,
+        check_threads: Callable[[ReadBatch], None] = lambda batch: None,
     ) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
         self.ended = 0.0
         self._reads = reads
         parts = [split_record(len(read.record), split) for read in reads]
-        self._missing = [len(ranges) for ranges in parts]  # parts of each read
+        self._missing = [len(ranges) for ranges in parts]  # unread parts of each read
         self._todo = deque(
             _Part(index, start, stop)
             for index, ranges in enumerate(parts)
@@ -95,75 +94,75 @@ class ReadBatch:
         )
         self.n_parts = len(self._todo)
         self._running: dict[threading.Thread, _Part] = {}  # by the thread that reads it
-        self._arrived: list[Read] = []
-        self._told = 0  # how many of them arrivals() has returned
-        self._wanted = math.inf  # how many have to be there for the caller to go on
+        self._completed: list[Read] = []
+        self._returned = 0  # how many of them next_completed() has returned
+        self._needed = math.inf  # completed reads that the caller waits for
         self._error: BaseException | None = None
-        self._lost = False
-        self._look_after = look_after
+        self._dropped = False
+        self._check_threads = check_threads
         self._changed = threading.Condition()
 
     def wait(self) -> None:
-        """Return when every read is done.
+        """Return when every read has completed.
 
         Raises:
             StoreError: The first read that failed. No other read of the batch is running then.
-            KeyboardInterrupt: The user's; the same holds.
-            ValueError: Some of them were dropped.
+            KeyboardInterrupt: Ctrl-C; no read of the batch is running then either.
+            ValueError: Reads were dropped.
         """
         self._wait(lambda: False)
         if not self.complete:
             raise ValueError("reads of the batch were dropped")
 
-    def arrivals(self, least: int = 1) -> Sequence[Read]:
-        """The reads that ended since the last call, in order of arrival.
+    def next_completed(self, least: int = 1) -> Sequence[Read]:
+        """Return the reads completed since the last call, in order of completion.
 
-        Returns when there are at least ``least``, or no more to come.
+        Waits for at least ``least`` of them, or until no read is left.
 
         Raises:
-            StoreError, KeyboardInterrupt: As of ``wait``.
-            ValueError: Some of them were dropped.
+            StoreError, KeyboardInterrupt: As ``wait``.
+            ValueError: Reads were dropped.
         """
-        self._wanted = self._told + least
+        self._needed = self._returned + least
         try:
-            self._wait(lambda: len(self._arrived) >= self._wanted)
+            self._wait(lambda: len(self._completed) >= self._needed)
         finally:
-            self._wanted = math.inf
-        new = self._arrived[self._told :]
-        self._told += len(new)
+            self._needed = math.inf
+        new = self._completed[self._returned :]
+        self._returned += len(new)
         if not new and not self.complete:
             raise ValueError("reads of the batch were dropped")
         return new
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to read, and no thread reads. Does not say how it went."""
+        """True if no read is queued or running, whether they succeeded or not."""
         with self._changed:
             return not self._todo and not self._running
 
     @property
     def complete(self) -> bool:
-        """Whether every record is there."""
-        return len(self._arrived) == len(self._reads)
+        """True if every record was read."""
+        return len(self._completed) == len(self._reads)
 
     @property
-    def lost(self) -> bool:
-        """Whether something was dropped, so that it will never be complete."""
-        return self._lost
+    def dropped(self) -> bool:
+        """True if reads were dropped, so that the batch will never be complete."""
+        return self._dropped
 
     def drop(self) -> None:
-        """Drop the reads that have not begun; does not wait for those that have."""
+        """Drop the reads that have not begun, without waiting for running ones."""
         with self._changed:
             self._drop()
 
     def _drop(self) -> None:
-        self._lost = self._lost or bool(self._todo)
+        self._dropped = self._dropped or bool(self._todo)
         self._todo.clear()
         if not self._running:
             self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        """Wait until ``ready``, or until nothing is left to wait for."""
+        """Wait until ``ready()`` is true, or no read is queued or running."""
         try:
             with self._changed:
                 while self._error is None and (self._todo or self._running) and not ready():
@@ -177,10 +176,10 @@ class ReadBatch:
             raise self._error
 
     def drain(self) -> None:
-        """Drop the reads that have not begun and wait for those that have.
+        """Drop the reads that have not begun and wait for the running ones.
 
-        A second Ctrl-C must not let go of slots that a thread still writes to, so it is kept until
-        the threads are done.
+        A second Ctrl-C must not release slots that a thread still writes to, so it is raised only
+        after the threads are done.
         """
         interrupt: BaseException | None = None
         while True:
@@ -189,7 +188,7 @@ class ReadBatch:
                     self._drop()
                     while self._running:
                         self._pause()
-                        self._drop()  # what was taken back from a thread that is gone
+                        self._drop()  # parts requeued from a dead thread
                 break
             except KeyboardInterrupt as again:
                 interrupt = again
@@ -197,14 +196,14 @@ class ReadBatch:
             raise interrupt
 
     def _pause(self) -> None:
-        if not self._changed.wait(LOOK_AFTER_S):
-            self._look_after(self)
+        if not self._changed.wait(CHECK_THREADS_S):
+            self._check_threads(self)
 
-    def take_back(self) -> bool:
-        """Take back what threads were reading that have ended.
+    def requeue_lost(self) -> bool:
+        """Requeue the parts that dead threads were reading.
 
         Returns:
-            Whether a part waits for a thread.
+            True if a part is queued.
         """
         with self._changed:
             for thread in [t for t in self._running if not t.is_alive()]:
@@ -212,7 +211,7 @@ class ReadBatch:
             return bool(self._todo)
 
     def run_one(self, reader: RecordReader) -> bool:
-        """Read one part, in a reader thread. False if none is left."""
+        """Read one part, in a reader thread. Return False if none is left."""
         me = threading.current_thread()
         with self._changed:
             if not self._todo:
@@ -229,12 +228,12 @@ class ReadBatch:
             self.n_bytes += n_bytes
             self.read_s += time.perf_counter() - started
             if whole:
-                self._arrived.append(self._reads[part.index])
-            self._leave(me, error)
+                self._completed.append(self._reads[part.index])
+            self._end_part(me, error)
         return True
 
     def _do(self, part: _Part, reader: RecordReader) -> tuple[int, bool]:
-        """Read a part. Returns the bytes read, and whether the record is complete with it."""
+        """Read a part; return the bytes read, and True if this completes the record."""
         read = self._reads[part.index]
         if part.stop - part.start == len(read.record):
             return reader.read(read.layer, read.expert, read.record), True
@@ -246,22 +245,22 @@ class ReadBatch:
             reader.finish(read.layer, read.expert, read.record)
         return n_bytes, last
 
-    def give_up(self, error: BaseException) -> None:
-        """The calling reader thread met an error that ``run_one`` did not foresee."""
+    def fail(self, error: BaseException) -> None:
+        """Record an error in the calling reader thread that ``run_one`` did not catch."""
         with self._changed:
-            self._leave(threading.current_thread(), error)
+            self._end_part(threading.current_thread(), error)
 
-    def _leave(self, thread: threading.Thread, error: BaseException | None) -> None:
+    def _end_part(self, thread: threading.Thread, error: BaseException | None) -> None:
         self._running.pop(thread, None)
         self.ended = time.perf_counter()
         if error is not None:
             self._error = self._error or error
-            self._drop()  # the caller drops the whole batch
-        if not self._running or len(self._arrived) >= self._wanted:
+            self._drop()  # the caller gets the error, and the whole batch is dropped
+        if not self._running or len(self._completed) >= self._needed:
             self._changed.notify_all()
 
 
-# Bytes. Smaller parts of a record cost more in calls than other threads gain.
+# Bytes. Smaller parts of a record cost more in calls than they gain by parallel reads.
 MIN_PART = 512 * 1024
 
 
@@ -269,10 +268,10 @@ class ReaderPool:
     """A fixed number of reader threads with one queue.
 
     Args:
-        reader: Where records are read from. The pool closes it.
-        n_threads: Threads, which is also the most reads in flight.
+        reader: Source of the records. The pool closes it.
+        n_threads: Number of threads, and maximum number of reads in flight.
         split: Parts that each record is read in, by different threads. ``None``: as many as keep
-            all threads busy, where a batch has fewer records than there are threads.
+            all threads busy, if a batch has fewer records than there are threads.
     """
 
     def __init__(self, reader: RecordReader, n_threads: int, split: int | None = 1) -> None:
@@ -298,10 +297,10 @@ class ReaderPool:
         )
 
     def batch(self, reads: Sequence[Read], *, spread: bool = True) -> ReadBatch:
-        """A batch of these reads, split as the pool splits. Nothing begins before ``submit``.
+        """Create a batch, split by the rule of the pool. Reading begins with ``submit``.
 
         Args:
-            spread: Whether the other threads have nothing better to do.
+            spread: Let a split of ``None`` use all threads; false keeps each record whole.
         """
         split = self._split
         if split is None:
@@ -309,10 +308,10 @@ class ReaderPool:
             if reads and spread:
                 largest = max(len(read.record) for read in reads)
                 split = max(min(self._n_threads // len(reads), largest // MIN_PART), 1)
-        return ReadBatch(reads, split, self._look_after)
+        return ReadBatch(reads, split, self._check_threads)
 
     def submit(self, batch: ReadBatch) -> None:
-        """Queue the reads of a batch, behind those of earlier ones.
+        """Queue the reads of a batch, behind those of earlier batches.
 
         Raises:
             ClosedError: The pool was closed.
@@ -320,16 +319,16 @@ class ReaderPool:
         if self._closed:
             raise ClosedError("stream", "the model was closed", "Load it again.")
         if os.getpid() != self._process:
-            # A forked process has none of the threads, and perhaps a lock of the queue that one of
-            # them held.
+            # A forked process has none of the threads, and the queue's lock may have been held by
+            # one of them.
             self._start()
         for _ in range(batch.n_parts):
             self._queue.put(batch)
 
-    def _look_after(self, batch: ReadBatch) -> None:
-        """Somebody waits for a batch: see that its reads do not wait for a thread that is gone.
+    def _check_threads(self, batch: ReadBatch) -> None:
+        """Called while waiting for a batch: restart dead threads and requeue their parts.
 
-        Whatever a thread died of, and in a forked process all have, others take its place.
+        In a forked process all threads are dead.
         """
         if self._closed:
             return
@@ -339,13 +338,13 @@ class ReaderPool:
         for n in dead:
             self._threads[n] = self._thread(n)
             self._threads[n].start()
-        if batch.take_back():
-            self._queue.put(batch)  # a dead one may have been woken for it
+        if batch.requeue_lost():
+            self._queue.put(batch)  # its wake may have gone to a dead thread
 
     def close(self) -> None:
-        """End the threads after the reads that are queued, then close the files.
+        """End the threads after the queued reads, then close the files.
 
-        May be called again, also after an interrupt.
+        May be called repeatedly, also after an interrupt.
         """
         if self._ended:
             return
@@ -355,8 +354,8 @@ class ReaderPool:
                 self._queue.put(None)
             for thread in self._threads:
                 while thread.is_alive() and thread is not threading.current_thread():
-                    thread.join(LOOK_AFTER_S)
-                    self._queue.put(None)  # one more: a wake can be lost, as in _look_after
+                    thread.join(CHECK_THREADS_S)
+                    self._queue.put(None)  # one more: a wake can be lost, as in _check_threads
         self._reader.close()
         self._ended = True
 
@@ -371,8 +370,8 @@ def _serve(queue: SimpleQueue[ReadBatch | None], reader: RecordReader) -> None:
             while batch.run_one(reader):
                 pass
         except BaseException as error:
-            # Nothing that strikes outside of the read itself may end the thread: the caller would
-            # wait for another one. An error of this kind is told like that of a read.
+            # An error outside of the read itself must not end the thread: the caller would wait
+            # until another one is started. It is reported like an error of a read.
             if batch is not None:
-                batch.give_up(error)
-        del batch  # it holds slots, and the next one may be long in coming
+                batch.fail(error)
+        del batch  # it refers to slots, and the next one may come much later

@@ -1,11 +1,12 @@
-"""The memory of the bank: one ``mx.array`` of slots, written by readers, read by kernels.
+"""Slab: one ``mx.array`` of slots, written by reader threads and read by kernels.
 
 A slab is a flat array of 32-bit words. Its bytes are written through its ``memoryview``; the
 components of its records are zero-copy views ``[slots, ...]`` made by ``mx.as_strided``, so that
-``mx.gather_qmm`` works on expert-major records without a copy. MLX does not know that the bytes
-change: who overwrites a slot must first evaluate every array that reads it (``bank.py``).
+``mx.gather_qmm`` works on expert-major records without a copy. MLX does not track changes of the
+bytes: before a slot is overwritten, every array that reads it must be evaluated (``bank.py``).
 
-Slots begin at the start of a page, because reads past the page cache want aligned buffers.
+The first slot begins at the start of a page, because reads past the page cache need aligned
+buffers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.compat.dtypes import DTYPES
+from flash_moe.compat.dtypes import DTYPES, on_cpu
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
 
@@ -30,17 +31,17 @@ class Slab:
     """``n_slots`` slots of ``slot_bytes`` each.
 
     Args:
-        keep_views: Make the views once. Without it they are made for each call of ``views``, for
-            machines where a view does not see what is written after it was made (the self-test of
-            ``flash_moe/ops/self_test.py`` asks; nobody here has seen one).
+        keep_views: Make the views once. If false, each call of ``views`` makes them again, for
+            machines where a view does not see bytes written after it was made (the self-test of
+            ``flash_moe/ops/self_test.py`` checks that; we have not seen such a machine).
 
-    The array and its views are built and evaluated by the constructor, in the thread that calls
-    it; later use from other threads only reads finished arrays.
+    The array is built and evaluated in the thread that calls the constructor, the views in the one
+    that calls ``views``; later use from other threads only reads evaluated arrays.
 
     Attributes:
-        array: The words of the slots; slot 0 begins at word 0, which is aligned to a page. A
-            zero-copy slice of an allocation that is one page longer: MLX's buffers on a CPU begin
-            anywhere (24 bytes into a page with 0.32.4).
+        array: uint32 words of the slots; slot 0 begins at word 0, which is aligned to a page. A
+            zero-copy slice of an allocation that is one page longer: MLX's buffers on a CPU are not
+            aligned to pages (they begin 24 bytes into one with 0.32.4).
     """
 
     def __init__(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> None:
@@ -53,7 +54,7 @@ class Slab:
         everything = memoryview(allocation).cast("B")
         address = int(np.frombuffer(everything, np.uint8).ctypes.data)
         begin = -address % DIRECT_ALIGNMENT
-        if sys.platform == "linux" and mx.default_device().type == mx.cpu:
+        if sys.platform == "linux" and on_cpu():
             _make_huge(address + begin, 4 * n_words)
         self.array = allocation[begin // 4 : begin // 4 + n_words]
         mx.eval(self.array)
@@ -61,7 +62,7 @@ class Slab:
         self._views: dict[RecordLayout, Mapping[str, mx.array]] = {}
 
     def record(self, slot: int, n_bytes: int) -> memoryview:
-        """The first ``n_bytes`` of a slot, writeable."""
+        """Writeable view of the first ``n_bytes`` of a slot."""
         start = slot * self.slot_bytes
         return self._bytes[start : start + n_bytes]
 
@@ -88,11 +89,11 @@ class Slab:
 
 
 def _make_huge(address: int, n_bytes: int) -> None:
-    """Give the zeros in a range back to the system, and ask for pages of 2 MB when they are used.
+    """Return the zeroed pages of a range to the system, and request 2 MB pages on next use.
 
-    MLX has filled the range page by page, from whatever single pages were free. A direct read is
-    cut at each gap between them: 1.1 GB/s into memory of 14,900 pieces, 2.0 into 240, 2.1 into 35
-    (63 MB, one thread, Linux VM, 2026-11-22). Best effort; no result is looked at.
+    MLX has filled the range page by page, from single free pages. A direct read is cut at each gap
+    between them: 1.1 GB/s into memory of 14,900 pieces, 2.0 into 240, 2.1 into 35 (63 MB, one
+    thread, Linux VM, 2026-11-22). Best effort: results are ignored.
     """
     begin = -(-address // _HUGE_PAGE) * _HUGE_PAGE
     length = (address + n_bytes - begin) // _HUGE_PAGE * _HUGE_PAGE

@@ -1,7 +1,7 @@
-"""A slab with its table, and making it smaller when memory is short.
+"""A slab with its slot table, and the shrinking of both when memory is short.
 
-Every slab loses the same number of slots, down to one token's experts. Which experts stay is the
-policy's choice (``plan.py``).
+Every slab loses the same number of slots, down to one token's experts. The eviction policy chooses
+which experts stay (``slot_table.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import release_free_memory
 from flash_moe.stream.budget import SlabPlan
 from flash_moe.stream.policy import POLICIES
@@ -23,12 +24,12 @@ from flash_moe.stream.stats import Counters
 _log = logging.getLogger(__name__)
 
 
-class Arena:
-    """A slab that is allocated on first use, with its table.
+class SlotPool:
+    """A slab, allocated on first use, with its slot table.
 
     Args:
-        policy: A name in ``flash_moe/stream/policy.py``.
-        keep_views: As of :class:`Slab`.
+        policy: Name of an eviction policy in ``flash_moe/stream/policy.py``.
+        keep_views: See :class:`Slab`.
     """
 
     def __init__(self, plan: SlabPlan, policy: str, keep_views: bool) -> None:
@@ -43,19 +44,19 @@ class Arena:
             self._slab = self._allocate()
         return self._slab
 
-    def shrunk(self, n_slots: int) -> Arena:
-        """An arena of fewer slots, with the experts that are worth most.
+    def shrunk(self, n_slots: int) -> SlotPool:
+        """Return a pool of fewer slots, with copies of the experts of highest worth.
 
-        With none if several layers share the slab: it is the whole bank then, another one beside it
-        for a moment would take what is missing, and the few experts in it are soon read again.
+        The new pool is empty if several layers share the slab: that slab is the whole bank, a
+        second one beside it would need the memory that is short, and its few experts are soon read
+        again.
 
-        This one must not be used any more, or, if nothing came of it, only after its table's
-        ``recover``. So the caller can put the new one in its place in one step, and an interrupt
-        finds either.
+        Do not use this pool afterwards, except after its table's ``recover`` if the new one is
+        discarded. So the caller can replace it in one step, and an interrupt finds either pool.
         """
         plan = replace(self.plan, n_slots=n_slots)
         if len(plan.layers) > 1:
-            return Arena(plan, self._policy, self._keep_views)
+            return SlotPool(plan, self._policy, self._keep_views)
         smaller = copy.copy(self)
         smaller.plan = plan
         smaller.table, moves = self.table.shrunk(n_slots)
@@ -71,50 +72,51 @@ class Arena:
 
 
 def shrink(
-    arena_of: dict[int, Arena],
+    pool_of: dict[int, SlotPool],
     counters: Counters,
     n_experts: Sequence[int],
     top_k: int,
     n_bytes: int,
 ) -> int:
-    """Replace arenas by smaller ones, one after another: for a moment there is one layer's more.
+    """Replace pools by smaller ones, one at a time: at most one layer's slab exists twice.
 
-    Nothing lazy may read the slabs, and no read run. A bank does not grow again: what is free later
-    another program gave back, and may want again. Who wants it back loads the model again.
+    No lazy array may read the slabs, and no read may run. The bank does not grow again: memory that
+    becomes free later may be needed again by the program that released it. Load the model again to
+    get the full size back.
 
     Args:
-        arena_of: Layer index to arena; changed in place.
-        n_experts, top_k, n_bytes: As of ``fewer_slots``.
+        pool_of: Layer index to pool; changed in place.
+        n_experts, top_k, n_bytes: See ``fewer_slots``.
 
     Returns:
         Bytes that were freed.
     """
     before = counters.bank_bytes
-    plans = [arena.plan for arena in dict.fromkeys(arena_of.values())]
+    plans = [pool.plan for pool in dict.fromkeys(pool_of.values())]
     fewer = list(fewer_slots(plans, n_experts, top_k, n_bytes))
     if not fewer:
         return 0
-    _give_back()  # before another slab is made
+    _release_free_memory()  # before another slab is allocated
     try:
         for plan, n_slots in fewer:
-            # No name is kept of the old arena: its slab goes before the next one is made. One
-            # update, so that an interrupt finds all layers of a slab in the same arena.
-            arena_of.update(dict.fromkeys(plan.layers, arena_of[plan.layers[0]].shrunk(n_slots)))
-            _give_back()
+            # No variable refers to the old pool: its slab is freed before the next allocation. A
+            # single update, so that an interrupt finds all layers of a slab in the same pool.
+            pool_of.update(dict.fromkeys(plan.layers, pool_of[plan.layers[0]].shrunk(n_slots)))
+            _release_free_memory()
     finally:
-        counters.bank_bytes = sum(plan.n_bytes for plan in {a.plan for a in arena_of.values()})
+        counters.bank_bytes = sum(plan.n_bytes for plan in {a.plan for a in pool_of.values()})
     counters.shrinks += 1
     if counters.shrinks == 1:
         _log.warning(
-            "memory is short: the bank of experts shrinks from %.3f to %.3f GB. It may shrink "
-            "again, and does not grow back",
-            before / 1e9,
-            counters.bank_bytes / 1e9,
+            "memory is short: the expert cache shrinks from %s to %s. It may shrink again and "
+            "does not grow back",
+            format_bytes(before),
+            format_bytes(counters.bank_bytes),
         )
     return before - counters.bank_bytes
 
 
-def _give_back() -> None:
+def _release_free_memory() -> None:
     mx.clear_cache()
     release_free_memory()
 
@@ -122,12 +124,12 @@ def _give_back() -> None:
 def fewer_slots(
     plans: Sequence[SlabPlan], n_experts: Sequence[int], top_k: int, n_bytes: int
 ) -> Iterator[tuple[SlabPlan, int]]:
-    """Which slabs become smaller, and how many slots they keep, to free at least ``n_bytes``.
+    """Choose the slabs to shrink, and their new slot counts, to free at least ``n_bytes``.
 
     Args:
         plans: The slabs as they are.
         n_experts: Experts of each layer.
-        top_k: Experts a token uses in each layer: no slab gets fewer slots.
+        top_k: Experts per token and layer: no slab gets fewer slots.
     """
     floors = [min(top_k, max(n_experts[layer] for layer in plan.layers)) for plan in plans]
     spare = [max(plan.n_slots - floor, 0) for plan, floor in zip(plans, floors, strict=True)]

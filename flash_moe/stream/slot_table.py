@@ -1,9 +1,8 @@
-"""Which expert sits in which slot: arithmetic on integers, no disk, no threads, no MLX.
+"""Slot table: maps experts to slots. Integer bookkeeping without disk, threads or MLX.
 
-A ``SlotTable`` is the bookkeeping of one slab. Its changes come in two halves, so that a failed
-read loses nothing: ``assign`` takes slots away from the experts that its policy values least,
-``commit`` makes the newly read experts known, ``recover`` instead gives the slots back as empty
-ones.
+A ``SlotTable`` belongs to one slab. It changes in two steps, so that a failed read loses nothing:
+``assign`` takes slots from the experts that the policy evicts, ``commit`` then enters the experts
+that were read. After a failure ``recover`` frees those slots instead.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from flash_moe.stream.policy import LRU, Key, Policy
 
 @dataclass(frozen=True)
 class Assignment:
-    """The slots of one wave of experts of one layer.
+    """Slots of one wave of experts of one layer.
 
     Attributes:
-        slots: Slot of each expert asked for, in the order asked.
-        reads: (expert, slot) of those that have to be read first.
+        slots: Slot of each requested expert, in the order of the request.
+        reads: (expert, slot) of the missing experts, which have to be read.
     """
 
     layer: int
@@ -33,15 +32,14 @@ class Assignment:
 
 
 class SlotTable:
-    """Which (layer, expert) is held in which of a fixed number of slots.
+    """Map from (layer, expert) to one of a fixed number of slots.
 
-    Invariant: a slot is in exactly one place: held by one key, free, or promised to a read that was
-    assigned and not yet committed. The policy orders the held keys; what is held only the table
-    knows.
+    Invariant: a slot is in exactly one state: in use by one cached key, free, or reserved for a
+    read that was assigned and not yet committed. The policy only orders the cached keys; the table
+    owns the mapping.
 
     Args:
-        policy: Chooses what is evicted; the table's own, not shared. Least recently used if none
-            is given.
+        policy: Eviction policy, owned by this table. Default: least recently used.
     """
 
     def __init__(self, n_slots: int, policy: Policy | None = None) -> None:
@@ -49,42 +47,42 @@ class SlotTable:
             raise ValueError(f"n_slots: expected at least 1, got {n_slots}")
         self.n_slots = n_slots
         self._policy: Policy = LRU() if policy is None else policy
-        self._held: dict[Key, int] = {}
+        self._cached: dict[Key, int] = {}
         self._free = list(range(n_slots - 1, -1, -1))
-        self._before: set[Key] = set()  # the group of this call that was assigned last
+        self._before: set[Key] = set()  # last assigned group of this call
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._cached)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._held
+        return key in self._cached
 
-    def waves(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
-        """Begin a call of a layer: split its distinct experts into groups.
+    def begin_call(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
+        """Begin a call of a layer and split its distinct experts into groups.
 
-        One group if they fit the slots, else halves of the slots, so that one group can be read
-        while the one before is computed. Held experts come first, so that no later group evicts
-        what an earlier one could have used. Where several groups are needed the others come in
-        order of their worth to the policy: what is read last is still held when the call ends.
+        One group if they fit the slots, else groups of half the slots, so that one group can be
+        read while the previous one is computed. Cached experts come first, so that no group evicts
+        an expert that a later one needs. With several groups, missing experts come in ascending
+        order of their worth to the policy: those read last are still cached when the call ends.
         """
         self._policy.begin(layer)
         self._before = set()
-        held: list[int] = []
+        cached: list[int] = []
         missing: list[int] = []
         for expert in sorted(experts):
-            (held if (layer, expert) in self._held else missing).append(expert)
+            (cached if (layer, expert) in self._cached else missing).append(expert)
         step = self.n_slots
         if len(experts) > self.n_slots:
             step = max(1, self.n_slots // 2)
             missing.sort(key=lambda e: self._policy.worth((layer, e)))
-        ordered = held + missing
+        ordered = cached + missing
         return [ordered[i : i + step] for i in range(0, len(ordered), step)]
 
     def assign(self, layer: int, experts: Sequence[int]) -> Assignment:
-        """Give each of these distinct experts a slot, evicting others where none is free.
+        """Assign a slot to each of these distinct experts, evicting others if none is free.
 
-        The group of the same call that was assigned before is not evicted either, if both fit: it
-        may still be computed on.
+        The previous group of the same call is not evicted either, if both fit: computation on it
+        may not have finished.
 
         Raises:
             ValueError: More experts than slots.
@@ -96,7 +94,7 @@ class SlotTable:
         keep = group | self._before if len(group) + len(self._before) <= self.n_slots else group
         missing = []
         for key in keys:
-            if key in self._held:
+            if key in self._cached:
                 self._policy.use(key)
             else:
                 missing.append(key)
@@ -104,14 +102,14 @@ class SlotTable:
         self._before = group
         return Assignment(
             layer,
-            tuple(slot_of[key] if key in slot_of else self._held[key] for key in keys),
+            tuple(slot_of[key] if key in slot_of else self._cached[key] for key in keys),
             tuple((expert, slot) for (_, expert), slot in slot_of.items()),
         )
 
-    def promise(self, layer: int, experts: Sequence[int], keep: Sequence[int]) -> Assignment:
-        """Slots for experts that are not held and may be asked for.
+    def reserve(self, layer: int, experts: Sequence[int], keep: Sequence[int]) -> Assignment:
+        """Reserve slots to prefetch experts that are not cached.
 
-        Nothing is counted as used, and no expert of ``keep`` is evicted.
+        Counts no use in the policy, and evicts no expert of ``keep``.
         """
         keys = [(layer, expert) for expert in experts]
         slot_of = self._take(keys, {(layer, expert) for expert in keep})
@@ -119,49 +117,49 @@ class SlotTable:
         return Assignment(layer, slots, tuple(zip(experts, slots, strict=True)))
 
     def _take(self, keys: Sequence[Key], keep: set[Key]) -> dict[Key, int]:
-        """A free slot for each key, or that of an expert which its policy values least."""
+        """Take a slot for each key: free slots first, then those that the policy evicts."""
         n_victims = max(len(keys) - len(self._free), 0)
         victims = iter(self._policy.evict(n_victims, keep) if n_victims else ())
         slot_of: dict[Key, int] = {}
         for key in keys:
-            slot_of[key] = self._free.pop() if self._free else self._held.pop(next(victims))
+            slot_of[key] = self._free.pop() if self._free else self._cached.pop(next(victims))
         return slot_of
 
     def release(self, assignment: Assignment) -> None:
-        """The reads of ``assignment`` came to nothing: their slots are free."""
+        """Free the slots of an assignment whose reads failed or were dropped."""
         self._free.extend(slot for _, slot in assignment.reads)
 
     def commit(self, assignment: Assignment) -> None:
-        """The reads of ``assignment`` succeeded: their slots now hold those experts."""
+        """Enter the experts of an assignment whose reads succeeded."""
         for expert, slot in assignment.reads:
             key = (assignment.layer, expert)
             self._policy.add(key)
-            self._held[key] = slot
+            self._cached[key] = slot
 
     def shrunk(self, n_slots: int) -> tuple[SlotTable, list[tuple[int, int]]]:
-        """A table of fewer slots with the keys that are worth most; it takes over the policy.
+        """Return a smaller table with the keys of highest worth; it takes over the policy.
 
-        This one must not be used any more, or, if nothing came of it, only after ``recover``.
+        Do not use this table afterwards, except after ``recover`` if the new one is discarded.
 
         Returns:
             The table, and (old slot, new slot) of each key that stays.
         """
-        if len(self._held) + len(self._free) < self.n_slots:
-            raise ValueError("expected a table without promised slots")
-        n_victims = max(len(self._held) - n_slots, 0)
+        if len(self._cached) + len(self._free) < self.n_slots:
+            raise ValueError("expected a table without reserved slots")
+        n_victims = max(len(self._cached) - n_slots, 0)
         victims = set(self._policy.evict(n_victims, ()) if n_victims else ())
-        stay = {key: slot for key, slot in self._held.items() if key not in victims}
+        stay = {key: slot for key, slot in self._cached.items() if key not in victims}
         smaller = SlotTable(n_slots, self._policy)
-        smaller._held = {key: slot for slot, key in enumerate(stay)}
+        smaller._cached = {key: slot for slot, key in enumerate(stay)}
         smaller._free = list(range(n_slots - 1, len(stay) - 1, -1))
-        return smaller, list(zip(stay.values(), smaller._held.values(), strict=True))
+        return smaller, list(zip(stay.values(), smaller._cached.values(), strict=True))
 
     def recover(self) -> None:
-        """Free every slot that holds nothing, after reads that failed or were interrupted.
+        """Free every slot without a cached key, after reads that failed or were interrupted.
 
-        Looks at all slots instead of undoing an assignment, because an interrupt can strike in the
-        middle of ``assign`` itself, also inside the policy.
+        Checks all slots instead of undoing an assignment, because an interrupt can strike within
+        ``assign`` itself, also inside the policy.
         """
-        held = set(self._held.values())
-        self._free = [slot for slot in range(self.n_slots - 1, -1, -1) if slot not in held]
-        self._policy.restore(self._held)
+        cached = set(self._cached.values())
+        self._free = [slot for slot in range(self.n_slots - 1, -1, -1) if slot not in cached]
+        self._policy.restore(self._cached)

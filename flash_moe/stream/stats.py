@@ -1,9 +1,11 @@
-"""Counters of what streaming did: bytes, hits, and where the time went."""
+"""Counters of streaming: bytes, hits, and time per activity."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field, fields
+
+from flash_moe.files.sizes import format_bytes
 
 
 @dataclass(frozen=True)
@@ -11,20 +13,20 @@ class LayerStats:
     """Counters of one MoE layer.
 
     Attributes:
-        calls: Times the layer ran (one a token in decode, one a chunk in prefill).
-        hits: Distinct experts that were already in a slot.
-        misses: Distinct experts that were in none: read for the call, or still on their way as
-            guesses of a lookahead.
-        bytes_read: Bytes asked from the store.
+        calls: Calls of the layer (one per token in decode, one per chunk in prefill).
+        hits: Distinct experts that were cached.
+        misses: Distinct experts that were not cached: read for the call, or in flight as
+            prefetches.
+        bytes_read: Bytes read from the store.
         read_s: Seconds inside reads, summed over the reader threads.
-        wait_s: Seconds the layer waited for its reads.
+        wait_s: Seconds that the layer waited for its reads.
         overlap_s: Seconds in which its reads ran and it did not wait for them.
-        compute_s: Seconds of MLX work up to this layer's router: the experts of the layer before,
-            and this layer's attention and router; in prompts also of experts between its waves.
-        predicted: Distinct experts asked for in calls that a lookahead had tried to foresee.
-        foreseen: Those of them that it did.
-        wasted_bytes: Bytes read on guesses that the next call did not ask for.
-        bytes_asked: Bytes of the records asked for, held or not.
+        compute_s: Seconds of MLX work up to this layer's router: the experts of the previous layer,
+            and this layer's attention and router; in prefill also of experts between its waves.
+        predicted: Distinct experts needed in calls for which a lookahead made a prediction.
+        foreseen: Those of them that it predicted.
+        wasted_bytes: Bytes of prefetches that the next call did not need.
+        bytes_asked: Bytes of the records needed, cached or not.
     """
 
     layer: int
@@ -48,13 +50,13 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class StreamStats:
-    """A snapshot of the counters. Subtract two to get those of the time between.
+    """Snapshot of the counters. The difference of two covers the time between them.
 
     Attributes:
-        bank_bytes: Memory that the slots take when all of them are in use.
+        bank_bytes: Memory of all slots when all of them are in use.
         expert_bytes: Size of all experts of the model.
-        layers: One entry a MoE layer.
-        shrinks: Times that the bank was made smaller because the machine ran out of memory.
+        layers: One entry per MoE layer.
+        shrinks: Number of times the bank shrank because the machine was short of memory.
     """
 
     bank_bytes: int
@@ -64,8 +66,8 @@ class StreamStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.bytes_read / 1e6:.1f} MB of experts read, hit rate {self.hit_rate:.0%}, "
-            f"bank {self.bank_bytes / 1e6:.1f} MB of {self.expert_bytes / 1e6:.1f} MB of experts"
+            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, "
+            f"bank {format_bytes(self.bank_bytes)} of {format_bytes(self.expert_bytes)} of experts"
         )
 
     def _sum(self, name: str) -> float:
@@ -109,7 +111,7 @@ class StreamStats:
 
     @property
     def recall(self) -> float:
-        """Share of the experts asked for that a lookahead foresaw, 0 without one."""
+        """Share of the needed experts that a lookahead predicted, 0 without lookahead."""
         predicted = self._sum("predicted")
         return self._sum("foreseen") / predicted if predicted else 0.0
 
@@ -125,7 +127,7 @@ class StreamStats:
         return StreamStats(self.bank_bytes, self.expert_bytes, layers, shrinks)
 
     def to_json(self) -> dict[str, object]:
-        """Plain numbers, for JSON."""
+        """Return plain numbers for JSON."""
         names = [f.name for f in fields(LayerStats)]
         return {
             "bank_bytes": self.bank_bytes,
@@ -147,7 +149,7 @@ class StreamStats:
 
 
 class Counters:
-    """The mutable side: one per model, changed only under the model's forward lock."""
+    """Mutable counters: one per model, changed only under the model's forward lock."""
 
     def __init__(self, numbers: Iterable[int], bank_bytes: int, expert_bytes: int) -> None:
         self._layers = [vars(LayerStats(number)).copy() for number in numbers]

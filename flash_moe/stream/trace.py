@@ -1,4 +1,4 @@
-"""The routing of a run in a file: which experts each layer asked for, call by call.
+"""Routing trace: a file with the experts that each layer needed, call by call.
 
 A text file of JSON lines. ``scripts/replay_cache.py`` replays it. The first line is the header, an
 object:
@@ -6,17 +6,17 @@ object:
 | key | meaning |
 |---|---|
 | ``format``, ``version`` | ``"flash_moe routing"``, 1 |
-| ``model_type``, ``top_k`` | the model, experts a token |
-| ``policy``, ``budget_bytes`` | of the run that was recorded |
-| ``layers`` | of each MoE layer ``layer`` (its number), ``path``, ``n_experts``, ``read_bytes`` (bytes read for one record) and ``layout`` (an index) |
+| ``model_type``, ``top_k`` | the model, experts per token |
+| ``policy``, ``budget_bytes`` | eviction policy and bank budget of the recorded run |
+| ``layers`` | for each MoE layer ``layer`` (its number), ``path``, ``n_experts``, ``read_bytes`` (bytes read for one record) and ``layout`` (an index) |
 | ``layouts`` | record layouts, as in ``flash_moe.json``, with ``record_bytes`` |
 
 Every other line is one call of a layer, ``[layer,[expert,...]]``: the index of the layer in
-``layers``, and the distinct experts in the order asked for. A forward pass calls each layer once, in
-order, so that index 0 begins a new one.
+``layers``, and the distinct experts in the order of the request. A forward pass calls each layer
+once, in order, so index 0 begins a new pass.
 
-A line is written to the system when the layer asks, before its reads: a crash keeps everything up
-to the call it happened in.
+A line is passed to the system before the reads of its call: after a crash the file is complete up
+to that call.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class TraceHeader:
     """The first line of a trace.
 
     Attributes:
-        read_bytes: Bytes read for one record of each layer.
-        budget_bytes: The bank budget of the run.
+        read_bytes: Bytes read per record, for each layer.
+        budget_bytes: Bank budget of the run.
     """
 
     model_type: str
@@ -62,11 +62,6 @@ class TraceHeader:
             for index in range(len(experts.layers))
         )
         return TraceHeader(model_type, top_k, policy, budget_bytes, experts.layers, read_bytes)
-
-    @property
-    def expert_bytes(self) -> int:
-        """Size of all experts of the model."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         layouts = list(dict.fromkeys(layer.layout for layer in self.layers))
@@ -92,7 +87,7 @@ class TraceHeader:
 
     @staticmethod
     def from_json(table: Any) -> TraceHeader:
-        """Raises KeyError, TypeError, ValueError or UnsupportedModelError if it is not one."""
+        """Raises KeyError, TypeError, ValueError or UnsupportedModelError if it is invalid."""
         layouts = [RecordLayout.from_json(row) for row in table["layouts"]]
         layers = tuple(
             ExpertLayer(
@@ -117,7 +112,7 @@ class TraceHeader:
 
 
 class TraceWriter:
-    """Writes a trace while a model runs. Called under the lock of the forward pass.
+    """Writer of a trace. Its methods are called under the lock of the forward pass.
 
     Raises:
         TraceError: The file cannot be written.
@@ -132,7 +127,7 @@ class TraceWriter:
         self._write(header.to_json())
 
     def call(self, layer: int, experts: Sequence[int]) -> None:
-        """A layer asks for these distinct experts."""
+        """Write one call of a layer, with its distinct experts."""
         self._write([layer, [int(expert) for expert in experts]])
 
     def close(self) -> None:
@@ -160,7 +155,7 @@ def read_trace(file: Path) -> Trace:
     """Read a whole trace.
 
     Raises:
-        TraceError: It cannot be read, is no trace, of a newer version, or a line of it is broken.
+        TraceError: The file cannot be read, is not a trace, has another version or a broken line.
     """
     try:
         text = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Toy checkpoints for tests and benchmarks: the real key layout at any size, made from a seed."""
+"""Toy checkpoints for tests and benchmarks: the real key layout at any size, from a seed."""
 
 from flash_moe.testing.geometry import PRESETS, Geometry
 from flash_moe.testing.hf_checkpoint import write_hf_checkpoint

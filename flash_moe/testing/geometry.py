@@ -1,7 +1,6 @@
-"""Shapes of a toy Qwen3.5-MoE checkpoint.
+"""Shapes of a toy Qwen3.5-MoE checkpoint: ``Geometry``, its checks, presets and ``config.json``.
 
-Owns the numbers (``Geometry``), their checks, the presets and the ``config.json`` that follows
-from them. Knows nothing about files or random values.
+Files and random values are elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ ROTARY_FRACTION = 0.25
 GATE_BITS = 8  # mlx-lm keeps the router and the shared expert's gate at 8 bit, group 64
 GATE_GROUP_SIZE = 64
 
-# The vision tower is only there so that the key layout is the real one. Nothing computes with it.
+# The vision tower only completes the key layout. Nothing computes with it.
 VISION: dict[str, Any] = {
     "model_type": "qwen3_5_moe_vision",
     "depth": 1,
@@ -35,7 +34,7 @@ VISION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """Every shape of a checkpoint, how it is quantised, and the seed of its values.
+    """Shapes of a checkpoint, its quantization, and the seed of its values.
 
     ``bits=None`` means unquantised. ``scale_dtype`` is the dtype of scales, biases and of all
     tensors that are not quantised (``A_log`` stays float32, as in the real checkpoint).
@@ -91,9 +90,9 @@ class Geometry:
         _require_multiple("heads", self.heads, self.kv_heads)
         _require_multiple("linear_v_heads", self.linear_v_heads, self.linear_k_heads)
         _require_multiple("head_dim", self.head_dim, 8)  # a quarter of it rotates, in pairs
-        _require_multiple("linear_k_dim", self.linear_k_dim, 32)  # one SIMD group a key head
+        _require_multiple("linear_k_dim", self.linear_k_dim, 32)  # one SIMD group per key head
         if self.bits is not None:
-            # Every matrix input must be whole groups; the gates have a group size of their own.
+            # Every matrix input must be whole groups; the gates have their own group size.
             _require_multiple("hidden", self.hidden, max(self.group_size, GATE_GROUP_SIZE))
             _require_multiple("expert_width", self.expert_width, self.group_size)
             _require_multiple("shared_width", self.shared_width, self.group_size)
@@ -121,7 +120,7 @@ class Geometry:
         return range(self.layers)
 
     def is_linear(self, layer: int) -> bool:
-        """Whether this layer is a gated delta net."""
+        """Return whether this layer is a gated delta net."""
         return (layer + 1) % self.full_attention_interval != 0
 
     @property
@@ -139,7 +138,7 @@ class Geometry:
         return weights * self.bits // 8 + weights // self.group_size * 2 * itemsize
 
     def config(self, dtype: str | None = None) -> dict[str, Any]:
-        """The ``config.json`` of the HF-format original."""
+        """Return the ``config.json`` of the HF-format original."""
         ids = added_token_ids(self.vocab)
         return {
             "architectures": ["Qwen3_5MoeForConditionalGeneration"],
@@ -193,7 +192,7 @@ class Geometry:
         }
 
     def _mrope_section(self) -> list[int]:
-        """Rotary pairs for time, height, width: as even as they go ([11, 11, 10] for 32)."""
+        """Return rotary pairs for time, height, width, as even as possible ([11, 11, 10] of 32)."""
         third, rest = divmod(int(self.head_dim * ROTARY_FRACTION) // 2, 3)
         return [third + (rest > i) for i in range(3)]
 
@@ -205,9 +204,9 @@ _POSITIVE = (
 )
 
 
-def _require_multiple(name: str, value: int, of: int) -> None:
-    if value % of:
-        raise ValueError(f"[geometry] {name}: expected a multiple of {of}, got {value}")
+def _require_multiple(name: str, value: int, divisor: int) -> None:
+    if value % divisor:
+        raise ValueError(f"[geometry] {name}: expected a multiple of {divisor}, got {value}")
 
 
 PRESETS: dict[str, Geometry] = {
@@ -228,8 +227,8 @@ PRESETS: dict[str, Geometry] = {
         linear_v_dim=32,
         vocab=512,
     ),
-    # Behind the speed figures: 2.05 GB, float32 scales so that a CPU computes in float32,
-    # uneven router rows so that some experts are popular.
+    # For speed measurements: 2.05 GB, float32 scales so that a CPU computes in float32, uneven
+    # router rows so that some experts are popular.
     "mid": Geometry(
         hidden=1024,
         layers=8,
@@ -249,7 +248,7 @@ PRESETS: dict[str, Geometry] = {
         router_sigma=0.4,
     ),
     # Every shape of the 4-bit Qwen3.5-397B-A17B: 217 GB of experts, 5.6 GB of other weights.
-    # scripts/make_full_shape.py writes it where there is no room for that.
+    # scripts/make_full_shape.py writes it without the disk space for that.
     "full": Geometry(
         hidden=4096,
         layers=60,

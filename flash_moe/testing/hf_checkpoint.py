@@ -1,7 +1,7 @@
-"""The HF-format original of a toy checkpoint, as transformers would name and shape it.
+"""HF-format original of a toy checkpoint, with the names and shapes of transformers.
 
-Owns ``write_hf_checkpoint``. Needs numpy only; the result loads in transformers'
-``Qwen3_5MoeForConditionalGeneration`` and in mlx-lm.
+Needs numpy only; the result loads in transformers' ``Qwen3_5MoeForConditionalGeneration`` and in
+mlx-lm.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def write_hf_checkpoint(
     """Write config, tokenizer and at least two weight shards into ``path``.
 
     Args:
-        dtype: of every tensor but ``A_log``, which is float32 in the real checkpoint too.
-        shard_bytes: largest shard; by default a third of the whole.
+        dtype: Dtype of every tensor except ``A_log``, which is float32 in the real checkpoint too.
+        shard_bytes: Size limit of a shard; by default a third of the total.
     """
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"[hf_checkpoint] dtype: expected float32 or bfloat16, got {dtype!r}")

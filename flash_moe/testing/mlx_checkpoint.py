@@ -1,7 +1,7 @@
-"""The mlx-format checkpoint: what mlx-lm's converter would publish for a toy model.
+"""mlx-format checkpoint of a toy model, like the output of mlx-lm's converter.
 
-Owns ``write_mlx_checkpoint`` and its two routes: quantise an HF checkpoint with mlx-lm's own code
-(exact, needs the whole model in memory), or draw packed words directly (any size, streamed).
+It is either an HF checkpoint quantised by mlx-lm's own code (exact, needs the whole model in
+memory), or packed words drawn directly (any size, streamed).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flash_moe.testing.shards import tensor_source, write_shards
 from flash_moe.testing.tokenizer import write_tokenizer
 from flash_moe.testing.weights import random_state
 
-# Above this many expert weights the quantising route would need gigabytes of float32.
+# Above this number of expert weights quantising would need gigabytes of float32.
 MAX_QUANTISED_PARAMETERS = 100_000_000
 
 
@@ -41,10 +41,10 @@ def write_mlx_checkpoint(
     Bits, group size and dtype come from the geometry (``bits=None``: unquantised).
 
     Args:
-        from_hf: HF checkpoint of the same geometry to quantise; by default one is made.
-        random_packed: draw packed words instead of quantising; by default only when the model is
+        from_hf: HF checkpoint of the same geometry to quantise; by default a new one.
+        random_packed: Draw packed words instead of quantising; by default only if the model is
             too big to quantise in memory.
-        shard_bytes: largest shard; by default a quarter of the whole.
+        shard_bytes: Size limit of a shard; by default a quarter of the total.
     """
     if random_packed is None:
         random_packed = from_hf is None and geometry.expert_parameters > MAX_QUANTISED_PARAMETERS
@@ -61,8 +61,8 @@ def write_mlx_checkpoint(
             tensors = _quantise(Path(folder), geometry)
     if shard_bytes is None:
         shard_bytes = sum(tensor.n_bytes for tensor in tensors) // 4 + 1
-    # mlx-lm's shards hold their tensors in hash order: a layer's nine expert tensors are
-    # scattered, and may be in two shards. Keep that, but the same on every run.
+    # mlx-lm's shards have their tensors in hash order: a layer's nine expert tensors are
+    # scattered, and may be in two shards. Imitate that with an order that is stable over runs.
     order = random_state(geometry.seed, "shard order").permutation(len(tensors))
     write_shards(path, [tensors[i] for i in order], shard_bytes, odd_offsets=True)
     config = json.dumps(mlx_config(geometry), indent=4, sort_keys=True) + "\n"
@@ -88,7 +88,7 @@ def mlx_config(geometry: Geometry) -> dict[str, Any]:
 
 
 def _quantise(hf_path: Path, geometry: Geometry) -> list[TensorSource]:
-    """All tensors of an HF checkpoint after mlx-lm's sanitize, cast and nn.quantize."""
+    """Return all tensors of an HF checkpoint after mlx-lm's sanitize, cast and nn.quantize."""
     # On the CPU, so that the packed words are the same on every machine.
     with mx.stream(mx.Device(mx.cpu)):
         model, _ = load_model(hf_path, lazy=True)

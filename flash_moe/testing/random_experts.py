@@ -1,7 +1,7 @@
-"""Random quantized experts in a slab, what they compute in float64, and how far kernels are off.
+"""Random quantized experts in a slab, their output in float64, and the error of kernels.
 
-The reference uses the very bits of the records (dequantised in float32, which is exact to its last
-place, then summed in float64), so that it differs from a kernel by the kernel's rounding only.
+The reference uses the bits of the records (dequantised in float32, exact to its last place, then
+summed in float64), so it differs from a kernel only by the kernel's rounding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RandomExperts:
-    """Experts of one layer, all of them in slots.
+    """All experts of one layer, in slots.
 
     Attributes:
-        words: The slab, uint32, one record a slot.
+        words: The slab, uint32, one record per slot.
         weights: Projection to float64 ``[experts, out, in]``.
     """
 
@@ -43,7 +43,7 @@ class RandomExperts:
         shared: tuple[Floats, Floats] | None = None,
         residual: Floats | None = None,
     ) -> Floats:
-        """sum_k w_k Wd (silu(Wg x) * (Wu x)), plus sigmoid(gate) * shared, plus the residual.
+        """Return sum_k w_k Wd (silu(Wg x) * (Wu x)) + sigmoid(gate) * shared + residual.
 
         Args:
             x: ``[tokens, hidden]``.
@@ -74,7 +74,7 @@ def random_experts(
     scale_dtype: mx.Dtype = mx.float32,
     seed: int = 0,
 ) -> RandomExperts:
-    """Draw experts with outputs of about 1 for inputs of about 1."""
+    """Draw experts whose outputs are about 1 for inputs of about 1."""
     random = np.random.RandomState(seed)
     tensors: dict[str, mx.array] = {}
     weights: dict[str, Floats] = {}
@@ -104,10 +104,10 @@ def kernel_error(
     """Run ``moe_gate_up`` and ``moe_down`` on one random case.
 
     Args:
-        extras: With shared expert and residual; without them, also unweighted.
+        extras: Test with shared expert and residual; otherwise without, and also unweighted.
 
     Returns:
-        The largest error against float64, over the largest output; infinite for NaN.
+        The maximum error against float64, relative to the maximum output; infinite for NaN.
     """
     random = np.random.RandomState(seed)
     hidden = experts.layout.hidden_size

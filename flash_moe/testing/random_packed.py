@@ -1,7 +1,7 @@
 """Tensors of an mlx checkpoint drawn directly in packed form, for geometries too big to quantise.
 
-Owns the translation of the HF table to mlx keys. Quantised weights are random words, scales and
-biases make them zero-mean with the spread of the HF recipe, so activations stay sane.
+Quantised weights are random words. Scales and biases give them zero mean and the spread of the HF
+recipe, so activations stay in range.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from flash_moe.testing.weights import (
 )
 
 MLX_TEXT_PREFIX = "language_model.model."
-_SCALE_SPREAD = 0.1  # log-normal spread of a group's scale, so that groups can be told apart
+_SCALE_SPREAD = 0.1  # log-normal spread of a group's scale, so that groups are distinguishable
 
 
 def packed_tensors(geometry: Geometry) -> list[TensorSource]:
-    """Sources of all tensors of the mlx checkpoint, in model order.
+    """Return the sources of all tensors of the mlx checkpoint, in model order.
 
     Raises:
-        ValueError: the geometry is unquantised.
+        ValueError: The geometry is unquantised.
     """
     if geometry.bits is None:
         raise ValueError("[random_packed] bits: expected a number of bits, got None")
@@ -54,7 +54,7 @@ def packed_tensors(geometry: Geometry) -> list[TensorSource]:
 
 
 def _mlx_layout(geometry: Geometry) -> dict[str, Recipe]:
-    """The HF table under mlx-lm's names and conventions; vision and mtp are dropped."""
+    """Return the HF table with mlx-lm's names and conventions, without vision and mtp."""
     layout: dict[str, Recipe] = {}
     for name, recipe in hf_layout(geometry).items():
         if name == "lm_head.weight":
@@ -91,12 +91,12 @@ def _plain(name: str, recipe: Recipe, geometry: Geometry) -> TensorSource:
 def _quantised(
     name: str, recipe: Recipe, geometry: Geometry, bits: int, group_size: int
 ) -> list[TensorSource]:
-    """weight, scales, biases of one matrix: w = q * scale + bias with uniform q."""
+    """Return weight, scales, biases of one matrix: w = q * scale + bias with uniform q."""
     *rows, inputs = recipe.shape
     words = (*rows, inputs * bits // 32)
     groups = (*rows, inputs // group_size)
     levels = 2**bits
-    step = recipe.std / math.sqrt((levels**2 - 1) / 12)  # a uniform q then has the wanted spread
+    step = recipe.std / math.sqrt((levels**2 - 1) / 12)  # gives a uniform q the recipe's spread
     code = FLOAT_CODES[geometry.scale_dtype]
     base = name.removesuffix(".weight")
 
@@ -107,9 +107,9 @@ def _quantised(
         popularity = None
         if recipe.kind == "router":
             popularity = router_popularity(name, n_rows, geometry).astype(np.float32)
-        rows_a_chunk = max(1, CHUNK_BYTES // (8 * width))
-        for start in range(0, n_rows, rows_a_chunk):
-            stop = min(start + rows_a_chunk, n_rows)
+        chunk_rows = max(1, CHUNK_BYTES // (8 * width))
+        for start in range(0, n_rows, chunk_rows):
+            stop = min(start + chunk_rows, n_rows)
             noise = random.standard_normal((stop - start, width)) * _SCALE_SPREAD
             values = (np.exp(noise) * step).astype(np.float32)
             yield values if popularity is None else values * popularity[start:stop, None]

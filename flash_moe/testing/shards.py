@@ -1,4 +1,4 @@
-"""Weight shards of toy checkpoints: their index, and bytes of floats, arrays, random words."""
+"""Weight shards of toy checkpoints: index, hash, and bytes of floats, arrays, random words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from flash_moe.compat.dtypes import DTYPE_NAMES
 from flash_moe.pack import safetensors_writer
 from flash_moe.pack.safetensors_writer import TensorSource
-from flash_moe.store.safetensors_header import INDEX_FILE
+from flash_moe.store.safetensors_header import INDEX_FILE, read_header
 
 DtypeCode = Literal["F32", "F16", "BF16", "U32"]
 
@@ -36,8 +37,22 @@ def write_shards(
     (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def weights_hash(path: Path) -> str:
+    """Return xxh3-128 of name, dtype, shape and bytes of all tensors, independent of shards.
+
+    Goldens store it, so that a changed generator is reported as such and not as wrong logits.
+    """
+    entries = [e for file in path.glob("model*.safetensors") for e in read_header(file).values()]
+    digest = xxhash.xxh3_128()
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        digest.update(f"{entry.name} {entry.dtype} {list(entry.shape)}\n".encode())
+        data = np.memmap(entry.file, mode="r", offset=entry.offset, shape=entry.n_bytes)
+        digest.update(data.data)
+    return digest.hexdigest()
+
+
 def float_bytes(values: npt.NDArray[np.float32], code: DtypeCode) -> bytes:
-    """Float32 values as little-endian bytes of ``code``, rounded to nearest even."""
+    """Return float32 values as little-endian bytes of ``code``, rounded to nearest even."""
     if code == "F32":
         return values.astype("<f4").tobytes()
     if code == "F16":
@@ -53,13 +68,13 @@ def float_bytes(values: npt.NDArray[np.float32], code: DtypeCode) -> bytes:
 
 
 def random_words(random: np.random.RandomState, n_bytes: int) -> Iterator[bytes]:
-    """Random bytes in chunks; the same stream whatever the chunk size."""
+    """Yield random bytes in chunks; the stream does not depend on the chunk size."""
     for start in range(0, n_bytes, CHUNK_BYTES):
         yield random.bytes(min(CHUNK_BYTES, n_bytes - start))
 
 
 def tensor_source(name: str, array: mx.array) -> TensorSource:
-    """An array as something to write; evaluated when it is written, on the CPU."""
+    """Return an array as a source for the writer, evaluated on the CPU when it is written."""
 
     def chunks() -> Iterator[bytes]:
         with mx.stream(mx.Device(mx.cpu)):

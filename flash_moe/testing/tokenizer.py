@@ -1,8 +1,8 @@
-"""A small byte-level tokenizer with the added tokens of Qwen3.5.
+"""Small byte-level tokenizer with the added tokens of Qwen3.5.
 
-Owns the tokenizer files of the toy checkpoints: same normaliser, pre-tokeniser, decoder, added
-tokens and chat rules as the real one, but a vocabulary of 256 bytes. When asked for a larger
-vocabulary it fills it with short letter groups, so that every id a model can sample decodes.
+Normaliser, pre-tokeniser, decoder, added tokens and chat rules are those of the real one, but the
+vocabulary is 256 bytes. Short letter groups fill a larger vocabulary, so that every id a model can
+sample decodes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-# In the order of their ids, which follow the byte and letter tokens.
+# In the order of their ids, after the byte and letter tokens.
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),
     *("<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
-# Added, but not "special": a decoder must keep them, since parsers look for them in the text.
+# Added, but not "special": a decoder must keep them, since parsers search for them in the text.
 TEXT_TOKENS = (
     *("<tool_call>", "</tool_call>"),
     *("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
@@ -37,7 +37,7 @@ AUDIO_TOKENS = (
 ADDED_TOKENS = (*SPECIAL_TOKENS, *TEXT_TOKENS, *AUDIO_TOKENS)
 MIN_VOCAB_SIZE = 256 + len(ADDED_TOKENS)
 
-# Words keep their combining marks, digits stand alone, a newline run ends a piece.
+# Words keep their combining marks, each digit is a piece, a run of newlines ends a piece.
 WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
     r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
@@ -51,7 +51,7 @@ _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"  # most frequent first, so that small vo
 
 
 def added_token_ids(vocab_size: int = MIN_VOCAB_SIZE) -> dict[str, int]:
-    """Ids of the added tokens: the last ones of the vocabulary, as in the real tokenizer."""
+    """Return ids of the added tokens, the last ones of the vocabulary as in the real tokenizer."""
     first = vocab_size - len(ADDED_TOKENS)
     return {token: first + i for i, token in enumerate(ADDED_TOKENS)}
 
@@ -68,8 +68,8 @@ def write_tokenizer(path: Path, vocab_size: int = MIN_VOCAB_SIZE) -> None:
     _build(vocab_size).save(str(path / "tokenizer.json"))
     shutil.copyfile(Path(__file__).with_name("chat_template.jinja"), path / "chat_template.jinja")
     ids = added_token_ids(vocab_size)
-    _write_json(path / "tokenizer_config.json", _tokenizer_config(ids))
-    _write_json(
+    _save(path / "tokenizer_config.json", _tokenizer_config(ids))
+    _save(
         path / "generation_config.json",
         {
             "bos_token_id": ids["<|endoftext|>"],
@@ -106,14 +106,14 @@ def _added(token: str) -> AddedToken:
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Byte to its printable stand-in: itself if visible, else the next one from U+0100."""
+    """Map each byte to a printable character: itself if visible, else the next from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = count(0x100)
     return {byte: chr(byte) if byte in visible else chr(next(spare)) for byte in range(256)}
 
 
 def _merges(space: str) -> Iterator[tuple[str, str]]:
-    """Endless letter groups, shorter first; each extends a group that already exists."""
+    """Yield endless letter groups, shorter first; each extends an existing group."""
     groups = [space, *_LETTERS]
     while True:
         longer = []
@@ -152,5 +152,5 @@ def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _save(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Names, shapes and random values of the tensors of an HF-format checkpoint.
 
-Owns one table, ``hf_layout``, from which both formats are made, and the rule that a tensor's
-values depend only on (seed, name), so that the order of generation never matters.
+Both formats derive from one table, ``hf_layout``. A tensor's values depend only on (seed, name),
+so the order of generation never matters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXPERT_GAIN = 1.6
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make one tensor: ``mean + std * normal``, by kind."""
+    """Recipe of one tensor: ``mean + std * normal``, by kind."""
 
     shape: tuple[int, ...]
     kind: Kind = "plain"
@@ -39,15 +39,15 @@ class Recipe:
 
 
 def random_state(seed: int, name: str) -> np.random.RandomState:
-    """The generator of one tensor. ``RandomState`` streams are frozen by numpy's policy."""
+    """Return the generator of one tensor. numpy's policy freezes ``RandomState`` streams."""
     return np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()))
 
 
 def make_tensor(name: str, recipe: Recipe, geometry: Geometry) -> F32:
-    """Values of one tensor, float32."""
+    """Return the float32 values of one tensor."""
     random = random_state(geometry.seed, name)
     if recipe.kind == "decay":
-        # exp(-A * softplus(.)) between 0.3 and 0.99 a step: a state that remembers and forgets.
+        # exp(-A * softplus(.)) between 0.3 and 0.99 per step: short and long decay of the state.
         return np.log(random.uniform(0.05, 2.0, recipe.shape)).astype(np.float32)
     values = random.standard_normal(recipe.shape) * recipe.std + recipe.mean
     if recipe.kind == "router":
@@ -56,13 +56,13 @@ def make_tensor(name: str, recipe: Recipe, geometry: Geometry) -> F32:
 
 
 def router_popularity(name: str, experts: int, geometry: Geometry) -> npt.NDArray[np.float64]:
-    """Log-normal scale of each router row: long rows win top-k more often."""
+    """Return a log-normal scale per router row: long rows win top-k more often."""
     random = random_state(geometry.seed, name + ":popularity")
     return np.exp(random.standard_normal(experts) * geometry.router_sigma)
 
 
 def hf_layout(geometry: Geometry) -> dict[str, Recipe]:
-    """Every tensor of the HF checkpoint by its key, as transformers names them."""
+    """Return every tensor of the HF checkpoint by its key in transformers."""
     g = geometry
     text = TEXT_PREFIX
     layout = {
@@ -128,7 +128,7 @@ def _linear_attention(g: Geometry) -> dict[str, Recipe]:
 
 
 def _mtp(g: Geometry) -> dict[str, Recipe]:
-    """The multi-token-prediction block: never used here, but its expert keys can mislead."""
+    """Return the multi-token-prediction block: unused, but its expert keys can mislead."""
     block = _full_attention(g) | _mlp_and_norms(g)
     return {
         "mtp.fc.weight": _matrix(g.hidden, 2 * g.hidden),

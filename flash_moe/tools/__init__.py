@@ -3,7 +3,7 @@
     from flash_moe import Conversation
     from flash_moe.tools import tool
 
-Conversations are in :mod:`flash_moe.generation`; their names also work from here.
+Conversations are in :mod:`flash_moe.generation`; their names can also be imported from here.
 """
 
 from typing import Any
@@ -36,8 +36,7 @@ __all__ = [
     "tool",
 ]
 
-# Names that programs import from here, by the module that has them. Looked up by name, because
-# tools stand below generation.
+# Re-exported names and their modules, imported on access because generation imports tools.
 _CONVERSATION = {
     "Conversation": "conversation",
     "TurnCache": "turn_cache",

@@ -1,9 +1,9 @@
-"""From the text of a tool call to the call, by mlx-lm's parser of the model's format.
+"""Tool calls parsed from text by mlx-lm's parser of the model's format.
 
-The parsers raise what they like on malformed text, take almost anything for arguments, and make
-values after the schema that are not what was written: ``yes`` for a boolean becomes false, an
-integer goes through a float. So each text is parsed twice, with the schemas and without, and
-where the two disagree the text stands: the tool's own conversion is the strict one.
+On malformed text the parsers raise anything and accept almost anything as arguments. By the schema
+they change values: ``yes`` for a boolean becomes false, an integer is converted through a float.
+Each text is therefore parsed twice, with and without the schemas. If the two differ, the text is
+kept, and the tool's strict conversion decides.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NAME = re.compile(r'(?:function=|"name"\s*:\s*"|invoke name="?)([\w.-]{1,64})')
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that a model asks for.
+    """A tool call of the model.
 
     Attributes:
-        arguments: As JSON values; not checked against the tool.
-        id: What its result refers to; unique in an answer.
-        error: Why the text is no call, for the model; then ``arguments`` is empty and ``name`` a
-            guess.
-        text: What the model wrote between the markers.
+        arguments: JSON values, not checked against the tool.
+        id: Reference for the result; unique in an answer.
+        error: Problem of a text that is not a valid call, for the model; then ``arguments`` is
+            empty and ``name`` a guess.
+        text: The model's text between the markers.
     """
 
     name: str
@@ -40,30 +40,35 @@ class ToolCall:
     text: str = field(default="", repr=False)
 
 
+def openai_function(name: str, **fields: Any) -> dict[str, Any]:
+    """Return OpenAI's object for a tool, a call, or a tool choice."""
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
 def new_id() -> str:
-    """Nine letters and digits: all that Mistral's chat templates take."""
+    """Return nine letters and digits, the only form that Mistral's chat templates accept."""
     return uuid.uuid4().hex[:9]
 
 
 def read_calls(
     tokenizer: Any, text: str, schemas: Sequence[dict[str, Any]] | None = None
 ) -> list[ToolCall]:
-    """The calls in the text between two markers. Several formats put more than one there.
+    """Return the calls in the text between two markers; some formats put several there.
 
-    Never raises: what cannot be read is a call with an ``error``.
+    Never raises: an unreadable text becomes a call with an ``error``.
 
     Args:
-        schemas: The tools in OpenAI's form; some formats need them to tell text from numbers.
+        schemas: Tools in OpenAI's form; some formats need them to distinguish text from numbers.
     """
-    found, problem = _parsed(tokenizer, text, list(schemas) if schemas else None)
+    typed, problem = _parsed(tokenizer, text, list(schemas) if schemas else None)
     plain, _ = _parsed(tokenizer, text, None)
-    if found is None:
-        found = plain
-    if not found:
+    if typed is None:
+        typed = plain
+    if not typed:
         return [broken_call(text, problem or "it names no function")]
-    if plain is None or len(plain) != len(found):
-        plain = found
-    return [_call(a, b, text) for a, b in zip(found, plain, strict=True)]
+    if plain is None or len(plain) != len(typed):
+        plain = typed
+    return [_call(a, b, text) for a, b in zip(typed, plain, strict=True)]
 
 
 def broken_call(text: str, why: str) -> ToolCall:
@@ -73,37 +78,37 @@ def broken_call(text: str, why: str) -> ToolCall:
 
 
 def with_unique_ids(calls: Sequence[ToolCall], taken: set[str]) -> list[ToolCall]:
-    """The calls, those with an id that is in use given a new one. Adds theirs to ``taken``."""
-    found = []
+    """Return the calls with new ids for duplicates; add their ids to ``taken``."""
+    unique = []
     for call in calls:
         if call.id in taken:
             call = ToolCall(call.name, call.arguments, new_id(), call.error, call.text)
         taken.add(call.id)
-        found.append(call)
-    return found
+        unique.append(call)
+    return unique
 
 
 def _parsed(
     tokenizer: Any, text: str, schemas: list[dict[str, Any]] | None
 ) -> tuple[list[Any] | None, str]:
     try:
-        found = tokenizer.tool_parser(text, schemas)
-    except Exception as error:  # mlx-lm's parsers raise what the text makes of them
+        parsed = tokenizer.tool_parser(text, schemas)
+    except Exception as error:  # mlx-lm's parsers may raise anything
         return None, f"{error}" or type(error).__name__
-    return (found if isinstance(found, list) else [found]), ""
+    return (parsed if isinstance(parsed, list) else [parsed]), ""
 
 
-def _call(found: Any, plain: Any, text: str) -> ToolCall:
-    name = found.get("name") if isinstance(found, dict) else None
+def _call(typed: Any, plain: Any, text: str) -> ToolCall:
+    name = typed.get("name") if isinstance(typed, dict) else None
     if not isinstance(name, str) or not name.strip():
         return broken_call(text, "it names no function")
-    arguments = _object(found.get("arguments"))
+    arguments = _object(typed.get("arguments"))
     if arguments is None:
         return broken_call(text, "its arguments are no object")
     written = _object(plain.get("arguments")) if isinstance(plain, dict) else None
     exact = {key: _exact(value, (written or {}).get(key)) for key, value in arguments.items()}
     try:
-        # Python values that JSON has no form for would break the chat template later.
+        # Python values without a JSON form would break the chat template later.
         as_json = json.dumps(exact, ensure_ascii=False, allow_nan=False)
         (name + as_json).encode()
         exact = json.loads(as_json)
@@ -111,7 +116,7 @@ def _call(found: Any, plain: Any, text: str) -> ToolCall:
         return broken_call(text, f"its arguments are no JSON values ({error})")
     if depth_of(exact, MAX_DEPTH) >= MAX_DEPTH:
         return broken_call(text, f"its arguments nest deeper than {MAX_DEPTH} levels")
-    given = found.get("id")
+    given = typed.get("id")
     known = isinstance(given, str) and 0 < len(given) <= 200 and given.isprintable()
     return ToolCall(name.strip(), exact, given if known else new_id(), None, text)
 
@@ -128,7 +133,7 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 
 def _exact(value: Any, written: Any) -> Any:
-    """What a parser made of an argument, or the text of it where that says something else."""
+    """Return a parsed argument, or its text if parsing changed the meaning."""
     if not isinstance(written, str) or isinstance(value, str):
         return value
     text = written.strip()
@@ -140,7 +145,7 @@ def _exact(value: Any, written: Any) -> Any:
 
 
 def depth_of(value: Any, most: int) -> int:
-    """How deep a JSON value is nested: 0 for a number; at most ``most`` + 1 is found out."""
+    """Return the nesting depth of a JSON value: 0 for a number; counting ends at ``most`` + 1."""
     level, depth = [value], 0
     while level and depth <= most + 1:
         depth += 1

@@ -1,4 +1,4 @@
-"""``@tool``: a typed Python function as a tool of a conversation."""
+"""``@tool``: turns a typed Python function into a tool."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flash_moe.errors import ToolArgumentError, ToolDefinitionError
+from flash_moe.tools.calls import openai_function
 from flash_moe.tools.docstring import read_docstring
-from flash_moe.tools.hints import (
-    Entry,
-    convert_entries,
-    entries_schema,
-    entry_of,
-    hints_of,
-)
-from flash_moe.tools.result_text import as_text, shown
+from flash_moe.tools.hints import parameters_of
+from flash_moe.tools.result_text import as_text, quoted
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_RESULT = 20_000  # characters of a result that a model is shown
+MAX_RESULT = 20_000  # characters of a result that a model gets
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
@@ -30,14 +25,14 @@ class Tool(Generic[P, R]):
     """A function that a model may call. Called directly, it is the plain function.
 
     Attributes:
-        name: What the model calls it.
-        description: What it is for, in the schema.
+        name: Name of the tool for the model.
+        description: Description in the schema.
         parameters: JSON schema of its arguments.
-        max_result: Most characters of a result; of a longer one head and tail are kept.
+        max_result: Maximum characters of a result; longer ones keep head and tail.
 
     Raises:
-        ToolDefinitionError: The function has ``*args``, ``**kwargs`` or parameters that take no
-            name, lacks a type hint, has a type without a JSON form, or is asynchronous.
+        ToolDefinitionError: The function has ``*args``, ``**kwargs`` or positional-only
+            parameters, lacks a type hint, has a type without a JSON form, or is asynchronous.
     """
 
     def __init__(
@@ -69,85 +64,50 @@ class Tool(Generic[P, R]):
         self.description = first if description is None else description
         self.max_result = max_result
         self._function: Callable[P, R] = function
-        self._entries = _parameters(function, self.name, texts)
+        self._shape = parameters_of(function, self.name, texts)
         self.__doc__ = function.__doc__
         self.__name__ = self.name
 
     def __repr__(self) -> str:
-        return f"Tool({self.name}({', '.join(self._entries)}))"
+        return f"Tool({self.name}({', '.join(self._shape.schema['properties'])}))"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._function(*args, **kwargs)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return copy.deepcopy(entries_schema(self._entries))
+        return copy.deepcopy(self._shape.schema)
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The tool in OpenAI's form, which chat templates take."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": self.parameters,
-            },
-        }
+        """Schema of the tool in OpenAI's form, for chat templates."""
+        return openai_function(self.name, description=self.description, parameters=self.parameters)
 
     def bind(self, arguments: Mapping[str, Any]) -> Callable[[], str]:
-        """Check and convert arguments as a model wrote them, and call later.
+        """Check and convert arguments of a model, for a later call.
 
         Returns:
-            A function that calls the tool's and gives the result as text; what that raises goes
-            through.
+            A function that calls the tool's function and returns the result as text. Errors of
+            the tool's function propagate.
 
         Raises:
-            ToolArgumentError: An argument is unknown, missing or wrong. It says which, and how.
+            ToolArgumentError: An argument is unknown, missing or invalid; the message names it.
         """
         if not isinstance(arguments, Mapping):
             raise ToolArgumentError(
-                "tools", f"arguments: expected an object with names, got {shown(arguments)}"
+                "tools", f"arguments: expected an object with names, got {quoted(arguments)}"
             )
-        values = convert_entries(self._entries, arguments, "arguments", True)
+        values = self._shape.convert(dict(arguments), "arguments", True)
         function: Callable[..., Any] = self._function
         return lambda: as_text(function(**values), self.max_result)
 
     def run(self, arguments: Mapping[str, Any]) -> str:
-        """Call it with arguments as a model wrote them. Text stays, other results become JSON.
+        """Call the tool with arguments of a model. Text stays, other results become JSON.
 
         Raises:
-            ToolArgumentError: As ``bind``. What the function raises goes through.
+            ToolArgumentError: As in ``bind``. Errors of the function propagate.
         """
         return self.bind(arguments)()
-
-
-def _parameters(
-    function: Callable[..., Any], name: str, texts: Mapping[str, str]
-) -> dict[str, Entry]:
-    hints = hints_of(function, name)
-    entries = {}
-    for parameter in inspect.signature(function).parameters.values():
-        where = f"{name}: {parameter.name}"
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ToolDefinitionError(
-                "tools",
-                f"{where}: expected parameters with names, got *args or **kwargs",
-                "Name each parameter, or take a list[...] or dict[str, ...].",
-            )
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError("tools", f"{where}: expected a parameter that takes its name")
-        if parameter.name not in hints:
-            raise ToolDefinitionError(
-                "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."
-            )
-        entries[parameter.name] = entry_of(
-            hints[parameter.name],
-            where,
-            required=parameter.default is parameter.empty,
-            description=texts.get(parameter.name, ""),
-        )
-    return entries
 
 
 @overload
@@ -161,16 +121,16 @@ def tool(
 
 
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a tool of a typed function: ``@tool``, or ``@tool(name=...)``.
+    """Turn a typed function into a tool: ``@tool``, or ``@tool(name=...)``.
 
-    The description is the first paragraph of the docstring; those of parameters come from its
-    ``Args:`` section, or from ``Annotated[type, "text"]``. Parameters with defaults are not
-    required.
+    The description is the first paragraph of the docstring. Descriptions of parameters come from
+    its ``Args:`` section, or from ``Annotated[type, "text"]``. Parameters with defaults are
+    optional.
 
     Args:
-        name: In the place of the function's.
-        description: In the place of the docstring's.
-        max_result: Most characters of a result.
+        name: Replaces the function's name.
+        description: Replaces the docstring's description.
+        max_result: Maximum characters of a result.
 
     Raises:
         ToolDefinitionError: See :class:`Tool`.
@@ -181,15 +141,15 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def as_tools(values: Iterable[Tool[..., Any] | Callable[..., Any]]) -> dict[str, Tool[..., Any]]:
-    """Tools and plain functions by name.
+    """Return tools and plain functions as tools by name.
 
     Raises:
-        ToolDefinitionError: Two have one name, or a function cannot be a tool.
+        ToolDefinitionError: Two have the same name, or a function cannot be a tool.
     """
-    found: dict[str, Tool[..., Any]] = {}
+    tools: dict[str, Tool[..., Any]] = {}
     for value in values:
         made = value if isinstance(value, Tool) else Tool(value)
-        if made.name in found:
+        if made.name in tools:
             raise ToolDefinitionError("tools", f"two tools are named {made.name}")
-        found[made.name] = made
-    return found
+        tools[made.name] = made
+    return tools

@@ -1,4 +1,4 @@
-"""What a docstring in Google style says: the first paragraph, and the ``Args:`` section."""
+"""Parser of Google-style docstrings: the first paragraph, and the ``Args:`` section."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ENTRY = re.compile(r"(?P<name>\w+)\s*(\(.*?\))?\s*:\s*(?P<text>.*)$")
 
 
 def read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Description of a function, and those of its parameters.
+    """Return the descriptions of a function and of its parameters.
 
     Returns:
-        The first paragraph on one line, empty if there is none; parameter name to text.
+        The first paragraph on one line, or an empty string; parameter name to text.
     """
     lines = (inspect.getdoc(function) or "").splitlines()
     first: list[str] = []

@@ -1,4 +1,4 @@
-"""What a model hears of a tool: results and errors as bounded text."""
+"""Results and errors of tools as bounded text for the model."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 from flash_moe.errors import FlashMoEError
 
 MAX_ERROR = 2000  # characters
-MAX_SHOWN = 80  # characters of a value inside an error
-_BROKEN = "\u200b"  # a space of no width
+MAX_QUOTED = 80  # characters of a value inside an error
+_BROKEN = "\u200b"  # zero-width space
 
 
 def clean(text: str) -> str:
-    """Without lone surrogates, which no tokenizer takes; they become question marks."""
+    """Replace lone surrogates, which tokenizers reject, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def markers_of(tokenizer: Any) -> tuple[str, ...]:
-    """Texts that a tokenizer reads as marks of the chat format: turns, calls, results, thoughts."""
+    """Return the markers of the chat format: turns, calls, results, reasoning."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    found = {
+    markers = {
         str(token.content)
         for token in added.values()
         if token.special or any(word in token.content for word in ("tool", "think"))
     }
     for name in ("tool_call_start", "tool_call_end", "think_start", "think_end"):
-        found.add(getattr(tokenizer, name, None) or "")
-    return tuple(sorted(marker for marker in found if len(marker) > 1))
+        markers.add(getattr(tokenizer, name, None) or "")
+    return tuple(sorted(marker for marker in markers if len(marker) > 1))
 
 
 def without_markers(text: str, markers: Sequence[str]) -> str:
-    """A text in which no marker of the chat format is left: each is broken after its first letter.
+    """Return the text with every marker of the chat format broken after its first character.
 
-    Otherwise a file that a tool reads could end the result and go on as the user.
+    Otherwise a file that a tool reads could end the result and continue as the user.
     """
     for marker in markers:
         text = text.replace(marker, f"{marker[0]}{_BROKEN}{marker[1:]}")
@@ -44,7 +44,7 @@ def without_markers(text: str, markers: Sequence[str]) -> str:
 
 
 def bounded(text: str, limit: int) -> str:
-    """Head and tail of a text of more than ``limit`` characters, and how much lies between."""
+    """Return the text; beyond ``limit`` characters its head, a count of the omitted, its tail."""
     if len(text) <= limit:
         return text
     head = (limit + 1) // 2
@@ -54,14 +54,14 @@ def bounded(text: str, limit: int) -> str:
 
 
 def as_text(value: Any, limit: int) -> str:
-    """The result of a tool as text: a string as it is, anything else as JSON.
+    """Return the result of a tool as text: a string unchanged, anything else as JSON.
 
-    What JSON does not know is written as ``str`` writes it; dataclasses become objects.
+    Values without a JSON form are written with ``str``; dataclasses become objects.
     """
     if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False, default=_plain)
-        except (TypeError, ValueError, RecursionError):  # odd keys, or a value inside itself
+        except (TypeError, ValueError, RecursionError):  # unusual keys, or a cyclic value
             value = str(value)
     return bounded(clean(value), limit)
 
@@ -76,21 +76,21 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def shown(value: Any) -> str:
-    """A value as an error message shows it."""
+def quoted(value: Any) -> str:
+    """Return a value as quoted in error messages."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
     except (TypeError, ValueError, RecursionError):
         text = f"a {type(value).__name__}"
-    return clean(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+    return clean(text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}...")
 
 
 def error_text(error: BaseException | str) -> str:
-    """An error as the result of a call: ``Error: ...``."""
+    """Return an error as the result of a call: ``Error: ...``."""
     if isinstance(error, FlashMoEError):
-        said = f"{error.problem.rstrip('.')}. {error.hint}".strip()
+        text = f"{error.problem.rstrip('.')}. {error.hint}".strip()
     elif isinstance(error, str):
-        said = error
+        text = error
     else:
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
-    return clean(f"Error: {bounded(said, MAX_ERROR)}")
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+    return clean(f"Error: {bounded(text, MAX_ERROR)}")

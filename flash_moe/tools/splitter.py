@@ -1,8 +1,8 @@
-"""Splits an answer into thoughts, text and calls, also while it is being written.
+"""Streaming split of an answer into reasoning, text and calls.
 
-The markers are those that mlx-lm knows of the model's tokenizer, and the rules are those of its
-server: a call may begin inside a thought and ends it. The text of its state machine is not used,
-since mlx-lm 0.31 has none; a test holds the two equal where it has one.
+The markers come from mlx-lm's tokenizer wrapper, and the rules from its server: a call may begin
+inside reasoning and ends it. mlx-lm's own state machine is not used, since mlx-lm 0.31 has none; a
+test checks that both give the same result where it exists.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ NORMAL, THINKING, TOOL = "normal", "reasoning", "tool"  # mlx-lm's names of the 
 
 
 def transitions(tokenizer: Any, calls: bool = True) -> dict[str, list[tuple[str, str]]]:
-    """State to the markers that end it, each with the state that it begins.
+    """Return each state's end markers, each with the state that follows.
 
     Args:
-        calls: Whether calls are looked for; else their text is text.
+        calls: Whether to detect calls; otherwise they are text.
     """
     table: dict[str, list[tuple[str, str]]] = {NORMAL: [], THINKING: [], TOOL: []}
     formats = getattr(tokenizer, "response_transitions", {})
     if tokenizer.has_thinking:
         table[NORMAL].append((tokenizer.think_start, THINKING))
-        # After a call inside a thought some models still close the thought: not a text to show.
+        # After a call inside reasoning some models still close the reasoning: drop that marker.
         table[NORMAL].append((tokenizer.think_end, NORMAL))
         table[THINKING].append((tokenizer.think_end, NORMAL))
     if tokenizer.has_tool_calling and calls:
@@ -44,9 +44,9 @@ def transitions(tokenizer: Any, calls: bool = True) -> dict[str, list[tuple[str,
 
 
 class MarkedText:
-    """Cuts text at markers, whatever pieces it comes in.
+    """Cuts streamed text at markers, independent of the pieces.
 
-    The marker that ends first counts; of those that end together, the longest.
+    The marker that ends first wins; among markers with the same end, the longest.
     """
 
     def __init__(self, table: dict[str, list[tuple[str, str]]], state: str) -> None:
@@ -57,19 +57,19 @@ class MarkedText:
     def feed(self, piece: str) -> Iterator[tuple[str, str, bool]]:
         """Yield state, text, and whether a marker ended the state there.
 
-        Text that may be the beginning of a marker is held back.
+        Text that may be the beginning of a marker is withheld.
         """
         text = self._held + piece
         while True:
             edges = self.table.get(self.state, [])
-            found = [
+            matches = [
                 (at + len(marker), -len(marker), state)
                 for marker, state in edges
                 if marker and (at := text.find(marker)) >= 0
             ]
-            if not found:
+            if not matches:
                 break
-            end, minus_length, state = min(found)
+            end, minus_length, state = min(matches)
             yield self.state, text[: end + minus_length], True
             self.state, text = state, text[end:]
         keep = max((_overlap(text, marker) for marker, _ in edges), default=0)
@@ -77,13 +77,13 @@ class MarkedText:
         yield self.state, text[: len(text) - keep], False
 
     def finish(self) -> tuple[str, str]:
-        """The last state and what is held back."""
+        """Return the last state and the withheld text."""
         held, self._held = self._held, ""
         return self.state, held
 
 
 def _overlap(text: str, marker: str) -> int:
-    """Length of the longest end of ``text`` that begins ``marker`` and is not all of it."""
+    """Return the length of the longest end of ``text`` that is a proper prefix of ``marker``."""
     for n in range(min(len(text), len(marker) - 1), 0, -1):
         if marker.startswith(text[-n:]):
             return n
@@ -91,7 +91,7 @@ def _overlap(text: str, marker: str) -> int:
 
 
 class _Stripped:
-    """Gives pieces that make ``text.strip()`` when joined."""
+    """Streaming ``str.strip()``: the returned pieces joined are ``text.strip()``."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -108,16 +108,16 @@ class _Stripped:
 
 
 class ReplySplitter:
-    """Takes an answer piece by piece and gives thoughts, text and whole calls.
+    """Splits a streamed answer into pieces of reasoning and text, and whole calls.
 
-    However a text is cut, the pieces joined and the calls are the same. No part of a marker is
-    ever given. Space around thoughts and around the text is dropped.
+    The joined pieces and the calls do not depend on how the text is cut. No part of a marker is
+    ever returned. White space around reasoning and around the text is dropped.
 
     Args:
-        tokenizer: mlx-lm's, which knows the model's markers and calls.
+        tokenizer: mlx-lm's wrapper, with the model's markers and call parser.
         schemas: The tools in OpenAI's form.
-        thinking: Whether the prompt left a thought open.
-        calls: Whether to look for calls.
+        thinking: Whether the prompt ends inside reasoning.
+        calls: Whether to detect calls.
     """
 
     def __init__(
@@ -138,38 +138,38 @@ class ReplySplitter:
         self._thinking, self._text = _Stripped(), _Stripped()
 
     def feed(self, piece: str) -> list[Piece]:
-        """Take a piece; what of the answer is certain now."""
-        found: list[Piece] = []
+        """Take a piece; return the parts of the answer that are final."""
+        pieces: list[Piece] = []
         for state, text, ended in self._marked.feed(piece):
-            found += self._take(state, text)
+            pieces += self._take(state, text)
             if ended and state == TOOL:
-                found += self._end_of_call()
-        return found
+                pieces += self._end_of_call()
+        return pieces
 
     def finish(self) -> list[Piece]:
-        """What is left when no more pieces come. A call without its end is one with an error.
+        """Return the rest after the last piece. An incomplete call becomes one with an error.
 
-        Formats without an end marker end here.
+        Calls in formats without an end marker are complete here.
         """
         state, text = self._marked.finish()
-        found = self._take(state, text)
+        pieces = self._take(state, text)
         if state == TOOL:
             if self._tokenizer.tool_call_end:
                 half = "".join(self._call)
                 self._call = []
-                found.append(broken_call(half, "the answer ended before its end"))
+                pieces.append(broken_call(half, "the answer ended before its end"))
             else:
-                found += self._end_of_call()
-        return found
+                pieces += self._end_of_call()
+        return pieces
 
     def _take(self, state: str, text: str) -> list[Piece]:
         if state == TOOL:
             self._call.append(text)
         elif state == THINKING:
-            if shown := self._thinking.feed(text):
-                return [ThinkingPiece(shown)]
-        elif state == NORMAL and (shown := self._text.feed(text)):
-            return [TextPiece(shown)]
+            if stripped := self._thinking.feed(text):
+                return [ThinkingPiece(stripped)]
+        elif state == NORMAL and (stripped := self._text.feed(text)):
+            return [TextPiece(stripped)]
         return []  # other states are headers of a format
 
     def _end_of_call(self) -> list[ToolCall]:
@@ -209,13 +209,13 @@ def split_reply(
 def parse_calls(
     tokenizer: Any, text: str, schemas: Sequence[dict[str, Any]] | None = None
 ) -> tuple[str, list[ToolCall]]:
-    """The visible text of an answer, and its calls. Thoughts are dropped."""
+    """Return the text of an answer without reasoning, and its calls."""
     reply = split_reply(tokenizer, text, schemas)
     return reply.text, list(reply.calls)
 
 
 def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Whether a prompt ends inside a thought: with its marker, and at most space after it."""
+    """Return whether a prompt ends with the marker that opens reasoning, and white space."""
     if not tokenizer.has_thinking or not ids:
         return False
     return bool(tokenizer.decode(list(ids[-32:])).rstrip().endswith(tokenizer.think_start))
@@ -223,7 +223,7 @@ def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class ThinkingPiece:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's reasoning."""
 
     text: str
 

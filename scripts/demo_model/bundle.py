@@ -1,8 +1,8 @@
-"""Put a trained model into the package: a store at 4 bits, and prompts to judge it by.
+"""Put a trained model into the package: a 4-bit store and prompts for its evaluation.
 
     python -m scripts.demo_model.bundle CHECKPOINT
 
-CHECKPOINT is what ``export.py`` wrote. Replaces ``store`` and ``prompts.json`` of the package.
+CHECKPOINT is the output of ``export.py``. Replaces ``store`` and ``prompts.json`` of the package.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pathlib import Path
 from flash_moe.demo_model import PROMPTS, STORE
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from scripts.demo_model import judge
 
 MOST_BYTES = 16_000_000
-# One of so many prompts of each kind: all of them take minutes on a small machine.
+# Every Nth prompt of each kind: all of them take minutes on a small machine.
 SHARE = 4
 
 
 def some_prompts(seed: int) -> list[judge.Prompt]:
-    """A share of the held-out prompts, alike for each tool and kind."""
+    """Return the same share of the held-out prompts of each tool and kind."""
     chosen: list[judge.Prompt] = []
     seen: dict[str, int] = {}
     for prompt in judge.prompts(seed):
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     args = parser.parse_args()
     shutil.rmtree(STORE, ignore_errors=True)
-    pack(open_source(args.checkpoint, bits=4), STORE)
+    pack(open_source(args.checkpoint, QuantizationConfig(bits=4)), STORE)
     prompts = some_prompts(seed=1)
     lines = ",\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
     PROMPTS.write_text(f"[\n{lines}\n]\n", "utf-8")

@@ -1,8 +1,8 @@
-"""Dialogues as text and as tokens, each token with its share in the loss.
+"""Dialogues as text and as tokens, each token with its class for the loss.
 
-The text is exactly what ``tokenizer.apply_chat_template`` of transformers gives for the template
-of ``flash_moe.testing`` (a test compares them); the environment is kept here, compiled once, as
-hundreds of thousands of dialogues go through it.
+The text equals ``tokenizer.apply_chat_template`` of transformers with the template of
+``flash_moe.testing`` (a test compares them). The Jinja environment is compiled once for hundreds of
+thousands of dialogues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from scripts.demo_model.dialogues import Dialogue, Message
 from scripts.demo_model.tools import Schema
 
-# Share of a token in the loss: given by a prompt, to be read, to be written.
+# Loss weight classes of tokens: given by the prompt, read, written.
 IGNORED, CONTEXT, WRITTEN = 0, 1, 2
 CLASS_SHIFT = 14  # a token and its class in 16 bits; the vocabulary stays below 16384
 
@@ -29,7 +29,7 @@ Tokens = npt.NDArray[np.uint16]
 class Chat:
     """The chat template and the tokenizer of one folder.
 
-    With ``learned=False`` only ``render`` is of use: the vocabulary is not made yet.
+    With ``learned=False`` only ``render`` works: there is no vocabulary yet.
 
     Raises:
         ValueError: "assistant" is not one token, which ``classes`` relies on.
@@ -58,7 +58,7 @@ class Chat:
     def render(
         self, messages: list[Message], tools: list[Schema], prompt: bool = False, **options: Any
     ) -> str:
-        """The text of a conversation; with ``prompt``, up to where the model continues."""
+        """Return a conversation as text; with ``prompt``, as a prompt for the next answer."""
         return str(
             self.template.render(
                 messages=messages, tools=tools or None, add_generation_prompt=prompt, **options
@@ -66,20 +66,20 @@ class Chat:
         )
 
     def encode(self, dialogue: Dialogue) -> Tokens:
-        """Tokens of a dialogue with their classes in the upper bits, ended by a separator."""
+        """Return the tokens of a dialogue with classes in the upper bits, and a separator."""
         text = self.render(dialogue.messages, dialogue.tools)
         ids = np.array([*self.ids(text), self.separator], np.uint16)
         return ids | (self.classes(ids) << CLASS_SHIFT).astype(np.uint16)
 
     def encode_text(self, text: str) -> Tokens:
-        """Tokens of plain text, all to be written."""
+        """Return the tokens of plain text, all of class WRITTEN."""
         ids = np.array([*self.ids(text), self.separator], np.uint16)
         return ids | np.uint16(WRITTEN << CLASS_SHIFT)
 
     def classes(self, ids: Tokens) -> npt.NDArray[np.int64]:
-        """The class of each token: WRITTEN in assistant turns, CONTEXT elsewhere.
+        """Return the class of each token: WRITTEN in assistant turns, CONTEXT elsewhere.
 
-        An empty think block and the opening tag of a thought come with the prompt: IGNORED.
+        An empty think block and an opening think tag belong to the prompt: IGNORED.
         """
         classes = np.full(len(ids), CONTEXT)
         ends = np.flatnonzero(ids == self.end)

@@ -2,11 +2,11 @@
 
 The arithmetic is that of ``torch_chunk_gated_delta_rule`` of transformers (Yang and others, 2024,
 "Gated Delta Networks", and 2024, "Parallelizing Linear Transformers with the Delta Rule"). Another
-order makes it quick on a GPU, where small kernels one after the other cost the most:
+order makes it fast on a GPU, where sequences of small kernels cost the most:
 
 * the triangular systems of all chunks are inverted by one kernel (``inverse.py``);
-* what a chunk does to the state is worked out for all chunks at once, as ``S' = d S + F - L S``;
-  only this product and sum goes chunk by chunk;
+* the effect of each chunk on the state is computed for all chunks at once, as
+  ``S' = d S + F - L S``; only this product and sum is sequential;
 * queries and keys are not repeated for the value heads that share them.
 """
 
@@ -23,7 +23,7 @@ CHUNK = 64
 
 
 class Scan(torch.autograd.Function):
-    """States before each chunk, ``[N, n, dk, dv]``, float32, the first zero.
+    """Return the states before each chunk, ``[N, n, dk, dv]``, float32, the first zero.
 
     ``S[i + 1] = decay[i] S[i] + fresh[i] - lost[i] S[i]`` with fresh ``[N, n, dk, dv]``, lost
     ``[N, n, dk, dk]`` and decay ``[N, n, 1, 1]``.
@@ -42,7 +42,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         states, lost, decay = ctx.saved_tensors
-        # later[i]: gradient of S[i + 1], which the last chunk does not make.
+        # later[i]: gradient of S[i + 1], which the last chunk does not produce.
         later = [torch.zeros_like(grad[0])]
         for i in range(grad.shape[0] - 2, -1, -1):
             known = torch.addcmul(grad[i + 1], decay[i + 1], later[-1])
@@ -53,22 +53,22 @@ class Scan(torch.autograd.Function):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of length one, as ``l2norm`` of transformers makes them."""
+    """Normalize rows to length one, as ``l2norm`` of transformers."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
 
 
 def gated_delta_rule(
     query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, fine: bool = False
 ) -> Tensor:
-    """Outputs of the delta rule from an empty state, queries and keys normalised first.
+    """Return the outputs of the delta rule from an empty state, with normalized queries and keys.
 
     Args:
         query, key: ``[B, T, Hk, dk]``; T a multiple of 64.
         value: ``[B, T, Hv, dv]``; value head i reads key head ``i // (Hv // Hk)``.
         g: Logarithm of the decay, at most 0, ``[B, T, Hv]``, float32 or float64.
         beta: ``[B, T, Hv]``.
-        fine: Keep the operands of every product in the precision of ``g``; else the products that
-            the state does not pass through take the type of ``value``.
+        fine: Compute every product in the precision of ``g``; otherwise products without the state
+            use the type of ``value``.
 
     Returns:
         ``[B, T, Hv, dv]`` in the type of ``value``.
@@ -103,7 +103,7 @@ def gated_delta_rule(
     solved = torch.bmm(inverse.to(narrow), sides.reshape(-1, c, dv + dk))
     solved = solved.view(*heads, share, c, dv + dk)
 
-    # What each chunk adds to the state, and what it takes from the state it finds.
+    # Terms that each chunk adds to and subtracts from the state.
     written = (
         (solved * to_end[..., None].to(narrow)).transpose(3, 4).reshape(-1, c, share * (dv + dk))
     )

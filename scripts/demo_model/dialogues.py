@@ -1,8 +1,8 @@
-"""Whole conversations: which tools are listed, what is asked, thought, called and answered.
+"""Complete conversations: listed tools, questions, reasoning, calls and answers.
 
-``Dialogues(seed, split)`` is an endless, reproducible source. The split goes down to the words:
-``train`` draws from the wordings of ``corpus`` and values whose checksum says train, ``held_out``
-from ``held_out.py`` and the other values.
+``Dialogues(seed, split)`` is an endless, reproducible source. The split includes the words:
+``train`` draws from the wordings of ``corpus`` and values with a checksum of that split,
+``held_out`` from ``held_out.py`` and the other values.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SYSTEMS = (
 class Dialogue:
     """Messages for a chat template, and the tools of its system prompt.
 
-    ``thinking``: whether the last answers have thoughts; else they have an empty think block.
+    ``thinking``: the last answers have reasoning; otherwise an empty think block.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Dialogue:
 
 
 class Dialogues:
-    """An endless source of dialogues; the same arguments give the same sequence."""
+    """Endless source of dialogues; the same arguments give the same sequence."""
 
     def __init__(
         self, seed: int, split: Split, definitions: Sequence[tasks.Definition] = ()
@@ -61,7 +61,7 @@ class Dialogues:
         self.foreign = foreign.TRAIN if split == "train" else foreign.HELD_OUT
 
     def draw(self) -> Dialogue:
-        """The next dialogue: one to four questions under one system prompt."""
+        """Return the next dialogue: one to four questions with one system prompt."""
         rng = self.rng
         dialogue = Dialogue(thinking=rng.random() < 0.5)
         offered = self.tool_list() if rng.random() < 0.8 else []
@@ -69,7 +69,7 @@ class Dialogues:
         if rng.random() < 0.25:
             dialogue.messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
         for _ in range(rng.choices((1, 2, 3, 4), (45, 25, 15, 15))[0]):
-            # Thoughts of earlier questions are dropped by the chat template.
+            # The chat template drops the reasoning of earlier questions.
             if offered and rng.random() < 0.78:
                 self._tool_turn(dialogue, offered)
             else:
@@ -77,7 +77,7 @@ class Dialogues:
         return dialogue
 
     def tool_list(self) -> list[tuple[Tool, foreign.Foreign | None]]:
-        """Some tools in random order; in a quarter of the lists core tools are disguised."""
+        """Draw tools in random order; in a quarter of the lists core tools are disguised."""
         rng = self.rng
         cores = rng.sample(CORE_NAMES, rng.choice((1, 2, 3, 4, 4, 5, 6, 8)))
         hidden = rng.random() < 0.25

@@ -1,7 +1,7 @@
-"""How good a model is: loss of held-out windows, and its answers to the held-out prompts.
+"""Evaluation of a model: loss of held-out windows, and answers to held-out prompts.
 
-Answers are greedy. The whole text is computed anew for every token, a batch at a time: on a GPU
-that is quick enough for so small a model, and no cache can be wrong.
+Answers are greedy. Every token recomputes the whole text, a batch at a time: on a GPU that is fast
+enough for so small a model, and needs no cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_TOKENS = 160
 
 @torch.no_grad()
 def held_out_loss(fast: Fast, windows: Tensor, batch: int = 16) -> dict[str, float]:
-    """Mean loss in nats of the tokens to be written, and of all tokens."""
+    """Return the mean loss in nats of WRITTEN tokens, and of all tokens."""
     sums = torch.zeros(2, 2, dtype=torch.float64)
     ones = torch.ones(4, device=windows.device)
     for start in range(0, len(windows), batch):
@@ -38,7 +38,7 @@ def held_out_loss(fast: Fast, windows: Tensor, batch: int = 16) -> dict[str, flo
 def greedy(
     fast: Fast, prompts: Sequence[list[int]], stops: set[int], max_tokens: int = MAX_TOKENS
 ) -> list[list[int]]:
-    """The continuation of each prompt up to its first stop token, which is kept."""
+    """Return the continuation of each prompt up to and including its first stop token."""
     device = fast.net.lm_head.weight.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     width = -(-(int(lengths.max()) + max_tokens) // 64) * 64
@@ -69,7 +69,7 @@ def answers(
     batch: int = 64,
     in_time: Callable[[], bool] = lambda: True,
 ) -> list[str] | None:
-    """What the model answers to each prompt; None if the time ran out."""
+    """Return the answer to each prompt; None if the time ran out."""
     texts = [
         chat.render(p["messages"], p["tools"], prompt=True, enable_thinking=thinking) for p in asked
     ]

@@ -1,10 +1,10 @@
-"""Turn what ``train.py`` wrote into a checkpoint in the layout of the original.
+"""Export the output of ``train.py`` as a checkpoint in the original layout.
 
     python -m scripts.demo_model.export RUN --data .demo_data --out CHECKPOINT [--dtype bfloat16]
 
-RUN holds weights-N.safetensors and report.json. The checkpoint has the names and the nested
-config of the published ones (without a vision tower), so ``mlx_lm convert -q`` and ``flash-moe
-pack --bits 4`` take it. Needs MLX, but no torch.
+RUN has weights-N.safetensors and report.json. The checkpoint has the names and the nested config
+of the published ones (without a vision tower), so ``mlx_lm convert -q`` and
+``flash-moe pack --bits 4`` accept it. Needs MLX, but not torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
 
 
 def config(shape: dict[str, Any], tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
-    """The ``config.json`` of a shape of ``model.py``."""
+    """Return ``config.json`` for a shape of ``model.py``."""
     ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("im_end", "endoftext")}
     pads = {name: tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")}
     third, rest = divmod(shape["head_dim"] // 8, 3)
@@ -67,7 +67,7 @@ def config(shape: dict[str, Any], tokenizer: Tokenizer, dtype: str) -> dict[str,
 
 
 def export(run: Path, data: Path, out: Path, dtype: str) -> int:
-    """Write the checkpoint; returns its number of weights."""
+    """Write the checkpoint; return its number of weights."""
     report = json.loads((run / "report.json").read_text("utf-8"))
     weights: dict[str, mx.array] = {}
     for path in sorted(run.glob("weights-*.safetensors")):

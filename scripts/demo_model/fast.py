@@ -1,4 +1,4 @@
-"""A transformers model computed by the functions of ``layers.py``, compiled where that works."""
+"""Transformers model computed by the functions of ``layers.py``, compiled if possible."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from scripts.demo_model import inverse, layers
 
-# Between the two ways of computing, relative: bfloat16 rounds in other places.
+# Relative tolerance between variants: bfloat16 rounds in different places.
 MOST_DIFFERENCE = {torch.bfloat16: 6e-2, torch.float32: 1e-3, torch.float64: 1e-5}
-# No padding and no cache: neither kind of layer needs a mask beyond being causal.
+# No padding and no cache: both kinds of layer need only a causal mask.
 NO_MASK: dict[str, None] = {"full_attention": None, "linear_attention": None}
 Function = Callable[..., Any]
 
 
 class Fast:
-    """Hidden states and losses of ``net``, whose own weights are used.
+    """Forward pass of ``net`` with its own weights.
 
     Attributes:
-        compiled: Whether training passes go through ``torch.compile``.
+        compiled: Training passes use ``torch.compile``.
     """
 
     def __init__(self, net: Any, fine: bool = False) -> None:
@@ -41,7 +41,7 @@ class Fast:
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}
 
     def angles(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin of positions below ``length``, as the model's own module gives them."""
+        """Return cos and sin of positions below ``length`` by the model's own module."""
         if length not in self._angles:
             weight = self.net.lm_head.weight
             places = torch.arange(length, device=weight.device).view(1, 1, -1).expand(3, 1, -1)
@@ -50,7 +50,7 @@ class Fast:
         return self._angles[length]
 
     def layers(self, ids: Tensor, fused: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Last layer's output before its norm, use of experts ``[L, E]``, losses ``[L, 2]``."""
+        """Return the output before the final norm, expert usage ``[L, E]``, losses ``[L, 2]``."""
         run = self._fused if fused else self._functions
         hidden = self.net.model.embed_tokens(ids)
         cos, sin = self.angles(ids.shape[1])
@@ -66,11 +66,11 @@ class Fast:
         return hidden, torch.stack(usage), torch.stack(losses)
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """What the head reads, ``[B, T, D]``, uncompiled; T a multiple of 64."""
+        """Return the input of the head, ``[B, T, D]``, uncompiled; T a multiple of 64."""
         return layers.rms_norm(self.layers(ids)[0], self.net.model.norm.weight, self.shape.eps)
 
     def losses(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of every target ``[B, T]``, use of experts, losses of routers ``[L, 2]``."""
+        """Return the loss of every target ``[B, T]``, expert usage, router losses ``[L, 2]``."""
         hidden, usage, routers = self.layers(ids, self.compiled)
         run = self._fused if self.compiled else self._functions
         weights = (self.net.model.norm.weight, self.net.lm_head.weight, self.shape.eps)
@@ -78,7 +78,7 @@ class Fast:
 
 
 def own_losses(net: Any, ids: Tensor, targets: Tensor) -> Tensor:
-    """Loss of every target ``[B, T]`` by the forward pass of transformers."""
+    """Return the loss of every target ``[B, T]`` by the forward pass of transformers."""
     hidden = net.model(input_ids=ids, attention_mask=NO_MASK, use_cache=False)[0]
     logits = layers.wide(net.lm_head(hidden))
     flat = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -86,7 +86,7 @@ def own_losses(net: Any, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def differences(fast: Fast, ids: Tensor, targets: Tensor) -> dict[str, float]:
-    """Relative difference of losses, and of the gradient of all weights and of each kind."""
+    """Return relative differences of losses, and of gradients of all weights and of each kind."""
     results: list[tuple[Tensor, dict[str, Tensor]]] = []
     for losses in (fast.losses(ids, targets)[0], own_losses(fast.net, ids, targets)):
         fast.net.zero_grad(set_to_none=True)
@@ -113,10 +113,10 @@ def differences(fast: Fast, ids: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def choose(fast: Fast, ids: Tensor, targets: Tensor, say: Callable[[str], None]) -> str:
-    """Take the fastest way whose losses and gradients agree with transformers; returns its name.
+    """Select the fastest variant whose losses and gradients match transformers; return its name.
 
     Raises:
-        RuntimeError: Not even the plain functions agree.
+        RuntimeError: Even the plain functions differ.
     """
     gpu = [(True, True), (True, False), (False, True)] if ids.is_cuda else []
     ways = [*gpu, (False, False)]
@@ -126,11 +126,11 @@ def choose(fast: Fast, ids: Tensor, targets: Tensor, say: Callable[[str], None])
         name += ", kernel for inverses" if inverse.use_kernel else ""
         try:
             found = differences(fast, ids, targets)
-        except Exception as reason:  # whatever a compiler throws: said, then the next way
+        except Exception as reason:  # any compiler error: report it, then try the next variant
             say(f"{name}: {type(reason).__name__}: {str(reason)[:400]}")
             fast.net.zero_grad(set_to_none=True)
             continue
         say(f"{name}: differs by " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()))
         if max(found["losses"], found["gradient"]) < most:
             return name
-    raise RuntimeError("[fast] layers.py: got other numbers than transformers. Mend it first.")
+    raise RuntimeError("[fast] layers.py: results differ from transformers. Fix it first.")

@@ -1,7 +1,7 @@
-"""Tools beside the core ones, each with the ways people ask for it.
+"""Tools besides the core ones, each with wordings of questions for it.
 
-A checksum of its name says whether a tool is of ``TRAIN`` or of ``HELD_OUT``; those of ``HELD_OUT``
-never occur in training.
+A checksum of its name assigns a tool to ``TRAIN`` or ``HELD_OUT``; tools of ``HELD_OUT`` never
+occur in training.
 """
 
 # ruff: noqa: SIM905  (lists of words are written as words)
@@ -11,7 +11,7 @@ from scripts.demo_model.corpus import table
 from scripts.demo_model.foreign_tool import Entry, Foreign, tool
 from scripts.demo_model.words import is_held_out
 
-# In this order: a seed draws tools by their place.
+# The order matters: a seed draws tools by index.
 _FILES = "everyday home travel office computer shop_and_health media_and_people".split()
 _ALL: tuple[Foreign, ...] = tuple(
     tool(name, entry)

@@ -1,4 +1,4 @@
-"""A tool beside the core ones, with the ways people ask for it."""
+"""Tool besides the core ones, with wordings of questions for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.demo_model.words import Words
 
 @dataclass(frozen=True)
 class Parameter:
-    """The maker of a parameter's values (a method of ``Words``), and its description."""
+    """Maker of a parameter's values (a method of ``Words``), and its description."""
 
     maker: str
     about: str
@@ -23,7 +23,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tool as the files of ``corpus/foreign/`` tell it, under its name."""
+    """Entry of a file of ``corpus/foreign/``, whose key is the tool's name."""
 
     description: str
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A tool, the makers of its parameters (methods of ``Words``), and how it is asked for.
+    """Tool, makers of its parameters (methods of ``Words``), and wordings.
 
-    The slots of the ways are the parameters.
+    The slots of the wordings are the parameters.
     """
 
     schema: Schema
@@ -48,7 +48,7 @@ class Foreign:
 
 
 def tool(name: str, entry: Entry) -> Foreign:
-    """An entry as a tool; integers and numbers get the number type."""
+    """Convert an entry to a tool; integers and numbers get the number type."""
     makers = {p: parameter.maker for p, parameter in entry.parameters.items()}
     properties = {
         p: (number if makers[p] in ("integer", "number") else text)(parameter.about)

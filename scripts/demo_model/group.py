@@ -1,7 +1,7 @@
-"""The processes that train together, one for each GPU; one alone is a group, too.
+"""Group of training processes, one per GPU; a single process is a group too.
 
 Started by ``torchrun --nproc-per-node N -m scripts.demo_model.train ...``. Every process makes its
-own windows and holds all weights; gradients are averaged, so that all take the same step.
+own windows and has all weights; gradients are averaged, so all take the same step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PATIENCE = timedelta(minutes=5)
 
 
 class Group:
-    """This process and those beside it.
+    """This process and its peers.
 
     Attributes:
-        rank, size: Which of how many this process is.
+        rank, size: Index of this process, and number of processes.
         device: The GPU of this process, or the CPU.
     """
 
@@ -31,18 +31,18 @@ class Group:
         self._clock: distributed.ProcessGroup | None = None
 
     def join(self) -> None:
-        """Take a GPU and meet the others; after processes are forked."""
+        """Initialize the GPU and the group; call it after forking."""
         if torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(self.device)
         if self.size > 1:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             distributed.init_process_group(backend, timeout=PATIENCE)
-            # Over the CPU: agreeing on the time must not wait for the GPU.
+            # On the CPU, so that agreeing on the time does not wait for the GPU.
             self._clock = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def agree(self, value: float) -> float:
-        """What the first process says."""
+        """Return the value of the first process."""
         if self.size == 1:
             return value
         said = torch.tensor([value], dtype=torch.float64)
@@ -71,6 +71,6 @@ class Group:
                 distributed.broadcast(value, 0)
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the group."""
         if self.size > 1:
             distributed.destroy_process_group()

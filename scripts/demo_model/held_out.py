@@ -1,7 +1,7 @@
-"""Wordings kept for judging: none of them, nor anything like them, is drawn in training.
+"""Held-out wordings for evaluation; training draws none of them and nothing that matches them.
 
-``tests/scripts/test_demo_model_split.py`` shows that no text of these patterns matches a pattern
-that training draws from; ``split.py`` makes sure that no text of training holds one.
+``tests/scripts/test_demo_model_split.py`` proves that no text of these patterns matches a pattern
+of training; ``split.py`` ensures that no training text contains one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All wordings of training, intent by intent."""
+"""Training wordings by intent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SEARCH = table("wordings/search.toml", Ways)
 READ_FILE = table("wordings/read_file.toml", Ways)
 LIST_FILES = table("wordings/list_files.toml", Ways)
 WRITE_FILE = table("wordings/write_file.toml", Ways)
-# By meaning: an expression of the slots.
+# Per meaning, an expression of the slots.
 CALCULATE = table("wordings/calculate.toml", dict[str, Ways])
-# Meanings and how often each is drawn: as many wordings, so often.
+# Meanings, each drawn in proportion to its number of wordings.
 MEANINGS = (
     list(CALCULATE),
     [len((*w.direct, *w.do, *w.what, *w.whether)) for w in CALCULATE.values()],

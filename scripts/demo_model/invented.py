@@ -1,8 +1,8 @@
-"""Tools that are made up for one dialogue, so that a list of tools must be read, not remembered.
+"""Tools invented for one dialogue, so that the tool list must be read, not memorized.
 
-A tool does one of many things with one of many objects and takes up to three parameters of many
-kinds; the question says all of them in its own order. Names and parameters of the tools that are
-held out (``foreign.HELD_OUT``) are never made.
+A tool combines one of many actions with one of many objects and has up to three parameters of many
+kinds; the question has all of them in its own order. Names and parameters of held-out tools
+(``foreign.HELD_OUT``) never occur.
 """
 
 # ruff: noqa: SIM905  (lists of words are written as words)
@@ -43,7 +43,7 @@ table task team template thermostat thread ticket timer token trip vehicle versi
 
 @dataclass(frozen=True)
 class Slot:
-    """A parameter: names it may have, its maker in ``Words``, what it is, how a question says it.
+    """Parameter: possible names, maker in ``Words``, description, phrases in questions.
 
     ``{v}`` in a phrase is the value. A pair of slots shares one phrase with ``{v}`` and ``{w}``.
     """
@@ -80,7 +80,7 @@ PAIRS = (
 )
 STYLES = ("{v}_{o}", "{v}_{o}", "{v}_{o}", "{o}_{v}", "{v}{O}", "{o}.{v}", "do_{v}_{o}")
 ABOUT = ("{V} a {o}.", "{V} the {o}.", "{V} one {o} of the user.", "Lets you {v} a {o}.", "{V} {o}")
-# {d}: what is to be done; {x}: the phrases of the parameters.
+# {d}: the action; {x}: the phrases of the parameters.
 QUESTIONS = (
     "[Please |Can you |Could you |]{v} [the|my|a|this] {o}{x}[.|]",
     "I [want|need|would like] to {v} [the|a|my] {o}{x}.",
@@ -95,7 +95,7 @@ _HELD_OUT = {tool.schema["function"]["name"] for tool in HELD_OUT}
 
 
 def invent(rng: random.Random) -> Foreign:
-    """A tool with its ways of asking for it."""
+    """Return an invented tool with its wordings."""
     while True:
         verb, thing = rng.choice(VERBS), rng.choice(OBJECTS)
         fill = {"v": verb, "V": verb.capitalize(), "o": thing, "O": thing.capitalize()}

@@ -1,9 +1,9 @@
-"""Inverses of many small unit lower triangular matrices, as one operation of torch.
+"""Inverses of many small unit lower triangular matrices, as one torch operation.
 
 Forward substitution, row by row, in float32: stable. Squaring, ``(I - A)(I + A^2)(I + A^4)...``,
-takes matrix products alone, but its terms grow as binomial coefficients before they cancel: where
-keys are alike, float32 leaves two digits of 64 rows. On a GPU it is a Triton kernel, one program
-for a matrix; elsewhere, or where that kernel fails, torch's triangular solver.
+needs only matrix products, but its terms grow as binomial coefficients before they cancel: with
+similar keys, float32 leaves two digits for 64 rows. On a GPU it is a Triton kernel with one program
+per matrix; elsewhere, or if that kernel fails, torch's triangular solver.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
-except ImportError:  # without a GPU torch comes without it
+except ImportError:  # torch without GPU support does not include it
     triton = None
 
 WARPS = 2
-# Set to False to solve with torch on a GPU too; read whenever the operation runs.
+# Set to False to solve with torch on a GPU too; read at every call.
 use_kernel = True
 
 if triton is not None:
@@ -40,7 +40,7 @@ if triton is not None:
 
 @torch.library.custom_op("demo_model::unit_lower_inverse", mutates_args=())
 def unit_lower_inverse(a: Tensor) -> Tensor:
-    """``(I + L)^-1`` with L the strictly lower part of each of ``a`` ``[n, c, c]``."""
+    """Return ``(I + L)^-1`` with L the strictly lower part of each of ``a`` ``[n, c, c]``."""
     if triton is not None and use_kernel and a.is_cuda and a.dtype == torch.float32:
         return by_kernel(a)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)

@@ -15,7 +15,7 @@ from scripts.demo_model.records import JUDGED, RECORDS, money
 from scripts.demo_model.ways import Ways
 from scripts.demo_model.words import Words
 
-# Facts under keys that may be any word: keys, too, must be copied from the question.
+# Facts whose keys may be any word: keys too must be copied from the question.
 LOOSE = (
     *("The {k} is {v}.", "{k} is {v}.", "{k}: {v}.", "{k} = {v}.", "Its {k} is {v}."),
     *("For {k} we have {v}.", "As {k} put {v}.", "{k} - {v}.", "{v} is the {k}.", "{k} was {v}."),
@@ -29,7 +29,7 @@ LIST_WAYS = table("wordings/json_list.toml", Ways)
 
 @dataclass(frozen=True)
 class JsonTask:
-    """A question and the JSON value that answers it."""
+    """Question and the JSON value of its answer."""
 
     text: str
     value: Any
@@ -40,7 +40,7 @@ class JsonTask:
 
 
 def named(keys: list[str], rng: Any) -> str:
-    """The keys in a sentence: quoted or not, with commas and "and"."""
+    """Write keys in a sentence: quoted or not, with commas and "and"."""
     quote = rng.choice(("", "", '"'))
     names = [f"{quote}{key}{quote}" for key in keys]
     if len(names) == 1:
@@ -49,7 +49,7 @@ def named(keys: list[str], rng: Any) -> str:
 
 
 def json_task(words: Words) -> JsonTask:
-    """A task in the wordings and with the values of the split of ``words``."""
+    """Draw a task with wordings and values of the split of ``words``."""
     rng = words.rng
     if rng.random() < 0.2:
         items = [words.noun() for _ in range(rng.randint(2, 5))]
@@ -72,7 +72,7 @@ Told = tuple[list[str], list[tuple[str, Any]]]
 
 
 def _loose(words: Words) -> Told:
-    """Sentences about any keys, and the pairs asked for."""
+    """Draw sentences about any keys, and the requested pairs."""
     rng = words.rng
     makers: tuple[Callable[[], Any], ...] = (
         *(words.noun, words.name, words.city, words.code, words.clock, words.pseudo),
@@ -90,7 +90,7 @@ def _loose(words: Words) -> Told:
 
 
 def _facts(words: Words) -> Told:
-    """Sentences about a subject, and the pairs asked for."""
+    """Draw sentences about a subject, and the requested pairs."""
     rng = words.rng
     record = rng.choice(RECORDS if words.split == "train" else JUDGED)
     subject = record.subject.make(words)

@@ -1,8 +1,7 @@
-"""The held-out prompts; the judgement of answers to them is ``flash_moe.eval.scoring``.
+"""Held-out prompts; ``flash_moe.eval.scoring`` scores the answers.
 
-Three kinds: ``tool`` (the call that must be made), ``json`` (the object that must be given) and
-``answer`` (a tool has answered; the sentence must tell its values). Knows no model: it writes
-prompts as messages and tools.
+The kinds are ``tool`` and ``foreign`` (the expected call), ``json`` (the expected object) and
+``answer`` (a tool has answered; the sentence must contain its values).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from flash_moe.eval.scoring import Prompt, call_of, parsed, right, scores, visible
+from flash_moe.eval.scoring import Prompt, answer_text, call_of, is_correct, parsed, scores
 from scripts.demo_model import foreign, json_tasks, results
 from scripts.demo_model.dialogues import SYSTEMS
 from scripts.demo_model.patterns import expand
@@ -22,13 +21,13 @@ from scripts.demo_model.words import Words
 
 __all__ = [
     "Prompt",
+    "answer_text",
     "call_of",
+    "is_correct",
     "parsed",
     "prompts",
-    "right",
     "scores",
     "told",
-    "visible",
     "write",
 ]
 
@@ -36,7 +35,7 @@ N_TOOL, N_JSON, N_ANSWER, N_FOREIGN = 320, 160, 80, 80
 
 
 def prompts(seed: int) -> list[Prompt]:
-    """All held-out prompts of a seed, in order of kind."""
+    """Return all held-out prompts of a seed, ordered by kind."""
     rng = random.Random(f"judge {seed}")
     words = Words(rng, "held_out")
     made = [_tool_prompt(CORE_NAMES[i % len(CORE_NAMES)], words) for i in range(N_TOOL)]
@@ -53,7 +52,7 @@ def prompts(seed: int) -> list[Prompt]:
 
 
 def write(path: Path, seed: int) -> None:
-    """The prompts of a seed as a JSON file."""
+    """Write the prompts of a seed as a JSON file."""
     path.write_text(json.dumps(prompts(seed), ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
@@ -94,7 +93,7 @@ def _foreign_prompt(stranger: foreign.Foreign, words: Words) -> Prompt:
 
 
 def _answer_prompt(core: str, words: Words) -> Prompt:
-    """A question, its call and a result; the answer must hold the values that it tells."""
+    """Draw a question, its call and a result; the answer must contain the result's values."""
     rng = words.rng
     request = ask(core, words)
     result, _ = results.invent(core, request.arguments, words)
@@ -108,7 +107,7 @@ def _answer_prompt(core: str, words: Words) -> Prompt:
 
 
 def told(core: str, result: dict[str, Any]) -> list[str]:
-    """What a sentence about a result must contain."""
+    """Return the texts that a sentence about a result must contain."""
     if "error" in result:
         return [str(result["error"])]
     if core == "get_weather":

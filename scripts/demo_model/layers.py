@@ -1,11 +1,11 @@
-"""The layers of Qwen3.5-MoE as functions of tensors: what ``torch.compile`` fuses well.
+"""Layers of Qwen3.5-MoE as functions of tensors, which ``torch.compile`` fuses well.
 
-Each computes what the class of transformers with these weights computes (``fast.py`` compares them
-before a run). Only the way is another: no cache, no padding, whole windows, and every expert is
-computed for every token with a weight that is zero where the router did not choose it. With experts
-this narrow two large regular products are quicker than sorting rows, and the result is the same.
+Each is equivalent to the transformers class with the same weights (``fast.py`` compares them before
+a run), but without cache and padding, for whole windows, and every expert is computed for every
+token, with weight zero where the router did not choose it. With experts this narrow, two large
+regular products are faster than sorting rows, and the result is the same.
 
-Weights come as a dict with the names they have inside a layer of transformers.
+Weights are a dict with the names inside a transformers layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that the functions below need beside weights."""
+    """Model dimensions of the functions below."""
 
     top_k: int
     key_dim: int  # all key heads of a delta net
@@ -49,7 +49,7 @@ class Shape:
 
 
 def wide(x: Tensor) -> Tensor:
-    """float32, or float64 if it is."""
+    """Convert to float32; keep float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -60,7 +60,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def causal_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """SiLU of the depthwise convolution with the past. x ``[B, T, C]``, weight ``[C, 1, K]``."""
+    """SiLU of the causal depthwise convolution. x ``[B, T, C]``, weight ``[C, 1, K]``."""
     size = weight.shape[-1]
     padded = nnf.pad(wide(x), (0, 0, size - 1, 0))
     length, taps = x.shape[1], wide(weight)[:, 0]
@@ -127,9 +127,9 @@ def attention(x: Tensor, w: Weights, shape: Shape, cos: Tensor, sin: Tensor) -> 
 
 
 def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Weights of all experts, zero for those not chosen, and the choice, each ``[T, E]``.
+    """Return weights of all experts, zero if not chosen, and the choice, each ``[T, E]``.
 
-    The choice is the rank of a logit below ``top_k``; of equal ones the first wins.
+    An expert is chosen if its logit ranks below ``top_k``; ties go to the first.
     """
     found = logits.detach()
     order = torch.arange(found.shape[-1], device=found.device)
@@ -150,10 +150,10 @@ def experts(x: Tensor, shares: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 
 
 def mixture(x: Tensor, w: Weights, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """The mixture of a layer; share of each expert in the choices ``[E]``; its two losses ``[2]``.
+    """Return the mixture of a layer, the usage of its experts ``[E]``, and two losses ``[2]``.
 
-    Losses are the balance of the Switch transformer (Fedus and others, 2021, equation 4; 1 if all
-    experts are used alike) and the mean square of the log of the sum of exponentials of logits.
+    The losses are the balance of the Switch transformer (Fedus and others, 2021, equation 4; 1 if
+    all experts are used equally) and the mean square of the logsumexp of the router logits.
     """
     rows = x.flatten(0, 1)
     logits = nnf.linear(rows, w["mlp.gate.weight"])
@@ -171,7 +171,7 @@ def mixture(x: Tensor, w: Weights, shape: Shape) -> tuple[Tensor, Tensor, Tensor
 
 
 def delta_layer(x: Tensor, w: Weights, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """A whole layer with a delta net, and what ``mixture`` says of its router."""
+    """Layer with a delta net; also returns usage and losses of ``mixture``."""
     x = x + delta_net(rms_norm(x, w["input_layernorm.weight"], shape.eps), w, shape)
     out, usage, losses = mixture(
         rms_norm(x, w["post_attention_layernorm.weight"], shape.eps), w, shape
@@ -182,7 +182,7 @@ def delta_layer(x: Tensor, w: Weights, shape: Shape) -> tuple[Tensor, Tensor, Te
 def attention_layer(
     x: Tensor, w: Weights, shape: Shape, cos: Tensor, sin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A whole layer with full attention, and what ``mixture`` says of its router."""
+    """Layer with full attention; also returns usage and losses of ``mixture``."""
     x = x + attention(rms_norm(x, w["input_layernorm.weight"], shape.eps), w, shape, cos, sin)
     out, usage, losses = mixture(
         rms_norm(x, w["post_attention_layernorm.weight"], shape.eps), w, shape
@@ -191,7 +191,7 @@ def attention_layer(
 
 
 def token_losses(x: Tensor, targets: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
-    """Loss of every target in nats, ``[B, T]``, of the last layer's output."""
+    """Return the loss of every target in nats, ``[B, T]``, from the last layer's output."""
     logits = wide(nnf.linear(rms_norm(x, norm, eps), head))
     flat = nnf.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return flat.view_as(targets)

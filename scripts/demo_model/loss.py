@@ -1,4 +1,4 @@
-"""What is minimised: weighted next-token loss, and losses that keep the routers in use."""
+"""Training loss: weighted next-token loss, and router losses."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ ROUTER_SIZE = 1e-4
 
 
 def class_weights(device: torch.device) -> Tensor:
-    """Weight of each token class as a target."""
+    """Return the loss weight of each target's class."""
     return torch.tensor([WEIGHTS[c] for c in sorted(WEIGHTS)], device=device)
 
 
 def split(windows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and weights, each ``[B, T]``, of windows ``[B, T + 1]`` with classes."""
+    """Split windows ``[B, T + 1]`` with classes into inputs, targets and weights ``[B, T]``."""
     ids = windows & ((1 << CLASS_SHIFT) - 1)
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights[windows[:, 1:] >> CLASS_SHIFT]
 
 
 def training_loss(fast: Fast, windows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """What is minimised, the token loss, balance and size of router logits ``[4]``; use ``[L, E]``.
+    """Return total loss, token loss, balance, router-logit size ``[4]``; and usage ``[L, E]``.
 
-    Balance and size are means over layers (``layers.mixture`` says what they are).
+    Balance and size are means over layers (see ``layers.mixture``).
     """
     inputs, targets, share = split(windows, weights)
     losses, usage, routers = fast.losses(inputs, targets)

@@ -1,4 +1,4 @@
-"""The shape of the demo model: ``build`` gives ``Qwen3_5MoeForCausalLM`` of transformers."""
+"""Shape of the demo model; ``build`` returns ``Qwen3_5MoeForCausalLM`` of transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
-# A sixteenth of the 397B in every width; 40 experts so that a packed store stays below 16 MB.
+# A sixteenth of the 397B in every width; 40 experts keep a packed store below 16 MB.
 SHAPE: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 256,
@@ -30,7 +30,7 @@ TOY_SHAPE = SHAPE | {"num_hidden_layers": 4, "num_experts": 32, "num_experts_per
 
 
 def config(shape: dict[str, Any], eos: int, pad: int) -> Any:
-    """The text config of a shape; everything not in the shape is as in the 397B."""
+    """Return the text config of a shape; all other values are those of the 397B."""
     n_layers = shape["num_hidden_layers"]
     pairs = shape["head_dim"] // 8  # a quarter of a head rotates, in pairs
     third, rest = divmod(pairs, 3)
@@ -59,7 +59,7 @@ def config(shape: dict[str, Any], eos: int, pad: int) -> Any:
 
 
 def to_bfloat16(model: Any) -> Any:
-    """Matrices to bfloat16; norms and the decay parameters, which are small, stay float32."""
+    """Convert matrices to bfloat16; small norms and decay parameters remain float32."""
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -67,7 +67,7 @@ def to_bfloat16(model: Any) -> Any:
 
 
 def build(shape: dict[str, Any], eos: int, pad: int, seed: int = 0) -> Any:
-    """The model in float32 with its first weights."""
+    """Return the model in float32 with initial weights."""
     torch.manual_seed(seed)
     model = Qwen3_5MoeForCausalLM(config(shape, eos, pad))
     model.config._experts_implementation = "eager"
@@ -81,7 +81,7 @@ def build(shape: dict[str, Any], eos: int, pad: int, seed: int = 0) -> Any:
             if name.endswith("embed_tokens.weight"):
                 parameter.normal_(0.0, 0.5)
             if name.endswith("A_log"):
-                # From long memory to short: decays of 0.997 to 0.66 a token at the first step.
+                # From long to short memory: initial decays of 0.997 to 0.66 per token.
                 parameter.copy_(torch.linspace(-5.5, -0.5, parameter.numel()))
             if name.endswith("dt_bias"):
                 parameter.fill_(0.0)

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for matrices, AdamW for the rest, float32 masters of bfloat16 weights.
+"""Optimizer: Muon for matrices, AdamW for the rest, float32 masters of bfloat16 weights.
 
 Muon moves a matrix along the nearest orthogonal matrix to its momentum, by five steps of
 Newton-Schulz (K. Jordan and others, 2024, github.com/KellerJordan/Muon; the coefficients are
@@ -20,7 +20,7 @@ _ADAM_PARTS = ("embed_tokens", "lm_head", "mlp.gate.", "shared_expert_gate", "co
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The last two axes made near-orthogonal: singular values between about 0.7 and 1.2."""
+    """Make the last two axes near-orthogonal: singular values between about 0.7 and 1.2."""
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
@@ -33,7 +33,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Masters:
-    """Steps the float32 masters and copies them into the model's own weights.
+    """Optimizer of float32 masters, which are copied into the model's weights.
 
     Args:
         named: The model's parameters by name; their ``grad`` is read in ``step``.
@@ -41,8 +41,8 @@ class Masters:
         decay: Weight decay of the matrices, as a share of the learning rate.
 
     Attributes:
-        quantised: Give the model its weights as 4 bits store them. The gradients found there move
-            the masters (a straight-through estimate).
+        quantised: Quantize the model's weights to 4 bits. Their gradients update the masters (a
+            straight-through estimate).
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Masters:
 
     @torch.no_grad()
     def step(self, factor: float, clip: float = 1.0) -> Tensor:
-        """One step at this factor of the learning rates; returns the norm of the gradient.
+        """Take a step at this factor of the learning rates; return the gradient norm.
 
-        The gradients stay where they are: whoever owns the backward pass drops or overwrites them.
+        The gradients remain: the owner of the backward pass drops or overwrites them.
         """
         self.count += 1
         names = [name for name, p in self.named.items() if p.grad is not None]
@@ -91,7 +91,7 @@ class Masters:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Copy the masters into the model: as they are, or as ``quantised`` says."""
+        """Copy the masters into the model, quantized if ``quantised``."""
         values = dict(self.masters)
         if self.quantised:
             stored = ((n, m.to(self.named[n].dtype)) for n, m in self.masters.items())
@@ -99,7 +99,7 @@ class Masters:
         torch._foreach_copy_(list(self.named.values()), [values[n] for n in self.named])
 
     def _alike(self, names: Iterable[str]) -> list[list[str]]:
-        """Names in groups of one shape, which are orthogonalised together."""
+        """Group names by shape; each group is orthogonalized together."""
         groups: dict[torch.Size, list[str]] = {}
         for name in names:
             groups.setdefault(self.masters[name].shape, []).append(name)

@@ -1,4 +1,4 @@
-"""Windows of training text: whole dialogues, and plain text in what they leave."""
+"""Windows of training text: whole dialogues, filled up with plain text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from scripts.demo_model.windows import WINDOW
 
 DEFINITIONS, PLAIN = "definitions.json", "plain.xz"
 SHARD = 256  # windows made from one seed
-POOL = 16  # dialogues to choose the one from that fits best
-PLAIN_SHARE = 0.03  # of the windows have plain text alone
+POOL = 16  # dialogues among which the best-fitting one is chosen
+PLAIN_SHARE = 0.03  # share of windows with plain text only
 
 
 def windows(
     chat: Chat, dialogues: Dialogues, plain: Tokens, rng: random.Random
 ) -> Iterator[Tokens]:
-    """Endless windows of ``WINDOW`` tokens with their classes."""
+    """Yield endless windows of ``WINDOW`` tokens with their classes."""
     pool: list[Tokens] = []
     place = rng.randrange(len(plain))
     while True:
@@ -38,7 +38,7 @@ def windows(
             fitting = [i for i, tokens in enumerate(pool) if len(tokens) <= room]
             if not fitting:
                 break
-            # The first of a window is the oldest, so that short ones are not put off for ever.
+            # A window begins with the oldest, so that short ones are not postponed forever.
             best = fitting[0] if not window else max(fitting, key=lambda i: len(pool[i]))
             window.append(pool.pop(best))
             room -= len(window[-1])
@@ -50,12 +50,12 @@ def windows(
 
 
 def definitions(folder: Path) -> list[Definition]:
-    """The definitions that ``prepare.py`` wrote."""
+    """Read the definitions that ``prepare.py`` wrote."""
     return [Definition(*entry) for entry in json.loads((folder / DEFINITIONS).read_text("utf-8"))]
 
 
 def shard(seed: int, folder: Path, n: int = SHARD) -> Tokens:
-    """The ``n`` training windows of a seed, ``[n, WINDOW]``."""
+    """Return the ``n`` training windows of a seed, ``[n, WINDOW]``."""
     if folder not in _SOURCES:
         _SOURCES[folder] = (
             Chat(folder),

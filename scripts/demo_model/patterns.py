@@ -1,7 +1,7 @@
 """Wordings as patterns: ``[a|b]`` is a choice, which may nest, ``{name}`` a slot.
 
-``expand`` draws one text of a pattern. ``matcher`` is the regular expression of all its texts,
-which is how a test proves that no held-out prompt could have been drawn in training.
+``expand`` draws one text of a pattern. ``matcher`` is the regular expression of all its texts, with
+which a test proves that training could not draw a held-out prompt.
 """
 
 # ruff: noqa: SIM905  (lists of words are written as words)
@@ -29,7 +29,7 @@ def expand(pattern: str, rng: random.Random, values: Mapping[str, str]) -> str:
 
 
 def choose(pattern: str, rng: random.Random) -> str:
-    """A pattern without choices: one taken of each."""
+    """Replace each choice by one of its options."""
     while match := _INNERMOST.search(pattern):
         choice = rng.choice(match.group(1).split("|"))
         pattern = pattern[: match.start()] + choice + pattern[match.end() :]
@@ -37,20 +37,20 @@ def choose(pattern: str, rng: random.Random) -> str:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """A text with its slots filled."""
+    """Fill the slots of a text."""
     return _SLOT.sub(lambda slot: values[slot.group(1)], text)
 
 
 def slots(pattern: str) -> list[str]:
-    """Names of the slots, each once, in order."""
+    """Return the names of the slots, each once, in order."""
     return list(dict.fromkeys(_SLOT.findall(pattern)))
 
 
 def matcher(pattern: str) -> re.Pattern[str]:
-    """Matches what ``expand`` can give, letter case aside.
+    """Return a regular expression of all results of ``expand``, ignoring case.
 
-    A slot matches at least what its maker gives: numbers for numbers, one word for a unit, a path
-    or a code, three words for a name or a place, any text for the others.
+    A slot matches at least the values of its maker: numbers for numbers, one word for a unit, a
+    path or a code, three words for a name or a place, any text for the others.
     """
     parts = re.split(r"(\[|\]|\||\{\w+\})", pattern)
     source = ""

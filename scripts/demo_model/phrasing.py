@@ -1,7 +1,7 @@
-"""From the ways of an intent to what a person writes: frames, openers, remarks, slips.
+"""Texts of users from the wordings of an intent: frames, openers, remarks, typing errors.
 
-``utter`` is what training draws. Texts that match a wording kept for judging are drawn again, so
-the split holds by construction (``kept_for_judging``).
+Training draws by ``utter``, which draws texts that match a held-out wording again, so the split
+holds by construction (``kept_for_judging``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scripts.demo_model.ways import Ways
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames that make whole utterances of the parts of ``Ways``; texts before and after them."""
+    """Frames that turn parts of ``Ways`` into utterances; texts before and after them."""
 
     do: tuple[str, ...]
     what: tuple[str, ...]
@@ -30,7 +30,7 @@ class Frames:
 
 FRAMES = table("frames.toml", Frames)
 REMARKS = entries("remarks.txt")
-# How often: a whole utterance, and each of the parts in a frame.
+# Frequencies of a whole utterance and of each part in a frame.
 _KINDS = {"direct": 0.4, "do": 0.25, "what": 0.2, "whether": 0.15}
 _LEAD, _TAIL, _REMARK, _LOWER, _UNMARKED, _DROPPED, _SWAPPED = (
     0.2,
@@ -47,10 +47,10 @@ _WORD = re.compile(r"[a-z]{3,}")
 def utter(
     ways: Ways, rng: random.Random, values: Mapping[str, str], remarks: Sequence[str] = ()
 ) -> str:
-    """One training text of these ways with these values.
+    """Draw a training text of these ways with these values.
 
     Args:
-        remarks: More sentences that may come before or after, beside those of ``remarks.txt``.
+        remarks: Sentences that may precede or follow, in addition to ``remarks.txt``.
     """
     while True:
         wording = _wording(ways, rng)
@@ -71,7 +71,7 @@ def _wording(ways: Ways, rng: random.Random) -> str:
 
 
 def _slip(text: str, rng: random.Random) -> str:
-    """Now and then a word is left out, or two letters of one are swapped; never in a slot."""
+    """Sometimes omit a word or swap two letters; never in a slot."""
     if rng.random() < _DROPPED:
         text = _one_word(text, rng, lambda word: "")
         text = re.sub(r"\s+([.?!,])", r"\1", re.sub(r"  +", " ", text)).strip()
@@ -89,7 +89,7 @@ def _one_word(text: str, rng: random.Random, change: Callable[[str], str]) -> st
 
 
 def _around(text: str, rng: random.Random, remarks: Sequence[str]) -> str:
-    """Openers, closers, remarks; a small first letter; no mark at the end."""
+    """Sometimes add openers, closers and remarks, or drop the capital or the final mark."""
     if rng.random() < _LEAD:
         lead = choose(rng.choice(FRAMES.leads), rng)
         text = lead + (text if lead.rstrip()[-1] in ".!?" else _small(text))

@@ -1,8 +1,8 @@
-"""Draw the loss curve and the use of experts of one training, in one or several runs.
+"""Plot the loss curve and the expert usage of a training of one or several runs.
 
     python -m scripts.demo_model.plot RUN [RUN ...] --out loss.png
 
-Each RUN holds a report.json of ``train.py``. Needs matplotlib.
+Each RUN has a report.json of ``train.py``. Needs matplotlib.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write what a training run needs: tokenizer, plain text, definitions, what is held out.
+"""Write the inputs of a training run: tokenizer, plain text, definitions, held-out data.
 
     python -m scripts.demo_model.prepare --out .demo_data [--raw DIR]
 
-Needs ``apt-get`` for the packages of ``text.py`` (kept in --raw). The training windows themselves
-are made while training, from seeds (``stream.py``).
+Needs ``apt-get`` for the packages of ``text.py`` (kept in --raw). The training windows are
+generated from seeds during training (``stream.py``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
     definitions = text.definitions(args.raw)
     paragraphs = list(text.paragraphs(args.raw))
     random.Random(args.seed).shuffle(paragraphs)
-    kept = len(paragraphs) // 100  # the last hundredth is only judged on
+    kept = len(paragraphs) // 100  # the last hundredth is for evaluation only
 
     if not (args.out / "tokenizer.json").exists():
         source = Dialogues(args.seed - 1, "train", definitions)

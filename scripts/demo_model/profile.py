@@ -1,4 +1,4 @@
-"""Where the time of a training step goes on a GPU."""
+"""GPU profile of a training step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ROWS = 25
 
 
 def one_step(step: Step, masters: Masters, windows: Tensor, n: int = 10) -> str:
-    """Milliseconds of both halves of a step, mean of ``n``, and the kernels that cost the most.
+    """Return milliseconds of both halves of a step, mean of ``n``, and the slowest kernels.
 
-    Steps with a learning rate of zero: the masters stay as they are, but momenta do not.
+    The learning rate is zero: the masters do not change, but the momenta do.
     """
     if not windows.is_cuda:
         return "no GPU to profile"
@@ -40,6 +40,6 @@ def one_step(step: Step, masters: Masters, windows: Tensor, n: int = 10) -> str:
         table = seen.key_averages().table(
             sort_by="self_cuda_time_total", row_limit=ROWS, max_name_column_width=60
         )
-    except Exception as reason:  # a profile is never worth a run
+    except Exception as reason:  # a failed profile must not end the run
         table = f"no profile: {type(reason).__name__}: {str(reason)[:200]}"
     return ", ".join(lines) + "\n" + str(table)

@@ -3,9 +3,9 @@
     python -m scripts.demo_model.quality_stores CHECKPOINT OUT
     cd OUT; flash-moe eval 8 6 4 3 2 2-min-max --reference CHECKPOINT --text dialogues.txt
 
-Everything beside the experts has 4 bits in each (routers 8). Scales of experts are searched
-(``--expert-bits``), those of ``2-min-max`` are the plain ones of ``mx.quantize``. The dialogues are
-held out: they are what the model is made for, which the text that ``eval`` comes with is not.
+All other weights have 4 bits in each (routers 8). Scales of experts are searched
+(``--expert-bits``); those of ``2-min-max`` are the plain ones of ``mx.quantize``. The dialogues are
+held out and in the model's domain, unlike the bundled text of ``eval``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mlx_lm import convert
 from flash_moe.demo_model import STORE
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from scripts.demo_model.chat import Chat
 from scripts.demo_model.dialogues import Dialogues
 
@@ -28,7 +29,7 @@ EXPERTS = "switch_mlp"
 
 
 def min_max(checkpoint: Path, out: Path) -> None:
-    """The checkpoint as mlx-lm quantizes it, experts to 2 bits."""
+    """Convert the checkpoint by mlx-lm, with experts of 2 bits."""
 
     def predicate(path: str, module: Any) -> bool | dict[str, int]:
         if not hasattr(module, "to_quantized"):
@@ -41,7 +42,7 @@ def min_max(checkpoint: Path, out: Path) -> None:
 
 
 def dialogues(n_characters: int = 20_000) -> str:
-    """Held-out dialogues as the chat template writes them."""
+    """Return held-out dialogues as chat-template text."""
     chat, source, texts = Chat(STORE), Dialogues(1, "held_out"), [""]
     while sum(map(len, texts)) < n_characters:
         drawn = source.draw()
@@ -58,7 +59,8 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for bits in BITS:
-        pack(open_source(args.checkpoint, bits=4, expert_bits=bits), args.out / str(bits))
+        quantization = QuantizationConfig(bits=4, expert_bits=bits)
+        pack(open_source(args.checkpoint, quantization), args.out / str(bits))
     (args.out / "dialogues.txt").write_text(dialogues(), "utf-8")
     plain = args.out / "2-min-max.mlx"
     min_max(args.checkpoint, plain)

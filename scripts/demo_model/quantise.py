@@ -1,4 +1,4 @@
-"""Affine quantisation as ``mx.quantize`` does it, in torch: to judge and to train at few bits."""
+"""Affine quantization of ``mx.quantize`` in torch, for evaluation and training at few bits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GATE_BITS = 8
 
 
 def affine(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
-    """The weight as quantised and dequantised, min-max by groups of the last axis.
+    """Quantize and dequantize a weight, min-max by groups of the last axis.
 
-    As in MLX, codes follow from scale and bias in float32, and both are then stored in the type of
-    the weight.
+    As in MLX, codes are computed from float32 scales and biases, which are then stored in the type
+    of the weight.
     """
     x = weight.float().reshape(-1, group)
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
@@ -35,14 +35,14 @@ def affine(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
 
 
 def bits_of(name: str, weight: Tensor, bits: int = BITS) -> int:
-    """Bits that a weight gets: 0 for norms and the convolution, 8 for gates."""
+    """Return the bits of a weight: 0 for norms and the convolution, 8 for gates."""
     if weight.dim() < 2 or "conv1d" in name:
         return 0
     return GATE_BITS if "mlp.gate." in name or "shared_expert_gate" in name else bits
 
 
 def affine_all(named: Iterable[tuple[str, Tensor]], bits: int = BITS) -> dict[str, Tensor]:
-    """All weights that have bits, quantised and dequantised; few large operations."""
+    """Quantize and dequantize all weights that have bits, in few large operations."""
     kinds: dict[int, list[tuple[str, Tensor]]] = {}
     for name, weight in named:
         kinds.setdefault(bits_of(name, weight, bits), []).append((name, weight))
@@ -57,7 +57,7 @@ def affine_all(named: Iterable[tuple[str, Tensor]], bits: int = BITS) -> dict[st
 
 @torch.no_grad()
 def quantise(model: Any, bits: int) -> dict[str, Tensor]:
-    """Quantise the model in place as mlx-lm would; returns the weights it had, by name."""
+    """Quantize the model in place as mlx-lm would; return the original weights by name."""
     before = {}
     named = dict(model.named_parameters())
     for name, value in affine_all(named.items(), bits).items():

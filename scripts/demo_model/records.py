@@ -1,4 +1,4 @@
-"""Kinds of records: the facts that a JSON task tells in sentences and asks for under keys."""
+"""Kinds of records: facts in sentences, which a JSON task extracts by key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Maker = Callable[[Words], Any]
 
 
 def one(values: Sequence[str]) -> Maker:
-    """A maker of one of these values."""
+    """Return a maker of one of these values."""
     return lambda words: words.rng.choice(values)
 
 
 def form(forms: tuple[str, ...]) -> Maker:
-    """A maker of one of some forms, filled with words as ``record_values.toml`` says."""
+    """Return a maker of one of several forms, filled by ``record_values.toml``."""
 
     def filled(words: Words) -> str:
         rng = words.rng
@@ -45,7 +45,7 @@ def money(words: Words) -> float | int:
 
 
 def email(words: Words) -> str:
-    """An address that nobody has."""
+    """An e-mail address without an owner."""
     end = words.rng.choice(("com", "org", "net", "example"))
     return words.draw(lambda: f"{words.pseudo(2)}@{words.pseudo(2)}.{end}")
 
@@ -75,7 +75,7 @@ def version(words: Words) -> str:
 
 @dataclass(frozen=True)
 class Values:
-    """The makers that are data: lists to draw from, forms to fill."""
+    """Return the makers from data: lists of values and forms."""
 
     lists: dict[str, tuple[str, ...]]
     forms: dict[str, tuple[str, ...]]
@@ -95,11 +95,11 @@ MAKERS: dict[str, Maker] = {
 
 @dataclass(frozen=True)
 class Field:
-    """One fact: where its value comes from, names of its key, sentences that tell it.
+    """Fact: source of its value, names of its key, its sentences.
 
     Attributes:
         maker: Name of one of ``MAKERS``; or
-        between: The least and the most of a whole number.
+        between: Minimum and maximum of an integer.
     """
 
     keys: tuple[str, ...]
@@ -119,9 +119,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Record:
-    """Facts that belong together; ``subject`` is in every sentence as ``{s}``.
+    """Related facts; every sentence has the ``subject`` as ``{s}``.
 
-    ``judged``: drawn for judging, too.
+    ``judged``: also drawn for evaluation.
     """
 
     subject: Field

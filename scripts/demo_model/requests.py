@@ -1,4 +1,4 @@
-"""What a person wants from a core tool: the text of the question and the arguments meant."""
+"""Requests for a core tool: the text of the question and the expected arguments."""
 
 # ruff: noqa: SIM905  (lists of words are written as words)
 from __future__ import annotations
@@ -16,7 +16,7 @@ CORE_NAMES = (
     *("get_weather", "get_time", "calculate", "convert_units"),
     *("search", "read_file", "list_files", "write_file"),
 )
-# A conversion draws two of one row.
+# A conversion draws two units of one row.
 UNITS = (
     "miles km kilometers kilometres meters metres m feet ft inches cm centimeters yards mm".split(),
     "kg kilograms pounds lbs grams g ounces oz tons stones".split(),
@@ -32,12 +32,12 @@ UNITS = (
 
 @dataclass(frozen=True)
 class Request:
-    """A question for one tool.
+    """Question for one tool.
 
     Attributes:
-        core: Name of the core tool that answers it.
-        text: What the user writes.
-        arguments: Parameter names of ``tools.CORE`` to the values, all as text.
+        core: Name of the core tool.
+        text: Text of the user.
+        arguments: Parameter names of ``tools.CORE`` to values, all as text.
     """
 
     core: str
@@ -46,10 +46,10 @@ class Request:
 
 
 def ask(core: str, words: Words, remarks: Sequence[str] = ()) -> Request:
-    """A question for this tool, in the wordings and with the values of the split of ``words``.
+    """Draw a question for a tool, with wordings and values of the split of ``words``.
 
     Args:
-        remarks: Sentences that may stand beside the question, in training.
+        remarks: Sentences that may surround the question in training.
     """
     draft = _DRAW[core](words)
     if words.split == "train":
@@ -61,7 +61,7 @@ def ask(core: str, words: Words, remarks: Sequence[str] = ()) -> Request:
 
 @dataclass(frozen=True)
 class _Draft:
-    """Wordings of both splits, what fills them, what is meant."""
+    """Wordings of both splits, their slot values and meanings."""
 
     ways: Ways
     kept: tuple[str, ...]

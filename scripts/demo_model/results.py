@@ -1,6 +1,6 @@
-"""Invented results of the core tools, and the sentences that tell them to a person.
+"""Invented results of the core tools, and sentences that report them.
 
-The shapes here are what the model knows: whoever executes the tools for it should return them.
+The model is trained on these shapes; implementations of the tools should return them.
 
     get_weather    {"city": .., "temperature": 7, "unit": "celsius", "condition": "light rain"}
     get_time       {"city": .., "time": "14:05", "date": "Monday, 3 March 2025"}  (no city: here)
@@ -53,7 +53,7 @@ _TASKS = {
 
 
 def refusal(core: str, rng: random.Random) -> str:
-    """The answer where the tool that is needed is not in the list."""
+    """Return the answer if the needed tool is not in the list."""
     task = _TASKS[core]
     return rng.choice(
         (
@@ -65,7 +65,7 @@ def refusal(core: str, rng: random.Random) -> str:
 
 
 def failure(core: str, error: str, rng: random.Random) -> str:
-    """The answer where the tool gave an error."""
+    """Return the answer to an error of the tool."""
     task = _TASKS[core]
     return rng.choice(
         (
@@ -77,7 +77,7 @@ def failure(core: str, error: str, rng: random.Random) -> str:
 
 
 def invent(core: str, arguments: dict[str, str], words: Words) -> tuple[dict[str, Any], str]:
-    """A result of a core tool for these arguments, and a sentence that tells it."""
+    """Draw a result of a core tool for these arguments, and a sentence that reports it."""
     rng = words.rng
     if rng.random() < 0.06:
         error = rng.choice(ERRORS[core])
@@ -123,7 +123,7 @@ def _time(arguments: dict[str, str], words: Words) -> tuple[dict[str, Any], str]
 
 
 def value_of(expression: str) -> int | float:
-    """Value of an expression of the wordings, rounded as a calculator shows it."""
+    """Evaluate an expression of the wordings, rounded as on a calculator."""
     try:
         value = eval(expression, {"__builtins__": {}, "sqrt": lambda x: x**0.5})
     except ZeroDivisionError:
@@ -159,7 +159,7 @@ def _convert(arguments: dict[str, str], words: Words) -> tuple[dict[str, Any], s
 
 
 def fact(words: Words) -> str:
-    """A plain sentence about something, for search results and files."""
+    """Draw a plain sentence, for search results and files."""
     rng = words.rng
     a, b = words.noun(), words.noun()
     return rng.choice(
@@ -202,7 +202,7 @@ def _read(arguments: dict[str, str], words: Words) -> tuple[dict[str, Any], str]
 
 
 def enumeration(names: list[str]) -> str:
-    """``a, b and c``."""
+    """Join words as ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -237,7 +237,7 @@ _INVENT = {
 
 
 def as_text(result: dict[str, Any], rng: random.Random) -> str:
-    """The result as a tool message: JSON, now and then with another order of keys."""
+    """Write the result as a tool message: JSON, sometimes with another order of keys."""
     items = list(result.items())
     if rng.random() < 0.3:
         rng.shuffle(items)

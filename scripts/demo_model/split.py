@@ -1,4 +1,4 @@
-"""What is kept for judging, and a check that no text of training holds it."""
+"""Held-out wordings, and a check that no training text contains one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _MARKS = re.compile(r"[.,:;!?\"']+(?=\s|$)|(?<!\S)[\"']+")
 
 
 def held_out_patterns() -> tuple[str, ...]:
-    """All wordings of ``held_out.py``."""
+    """Return all wordings of ``held_out.py``."""
     tables = [table for name, table in vars(held_out).items() if name.isupper()]
     return tuple(e if isinstance(e, str) else e[0] for table in tables for e in table)
 
 
 def kept_for_judging(text: str) -> bool:
-    """Whether a held-out wording is in this text, with whatever values, marks and case aside."""
+    """Return whether a text contains a held-out wording, ignoring values, marks and case."""
     bare = plain_words(text)
     return any(wording.search(bare) for wording in _kept())
 
 
 def plain_words(text: str) -> str:
-    """Small letters, single spaces, no marks around words."""
+    """Normalize to lower case, single spaces and no marks around words."""
     return " ".join(_MARKS.sub(" ", text.lower()).split())
 
 

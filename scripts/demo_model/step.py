@@ -1,4 +1,4 @@
-"""One forward and backward pass of a batch, as a CUDA graph where that works."""
+"""Forward and backward pass of a batch, as a CUDA graph if possible."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scripts.demo_model.windows import WINDOW
 
 
 class Step:
-    """Forward and backward pass of a batch: captured once as a CUDA graph, where that works.
+    """Forward and backward pass of a batch, captured once as a CUDA graph if possible.
 
     Attributes:
-        usage: Share of each expert in the choices of the last pass, ``[layers, experts]``.
+        usage: Share of each expert in the last pass, ``[layers, experts]``.
     """
 
     def __init__(self, fast: Fast, batch: int, graph: bool) -> None:
@@ -35,17 +35,17 @@ class Step:
         return values.detach()
 
     def prepare(self, windows: Tensor) -> str:
-        """Let kernels be chosen and compiled, and capture the graph; changes no weight.
+        """Select and compile kernels, and capture the graph; no weight changes.
 
         Returns:
-            Why there is no graph although one was wanted, or "".
+            Reason why a requested graph is missing, or "".
         """
         self.windows.copy_(windows)
         if not self.wanted:
             self._pass()
             self.net.zero_grad(set_to_none=True)
             return ""
-        torch.cuda.empty_cache()  # the graph has memory of its own
+        torch.cuda.empty_cache()  # the graph has its own memory
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -64,7 +64,7 @@ class Step:
         return ""
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Loss values ``[4]`` of a batch; gradients are in the parameters."""
+        """Return loss values ``[4]`` of a batch; the parameters have the gradients."""
         self.windows.copy_(windows)
         if self.graph is not None:
             self.graph.replay()
@@ -73,6 +73,6 @@ class Step:
         return self._pass()
 
     def close(self) -> None:
-        """Let go of the graph and its memory."""
+        """Release the graph and its memory."""
         self.graph = None
         self.net.zero_grad(set_to_none=True)

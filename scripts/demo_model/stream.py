@@ -1,4 +1,4 @@
-"""Training windows made by other processes while a model trains on them: none is seen twice."""
+"""Training windows that other processes generate during training; none is repeated."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from scripts.demo_model import windows as files
 from scripts.demo_model.chat import Tokens
 from scripts.demo_model.packing import SHARD, shard
 
-SEEDS = 1_000_000  # for each seed of a run
-CAPACITY = 100_000  # windows kept on the device, the latest
+SEEDS = 1_000_000  # per seed of a run
+CAPACITY = 100_000  # latest windows kept on the device
 
 
 class Stream:
-    """Windows from processes that this object starts; make it before CUDA is first used.
+    """Windows from worker processes; create it before CUDA is first used.
 
-    As long as they are made quicker than they are used, a seed gives the same windows in the same
-    order. When none is new, random earlier ones are given.
+    As long as the workers keep ahead, a seed gives the same windows in the same order. Otherwise
+    random earlier windows are repeated.
 
     Attributes:
-        used, repeated: Windows given, and how many of them were given before.
+        used, repeated: Windows taken, and how many of them were repeats.
     """
 
     def __init__(self, folder: Path, seed: int, processes: int, capacity: int = CAPACITY) -> None:
@@ -49,7 +49,7 @@ class Stream:
         try:
             for part in arriving:
                 self._waiting.append(part)
-        except Exception as reason:  # told by the next wait() or take()
+        except Exception as reason:  # raised by the next wait() or take()
             self._failure = reason
 
     def _check(self) -> None:
@@ -57,22 +57,22 @@ class Stream:
             raise RuntimeError("[stream] no more windows: a maker failed") from self._failure
 
     def wait(self, n: int) -> None:
-        """Return when at least ``n`` windows are made."""
+        """Wait until at least ``n`` windows are ready."""
         until = threading.Event()
         while len(self._waiting) * SHARD < n:
             self._check()
             until.wait(0.1)
 
     def to(self, device: torch.device) -> None:
-        """Where windows are given from now on."""
+        """Set the device of the next windows."""
         self._table = torch.zeros(self.capacity, files.WINDOW, dtype=torch.int16, device=device)
         self._random = torch.Generator().manual_seed(self._seed)
 
     def take(self, n: int) -> Tensor:
-        """The next ``n`` windows ``[n, WINDOW]``, int64."""
+        """Return the next ``n`` windows ``[n, WINDOW]``, int64."""
         assert self._table is not None, "[stream] no device: call to() first"
         self._check()
-        first = self.used - self.repeated  # of the windows not given yet
+        first = self.used - self.repeated  # first unused window
         while self._waiting and self.made - first <= self.capacity - SHARD:
             part = torch.from_numpy(self._waiting.popleft().view(np.int16))
             if self._table.is_cuda:

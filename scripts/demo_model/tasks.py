@@ -39,7 +39,7 @@ DEFINE = (
 
 @dataclass(frozen=True)
 class Definition:
-    """A word, its part of speech (noun, verb, adjective, adverb), its gloss, an example or ""."""
+    """Word, part of speech (noun, verb, adjective, adverb), gloss, and an example or ""."""
 
     word: str
     kind: str
@@ -48,7 +48,7 @@ class Definition:
 
 
 def chat(words: Words) -> tuple[str, str]:
-    """A question and its answer."""
+    """Draw a question and its answer."""
     rng = words.rng
     question, answer = rng.choice(CHAT)
     first, day = rng.randint(1, 90), rng.randrange(7)
@@ -80,7 +80,7 @@ def chat(words: Words) -> tuple[str, str]:
 
 
 def small_sum(words: Words) -> tuple[str, str]:
-    """Arithmetic that is done without a tool: numbers up to 20."""
+    """Draw arithmetic for answers without a tool: numbers up to 20."""
     rng = words.rng
     a, b = rng.randint(0, 20), rng.randint(0, 20)
     question, answer = rng.choice(SUMS)
@@ -89,7 +89,7 @@ def small_sum(words: Words) -> tuple[str, str]:
 
 
 def definition(words: Words, definitions: Sequence[Definition]) -> tuple[str, str]:
-    """A question about a word, and its gloss as a sentence."""
+    """Draw a question about a word, and its gloss as a sentence."""
     rng = words.rng
     entry = rng.choice(definitions)
     question = " ".join(expand(rng.choice(DEFINE), rng, {"w": entry.word}).split())

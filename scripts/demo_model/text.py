@@ -1,6 +1,6 @@
 """Plain English from Debian packages: paragraphs, and the definitions of WordNet.
 
-Only packages whose licence lets a small model trained on them be passed on with a notice:
+Only packages whose licences allow distributing a model trained on them with a notice:
 
     wordnet-base, wordnet-sense-index   WordNet 3.0 licence (any purpose, with the notice)
     python3.11-doc   PSF licence
@@ -34,7 +34,7 @@ KINDS = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adject
 _FILES = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}
 _PLAIN = re.compile(r"[A-Za-z0-9 ,.;:'\"()?!/%+*=<>_\[\]{}#@$&~^`|\\-]+")
 _KEPT_TAGS = ("p", "dd", "li")
-# Hacker slang and example sentences have some that a demo should not repeat.
+# Hacker slang and example sentences have some words that a demo should not repeat.
 _UNWANTED = re.compile(
     r"\b(sex|rape|incest|kill|murder|nazi|damn|fuck|shit|slut|negro|whore|bitch|penis|vagina|nude|"
     r"naked|suicide|slave|drunk|drug|crap|lesbian|gay|jew|god|hell|breast|terroris|genocid)",
@@ -43,7 +43,7 @@ _UNWANTED = re.compile(
 
 
 def download(folder: Path) -> dict[str, str]:
-    """Fetch and unpack the packages into ``folder/x``; return their versions."""
+    """Download and unpack the packages into ``folder/x``; return their versions."""
     folder.mkdir(parents=True, exist_ok=True)
     versions = {}
     for package in PACKAGES:
@@ -60,7 +60,7 @@ def download(folder: Path) -> dict[str, str]:
 
 
 def paragraphs(folder: Path) -> Iterator[str]:
-    """All paragraphs of the packages, in a fixed order, cleaned to one line each."""
+    """Return all paragraphs of the packages in a fixed order, each in one line."""
     root = folder / "x"
     for source in (_gnome(root), _python(root), _jargon(root), _examples(root), _glosses(root)):
         for paragraph in source:
@@ -80,7 +80,7 @@ def _gnome(root: Path) -> Iterator[str]:
 
 
 class _Paragraphs(HTMLParser):
-    """Collects the text of paragraphs."""
+    """Parser that collects the text of paragraphs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def _jargon(root: Path) -> Iterator[str]:
 
 
 def _examples(root: Path) -> Iterator[str]:
-    """Example sentences of WordNet, five to a paragraph."""
+    """Return example sentences of WordNet, five per paragraph."""
     found = []
     for kind in ("noun", "verb", "adj", "adv"):
         for _, _, gloss in _synsets(root, kind):
@@ -137,7 +137,7 @@ def _examples(root: Path) -> Iterator[str]:
 
 
 def _glosses(root: Path) -> Iterator[str]:
-    """Words and what they mean, as lines of a dictionary, five to a paragraph."""
+    """Return words with glosses, as lines of a dictionary, five per paragraph."""
     found = []
     for kind in ("noun", "verb", "adj", "adv"):
         for _, words, gloss in _synsets(root, kind):
@@ -151,7 +151,7 @@ def _glosses(root: Path) -> Iterator[str]:
 
 
 def _synsets(root: Path, kind: str) -> Iterator[tuple[str, list[str], str]]:
-    """Offset, words and gloss of each synset of a part of speech."""
+    """Yield offset, words and gloss of each synset of a part of speech."""
     path = root / "wordnet-base" / "usr/share/wordnet" / f"data.{kind}"
     with path.open(encoding="utf-8") as file:
         for line in file:
@@ -164,7 +164,7 @@ def _synsets(root: Path, kind: str) -> Iterator[tuple[str, list[str], str]]:
 
 
 def definitions(folder: Path, most: int = 3000) -> list[Definition]:
-    """The commonest words with their first sense, by the counts of WordNet's tagged texts."""
+    """Return the most common words with their first sense, by WordNet's tag counts."""
     root = folder / "x"
     counts: dict[tuple[str, str], tuple[int, str]] = {}
     path = root / "wordnet-sense-index" / "usr/share/wordnet/index.sense"

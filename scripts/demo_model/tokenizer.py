@@ -1,9 +1,9 @@
-"""A byte-level BPE of 4096 tokens with the added tokens of Qwen3.5, made for copying.
+"""Byte-level BPE of 4096 tokens with the added tokens of Qwen3.5, made for copying.
 
 Ordinary BPE learns " word" and "word" as unrelated tokens that split differently, so a small model
 that sees " Trondvik" in a question cannot simply repeat it after a newline. Here the merges are
-learned on words without their space; the merges that join a space to a word come last, and only
-for common words. So a rare word splits the same way wherever it stands.
+learned on words without their space; merges that join a space to a word come last, and only for
+common words. So a rare word splits the same way everywhere.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _bytes() -> pre_tokenizers.PreTokenizer:
 def learn(
     texts: Sequence[str], vocab_size: int, n_spaced: int
 ) -> tuple[list[str], list[list[str]]]:
-    """The tokens, bytes first, and the merges in order, without the added tokens."""
+    """Return the tokens, bytes first, and the merges in order, without the added tokens."""
     trainer = BpeTrainer(
         vocab_size=vocab_size - len(ADDED_TOKENS) - n_spaced,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -56,7 +56,7 @@ def learn(
 
 
 def _common(texts: Iterable[str], tokens: set[str], most: int) -> list[str]:
-    """Tokens that are whole pieces behind a space, commonest first."""
+    """Return tokens that are whole pieces after a space, most common first."""
     counts: Counter[str] = Counter()
     splitter = pre_tokenizers.Sequence([*_split(), _bytes()])
     for text in texts:
@@ -68,7 +68,7 @@ def _common(texts: Iterable[str], tokens: set[str], most: int) -> list[str]:
 
 
 def write_template(path: Path) -> None:
-    """Write everything but a learned vocabulary: enough to render dialogues as text."""
+    """Write all but the learned vocabulary: enough to render dialogues as text."""
     write_tokenizer(path, VOCAB_SIZE)
 
 
@@ -76,7 +76,7 @@ def write(
     path: Path, texts: Sequence[str], vocab_size: int = VOCAB_SIZE, n_spaced: int = N_SPACED
 ) -> None:
     """Write tokenizer.json, its config, the chat template and generation_config.json."""
-    write_tokenizer(path, vocab_size)  # everything but the merges is the same
+    write_tokenizer(path, vocab_size)  # all but the merges is the same
     tokens, merges = learn(texts, vocab_size, n_spaced)
     if len(tokens) + len(ADDED_TOKENS) != vocab_size:
         raise ValueError(f"[tokenizer] expected {vocab_size} tokens, got {len(tokens)}: more text")

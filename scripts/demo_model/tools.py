@@ -1,8 +1,8 @@
-"""The tools of the dialogues: schemas, other names for them, and invented results.
+"""Tools of the dialogues: schemas and alternative names.
 
-``CORE`` are the tools that the demo model is made for. ``disguise`` gives a core tool another name
-and other parameter names, so that a model must read the list in its system prompt (as do the tools
-of ``invented.py``).
+``CORE`` has the tools that the demo model is trained for. ``disguise`` renames a core tool and its
+parameters, so that a model must read the list in its system prompt (as for the tools of
+``invented.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 def function(
     name: str, description: str, properties: Schema, required: list[str] | None = None
 ) -> Schema:
-    """A tool in the form that chat templates take; all parameters required unless said."""
+    """Return a tool in the format of chat templates; parameters are required by default."""
     return {
         "type": "function",
         "function": {
@@ -84,7 +84,7 @@ CORE: dict[str, Schema] = {
     )
 }
 
-# Other names for core tools and their parameters: name, description, parameter by parameter.
+# Alternatives for core tools: name, description, parameter names.
 _DISGUISES: dict[str, tuple[list[str], list[str], dict[str, list[str]]]] = {
     "get_weather": (
         ["weather", "current_weather", "weather_report", "forecast", "lookup_weather"],
@@ -135,12 +135,12 @@ _DISGUISES: dict[str, tuple[list[str], list[str], dict[str, list[str]]]] = {
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool as one dialogue shows it.
+    """Tool in one dialogue.
 
     Attributes:
-        core: Its name in ``CORE``, or ``""`` for a foreign tool.
-        schema: What the system prompt lists.
-        names: From the parameter names of ``CORE`` to those of ``schema``.
+        core: Name in ``CORE``, or ``""`` for a foreign tool.
+        schema: Schema in the system prompt.
+        names: Parameter names of ``CORE`` to those of ``schema``.
     """
 
     core: str
@@ -153,13 +153,13 @@ class Tool:
 
 
 def plain(name: str) -> Tool:
-    """A core tool as it is."""
+    """Return a core tool under its own name."""
     schema = CORE[name]
     return Tool(name, schema, {p: p for p in schema["function"]["parameters"]["properties"]})
 
 
 def disguise(name: str, rng: random.Random) -> Tool:
-    """A core tool under another name, description and parameter names."""
+    """Return a core tool under another name, description and parameter names."""
     tool_names, descriptions, parameters = _DISGUISES[name]
     schema = copy.deepcopy(CORE[name])
     inner = schema["function"]

@@ -1,14 +1,14 @@
-"""Train the demo model for a given time on one GPU or several, judge it, write what comes out.
+"""Train the demo model for a given time on one or several GPUs, evaluate it, write the results.
 
     torchrun --nproc-per-node GPUS -m scripts.demo_model.train --data .demo_data --out OUT
 
-The learning rate follows the clock (``schedule.py``), so a run always ends well, however fast the
+The learning rate follows the clock (``schedule.py``), so a run completes its schedule on any
 machine. ``--span`` makes a run a part of a longer training: ``0 0.5``, then ``0.5 1 --init OUT``
-with another seed. What it writes:
+with another seed. Output:
 
-    weights-N.safetensors  all weights, bfloat16, A_log in float32 (``export.py`` takes them)
-    report.json            settings, loss curve, use of experts, scores
-    answers.json           what the model answered to the held-out prompts
+    weights-N.safetensors  all weights, bfloat16, A_log in float32 (input of ``export.py``)
+    report.json            settings, loss curve, expert usage, scores
+    answers.json           answers to the held-out prompts
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTED = time.monotonic()
 GROUP = Group()
 SHARD_BYTES = 15_000_000
 LOG_EVERY = 100
-SAME_EVERY = 500  # steps; the processes of a group take the weights of the first one
+SAME_EVERY = 500  # steps between copies of the first process's weights to the others
 JUDGED = (
     *(("4 bits", 4, False), ("bfloat16", 0, False)),
     *(("4 bits, thinking", 4, True), ("3 bits", 3, False)),
@@ -60,12 +60,19 @@ def arguments() -> argparse.Namespace:
     add("--data", type=Path, default=Path(".demo_data"))
     add("--out", type=Path, required=True)
     add("--until", type=float, default=480.0, help="seconds from the start: training ends")
-    add("--deadline", type=float, default=570.0, help="seconds: all must be written")
+    add(
+        "--deadline",
+        type=float,
+        default=570.0,
+        help="seconds from the start: all output is written",
+    )
     add("--span", type=float, nargs=2, default=(0.0, 1.0), help="part of the whole training")
     add("--init", type=Path, help="folder of weights to start from")
-    add("--seed", type=int, default=0, help="of windows, and of first weights without --init")
-    add("--steps", type=int, help="at most so many, for trials")
-    add("--batch", type=int, default=48, help="windows of 1024 tokens a step")
+    add(
+        "--seed", type=int, default=0, help="seed of windows, and of initial weights without --init"
+    )
+    add("--steps", type=int, help="maximum steps, for trials")
+    add("--batch", type=int, default=48, help="windows of 1024 tokens per step")
     add("--muon-rate", type=float, default=0.02)
     add("--adam-rate", type=float, default=0.004)
     add("--decay", type=float, default=0.1)
@@ -74,12 +81,12 @@ def arguments() -> argparse.Namespace:
         "--quantize-from",
         type=float,
         default=2.0,
-        help="share of the whole training from which on the forward pass has 4-bit weights",
+        help="share of the training after which the forward pass uses 4-bit weights",
     )
     add("--makers", type=int, default=8, help="processes that make windows")
-    add("--prompts", type=int, help="judge by every n-th prompt only", default=1)
-    add("--no-graph", action="store_true", help="launch kernel by kernel")
-    add("--profile", action="store_true", help="say where the time of a step goes")
+    add("--prompts", type=int, help="evaluate every n-th prompt only", default=1)
+    add("--no-graph", action="store_true", help="launch kernels one by one, without a CUDA graph")
+    add("--profile", action="store_true", help="profile a step")
     add("--toy", action="store_true", help="a smaller shape, for trials on a CPU")
     return parser.parse_args()
 
@@ -87,7 +94,7 @@ def arguments() -> argparse.Namespace:
 def train(
     step: Step, masters: Masters, stream: Stream, group: Group, args: Any
 ) -> list[dict[str, float]]:
-    """Train until the time is over; returns the loss curve."""
+    """Train until the time is over; return the loss curve."""
     clock = schedule.Clock(tuple(args.span), args.until - now(), args.steps)
     curve: list[dict[str, float]] = []
     sums = torch.zeros(5, device=step.device)
@@ -125,7 +132,7 @@ def train(
 
 
 def save(masters: Masters, out: Path) -> None:
-    """Write the masters in bfloat16, files below the size that a run may bring back."""
+    """Write the masters in bfloat16, in files of limited size."""
     shards: list[dict[str, Tensor]] = [{}]
     n_bytes = 0
     for name, master in masters.masters.items():
@@ -141,7 +148,7 @@ def save(masters: Masters, out: Path) -> None:
 
 
 def load(net: Any, folder: Path) -> None:
-    """Take the weights that ``save`` wrote."""
+    """Load the weights that ``save`` wrote."""
     state: dict[str, Tensor] = {}
     for path in sorted(folder.glob("weights-*.safetensors")):
         state |= load_file(str(path))
@@ -151,7 +158,7 @@ def load(net: Any, folder: Path) -> None:
 def score(
     fast: fasts.Fast, chat: Chat, held_out: Tensor, args: Any
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Loss and scores at full precision and at few bits, with and without thoughts, in time."""
+    """Evaluate at full precision and at few bits, with and without reasoning, in time."""
     asked = json.loads((args.data / "prompts.json").read_text("utf-8"))[:: args.prompts]
     scores: dict[str, Any] = {}
     records: list[Any] = [{"asked": p["messages"], "expected": p["expected"]} for p in asked]
@@ -193,7 +200,7 @@ def main() -> int:
         load(net, args.init)
     options = (args.muon_rate, args.adam_rate, args.decay, args.optimizer == "muon")
     masters = Masters(dict(net.named_parameters()), *options)
-    if args.init:  # ways are compared with random weights, whose gradients are no noise
+    if args.init:  # variants are compared on random weights, whose gradients are not noise
         net.load_state_dict(first)
         del first
     if device.type == "cuda":

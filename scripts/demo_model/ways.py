@@ -1,4 +1,4 @@
-"""How an intent is worded: whole utterances, and parts that shared frames turn into utterances."""
+"""Wordings of an intent: utterances, and parts that shared frames turn into utterances."""
 
 from __future__ import annotations
 

@@ -15,16 +15,16 @@ _MAGIC = b"windows\0"
 
 
 def save(path: Path, tokens: Tokens) -> None:
-    """Compressed windows ``[N, width]``: magic, count, then little-endian uint16."""
+    """Compress windows ``[N, width]``: magic, count, then little-endian uint16."""
     header = _MAGIC + len(tokens).to_bytes(8, "little")
     path.write_bytes(lzma.compress(header + tokens.astype("<u2").tobytes(), preset=1))
 
 
 def load(path: Path, width: int = WINDOW) -> Tokens:
-    """The windows of a file, ``[N, width]``.
+    """Return the windows of a file, ``[N, width]``.
 
     Raises:
-        ValueError: It is no such file, or has another number of windows than it says.
+        ValueError: The file has another format, or not the number of windows in its header.
     """
     data = lzma.decompress(path.read_bytes())
     if data[:8] != _MAGIC:

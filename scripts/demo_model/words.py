@@ -1,8 +1,8 @@
-"""The values that fill the slots of a wording: names, places, numbers, file paths, odd strings.
+"""Values for the slots of a wording: names, places, numbers, file paths, odd strings.
 
-Every open value belongs to exactly one split, decided by a checksum of the value itself
-(``is_held_out``): a draw for training never gives a held-out value, and the other way round. So
-whether a model has seen a city or a path is provable without looking at any generated file.
+Every open value belongs to exactly one split, by a checksum of the value (``is_held_out``): a draw
+for training never returns a held-out value, and vice versa. So it is provable without any generated
+file that a model has not seen a city or a path.
 """
 
 # ruff: noqa: SIM905  (lists of words are written as words)
@@ -49,12 +49,12 @@ drafts invoices letters projects downloads scripts images archive shared public 
 
 
 def is_held_out(value: str) -> bool:
-    """Whether a value is kept out of all training data."""
+    """Return whether a value is held out of all training data."""
     return zlib.crc32(value.strip().lower().encode()) % HELD_OUT_SHARE == 0
 
 
 def plural(noun: str) -> str:
-    """Plural of one of ``NOUNS``."""
+    """Return the plural of one of ``NOUNS``."""
     if noun in ("knife", "wolf", "leaf"):
         return {"knife": "knives", "wolf": "wolves", "leaf": "leaves"}[noun]
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -63,7 +63,7 @@ def plural(noun: str) -> str:
 
 
 class Words:
-    """Draws values of one split from one random stream.
+    """Random source of values of one split.
 
     The same seed and split give the same values in the same order.
     """
@@ -73,21 +73,21 @@ class Words:
         self.split: Split = split
 
     def draw(self, make: Callable[[], str]) -> str:
-        """Repeat ``make`` until its value belongs to this split."""
+        """Call ``make`` until its value belongs to this split."""
         while True:
             value = make()
             if is_held_out(value) == (self.split == "held_out"):
                 return value
 
     def make(self, maker: str) -> str:
-        """A value by the name of its maker: a method of this class."""
+        """Draw a value by the name of its maker, a method of this class."""
         return str(getattr(self, maker)())
 
     def language(self) -> str:
         return self.rng.choice(LANGUAGES)
 
     def pseudo(self, syllables: int | None = None) -> str:
-        """A word that does not exist, lower case: what forces copying over remembering."""
+        """A word that does not exist, in lower case: it must be copied, not remembered."""
         rng = self.rng
         n = syllables or rng.choice((1, 2, 2, 2, 3))
         parts = (rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(n))
@@ -119,11 +119,11 @@ class Words:
         return first if rng.random() < 0.7 else f"{first} {self.pseudo(2).capitalize()}"
 
     def noun(self) -> str:
-        """A known noun; closed set, so not split."""
+        """A known noun, from a closed set without split."""
         return self.rng.choice(NOUNS)
 
     def phrase(self) -> str:
-        """Something one could search for, two to six words."""
+        """A search query of two to six words."""
         return self.draw(self._phrase)
 
     def _phrase(self) -> str:
@@ -201,12 +201,12 @@ class Words:
         return f"{self.rng.randint(0, 23):02d}:{self.rng.randint(0, 59):02d}"
 
     def integer(self, most: int = 9999) -> str:
-        """A whole number with one to four digits, small ones as likely as large ones."""
+        """An integer of one to four digits; small ones are as likely as large ones."""
         top = self.rng.choice((9, 20, 99, 999, most))
         return str(self.rng.randint(1, min(top, most)))
 
     def number(self) -> str:
-        """A whole or decimal number as people write it, without a trailing zero."""
+        """An integer or decimal number without a trailing zero."""
         if self.rng.random() < 0.7:
             return self.integer()
         return (
@@ -216,7 +216,7 @@ class Words:
         )
 
     def code(self) -> str:
-        """Letters and digits without sense, for copying."""
+        """Random letters and digits, for copying."""
         return self.draw(self._code)
 
     def _code(self) -> str:

@@ -13,11 +13,11 @@ import pytest
 
 from flash_moe import FlashMoE, load
 from flash_moe.chat import cache_file
-from flash_moe.chat.autosave import Keeper
-from flash_moe.chat.cache_file import INDEX, MisfitError, fingerprint, read_cache
+from flash_moe.chat.autosave import Autosave
+from flash_moe.chat.cache_file import INDEX, CacheMismatchError, fingerprint, read_cache
 from flash_moe.chat.plain_view import Plain
 from flash_moe.chat.sessions import Session, find_session, list_sessions, new_session, prune
-from flash_moe.chat.turn import Talk
+from flash_moe.chat.turn import Chat
 from flash_moe.errors import ConfigError, FlashMoEError
 from tests.support.architectures import write_model
 
@@ -42,34 +42,34 @@ def flash(path: Path) -> Iterator[FlashMoE]:
         yield loaded
 
 
-def talk(
+def chat(
     flash: FlashMoE,
     path: Path,
     session: Session | None = None,
     limit: int = 2 * GB,
     said: list[str] | None = None,
-) -> Talk:
+) -> Chat:
     """A chat that writes its answers to standard output, and what it tells to ``said``."""
     notes: list[str] = [] if said is None else said
     of = fingerprint(path, flash.model.top_k)
-    keeper = Keeper(path, of, limit, notes.append, session)
-    made = Talk(flash, path, Plain(), [], keeper=keeper, options={"max_tokens": 12})
+    autosave = Autosave(path, of, limit, notes.append, session)
+    made = Chat(flash, path, Plain(), [], autosave=autosave, options={"max_tokens": 12})
     if session is not None:
-        keeper.resume(made.conversation)
+        autosave.resume(made.conversation)
     return made
 
 
-def folder(made: Talk) -> Path:
-    assert made.keeper is not None
-    assert made.keeper.session is not None
-    return made.keeper.session.path
+def folder(made: Chat) -> Path:
+    assert made.autosave is not None
+    assert made.autosave.session is not None
+    return made.autosave.session.path
 
 
-def left(made: Talk) -> Path:
+def left(made: Chat) -> Path:
     """The folder of a chat whose process is gone."""
     path = folder(made)
-    assert made.keeper is not None
-    made.keeper.leave()
+    assert made.autosave is not None
+    made.autosave.leave()
     return path
 
 
@@ -77,15 +77,15 @@ def left(made: Talk) -> Path:
 def test_going_on_gives_the_same_answers_and_processes_as_little(
     flash: FlashMoE, path: Path
 ) -> None:
-    unbroken = talk(flash, path)
+    unbroken = chat(flash, path)
     for question in QUESTIONS:
-        assert unbroken.say(question)
-    first = talk(flash, path)
-    assert first.say(QUESTIONS[0])
-    second = talk(flash, path, Session(left(first)))
-    assert second.say(QUESTIONS[1])
-    third = talk(flash, path, Session(left(second)))
-    assert third.say(QUESTIONS[2])
+        assert unbroken.run_turn(question)
+    first = chat(flash, path)
+    assert first.run_turn(QUESTIONS[0])
+    second = chat(flash, path, Session(left(first)))
+    assert second.run_turn(QUESTIONS[1])
+    third = chat(flash, path, Session(left(second)))
+    assert third.run_turn(QUESTIONS[2])
     assert third.conversation.messages == unbroken.conversation.messages
     resumed = [t.prompt_tokens for made in (first, second, third) for t in made.turns]
     assert resumed == [t.prompt_tokens for t in unbroken.turns]
@@ -99,25 +99,25 @@ def test_going_on_gives_the_same_answers_and_processes_as_little(
 
 @pytest.mark.usefixtures("sessions")
 def test_a_cache_that_does_not_fit_is_left_aside_with_one_line(flash: FlashMoE, path: Path) -> None:
-    fresh = talk(flash, path)
-    fresh.say(QUESTIONS[0])
-    fresh.say(QUESTIONS[1])
+    fresh = chat(flash, path)
+    fresh.run_turn(QUESTIONS[0])
+    fresh.run_turn(QUESTIONS[1])
     for key, value, why in (
         ("model", "0" * 16, "another model"),
-        ("mlx-lm", "0.1", "it is of mlx-lm 0.1, this is "),
+        ("mlx-lm", "0.1", "made with mlx-lm 0.1, now "),
         ("top_k", 1, "top_k 1"),
     ):
-        first = talk(flash, path)
-        first.say(QUESTIONS[0])
+        first = chat(flash, path)
+        first.run_turn(QUESTIONS[0])
         at = left(first)
         index = json.loads((at / INDEX).read_text())
         index["of"][key] = value
         (at / INDEX).write_text(json.dumps(index))
         said: list[str] = []
-        second = talk(flash, path, Session(at), said=said)
+        second = chat(flash, path, Session(at), said=said)
         assert len(said) == 1
         assert why in said[0]
-        second.say(QUESTIONS[1])
+        second.run_turn(QUESTIONS[1])
         assert second.conversation.messages == fresh.conversation.messages
         assert second.turns[0].prompt_tokens > fresh.turns[1].prompt_tokens
         # What it made anew fits again.
@@ -127,8 +127,8 @@ def test_a_cache_that_does_not_fit_is_left_aside_with_one_line(flash: FlashMoE, 
 @pytest.mark.usefixtures("sessions")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "no index", "index"])
 def test_a_damaged_cache_is_never_used(flash: FlashMoE, path: Path, damage: str) -> None:
-    made = talk(flash, path)
-    made.say(QUESTIONS[0])
+    made = chat(flash, path)
+    made.run_turn(QUESTIONS[0])
     at = left(made)
     (file,) = at.glob("*.safetensors")
     data = bytearray(file.read_bytes())
@@ -146,7 +146,7 @@ def test_a_damaged_cache_is_never_used(flash: FlashMoE, path: Path, damage: str)
     if damage == "no index":
         assert read_cache(at, {}) is None
     else:
-        with pytest.raises(MisfitError):
+        with pytest.raises(CacheMismatchError):
             read_cache(at, fingerprint(path, flash.model.top_k))
 
 
@@ -154,22 +154,22 @@ def test_a_damaged_cache_is_never_used(flash: FlashMoE, path: Path, damage: str)
 def test_a_process_killed_while_writing_leaves_the_cache_before(
     flash: FlashMoE, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = talk(flash, path)
-    made.say(QUESTIONS[0])
+    made = chat(flash, path)
+    made.run_turn(QUESTIONS[0])
     kept = (folder(made) / INDEX).read_text()
 
     class KilledError(BaseException):
         pass
 
-    def killed(file: Path, value: Any) -> None:
+    def killed(file: Path, value: Any, **options: Any) -> None:
         if file.name == INDEX:
             raise KilledError
-        plain(file, value)
+        plain(file, value, **options)
 
     plain = cache_file.write_json
     monkeypatch.setattr(cache_file, "write_json", killed)
     with pytest.raises(KilledError):
-        made.say(QUESTIONS[1])
+        made.run_turn(QUESTIONS[1])
     monkeypatch.undo()
     at = left(made)
     assert (at / INDEX).read_text() == kept
@@ -178,13 +178,13 @@ def test_a_process_killed_while_writing_leaves_the_cache_before(
 
 def test_the_disk_is_bounded_and_messages_stay(flash: FlashMoE, path: Path, sessions: Path) -> None:
     said: list[str] = []
-    made = [talk(flash, path, said=said)]
-    made[0].say(QUESTIONS[0])
+    made = [chat(flash, path, said=said)]
+    made[0].run_turn(QUESTIONS[0])
     one = sum(file.stat().st_size for file in sessions.glob("*/*.safetensors"))
     os.utime(next(left(made[0]).glob("*.safetensors")), (1, 1))  # the oldest
     for _ in range(2):
-        made.append(talk(flash, path, limit=one * 5 // 2, said=said))
-        made[-1].say(QUESTIONS[0])
+        made.append(chat(flash, path, limit=one * 5 // 2, said=said))
+        made[-1].run_turn(QUESTIONS[0])
     (oldest,) = {path.parent for path in sessions.glob("*/session.json")} - set(
         map(folder, made[1:])
     )
@@ -193,9 +193,9 @@ def test_the_disk_is_bounded_and_messages_stay(flash: FlashMoE, path: Path, sess
     assert len(said) == 1
     assert f"session {oldest.name} was deleted" in said[0]
     assert len(list(sessions.glob("*/session.json"))) == 3
-    small = talk(flash, path, limit=1000, said=said)
-    small.say(QUESTIONS[0])
-    small.say(QUESTIONS[1])
+    small = chat(flash, path, limit=1000, said=said)
+    small.run_turn(QUESTIONS[0])
+    small.run_turn(QUESTIONS[1])
     assert len(said) == 2
     assert "more than --session-disk-gb allows" in said[1]
     assert not list(folder(small).glob("*.safetensors"))
@@ -230,36 +230,36 @@ def test_what_cannot_be_written_is_said_and_the_chat_goes_on(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLASH_MOE_SESSIONS", str(tmp_path / "file" / "sessions"))
     said: list[str] = []
-    made = talk(flash, path, said=said)
-    assert made.say(QUESTIONS[0])
-    assert made.say(QUESTIONS[1])
+    made = chat(flash, path, said=said)
+    assert made.run_turn(QUESTIONS[0])
+    assert made.run_turn(QUESTIONS[1])
     assert len(said) == 2
-    assert all("could not be kept" in line for line in said)
+    assert all("could not be saved" in line for line in said)
 
 
 def test_a_failed_pass_takes_the_kept_cache_up_again(
     flash: FlashMoE, path: Path, sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It loses the one in memory."""
-    unbroken = talk(flash, path)
-    unbroken.say(QUESTIONS[0])
-    unbroken.say(QUESTIONS[1])
-    made = talk(flash, path)
-    made.say(QUESTIONS[0])
+    unbroken = chat(flash, path)
+    unbroken.run_turn(QUESTIONS[0])
+    unbroken.run_turn(QUESTIONS[1])
+    made = chat(flash, path)
+    made.run_turn(QUESTIONS[0])
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(type(flash.model), "__call__", failing)
-    assert not made.say("Is it there?")
+    assert not made.run_turn("Is it there?")
     monkeypatch.undo()
-    assert made.say(QUESTIONS[1])
+    assert made.run_turn(QUESTIONS[1])
     assert made.conversation.messages == unbroken.conversation.messages
     assert made.turns[-1].prompt_tokens == unbroken.turns[-1].prompt_tokens
 
 
 def test_names_of_sessions(sessions: Path) -> None:
-    with pytest.raises(ConfigError, match="there are no sessions"):
+    with pytest.raises(ConfigError, match="no sessions in"):
         find_session("last")
     made = [Session(sessions / name) for name in ("20260101-a", "20260102-b")]
     for n, session in enumerate(made):

@@ -104,7 +104,7 @@ def test_a_long_command_is_shown_whole_before_the_question(
 
 
 def test_ctrl_c_ends_a_tool_at_once(sessions: Path, scripted: Path, folder: Path) -> None:
-    arguments = (scripted, "--tools", "shell", "--yes-to", "shell", "--dir", folder)
+    arguments = (scripted, "--tools", "shell", "--allow-tool", "shell", "--dir", folder)
     answers = [call_text("run_command", command="touch began; sleep 600"), said("Next.")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
@@ -140,7 +140,7 @@ def test_hostile_text_never_reaches_the_terminal(
     ]
     arguments = (
         *(scripted, "--tools", "list_files,read_file", "--dir", folder, "--tool-file", own),
-        *("--yes-to", "list_files", "--yes-to", "read_file"),
+        *("--allow-tool", "list_files", "--allow-tool", "read_file"),
     )
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")

@@ -36,7 +36,7 @@ def test_going_on_after_kill_9_processes_only_what_is_new(
         whole = prompt_tokens(terminal)
         kill(terminal)
     with Terminal(*tools, "--resume", sessions=sessions, answers=second).start() as terminal:
-        assert re.search(r"going on with session .*: 4 messages, \d+ tokens", terminal.text())
+        assert re.search(r"resumed session .*: 4 messages, \d+ tokens", terminal.text())
         assert FIRST in terminal.text()  # the last exchange is shown again
         assert re.search(r"434\.\n\n>", terminal.text())
         terminal.ask(SECOND)
@@ -85,11 +85,11 @@ def test_the_list_of_sessions(sessions: Path, scripted: Path) -> None:
         r"Hello \\u202ethere\n",
         out.stdout,
     )
-    assert re.search(r"1 sessions in .*; prompt caches take [\d.]+ [kM]B of 2.0 GB", out.stderr)
+    assert re.search(r"1 sessions in .*; prompt caches use [\d.]+ [kM]B of 2.0 GB", out.stderr)
 
 
-def test_private_keeps_nothing(sessions: Path, scripted: Path) -> None:
-    arguments = (scripted, "--tools", "none", "--private")
+def test_no_save_keeps_nothing(sessions: Path, scripted: Path) -> None:
+    arguments = (scripted, "--tools", "none", "--no-save")
     with Terminal(*arguments, sessions=sessions, answers=[said("Hi.")]).start() as terminal:
         terminal.ask("Hello")
         terminal.end()
@@ -124,13 +124,13 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
     ("arguments", "text"),
     [
         ([], "expected a store"),
-        (["demo", "--resume", "x"], "there are no sessions"),
+        (["demo", "--resume", "x"], "no sessions in"),
         (["demo", "--tools", "calculate,fly"], "expected calculate, get_time"),
-        (["demo", "--yes-to", "shell"], "no tool run_command"),
+        (["demo", "--allow-tool", "shell"], "no tool run_command"),
         (["demo", "--tool-file", "none.py"], "expected a Python file"),
         (["demo", "--dir", "/no/such"], "expected a directory"),
         (["demo", "--session-disk-gb", "-1"], "expected 0 or more"),
-        (["demo", "--private", "--resume"], "--private keeps nothing"),
+        (["demo", "--no-save", "--resume"], "--no-save keeps nothing"),
     ],
 )
 def test_wrong_options_are_one_line(sessions: Path, arguments: list[str], text: str) -> None:
@@ -155,8 +155,9 @@ def test_without_a_terminal_nobody_confirms(sessions: Path, tmp_path: Path) -> N
     (tmp_path / "docs" / "guide.md").write_text("x")
     arguments = ("demo", "--tools", "list_files", "--dir", tmp_path)
     out = in_process("chat", *arguments, input="List the files in docs.")
-    assert "nobody is there to confirm it" in out.stderr
-    out = in_process("chat", *arguments, "--yes-to", "list_files", input="List the files in docs.")
+    assert "not confirmed: stdin is not a terminal" in out.stderr
+    allowed = ("--allow-tool", "list_files")
+    out = in_process("chat", *arguments, *allowed, input="List the files in docs.")
     assert "guide.md" in out.stderr
     assert "guide" in out.stdout
 

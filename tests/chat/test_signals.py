@@ -17,7 +17,7 @@ from prompt_toolkit.output import DummyOutput
 
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
-from flash_moe.chat.signals import Ending
+from flash_moe.chat.signals import Shutdown
 from tests.support.effort import first
 from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
@@ -75,7 +75,7 @@ def test_while_it_answers(sessions: Path, scripted: Path, way: str, pause: str) 
 
 @pytest.mark.parametrize("way", first(2, ["closed", "SIGTERM", "SIGHUP"]))
 def test_while_a_tool_runs(sessions: Path, scripted: Path, folder: Path, way: str) -> None:
-    arguments = (scripted, *SHELL, folder, "--yes-to", "shell")
+    arguments = (scripted, *SHELL, folder, "--allow-tool", "shell")
     answers = [call_text("run_command", command=SLEEP)]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
@@ -111,7 +111,7 @@ def test_a_second_one_ends_it_at_once(sessions: Path, scripted: Path, tmp_path: 
         "        except KeyboardInterrupt:\n"
         "            pass\n"
     )
-    arguments = (scripted, "--tools", "none", "--tool-file", own, "--yes-to", "stubborn")
+    arguments = (scripted, "--tools", "none", "--tool-file", own, "--allow-tool", "stubborn")
     answers = [call_text("stubborn")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
@@ -136,7 +136,7 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
         scripted,
         *SHELL,
         folder,
-        "--yes-to",
+        "--allow-tool",
         "shell",
     ]
     with subprocess.Popen(
@@ -157,13 +157,16 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
 @pytest.mark.timeout(60)
 def test_one_that_came_between_two_steps_is_not_forgotten() -> None:
     """Neither a prompt nor an answer is begun."""
-    ending = Ending()
+    shutdown = Shutdown()
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        keyboard = Keyboard(None, {}, lambda columns: "", ending)
-        ending.code = 143
+        keyboard = Keyboard(None, {}, lambda columns: "", shutdown)
+        shutdown.code = 143
         with pytest.raises(EOFError):
             keyboard.ask()
         with pytest.raises(KeyboardInterrupt):
             keyboard.confirm("Sure?")
-    with Interrupts(lambda: None, ending).watched() as interrupts, pytest.raises(KeyboardInterrupt):
+    with (
+        Interrupts(lambda: None, shutdown).handling() as interrupts,
+        pytest.raises(KeyboardInterrupt),
+    ):
         interrupts.check()

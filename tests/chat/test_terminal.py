@@ -64,7 +64,7 @@ def test_a_limit_of_thoughts(sessions: Path, scripted: Path) -> None:
 
 
 def test_a_long_answer_is_there_whole_and_once(sessions: Path, scripted: Path) -> None:
-    """Blocks far longer than the screen: code, a list, a paragraph, a table."""
+    """MarkdownStream far longer than the screen: code, a list, a paragraph, a table."""
     code = "\n".join(f"line_{n} = {n}" for n in range(24))
     items = "\n".join(f"- item{n} text" for n in range(16))
     words = " ".join(f"word{n}" for n in range(70))
@@ -118,7 +118,7 @@ def test_ctrl_c_while_a_call_is_written_drops_the_call(
         terminal.held()
         terminal.wait(lambda: re.search(r"\d+ tokens", terminal.footer()) is not None)
         terminal.type(CTRL_C)
-        terminal.wait_for("(stopped; the question is taken back)")
+        terminal.wait_for("(stopped; the question is removed)")
         terminal.wait(terminal.ready)
         terminal.ask("Then not")
         assert terminal.end() == 0
@@ -148,13 +148,13 @@ def test_keys_at_the_prompt(sessions: Path, scripted: Path) -> None:
 
 
 def test_commands(sessions: Path, scripted: Path, tmp_path: Path) -> None:
-    file = tmp_path / "talk.json"
+    file = tmp_path / "chat.json"
     answers = [said("Aye."), said("No.")]
     with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.ask("/help")
         assert "/thinking [on|hide|off]" in terminal.text()
         terminal.ask("/thinking")
-        assert "thoughts are shown" in terminal.text()
+        assert "reasoning is displayed" in terminal.text()
         terminal.ask("/nonsense")
         assert "no such command: /nonsense. /help lists them." in terminal.text()
         terminal.ask("/system Speak like a sailor.")
@@ -170,7 +170,7 @@ def test_commands(sessions: Path, scripted: Path, tmp_path: Path) -> None:
         terminal.ask("Sure?")
         # Tab completes; the rest of the command is typed.
         terminal.type("/st")
-        terminal.wait_for("/stats  figures of this chat")
+        terminal.wait_for("/stats  statistics of this chat")
         terminal.type("\t")
         terminal.wait_for("> /stats")
         terminal.ask("")
@@ -193,7 +193,7 @@ def test_saving_over_a_file_asks(sessions: Path, tmp_path: Path) -> None:
     file.write_text("precious")
     with Terminal("demo", *QUICK, sessions=sessions).start() as terminal:
         terminal.type(f"/save {file}{ENTER}")
-        terminal.wait_for("Write over it? y/n")
+        terminal.wait_for("Overwrite it? y/n")
         terminal.type(ENTER)
         terminal.wait_for("not saved")
         terminal.wait(terminal.ready)

@@ -49,14 +49,14 @@ def test_pack_info_verify_generate(tiny_mlx: Path, tmp_path: Path) -> None:
     assert facts["experts_per_layer"] == 32
     assert facts["record_bytes"] == [16384]
     assert facts["quantization"]["up_proj"] == [{"bits": 4, "group_size": 64, "mode": "affine"}]
-    assert "32 a layer, 4 a token" in in_process("info", store).stdout
+    assert "32 per layer, 4 per token" in in_process("info", store).stdout
     checked = in_process("verify", store)
     assert checked.returncode == 0
     assert "256 records" in checked.stdout
     assert "all sound" in checked.stdout
     again = in_process("pack", tiny_mlx, store)
     assert again.returncode == 1
-    assert "already is a complete store" in one_line(again.stderr)
+    assert "is already a complete store" in one_line(again.stderr)
 
 
 def test_pack_quantizes_the_original(tiny_hf: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_errors_are_one_line(tiny_store: Path, tmp_path: Path) -> None:
         (("generate", tmp_path / "none", "-p", "x"), "no such directory"),
         (("generate", tmp_path, "-p", "x"), "no config.json"),
         (("generate", tiny_store, "-p", "  "), "prompt is empty"),
-        (("generate", tiny_store, "-p", "x", "--cache-gb", "1e-9"), "at least 6.5536e-05 GB"),
+        (("generate", tiny_store, "-p", "x", "--cache-gb", "1e-9"), "at least 0.00006554 GB"),
         (("generate", tiny_store, "-p", "x" * 5000), "expected at most 4095"),
         (("generate", tiny_store, "--messages", tmp_path / "m.json"), "expected JSON"),
         (("info", tmp_path), "no flash_moe.json"),

@@ -30,7 +30,7 @@ def test_a_call_is_made_run_and_answered() -> None:
 
 @pytest.mark.parametrize(("question", "name", "told"), first(1, ASKED))
 def test_questions_of_several_kinds(question: str, name: str, told: str) -> None:
-    out = in_process("demo", "--json", "--share", "0.3", "-p", question)
+    out = in_process("demo", "--json", "--cache-fraction", "0.3", "-p", question)
     assert out.returncode == 0, out.stderr
     answer = json.loads(out.stdout)
     roles = [message["role"] for message in answer["messages"]]
@@ -49,9 +49,9 @@ def test_a_thought_comes_first_if_asked_for() -> None:
 
 
 def test_a_bad_share_is_told() -> None:
-    out = in_process("demo", "--share", "2")
+    out = in_process("demo", "--cache-fraction", "2")
     assert out.returncode == 1
-    assert "--share" in one_line(out.stderr)
+    assert "--cache-fraction" in one_line(out.stderr)
 
 
 def test_fewer_experts_are_told_once_with_their_price() -> None:

@@ -124,7 +124,7 @@ def test_errors_come_before_the_work(tiny_store: Path, tmp_path: Path) -> None:
     assert "too short" in error_of(tiny_store, "--text", text, *SMALL)
     assert "tokens: expected at least 1, got 0" in error_of(tiny_store, "--tokens", 0, *SMALL)
     top_k = error_of(tiny_store, "--top-k-experts", "4,99", *SMALL)
-    assert "top_k: expected 1 to 32 (the experts of a layer), got 99" in top_k
+    assert "top_k: expected 1 to 32 (experts per layer), got 99" in top_k
     assert "no such directory" in error_of(tmp_path / "nowhere", *SMALL).replace(
         "neither pulled nor", "no such directory"
     )
@@ -140,7 +140,7 @@ def test_errors_come_before_the_work(tiny_store: Path, tmp_path: Path) -> None:
     assert "ends in .png" in error_of(tiny_store, *SMALL, "--plot", tmp_path / "a.gif")
     wrong = in_process("eval", tiny_store, "--top-k-experts", "4,x")
     assert wrong.returncode == 2
-    assert "expected whole numbers with commas between them, got '4,x'" in wrong.stderr
+    assert "expected whole numbers separated by commas, got '4,x'" in wrong.stderr
 
 
 def test_what_is_done_is_shown_when_a_later_run_fails(tiny_store: Path, store_copy: Path) -> None:

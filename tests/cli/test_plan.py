@@ -30,6 +30,7 @@ from flash_moe.plan.this_machine import (
     shape_of,
 )
 from flash_moe.plan.verdict import Request, verdict
+from flash_moe.store.quantization import QuantizationConfig
 from tests.support.processes import flash_moe
 
 GIVEN = ("--disk-gbps", "5.5", "--memory-gbps", "400")
@@ -51,6 +52,7 @@ def facts_of(*words: object) -> dict[str, Any]:
 
 def test_sizes_are_those_of_the_store(tiny_store: Path, tiny_mlx: Path, tmp_path: Path) -> None:
     store = facts_of(tiny_store, "--no-measure")
+    assert facts_of("demo", "--no-measure")["state"] == "complete"
     checkpoint = facts_of(tiny_mlx, "--no-measure", "--dst", tmp_path / "new")
     info = json.loads(flash_moe("info", tiny_store, "--json").stdout)
     same = ("model_type", "moe_layers", "experts_per_layer", "experts_per_token", "hidden_size",
@@ -77,7 +79,7 @@ def test_the_shape_is_what_load_computes_with(tiny_store: Path) -> None:
     for top_k in (None, 2):
         streaming = open_streaming(tiny_store, LoadOptions(top_k=top_k))
         shape = shape_of(plan_store(tiny_store), top_k)
-        assert shape.scratch == streaming.scratch()
+        assert shape.prefill_workspace == streaming.prefill_workspace()
         assert shape.resident_bytes == streaming.resident_bytes
         assert shape.layers == streaming.experts.layers
         assert shape.top_k == streaming.top_k
@@ -97,7 +99,7 @@ def test_a_quantized_original_is_planned_as_it_is_packed(tiny_hf: Path, tmp_path
     options = {"bits": 8, "group_size": 32, "expert_bits": 3}
     words = [f"--{n.replace('_', '-')}={v}" for n, v in options.items()]
     before = facts_of(tiny_hf, *words, "--no-measure", "--dst", tmp_path / "store")
-    pack(open_source(tiny_hf, **options), tmp_path / "store")
+    pack(open_source(tiny_hf, QuantizationConfig(**options)), tmp_path / "store")
     after = facts_of(tmp_path / "store", "--no-measure")
     assert before["kind"] == after["kind"] == "hf"
     assert before["quantization"]["up_proj"][0]["bits"] == 3
@@ -144,7 +146,7 @@ def test_the_page(tiny_store: Path) -> None:
     assert out.returncode == 0
     assert out.stderr == ""  # nothing is measured
     for line in (
-        "32 a layer, 4 a token",
+        "32 per layer, 4 per token",
         "4-bit affine, group 64",
         "16,384 bytes",
         "5.5 GB/s of random reads, given",
@@ -194,12 +196,12 @@ def test_measuring_is_said_before_and_leaves_nothing(
     found = json.loads(capsys.readouterr().out)
     ((folder, said),) = measured
     assert folder == str(tmp_path)
-    assert f"a temporary file of up to 1.5 GB is written to {tmp_path}" in said
+    assert f"a temporary file of up to 1.5 GB in {tmp_path}" in said
     assert list(tmp_path.iterdir()) == []
     for rate in found["machine"]["disk_bytes_per_s"], found["machine"]["weight_bytes_per_s"]:
         assert rate["source"] == "measured"
         assert rate["value"] > 0
-    assert "cold random reads of 0.0164 MB, 2 at once" in found["assumptions"][0]
+    assert "cold random reads of 16.4 kB, 2 at once" in found["assumptions"][0]
     assert found["budgets"][0]["tokens_per_s"]["low"] > 0
 
 
@@ -238,7 +240,7 @@ def test_verdicts(plan: Planned) -> None:
     assert fits.shell == f"flash-moe pack 'a checkpoint' '{plan.disk.path}'"
     busy = verdict(plan, least, machine_with(10**10, 10**8), request)
     assert busy.fits
-    assert "Other programs hold memory now" in busy.reasons[0]
+    assert "Other programs use memory now" in busy.reasons[0]
     poor = verdict(plan, least_memory(shape, 10**8), machine_with(10**8, None), request)
     assert (poor.fits, poor.command) == (False, None)
     assert "at least" in poor.reasons[0]

@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from flash_moe.cli.progress import progress
+from flash_moe.cli.progress import Bars
 
 
 def test_lines_of_several_threads_stand_in_order(
@@ -24,7 +24,9 @@ def test_lines_of_several_threads_stand_in_order(
         whole(self, *text, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Console, "print", slow)
-    with progress({"pack": 4000}) as bars:
+    bars = Bars()
+    bars.start("pack", 4000)
+    with bars:
 
         def work() -> None:
             for _ in range(1000):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flash_moe.compat import mlx_lm as mlx_lm_api
-from flash_moe.errors import IncompatibleMlxLmError
+from flash_moe.errors import IncompatibleMlxLmError, ModelNotFoundError, UnsupportedModelError
 from tests.support.processes import environment
 
 
 def test_everything_is_there() -> None:
     mlx_lm_api.check()
-    for _, name, _ in mlx_lm_api.RELIED_ON:
-        assert hasattr(mlx_lm_api, name.lstrip("_"))
+    for module, name, _ in mlx_lm_api.RELIED_ON:
+        assert hasattr(mlx_lm_api, name.split(".")[0].lstrip("_"))
+        assert module != "mlx_lm.server"
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,13 @@ def test_a_user_sees_one_line() -> None:
     assert out.returncode == 1
     assert len(out.stderr.strip().splitlines()) == 1
     assert "expected mlx_lm.models.switch_layers.SwitchGLU" in out.stderr
+
+
+def test_an_architecture_that_mlx_lm_does_not_know() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"^\[plan\] mlx-lm: .*other.* Update mlx-lm"):
+        mlx_lm_api.model_classes("plan", {"model_type": "other"})
+
+
+def test_files_that_make_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^\[eval\] .*the tokenizer"):
+        mlx_lm_api.open_tokenizer("eval", tmp_path)

@@ -13,8 +13,8 @@ from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from flash_moe import load
 from flash_moe.errors import ConfigError, PromptError
-from flash_moe.eval.answers import ask, askable, call_in, without_thoughts
-from flash_moe.eval.scoring import right
+from flash_moe.eval.answers import answer_prompts, call_in, supported_prompts, without_reasoning
+from flash_moe.eval.scoring import is_correct
 
 USER = [{"role": "user", "content": "How far is 26.2 miles in km?"}]
 PARAMETERS = {"value": {"type": "number"}, "to_unit": {"type": "string"}}
@@ -70,7 +70,7 @@ def test_calls_are_read_by_the_parser_of_the_model(tokenizer: Any) -> None:
         "convert",
         {"value": 26.2, "to_unit": "km"},
     )
-    assert right(TOOL, CALL, lambda prompt, text: call_in(tokenizer, prompt, text))
+    assert is_correct(TOOL, CALL, lambda prompt, text: call_in(tokenizer, prompt, text))
     second = CALL.replace("convert", "other")
     assert call_in(tokenizer, TOOL, CALL + second) == call_in(tokenizer, TOOL, CALL)
 
@@ -87,10 +87,10 @@ def test_calls_of_another_format(tiny_mlx: Path, tmp_path: Path) -> None:
     theirs = with_template(tiny_mlx, tmp_path, "<tool_call> {{ tool_call.name }}")
     call = {"name": "convert", "arguments": {"value": 26.2, "to_unit": "km"}}
     answer = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
-    assert right(TOOL, answer, lambda prompt, text: call_in(theirs, prompt, text))
+    assert is_correct(TOOL, answer, lambda prompt, text: call_in(theirs, prompt, text))
     call["arguments"] = json.dumps(call["arguments"])
     answer = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
-    assert right(TOOL, answer, lambda prompt, text: call_in(theirs, prompt, text))
+    assert is_correct(TOOL, answer, lambda prompt, text: call_in(theirs, prompt, text))
     for wrong in ("3", "[]", '["convert"]', '{"name": 3, "arguments": {}}', '{"name": "convert"}'):
         assert call_in(theirs, TOOL, f"<tool_call>{wrong}</tool_call>") is None
 
@@ -100,7 +100,7 @@ def test_thoughts(tokenizer: Any) -> None:
         ids = tokenizer.apply_chat_template(
             USER, add_generation_prompt=True, enable_thinking=thinking
         )
-        return without_thoughts(tokenizer, ids, answer)
+        return without_reasoning(tokenizer, ids, answer)
 
     assert shown(False, " 42 km\n") == "42 km"
     assert shown(True, "hm\n</think>\n\n42 km") == "42 km"
@@ -110,13 +110,13 @@ def test_thoughts(tokenizer: Any) -> None:
 
 def test_what_a_model_can_be_asked(tokenizer: Any, tiny_mlx: Path, tmp_path: Path) -> None:
     prompts = [TOOL, JSON, TOLD]
-    assert askable(tokenizer, prompts) == prompts
+    assert supported_prompts(tokenizer, prompts) == prompts
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     plain = with_template(tiny_mlx, tmp_path / "a", "{{ messages[0].content }}")
-    assert askable(plain, prompts) == [{**JSON, "tools": []}]
+    assert supported_prompts(plain, prompts) == [{**JSON, "tools": []}]
     assert call_in(plain, TOOL, CALL) is None
-    assert askable(with_template(tiny_mlx, tmp_path / "b", None), prompts) == []
+    assert supported_prompts(with_template(tiny_mlx, tmp_path / "b", None), prompts) == []
 
 
 @pytest.mark.parametrize("thinking", [False, True])
@@ -125,7 +125,7 @@ def test_answers_are_those_of_generate(tiny_store: Path, tiny_mlx: Path, thinkin
     resident, tokenizer = mlx_lm.load(str(tiny_mlx))
     done: list[int] = []
     with load(tiny_store, cache_gb=0.002) as flash:
-        found = ask(
+        found = answer_prompts(
             flash.model,
             flash.tokenizer,
             prompts,
@@ -139,7 +139,7 @@ def test_answers_are_those_of_generate(tiny_store: Path, tiny_mlx: Path, thinkin
             text = whole.text.strip()
             assert answer == ("" if thinking and "</think>" not in text else text)
     assert len(done) == len(prompts)
-    assert ask(resident, tokenizer, prompts, thinking=thinking, max_tokens=6) == found
+    assert answer_prompts(resident, tokenizer, prompts, thinking=thinking, max_tokens=6) == found
     if not thinking:
         assert all(found)
 
@@ -148,8 +148,8 @@ def test_bad_prompts(tiny_store: Path) -> None:
     with load(tiny_store, cache_gb=0.002) as flash:
         refused = {**JSON, "messages": [{"role": "assistant", "content": "x"}]}
         with pytest.raises(PromptError, match="prompt 1: the chat template refuses"):
-            ask(flash.model, flash.tokenizer, [JSON, refused], max_tokens=1)
+            answer_prompts(flash.model, flash.tokenizer, [JSON, refused], max_tokens=1)
         with pytest.raises(PromptError, match=r"prompt 0: .*the context of this model is 64"):
-            ask(flash.model, flash.tokenizer, [JSON], max_context=64)
+            answer_prompts(flash.model, flash.tokenizer, [JSON], max_context=64)
         with pytest.raises(ConfigError, match="max_tokens: expected at least 1"):
-            ask(flash.model, flash.tokenizer, [JSON], max_tokens=0)
+            answer_prompts(flash.model, flash.tokenizer, [JSON], max_tokens=0)

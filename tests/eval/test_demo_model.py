@@ -15,7 +15,7 @@ import pytest
 from flash_moe import FlashMoE, load
 from flash_moe.demo_model import PROMPTS, STORE
 from flash_moe.eval import scoring
-from flash_moe.eval.answers import ask, call_in
+from flash_moe.eval.answers import answer_prompts, call_in
 from flash_moe.eval.logits import logits_of
 from flash_moe.eval.prompts import read_prompts
 from flash_moe.eval.token_scores import TextTally
@@ -67,7 +67,7 @@ def test_loss_on_fixed_texts(demo: FlashMoE, name: str) -> None:
 
 def test_calls_and_json_on_held_out_prompts(demo: FlashMoE) -> None:
     prompts = short_prompts()
-    answers = ask(demo.model, demo.tokenizer, prompts, max_tokens=120)
+    answers = answer_prompts(demo.model, demo.tokenizer, prompts, max_tokens=120)
     shares = scoring.scores(prompts, answers, partial(call_in, demo.tokenizer))
     assert len(prompts) == repetitions(6, full=14)
     assert shares["tool"] >= repetitions(3, full=7) / repetitions(4, full=8)

@@ -24,6 +24,7 @@ from flash_moe.eval.report import short_names, to_json
 from flash_moe.eval.windows import Window, read_text
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
 
 N_TOKENS = 200
@@ -127,7 +128,7 @@ def test_a_dense_reference(tiny_store: Path, tmp_path: Path) -> None:
 def test_fewer_bits(tiny_hf: Path, tiny_store: Path, tmp_path: Path) -> None:
     """Of the same weights: the fewer bits, the farther from the model that is not quantized."""
     for bits in (8, 4, 2):
-        pack(open_source(tiny_hf, bits=bits), tmp_path / str(bits))
+        pack(open_source(tiny_hf, QuantizationConfig(bits)), tmp_path / str(bits))
     stores = [tmp_path / str(bits) for bits in (8, 4, 2)]
     exact, *packed = runs(stores, reference_name=str(tiny_hf), n_tokens=300)
     assert exact.candidate.resident
@@ -200,7 +201,7 @@ def test_tokenizers_that_differ(tiny_store: Path, mlx_copy: Path) -> None:
     vocabulary = content["model"]["vocab"]
     vocabulary["e"], vocabulary["t"] = vocabulary["t"], vocabulary["e"]
     file.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="a tokenizer that cuts the text otherwise"):
+    with pytest.raises(ConfigError, match="a tokenizer that splits the text differently"):
         make_plan([str(tiny_store), str(mlx_copy)], read_text())
 
 

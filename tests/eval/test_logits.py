@@ -81,7 +81,7 @@ def test_what_is_kept_comes_back() -> None:
             kept.append(rows[start : start + 16])
         for start, n in ((32, 18), (0, 50), (49, 1)):
             assert np.array_equal(kept.rows(start, n), rows[start : start + n])
-        with pytest.raises(ConfigError, match="cut short"):
+        with pytest.raises(ConfigError, match="is truncated"):
             kept.rows(40, 11)
     with pytest.raises(ValueError):  # it is closed
         kept.rows(0, 1)
@@ -95,7 +95,7 @@ def test_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_disk_that_is_too_small() -> None:
-    message = r"take 3973120000000000000 bytes in .*: [0-9]+ bytes are free"
+    message = r"take 3973120.0 TB in .*: [0-9.]+ .B are free"
     with pytest.raises(ConfigError, match=message):
         ReferenceLogits(4_000_000_000_000, 248_320)
 
@@ -122,6 +122,6 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "ConfigError: [eval] the probabilities of the reference take 40000 bytes" in out.stderr
+    assert "ConfigError: [eval] the logits of the reference take 40.0 kB" in out.stderr
     assert "File too large" in out.stderr
     assert list(tmp_path.iterdir()) == []

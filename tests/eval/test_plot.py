@@ -53,19 +53,25 @@ def test_a_picture_of_everything(tmp_path: Path) -> None:
     assert content.startswith(b"\x89PNG")
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
     assert (width, height) == (1125, 1800)
+    save_plot(RUNS, tmp_path / "dark.svg", dark=True)
+    save_plot(RUNS, tmp_path / "light.svg")
+    page = "fill: #0d1117"
+    assert page in (tmp_path / "dark.svg").read_text()
+    assert page not in (tmp_path / "light.svg").read_text()
 
 
 def test_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "quality.svg"
     save_plot(RUNS, file)
     found = texts(file)
-    # Once in each panel but that of KL and the one of agreement, where the reference has no value.
-    assert found.count("reference") == 2
-    assert found.count("K=8") == 4
-    assert found.count("K=4") == 8
-    assert "experts a token, all layers (MB)" in found
-    assert "(nats a token)" in found
-    assert found.count("(% of prompts)") == 2
+    # The reference has a tool-call and a JSON value, but no KL and no agreement.
+    assert found.count("K=10 (reference)") == 2
+    # Only the ends of lines are labelled.
+    assert found.count("K=8") == 2
+    assert found.count("K=2") == found.count("K=4") == found.count("K=10") == 4
+    assert "experts per token, all layers (MB)" in found
+    assert "Mean KL from the reference (nats per token; lower is better)" in found
+    assert sum("% of prompts" in text for text in found) == 2
     assert found.count("four") == found.count("two") == 1
 
 
@@ -73,12 +79,14 @@ def test_only_what_was_measured(tmp_path: Path) -> None:
     file = tmp_path / "quality.svg"
     save_plot([run("a", 4, None), run("a", 3, 0.0), run("a", 2, 0.0)], file)
     found = texts(file)
-    assert "(nats a token)" in found
+    assert any("nats per token" in text for text in found)
     assert not any("prompts" in text for text in found)
     resident = dataclasses.replace(RUNS[0].candidate, bytes_per_token=None)
     nowhere = [Run(resident, True, RUNS[0].text, RUNS[0].prompts)]
     for nothing in ([], [run("a", 4, None)], nowhere):
-        with pytest.raises(ConfigError, match="expected a run beside the reference, or prompts"):
+        with pytest.raises(
+            ConfigError, match="expected another run than the reference, or prompts"
+        ):
             save_plot(nothing, file)
 
 

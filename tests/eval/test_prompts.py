@@ -42,18 +42,18 @@ def test_tools_may_be_left_out(tmp_path: Path) -> None:
         ([{"kind": "json", "messages": SAID}], "prompt 0: expected is missing"),
         ([{"messages": SAID, "expected": 1}], "kind is missing"),
         ([{"kind": 1, "messages": SAID, "expected": 1}], "kind: expected a text, got 1"),
-        ([{"kind": "json", "messages": [], "expected": 1}], "messages: expected a list"),
-        ([{"kind": "json", "messages": "hi", "expected": 1}], "messages: expected a list"),
+        ([{"kind": "json", "messages": [], "expected": 1}], "expected a non-empty list"),
+        ([{"kind": "json", "messages": "hi", "expected": 1}], "expected a non-empty list"),
         ([{"kind": "json", "messages": [{"content": ""}], "expected": 1}], "each with a role"),
         ([{"kind": "json", "messages": SAID, "expected": 1, "tools": [1]}], "tools: expected"),
-        ([{"kind": "tool", "messages": SAID, "expected": "f"}], "wants a name and arguments"),
+        ([{"kind": "tool", "messages": SAID, "expected": "f"}], "needs a name and arguments"),
         ([{"kind": "foreign", "messages": SAID, "expected": {"name": "f"}}], "a name and arg"),
         (
             [
                 {"kind": "tool", "messages": SAID, "expected": CALL},
                 {"kind": "answer", "messages": SAID, "expected": "rain"},
             ],
-            "prompt 1: expected: a prompt of kind 'answer' wants a list of texts",
+            "prompt 1: expected: a prompt of kind 'answer' needs a list of texts",
         ),
     ],
 )

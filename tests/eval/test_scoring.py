@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import flash_moe
 from flash_moe.eval.scoring import (
+    answer_text,
     call_of,
+    is_correct,
     parsed,
-    right,
     same_json,
     same_value,
     scores,
-    visible,
 )
 
 CALL = (
@@ -111,23 +111,23 @@ def test_invalid_json(text: str) -> None:
 
 
 def test_visible() -> None:
-    assert visible("<think>\nhm\n</think>\n\nyes<|im_end|>") == "yes"
-    assert visible("hm\n</think>\n\nyes") == "yes"
-    assert visible("first. <think>\nno end") == "first."
-    assert visible("[THINK]a[/THINK] b", "[THINK]", "[/THINK]") == "b"
+    assert answer_text("<think>\nhm\n</think>\n\nyes<|im_end|>") == "yes"
+    assert answer_text("hm\n</think>\n\nyes") == "yes"
+    assert answer_text("first. <think>\nno end") == "first."
+    assert answer_text("[THINK]a[/THINK] b", "[THINK]", "[/THINK]") == "b"
 
 
 def test_right() -> None:
     assert call_of(CALL) == ("convert", {"value": "3", "to": "miles"})
-    assert right(TOOL, f"<think>\n</think>\n\nI call. {CALL}<|im_end|>")
-    assert not right(TOOL, f"<think>\n{CALL}\n</think>\n\nDone.")
+    assert is_correct(TOOL, f"<think>\n</think>\n\nI call. {CALL}<|im_end|>")
+    assert not is_correct(TOOL, f"<think>\n{CALL}\n</think>\n\nDone.")
     for wrong in (CALL.replace("miles", "feet"), CALL.replace("=convert", "=turn"), CALL[:-9], ""):
-        assert not right(TOOL, wrong)
-    assert right(JSON, '```json\n{"b": null, "a": [1.0, "x"]}\n```<|im_end|>')
-    assert not right(JSON, '{"b": null, "a": [true, "x"]}')
-    assert not right(JSON, "no")
-    assert right(ANSWER, "There is rain, and 12 degrees.")
-    assert not right(ANSWER, "There is rain.")
+        assert not is_correct(TOOL, wrong)
+    assert is_correct(JSON, '```json\n{"b": null, "a": [1.0, "x"]}\n```<|im_end|>')
+    assert not is_correct(JSON, '{"b": null, "a": [true, "x"]}')
+    assert not is_correct(JSON, "no")
+    assert is_correct(ANSWER, "There is rain, and 12 degrees.")
+    assert not is_correct(ANSWER, "There is rain.")
 
 
 def test_right_by_another_parser() -> None:
@@ -135,8 +135,8 @@ def test_right_by_another_parser() -> None:
         assert prompt is TOOL
         return ("convert", {"value": 3, "to": "miles"}) if answer == "call" else None
 
-    assert right(TOOL, "<think></think>call", find)
-    assert not right(TOOL, CALL, find)
+    assert is_correct(TOOL, "<think></think>call", find)
+    assert not is_correct(TOOL, CALL, find)
     assert scores([TOOL], ["call"], find) == {"tool": 1, "tool_name": 1, "tool_convert": 1}
 
 

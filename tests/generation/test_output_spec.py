@@ -11,7 +11,7 @@ import pytest
 
 from flash_moe import FlashMoE, FlashMoEError, load
 from flash_moe.errors import ConfigError, GrammarError
-from flash_moe.generation.output_spec import reply_form
+from flash_moe.generation.output_spec import output_spec
 from flash_moe.tools import ToolDefinitionError, tool
 from tests.support.effort import repetitions
 
@@ -54,7 +54,7 @@ def asked(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shown", [tool(get_weather), tool(get_weather).schema])
 def test_a_tool_can_be_given_in_three_forms(shown: Any) -> None:
-    assert reply_form([shown]) == reply_form([get_weather])
+    assert output_spec([shown]) == output_spec([get_weather])
 
 
 @pytest.mark.parametrize("thinking", [False, True])
@@ -142,8 +142,8 @@ def test_a_form_leaves_the_model_its_calls(demo: FlashMoE, strict: bool) -> None
 def test_a_schema_can_be_strict_by_itself() -> None:
     strict = copy.deepcopy(tool(roll_dice).schema)
     strict["function"]["strict"] = True
-    assert reply_form([strict, get_weather]).strict == {"roll_dice"}
-    assert reply_form([strict, get_weather], strict=True).strict == {"roll_dice", "get_weather"}
+    assert output_spec([strict, get_weather]).strict == {"roll_dice"}
+    assert output_spec([strict, get_weather], strict=True).strict == {"roll_dice", "get_weather"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_tools_need_messages(demo: FlashMoE) -> None:
 
 
 def test_no_tools_is_no_form() -> None:
-    form = reply_form([get_weather], "none")
+    form = output_spec([get_weather], "none")
     assert not form.schemas
     assert form.calls(None, "<tool_call>") == ()
     assert form.constraint(None, None, "begun") is None

@@ -341,7 +341,7 @@ def test_a_model_without_tools(tokenizer: Any) -> None:
 
     model = Scripted(tokenizer, "x")
     model.tokenizer = Toolless()
-    with pytest.raises(ConfigError, match="knows no tools"):
+    with pytest.raises(ConfigError, match="does not support tools"):
         converse(model, asked(), [add])
 
 

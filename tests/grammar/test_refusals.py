@@ -198,7 +198,7 @@ def test_thoughts_whose_end_is_no_token(tokenizer: Any) -> None:
         json_schema(tokenizer, {}, after="</thoughts>")
     with pytest.raises(GrammarError, match='expected "begun" or "may"'):
         json_schema(tokenizer, {}, after="</think>", thinking="never")  # type: ignore[arg-type]
-    with pytest.raises(GrammarError, match="begins thoughts"):
+    with pytest.raises(GrammarError, match="begins reasoning"):
         json_schema(tokenizer._tokenizer, {}, after="</think>", thinking="may")
 
 

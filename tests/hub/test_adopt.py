@@ -17,7 +17,7 @@ from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
 from tests.support.directories import contents
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import REPO, SHARDS, pull
+from tests.support.hub.pulls import REPO, SHARDS, opened, pull
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_only_the_other_weights_are_downloaded(
     assert verify(dst).problems == ()
     manifest = read_manifest(dst)
     assert manifest.source.kind == "flash-moe-original"
-    assert "came by ranges, of which the hub has no hashes" in checks(manifest)[0]
+    assert "downloaded in ranges, for which the hub has no hashes" in checks(manifest)[0]
     file = dst / "experts" / "layer_001.bin"
     assert os.path.samefile(file, packed / "layer_01.bin")
     whole = sum(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))
@@ -85,4 +85,4 @@ def test_records_of_another_checkpoint(
     with pytest.raises(CorruptFileError, match=r"layer_03\.bin: expert \d+: .* differs"):
         open_pull(REPO, tmp_path / "store", adopt=packed)
     with pytest.raises(ConfigError, match="keeps its bits"):
-        open_pull(REPO, tmp_path / "store", adopt=packed, expert_bits=2)
+        opened(tmp_path / "store", adopt=packed, expert_bits=2)

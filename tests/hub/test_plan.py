@@ -15,13 +15,14 @@ from huggingface_hub import constants, hf_hub_download
 from flash_moe.cli import main
 from flash_moe.errors import HubError, NotMoEError, PackError, UnsupportedModelError
 from flash_moe.hub.local_stores import disk_bytes
+from flash_moe.hub.metadata import auxiliary_files
 from flash_moe.hub.pull import open_pull
 from flash_moe.hub.repository import Repository
-from flash_moe.hub.staging import side_files
 from flash_moe.plan import planned as module
-from flash_moe.plan.planned import Planned, Quantize, plan_repository, plan_store
+from flash_moe.plan.planned import Planned, plan_repository, plan_store
 from flash_moe.plan.this_machine import resident_kinds, shape_of
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.testing import PRESETS
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.checkpoints import KINDS, Kind
@@ -40,7 +41,7 @@ def disk_of(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 
 def small_bytes() -> int:
-    return sum(file.n_bytes for file in side_files(Repository(REPO)))
+    return sum(file.n_bytes for file in auxiliary_files(Repository(REPO)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,16 +76,21 @@ def test_the_plan_is_what_the_pull_makes(
 @pytest.mark.parametrize(
     ("kind", "asked", "bits"),
     [
-        ("mlx", Quantize(expert_bits=2), 2),
-        ("hf-fused", Quantize(bits=8, group_size=32), 8),
-        ("hf-per-expert", Quantize(expert_bits=3), 3),
+        ("mlx", QuantizationConfig(expert_bits=2), 2),
+        ("hf-fused", QuantizationConfig(bits=8, group_size=32), 8),
+        ("hf-per-expert", QuantizationConfig(expert_bits=3), 3),
     ],
 )
 def test_bits_are_those_of_the_store(
-    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, kind: Kind, asked: Quantize, bits: int
+    hub: FakeHub,
+    checkpoints: Checkpoints,
+    tmp_path: Path,
+    kind: Kind,
+    asked: QuantizationConfig,
+    bits: int,
 ) -> None:
     hub.add_commit(REPO, checkpoints(kind))
-    before = plan_repository(REPO, tmp_path / "pulled", quantize=asked)
+    before = plan_repository(REPO, tmp_path / "pulled", quantization=asked)
     q = before.layers[0].layout.quantization("down_proj")
     assert q is not None
     assert q.bits == bits
@@ -130,7 +136,7 @@ def test_the_rest_of_a_stopped_pull(hub: FakeHub, checkpoints: Checkpoints, tmp_
     small = small_bytes()
     # The headers come a second time.
     assert rest.disk.download - small <= sent <= rest.disk.download - small + 4 * 101_000
-    with pytest.raises(PackError, match="already is a complete store"):
+    with pytest.raises(PackError, match="is already a complete store"):
         plan_repository(REPO, dst)
 
 
@@ -144,8 +150,8 @@ def test_a_partial_store_of_other_settings_is_refused(
 
     with pytest.raises(KeyboardInterrupt):
         pull(tmp_path / "pulled", strike)
-    with pytest.raises(PackError, match="of other settings"):
-        plan_repository(REPO, tmp_path / "pulled", quantize=Quantize(expert_bits=2))
+    with pytest.raises(PackError, match="with other settings"):
+        plan_repository(REPO, tmp_path / "pulled", quantization=QuantizationConfig(expert_bits=2))
     with pytest.raises(PackError, match="not of other/model"):
         plan_repository("other/model", tmp_path / "pulled")
 
@@ -246,7 +252,7 @@ def test_fewer_bits_from_tensors_in_any_order_hold_many_shards(
     full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk_of(monkeypatch, 300 * GB)
-    few = plan_repository(REPO, tmp_path / "pulled", quantize=Quantize(expert_bits=2))
+    few = plan_repository(REPO, tmp_path / "pulled", quantization=QuantizationConfig(expert_bits=2))
     assert 30 < few.disk.shards <= 46
     assert few.disk.needed > few.disk.store + 150 * GB
     assert not few.disk.fits

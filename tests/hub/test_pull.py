@@ -14,7 +14,7 @@ from huggingface_hub import constants, hf_hub_download
 from flash_moe.errors import ConfigError, HubError, PackError, UnsupportedModelError
 from flash_moe.hub.local_stores import disk_bytes
 from flash_moe.hub.pull import open_pull
-from flash_moe.hub.shards import HubShards, held_at_peak
+from flash_moe.hub.shards import HubShards, peak_disk
 from flash_moe.pack.packer import pack
 from flash_moe.store.manifest import PARTIAL_FILE, read_manifest
 from flash_moe.store.verify import verify
@@ -22,7 +22,7 @@ from tests.hub.conftest import Checkpoints
 from tests.support.directories import contents, differences
 from tests.support.hub.checkpoints import KINDS, Kind
 from tests.support.hub.fake_hub import FakeHub
-from tests.support.hub.pulls import REPO, SHARDS, pull, watching
+from tests.support.hub.pulls import REPO, SHARDS, opened, pull, watching
 
 BLOCK = 4096
 
@@ -52,15 +52,15 @@ def test_the_store_is_that_of_a_local_pack(
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("mlx", {"jobs": 1}, 1),
-        ("mlx", {"jobs": 2}, 2),
-        ("mlx", {"jobs": 3}, 3),
-        ("mlx", {"jobs": 1, "expert_bits": 2}, 4),
-        ("mlx", {"jobs": 2, "expert_bits": 2}, 4),
-        ("hf-fused", {"jobs": 1}, 1),
-        ("hf-fused", {"jobs": 2, "expert_bits": 3}, 2),
-        ("hf-per-expert", {"jobs": 1}, 1),
-        ("hf-per-expert", {"jobs": 2}, 2),
+        ("mlx", {"max_shards": 1}, 1),
+        ("mlx", {"max_shards": 2}, 2),
+        ("mlx", {"max_shards": 3}, 3),
+        ("mlx", {"max_shards": 1, "expert_bits": 2}, 4),
+        ("mlx", {"max_shards": 2, "expert_bits": 2}, 4),
+        ("hf-fused", {"max_shards": 1}, 1),
+        ("hf-fused", {"max_shards": 2, "expert_bits": 3}, 2),
+        ("hf-per-expert", {"max_shards": 1}, 1),
+        ("hf-per-expert", {"max_shards": 2}, 2),
     ],
 )
 def test_the_disk_holds_the_store_and_so_many_shards(
@@ -88,8 +88,8 @@ def test_the_disk_holds_the_store_and_so_many_shards(
     _get = HubShards._get
     monkeypatch.setattr(HubShards, "_get", get)
     monkeypatch.setattr(HubShards, "release", release)
-    found = open_pull(REPO, dst, **options)
-    n_shards, n_bytes = found.shards.held_at_peak(found.source)
+    found = opened(dst, **options)
+    n_shards, n_bytes = found.shards.peak_disk(found.source)
     assert n_shards == expected
     with watching(dst) as most:
         pack(found.source, dst, shards=found.shards)
@@ -102,31 +102,31 @@ def test_the_disk_holds_the_store_and_so_many_shards(
 
 
 @pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_what_is_held_is_foreseen(seed: int, jobs: int) -> None:
-    """The taking of shards as ``arrivals`` does it, in any order of arrival, against the count."""
+@pytest.mark.parametrize("max_shards", [1, 2, 3])
+def test_what_is_held_is_foreseen(seed: int, max_shards: int) -> None:
+    """The taking of shards as ``ready`` does it, in any order of arrival, against the count."""
     draw = random.Random(seed)
     order = [Path(f"{n}") for n in range(draw.randint(1, 8))]
     sizes = {shard: draw.randint(1, 9) for shard in order}
-    works = [
+    steps = [
         SimpleNamespace(shards=frozenset(draw.sample(order, draw.randint(1, min(3, len(order))))))
         for _ in range(draw.randint(1, 8))
     ]
-    needed = set().union(*(work.shards for work in works))
+    needed = set().union(*(step.shards for step in steps))
     order = [shard for shard in order if shard in needed]
-    count, n_bytes = held_at_peak(works, order, jobs, sizes)  # type: ignore[arg-type]
+    count, n_bytes = peak_disk(steps, order, max_shards, sizes)  # type: ignore[arg-type]
     seen = []
     for _ in range(10):
         queue, coming, here, done = list(order), [], set(), set()
         while queue or coming:
-            while queue and (len(coming) + len(here) < jobs or not coming):
+            while queue and (len(coming) + len(here) < max_shards or not coming):
                 coming.append(queue.pop(0))
                 now = {*coming, *here}
                 seen.append((len(now), sum(sizes[shard] for shard in now)))
             here.add(coming.pop(draw.randrange(len(coming))))
-            done |= {n for n, work in enumerate(works) if work.shards <= here}
-            left = [work for n, work in enumerate(works) if n not in done]
-            here -= here - set().union(*(work.shards for work in left))
+            done |= {n for n, step in enumerate(steps) if step.shards <= here}
+            left = [step for n, step in enumerate(steps) if n not in done]
+            here -= here - set().union(*(step.shards for step in left))
     assert max(n for n, _ in seen) == count
     assert max(n for _, n in seen) <= n_bytes
 
@@ -135,7 +135,7 @@ def test_a_disk_that_is_too_small_for_what_is_held(
     hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    found = open_pull(REPO, tmp_path / "pulled", expert_bits=2)
+    found = opened(tmp_path / "pulled", expert_bits=2)
     sizes = sorted(f.stat().st_size for f in checkpoints("mlx").glob(SHARDS))
     store = found.source.expert_bytes + found.source.resident_bytes
     usage = SimpleNamespace(free=store + sum(sizes[-2:]) + 50_000)
@@ -160,7 +160,7 @@ def test_progress_of_a_continued_pull_adds_up(
     """Shards that are done are neither downloaded nor counted."""
     hub.add_commit(REPO, checkpoints("mlx"))
     dst = tmp_path / "pulled"
-    first = open_pull(REPO, dst, jobs=1)
+    first = open_pull(REPO, dst, max_shards=1)
     done: list[Path] = []
 
     def release(self: HubShards, shard: Path) -> None:
@@ -273,11 +273,11 @@ def test_another_repository_or_revision_does_not_continue(
         open_pull("other/model", dst)
     with pytest.raises(PackError, match="not of org/model at v1"):
         open_pull(REPO, dst, revision="v1")
-    with pytest.raises(PackError, match="of other settings"):
+    with pytest.raises(PackError, match="with other settings"):
         pull(dst, expert_bits=2)
     assert contents(dst).keys() == before.keys()
     pull(dst)
-    with pytest.raises(PackError, match="already is a complete store"):
+    with pytest.raises(PackError, match="is already a complete store"):
         pull(dst)
 
 
@@ -297,13 +297,15 @@ def test_revisions_and_tags(
         open_pull(REPO, tmp_path / "other", revision="v2")
 
 
-@pytest.mark.parametrize("options", [{"jobs": 0}, {"jobs": 1000}, {"bits": 4}, {"expert_bits": 7}])
+@pytest.mark.parametrize(
+    "options", [{"max_shards": 0}, {"max_shards": 1000}, {"bits": 4}, {"expert_bits": 7}]
+)
 def test_options_that_are_refused(
     hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     with pytest.raises(ConfigError):
-        open_pull(REPO, tmp_path / "pulled", **options)
+        opened(tmp_path / "pulled", **options)
     assert not (tmp_path / "pulled" / PARTIAL_FILE).exists()
 
 

@@ -63,7 +63,7 @@ def test_it_waits_as_long_as_the_hub_says(
     hub: FakeHub, dst: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retry, "WAITS", (0.5,) * 5)
-    monkeypatch.setattr(retry, "_told_until", 0.0)
+    monkeypatch.setattr(retry, "_reported_until", 0.0)
     waits: list[float] = []
 
     def wait(self: object, seconds: float | None = None) -> bool:
@@ -71,25 +71,29 @@ def test_it_waits_as_long_as_the_hub_says(
         return False
 
     monkeypatch.setattr("threading.Event.wait", wait)
-    waiter = retry.Patience()
+    waiter = retry.Retry()
     hub.faults.add(Status(pattern="x", status=503, retry_after=7, times=None))
     for expected in (7, 7, 7, 7, 7):
         try:
-            with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
+            with remote(hub).open_range(0, 1):
                 pytest.fail("503 expected")
         except retry.failures() as error:
-            waiter.failed(error)
+            waiter.wait_after(error)
         assert waits[-1] == expected
     with pytest.raises(HubError, match="answers 503"):
-        waiter.failed(error_of(hub))
+        waiter.wait_after(error_of(hub))
     (said,) = caplog.messages  # once, not for each thread
     assert "answers 503" in said
-    assert said.endswith("; trying again in 7 s")
+    assert said.endswith("; retrying in 7 s")
+
+
+def remote(hub: FakeHub) -> requests.RemoteFile:
+    return requests.RemoteFile("x", 1, None, "", f"{hub.url}/{REPO}/resolve/main/x")
 
 
 def error_of(hub: FakeHub) -> Exception:
     try:
-        with requests.opened(f"{hub.url}/{REPO}/resolve/main/x", 0, 1, 1):
+        with remote(hub).open_range(0, 1):
             raise AssertionError("503 expected")
     except retry.failures() as error:
         return error
@@ -99,8 +103,8 @@ LASTING: dict[str, tuple[Fault, str]] = {
     "the server is down": (Status(pattern=SHARDS, status=503, times=None), "answers 503"),
     "always cut at the same byte": (Cut(pattern=ONE, after=0, times=None), "cannot be reached"),
     "other bytes": (Flip(pattern=ONE, offset=200_000), "with hash"),
-    "a shorter file": (Resize(pattern=ONE, by=-1), "expected bytes .*, the server sends"),
-    "a longer file": (Resize(pattern=ONE, by=1), "expected bytes .*, the server sends"),
+    "a shorter file": (Resize(pattern=ONE, by=-1), "expected bytes .*, got"),
+    "a longer file": (Resize(pattern=ONE, by=1), "expected bytes .*, got"),
     "no ranges": (NoRange(pattern=ONE), "all of it"),
     "gone": (Status(pattern=ONE, status=404, times=None), "hub"),
     "forbidden": (Status(pattern=ONE, status=403, times=None), "hf auth login"),

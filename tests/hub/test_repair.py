@@ -136,9 +136,9 @@ def test_a_hub_that_sends_other_bytes(
     before = contents(root)
     (root / LAYER).unlink()
     found = open_repair(root, verify(root).damaged)
-    for entry in {e for work in found.source.works for e in work.entries}:
+    for entry in {e for step in found.source.steps for e in step.entries}:
         hub.faults.add(Flip(pattern=entry.file.name, offset=entry.offset + 7, times=1))
-    with pytest.raises(CorruptFileError, match="other bytes than were packed"):
+    with pytest.raises(CorruptFileError, match="bytes that differ from the packed ones"):
         found.run()
     hub.faults.clear()
     assert verify(root).damaged == {LAYER}
@@ -148,7 +148,7 @@ def test_a_hub_that_sends_other_bytes(
 
 def test_a_store_that_was_made_from_a_disk(store_copy: Path) -> None:
     (store_copy / "experts" / "layer_001.bin").unlink()
-    with pytest.raises(PackError, match="not from the hub"):
+    with pytest.raises(PackError, match="not pulled from the hub"):
         repair(store_copy)
 
 

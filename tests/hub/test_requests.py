@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flash_moe.errors import HubError
-from flash_moe.hub.requests import read_range
-from flash_moe.hub.retry import MAX_WAIT, Stopped, asked_wait
+from flash_moe.hub.requests import RemoteFile
+from flash_moe.hub.retry import MAX_WAIT, Retry, Stopped, requested_wait
 from tests.support.hub.client import talk_to
 
 SIZE = 1000
@@ -65,7 +65,8 @@ def part(start: int, stop: int, size: object = SIZE, body: bytes | None = None) 
 
 
 def read(server: Server, start: int, stop: int, event: threading.Event | None = None) -> bytes:
-    return read_range(f"http://127.0.0.1:{server.server_port}/x", start, stop, SIZE, event)
+    file = RemoteFile("x", SIZE, None, "", f"http://127.0.0.1:{server.server_port}/x")
+    return file.read(start, stop, Retry(event))
 
 
 WRONG = {
@@ -80,7 +81,7 @@ WRONG = {
 @pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG.keys())
 def test_another_range_than_was_asked_for(server: Server, answer: Answer) -> None:
     server.answers = [answer]
-    with pytest.raises(HubError, match="expected bytes 500-509/1000, the server sends"):
+    with pytest.raises(HubError, match="expected bytes 500-509/1000, got"):
         read(server, 500, 510)
 
 
@@ -99,7 +100,7 @@ def test_a_whole_file_may_come_without_a_range(server: Server) -> None:
 
 def test_answers_without_a_byte_are_given_up(server: Server) -> None:
     server.answers = [part(500, 510, body=b"")]
-    with pytest.raises(HubError, match="sends nothing"):
+    with pytest.raises(HubError, match="sends an empty response"):
         read(server, 500, 510)
     assert len(server.asked) == 6
     server.answers = [part(500, 510, body=b""), part(500, 510)]
@@ -132,7 +133,7 @@ WINDOW = {"ratelimit-policy": '"fixed window";"resolvers";q=5000;w=300'}
     ],
 )
 def test_what_the_hub_asks_for(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_wait(headers) == seconds
+    assert requested_wait(headers) == seconds
     assert seconds is None or seconds <= MAX_WAIT
 
 

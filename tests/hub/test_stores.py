@@ -16,8 +16,10 @@ from flash_moe import load
 from flash_moe.errors import ConfigError, ModelNotFoundError, PackError
 from flash_moe.files.lock import locked
 from flash_moe.hub import local_stores
-from flash_moe.hub.local_stores import default_store, find_store, list_stores
+from flash_moe.hub.local_stores import default_store, list_stores
 from flash_moe.hub.pull import working_on
+from flash_moe.hub.resolve import find_store
+from flash_moe.store.quantization import QuantizationConfig
 from tests.hub.conftest import Checkpoints
 from tests.support.directories import contents
 from tests.support.hub.checkpoints import SMALL
@@ -38,7 +40,9 @@ def test_pull_load_list_and_remove(
     hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
     commit = hub.add_commit(REPO, checkpoints("mlx"))
-    with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(about 0 GB of disk"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"flash-moe pull org/model \(about [\d.]+ MB of disk"
+    ):
         load(REPO)
     out = in_process("pull", REPO)
     assert out.returncode == 0, out.stderr
@@ -64,12 +68,10 @@ def test_load_of_what_is_not_pulled_does_not_wait(
     hub: FakeHub, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    monkeypatch.setattr(
-        "flash_moe.hub.retry.Patience._pause", lambda self, s: pytest.fail("waited")
-    )
+    monkeypatch.setattr("flash_moe.hub.retry.Retry._pause", lambda self, s: pytest.fail("waited"))
     for pattern in ("config.json", "/api/*"):
         hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
-        with pytest.raises(ModelNotFoundError, match=r"flash-moe pull org/model \(flash-moe plan"):
+        with pytest.raises(ModelNotFoundError, match=r"pull org/model \(details: flash-moe plan"):
             load(REPO)
         hub.faults.clear()
 
@@ -82,19 +84,20 @@ def test_verify_and_info_take_the_name(
     assert "all sound" in in_process("verify", REPO).stdout
     said = in_process("info", REPO).stdout
     assert "3-bit affine" in said
-    assert "lost by quantizing" in said
+    assert "quantization error" in said
     facts = json.loads(in_process("info", REPO, "--json").stdout)
     assert len(facts["quantization_error"]) == SMALL.layers
     assert 0.01 < facts["quantization_error"][0]["down_proj"] < 0.5
 
 
 def test_requantizing_says_what_it_costs(
-    hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path
+    hub: FakeHub, checkpoints: Checkpoints, places: Path, tmp_path: Path
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     err = in_process("pull", REPO, "--expert-bits", 2).stderr
     assert "warning: the experts are quantized to 4 bits already" in err
-    assert default_store(REPO, "expert-bits-2").is_dir()
+    assert default_store(REPO, QuantizationConfig(expert_bits=2)).is_dir()
+    assert (places / "org--model--expert-bits-2").is_dir()
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -123,12 +126,12 @@ def test_the_revision_that_was_asked_for(
     for revision in (None, "main", commit):
         assert find_store(REPO, revision) == places / "org--model"
     assert find_store(REPO, "dev") is None
-    said = f"of main, commit {commit}.*flash-moe pull org/model DST --revision dev"
+    said = f"at main, commit {commit}.*flash-moe pull org/model DST --revision dev"
     with pytest.raises(ModelNotFoundError, match=said):
         load(REPO, revision="dev")
     again = in_process("pull", REPO, "--revision", "dev")
     assert again.returncode == 1
-    assert f"commit {commit[:12]} (main), and dev is {other[:12]} now" in again.stderr
+    assert f"commit {commit[:12]} (main), and dev is now {other[:12]}" in again.stderr
     assert "Name another directory" in again.stderr
     assert in_process("pull", REPO, tmp_path / "d", "--revision", "dev").returncode == 0
 
@@ -143,13 +146,13 @@ def test_a_complete_store_is_pulled_again(
     for options in ([], ["--revision", "main"], ["--revision", commit]):
         again = in_process("pull", REPO, *options)
         assert again.returncode == 0, again.stderr
-        assert f"complete already, of {REPO} at {commit[:12]}" in again.stdout
+        assert f"complete already, from {REPO} at {commit[:12]}" in again.stdout
     assert hub.log.sent(SHARDS) == 0
     dst = places / "org--model"
     for arguments in (["org/other", dst], [REPO, dst, "--expert-bits", 2]):
         out = in_process("pull", *arguments)
         assert out.returncode == 1
-        assert "already is a complete store of" in out.stderr
+        assert "is already a complete store of" in out.stderr
     hub.add_commit(REPO, checkpoints("hf-fused"))
     out = in_process("pull", REPO)
     assert out.returncode == 1
@@ -167,7 +170,8 @@ def test_a_refused_pull_leaves_nothing(
     hub.add_commit("org/dense", dense)
     hub.add_commit(REPO, checkpoints("mlx"))
     hub.log.clear()
-    for words in (["org/dense"], [REPO, "--expert-bits", "7"], ["org/none"], [REPO, "--jobs", "0"]):
+    no_shards = [REPO, "--max-shards", "0"]
+    for words in (["org/dense"], [REPO, "--expert-bits", "7"], ["org/none"], no_shards):
         out = in_process("pull", *words)
         assert out.returncode == 1, out.stdout
         assert not places.exists()
@@ -211,7 +215,7 @@ def test_one_at_a_time(
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
     dst = places / "org--model"
-    busy = f"another flash-moe works on {dst}"
+    busy = f"another flash-moe process uses {dst}"
     with locked(dst):
         for words in (["pull", REPO], ["pack", checkpoints("mlx"), dst]):
             out = in_process(*words)
@@ -274,7 +278,7 @@ def test_several_stores_of_one_repository(
     pull(places / "one")
     assert find_store(REPO) == places / "one"
     pull(places / "two", expert_bits=2)
-    with pytest.raises(ConfigError, match="2 stores of it: one, two"):
+    with pytest.raises(ConfigError, match="expected one store, got 2: one, two"):
         find_store(REPO)
     pull(default_store(REPO))
     assert find_store(REPO) == default_store(REPO)
@@ -303,7 +307,7 @@ def test_partial_and_damaged_stores_are_listed(
     for wrong in ("letters", "../stores", places, tmp_path, "nothing", ""):
         out = in_process("rm", wrong, "--yes")
         assert out.returncode == 1
-        assert "is no store" in out.stderr
+        assert "is not a store" in out.stderr
     assert (places / "letters").is_dir()
 
 

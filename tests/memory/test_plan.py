@@ -16,18 +16,20 @@ from flash_moe.memory.plan import (
     plan_for_limit,
     prompt_allowance,
 )
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 
 GB = 10**9
-SCRATCH = Scratch(experts=50_000, attention=20_000, delta=30_000, pair=64, position=2000)
-SMALLEST_CHUNK = SCRATCH.n_bytes(MIN_CHUNK, MIN_CHUNK)
+WORKSPACE = PrefillWorkspace(
+    experts=50_000, attention=20_000, delta=30_000, per_token_pair=64, per_position=2000
+)
+SMALLEST_CHUNK = WORKSPACE.n_bytes(MIN_CHUNK, MIN_CHUNK)
 sizes = st.integers(0, 300 * GB)
 
 
 def plan(limit: int, **changes: int) -> MemoryPlan:
     given = {"taken": GB, "resident": 5 * GB, "expert_bytes": 200 * GB, "smallest_bank": GB // 10}
-    return plan_for_limit(limit, **{**given, **changes}, scratch=SCRATCH)
+    return plan_for_limit(limit, **{**given, **changes}, workspace=WORKSPACE)
 
 
 @given(sizes, sizes, sizes, st.integers(1, 300 * GB), st.integers(1, 300 * GB))

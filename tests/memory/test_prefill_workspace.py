@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
 from flash_moe.config import model_config
-from flash_moe.memory.prefill_workspace import Scratch, scratch_of
+from flash_moe.memory.prefill_workspace import PrefillWorkspace, estimate_workspace
 from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
 from flash_moe.options.loading import LoadOptions
@@ -58,9 +58,9 @@ def test_the_estimate_is_not_below_what_mlx_takes(name: str, tmp_path: Path) -> 
     write_mlx_checkpoint(tmp_path, SHAPES[name])
     with load(tmp_path, cache_gb=budget_gb(tmp_path, "all")) as flash:
         flash.model(mx.array([prompt_ids(300)]))  # every slab is there
-        scratch = dataclasses.replace(flash.model.scratch, fixed=0)
+        workspace = dataclasses.replace(flash.model.prefill_workspace, fixed=0)
         for chunk, before in ((256, 1), (512, 1), (128, 384)):
-            estimate = scratch.n_bytes(chunk, before + chunk)
+            estimate = workspace.n_bytes(chunk, before + chunk)
             measured = peak_of_chunk(flash, chunk, before)
             assert 0.5 * estimate < measured < 1.05 * estimate, (chunk, before)
 
@@ -72,9 +72,9 @@ def layer(hidden: int, width: int) -> ExpertLayer:
     return ExpertLayer(0, "layers.0.mlp", 8, layout)
 
 
-def estimate(config: dict[str, Any], **options: Any) -> Scratch:
+def estimate(config: dict[str, Any], **options: Any) -> PrefillWorkspace:
     given = {"itemsize": 2, "delta_states": False, **options}
-    return scratch_of(config, [layer(64, 32)], 2, **given)
+    return estimate_workspace(config, [layer(64, 32)], 2, **given)
 
 
 def test_the_state_of_each_token_counts_where_metal_is_missing() -> None:
@@ -86,12 +86,12 @@ def test_the_state_of_each_token_counts_where_metal_is_missing() -> None:
 
 def test_caches() -> None:
     config = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16}
-    assert estimate({**config, "num_hidden_layers": 6}).position == 2 * (2 * 2 * 16) * 7
+    assert estimate({**config, "num_hidden_layers": 6}).per_position == 2 * (2 * 2 * 16) * 7
     kinds = ["linear_attention"] * 5 + ["full_attention"]
     mixed = {**config, "num_hidden_layers": 6, "layer_types": kinds}
-    assert estimate(mixed).position == 2 * (2 * 2 * 16) * 2
+    assert estimate(mixed).per_position == 2 * (2 * 2 * 16) * 2
     latent = {**config, "num_hidden_layers": 6, "kv_lora_rank": 40, "qk_rope_head_dim": 8}
-    assert estimate(latent).position == 2 * 48 * 7
+    assert estimate(latent).per_position == 2 * 48 * 7
 
 
 def test_a_config_that_says_little() -> None:

@@ -56,14 +56,14 @@ def test_it_is_asked_twice_a_second() -> None:
         return 1
 
     watch = PressureWatch(shortage, lambda: now[0])
-    assert watch.short(1000) == 0  # not at the first token either
+    assert watch.bytes_to_free(1000) == 0  # not at the first token either
     now[0] += PERIOD_S
-    assert watch.short(1000) == 100  # a tenth at least
-    assert watch.short(1000) == 0
+    assert watch.bytes_to_free(1000) == 100  # a tenth at least
+    assert watch.bytes_to_free(1000) == 0
     now[0] += PERIOD_S / 2
-    assert watch.short(1000) == 0
+    assert watch.bytes_to_free(1000) == 0
     now[0] += PERIOD_S / 2
-    assert watch.short(900) == 90
+    assert watch.bytes_to_free(900) == 90
     assert asked == [1000, 900]
 
 
@@ -71,11 +71,11 @@ def test_what_is_missing_is_given_whole() -> None:
     now = [0.0]
     watch = PressureWatch(lambda bank_bytes: 700, lambda: now[0])
     now[0] = 1.0
-    assert watch.short(1000) == 700
+    assert watch.bytes_to_free(1000) == 700
 
 
 def test_nothing_is_given_where_nothing_is_missing() -> None:
     now = [0.0]
     watch = PressureWatch(lambda bank_bytes: 0, lambda: now[0])
     now[0] = 1.0
-    assert watch.short(1000) == 0
+    assert watch.bytes_to_free(1000) == 0

@@ -75,7 +75,7 @@ def test_lint() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="expected k of 1 to 4, got 5"):
+    with pytest.raises(UnsupportedModelError, match="expected k from 1 to 4, got 5"):
         router_topk(mx.zeros((1, 4)), 5, renormalise=True)
     with pytest.raises(UnsupportedModelError, match="at most 1024 experts, got 1025"):
         router_topk(mx.zeros((1, 1025)), 5, renormalise=True)

@@ -37,7 +37,7 @@ def on_metal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """As in a new process on a Mac where nothing is remembered yet; gives the memory file."""
     memory = tmp_path / "cache" / "self-test.json"
     monkeypatch.setattr(kernel_module, "backend", lambda: "metal")
-    monkeypatch.setattr(self_test_cache, "memory_file", lambda: memory)
+    monkeypatch.setattr(self_test_cache, "cache_file", lambda: memory)
     monkeypatch.setattr(dispatch, "_warned", False)
     new_process()
     with emulated_metal():

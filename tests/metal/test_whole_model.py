@@ -44,7 +44,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Counte
 
     monkeypatch.setattr(Kernel, "__call__", counting)
     monkeypatch.setattr(kernel_module, "backend", lambda: "metal")
-    monkeypatch.setattr(self_test_cache, "memory_file", lambda: tmp_path / "self-test.json")
+    monkeypatch.setattr(self_test_cache, "cache_file", lambda: tmp_path / "self-test.json")
     kernel_module._build.cache_clear()
     with emulated_metal():
         yield counted

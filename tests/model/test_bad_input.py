@@ -19,6 +19,7 @@ from flash_moe.errors import (
     NotMoEError,
     UnsupportedModelError,
 )
+from flash_moe.files.sizes import format_least_gb
 
 
 def edit_config(path: Path, **changes: Any) -> None:
@@ -103,7 +104,7 @@ def test_experts_a_token_unknown(mlx_copy: Path) -> None:
     config = json.loads((mlx_copy / "config.json").read_text())
     del config["text_config"]["num_experts_per_tok"]
     (mlx_copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match="experts a token"):
+    with pytest.raises(UnsupportedModelError, match="experts per token"):
         load(mlx_copy)
 
 
@@ -168,7 +169,7 @@ def test_store_that_lost_a_layer(store_copy: Path) -> None:
 
 def test_budget_below_one_layer_of_one_token(tiny_store: Path) -> None:
     minimum = 4 * 16384
-    with pytest.raises(BudgetError, match=f"at least {minimum / 1e9:.6g} GB"):
+    with pytest.raises(BudgetError, match=f"at least {format_least_gb(minimum)}"):
         load(tiny_store, cache_gb=(minimum - 1) / 1e9)
     load(tiny_store, cache_gb=minimum / 1e9).close()
     load(tiny_store, cache_gb=minimum / 2e9, top_k=2).close()

@@ -17,7 +17,7 @@ from flash_moe import load
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-from flash_moe.testing.fingerprint import weights_hash
+from flash_moe.testing.shards import weights_hash
 from tests.support.resident import budget_gb
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny.npz"

@@ -138,6 +138,6 @@ def test_no_memory_for_a_smaller_slab_costs_no_output(
         monkeypatch.setattr(Slab, "__init__", fail)
         machine.available(100_000_000)
         assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected
-        assert "the bank could not be made smaller: [malloc] Unable" in caplog.text
+        assert "the expert cache could not shrink: [malloc] Unable" in caplog.text
         assert flash.stats.bank_bytes == size
         assert flash.stats.shrinks == 0

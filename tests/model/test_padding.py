@@ -23,7 +23,7 @@ from mlx_lm.models.cache import (
 
 from flash_moe.compat.mlx_lm import _optional
 from flash_moe.model import padding as padding_module
-from flash_moe.model.padding import Padding, padded_positions, remember_lengths
+from flash_moe.model.padding import Padding, padded_positions, record_lengths
 
 LENGTHS = [3, 11, 7]
 LEFT = [11 - n for n in LENGTHS]
@@ -153,7 +153,7 @@ def test_padding_on_the_right_is_what_no_token_sees(
     if kind == "states":  # they know it also where keys and values have no note
         request.getfixturevalue("forgetful")
     else:
-        remember_lengths()
+        record_lengths()
     caches, window = KINDS[kind](past), {"window of 8": 8}.get(kind, 64)
     before: list[int] = []
     if past and kind != "keys and values":
@@ -181,7 +181,7 @@ def test_a_prompt_that_may_go_on_has_no_known_end(steps: list[int], forgetful: N
 
 
 def prepared(past: int = 0) -> BatchKVCache:
-    remember_lengths()
+    record_lengths()
     cache = keys_and_values(past)
     cache.prepare(lengths=list(LENGTHS), right_padding=list(LEFT))
     return cache
@@ -246,7 +246,7 @@ def test_columns_after_the_prompts() -> None:
     ids=str,
 )
 def test_a_prepare_that_does_not_add_up(said: dict[str, Any]) -> None:
-    remember_lengths()
+    record_lengths()
     cache = keys_and_values()
     cache.prepare(**{"lengths": LENGTHS, "right_padding": LEFT, **said})
     assert not found_in_steps([cache], [4, 7]).any()
@@ -257,7 +257,7 @@ def test_mlx_lm_works_as_before(forgetful: None) -> None:
     before = BatchKVCache.prepare
     theirs = keys_and_values(3)
     theirs.prepare(lengths=LENGTHS, right_padding=LEFT)
-    threads = [threading.Thread(target=remember_lengths) for _ in range(4)]
+    threads = [threading.Thread(target=record_lengths) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

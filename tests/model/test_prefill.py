@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
-from flash_moe.memory.plan import MIN_CHUNK
-from flash_moe.memory.prefill_chunks import MAX_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.model import streamed
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
-SCRATCH = Scratch(experts=50_000, attention=20_000, delta=30_000, pair=64, position=2000)
+WORKSPACE = PrefillWorkspace(
+    experts=50_000, attention=20_000, delta=30_000, per_token_pair=64, per_position=2000
+)
 
 
 @given(st.integers(0, 100_000), st.integers(1, 9000))
@@ -32,18 +33,18 @@ def test_chunks_are_few_and_equal(n_tokens: int, most: int) -> None:
 
 
 @given(st.integers(0, 10**11), st.integers(1, 10**6), st.booleans())
-def test_any_allowance(allowance: int, context: int, all_held: bool) -> None:
-    found = chunk_tokens(SCRATCH, allowance, context, all_held=all_held)
-    most = RESIDENT_CHUNK if all_held else MAX_CHUNK
+def test_any_allowance(allowance: int, context: int, fits_all: bool) -> None:
+    found = chunk_tokens(WORKSPACE, allowance, context, fits_all=fits_all)
+    most = RESIDENT_CHUNK if fits_all else MAX_CHUNK
     assert MIN_CHUNK <= found <= most
     if found > MIN_CHUNK:
-        assert SCRATCH.n_bytes(found, context) <= allowance
+        assert WORKSPACE.n_bytes(found, context) <= allowance
     if found < most:
-        assert SCRATCH.n_bytes(found + 1, context) > allowance
+        assert WORKSPACE.n_bytes(found + 1, context) > allowance
 
 
 def test_a_long_context_makes_shorter_chunks() -> None:
-    short, long = (chunk_tokens(SCRATCH, 10**9, n, all_held=False) for n in (1000, 100_000))
+    short, long = (chunk_tokens(WORKSPACE, 10**9, n, fits_all=False) for n in (1000, 100_000))
     assert long < short < MAX_CHUNK
 
 
@@ -82,9 +83,9 @@ def test_where_memory_is_short_chunks_are_short(
 
 def test_memory_gb_decides(tiny_store: Path) -> None:
     with load(tiny_store, memory_gb=1.5) as flash:
-        plan, scratch = flash.model.memory_plan, flash.model.scratch
+        plan, workspace = flash.model.memory_plan, flash.model.prefill_workspace
         assert plan.prompt_bytes is not None
-        limited = dataclasses.replace(plan, prompt_bytes=scratch.n_bytes(100, 300))
+        limited = dataclasses.replace(plan, prompt_bytes=workspace.n_bytes(100, 300))
         flash.model._memory_plan = limited
         assert run(flash, 300) == [100, 100, 99, 1]
 
@@ -92,9 +93,9 @@ def test_memory_gb_decides(tiny_store: Path) -> None:
 def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts: list[int] = []
 
-    def spy(scratch: Scratch, allowance: int, context: int, *, all_held: bool) -> int:
+    def spy(workspace: PrefillWorkspace, allowance: int, context: int, *, fits_all: bool) -> int:
         contexts.append(context)
-        return chunk_tokens(scratch, allowance, context, all_held=all_held)
+        return chunk_tokens(workspace, allowance, context, fits_all=fits_all)
 
     monkeypatch.setattr(streamed, "chunk_tokens", spy)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from flash_moe import load
 from flash_moe.errors import ReadError
-from flash_moe.model.shared_expert import Begun, SharedExpert, begin_early
+from flash_moe.model.shared_expert import EarlyOutput, SharedExpert, start_early
 from flash_moe.store.reader import RecordReader
 from tests.support.architectures import write_model
 from tests.support.resident import Resident, budget_gb, prompt_ids
@@ -32,8 +32,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[mx.array]:
 
     def watched(self: SharedExpert, x: mx.array) -> None:
         begin(self, x)
-        assert self._begun.y is not None
-        outputs.append(self._begun.y)
+        assert self._early_output.y is not None
+        outputs.append(self._early_output.y)
 
     monkeypatch.setattr(SharedExpert, "begin", watched)
     return outputs
@@ -99,7 +99,7 @@ def test_nothing_stays_after_a_pass(tiny_store: Path, begun: list[mx.array]) -> 
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
         for prompt in PROMPTS:
             flash.model(prompt)
-            assert (flash.model._begun.x, flash.model._begun.y) == (None, None)
+            assert (flash.model._early_output.x, flash.model._early_output.y) == (None, None)
 
 
 def test_nothing_stays_after_a_pass_that_fails(
@@ -120,7 +120,7 @@ def test_nothing_stays_after_a_pass_that_fails(
             with pytest.raises(ReadError):
                 flash.model(PROMPTS[0])
         assert len(begun) >= 4
-        assert (flash.model._begun.x, flash.model._begun.y) == (None, None)
+        assert (flash.model._early_output.x, flash.model._early_output.y) == (None, None)
         np.testing.assert_array_equal(np.array(flash.model(PROMPTS[0])), expected[0])
 
 
@@ -188,8 +188,8 @@ class Block(nn.Module):
 
 def test_another_input_is_computed_and_not_expected_again(begun: list[mx.array]) -> None:
     """As in blocks that give the experts and the shared expert different arrays."""
-    block, slot = Block(), Begun()
-    shared = begin_early(block, slot)
+    block, slot = Block(), EarlyOutput()
+    shared = start_early(block, slot)
     assert shared is not None
     x, other = mx.array([1.0]), mx.array([5.0])
     assert not shared.expects(x)
@@ -210,7 +210,7 @@ def test_another_input_is_computed_and_not_expected_again(begun: list[mx.array])
 
 def test_a_shared_expert_that_comes_first_is_left_alone() -> None:
     block = Block()
-    shared = begin_early(block, Begun())
+    shared = start_early(block, EarlyOutput())
     assert shared is not None
     for _ in range(3):
         x = mx.array([1.0])
@@ -221,7 +221,7 @@ def test_a_shared_expert_that_comes_first_is_left_alone() -> None:
 def test_blocks_without_a_shared_expert() -> None:
     block: Any = Block()
     block.shared_expert = None
-    assert begin_early(block, Begun()) is None
+    assert start_early(block, EarlyOutput()) is None
     block.shared_expert = nn.Linear(4, 4)  # quantizing would put another one there
-    assert begin_early(block, Begun()) is None
+    assert start_early(block, EarlyOutput()) is None
     assert type(block.shared_expert) is nn.Linear

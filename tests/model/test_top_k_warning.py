@@ -26,7 +26,7 @@ def test_it_says_the_price_where_it_is_known_and_how_to_measure_it() -> None:
 def test_load_warns_once_and_never_at_the_models_own(
     tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_k_warning, "_said", set())  # whatever other tests have loaded
+    monkeypatch.setattr(top_k_warning, "_warned", set())  # whatever other tests have loaded
     with pytest.warns(TopKWarning, match="own 4 experts"):
         load(tiny_store, top_k=3).close()
     with warnings.catch_warnings():
@@ -41,5 +41,5 @@ def test_load_warns_once_and_never_at_the_models_own(
 def test_the_prices_of_the_demo_model_are_those_of_the_docs() -> None:
     text = (Path(__file__).parents[2] / "docs" / "quality.md").read_text()
     for price in KNOWN[(40, 10)].values():
-        value = price.split("a token: ")[1].split(",")[0]
+        value = price.split("per token: ")[1].split(",")[0]
         assert f"{float(value):.3f}" in text

@@ -49,9 +49,8 @@ def test_signatures_and_help_have_every_option(function: Callable[..., Any], opt
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_commands_has_every_flag(command: str, monkeypatch: Any) -> None:
-    monkeypatch.setenv("COLUMNS", "10000")  # no line is cut
-    text = in_process(command, "--help").stdout
+def test_the_help_of_commands_has_every_flag(command: str) -> None:
+    text = in_process(command, "--help", columns=10_000).stdout  # no line is cut
     for options in COMMANDS[command]:
         for name, each in declared(options).items():
             if not each.option.flags or (command, name) in LEFT_OUT:

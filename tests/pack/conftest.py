@@ -7,24 +7,27 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import Errors, OnBytes, Work
+from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from tests.support.fork_server import ForkServer
 from tests.support.processes import environment
 
-StopAt = Callable[[PackSource, int, BaseException], None]
+StopAt = Callable[[PackSource, int, BaseException], PackSource]
 
 
-class Stopping(Work):
+class Stopping(PackStep):
     """A step that is struck once, when it has written everything."""
 
-    def __init__(self, work: Work, error: BaseException) -> None:
-        self.work, self.error = work, [error]
-        self.entries, self.layer, self.n_bytes = work.entries, work.layer, work.n_bytes
-        self.in_threads = work.in_threads
+    def __init__(self, step: PackStep, error: BaseException) -> None:
+        super().__init__(step.entries, step.layer, step.n_bytes)
+        self.step, self.error = step, [error]
+
+    @property
+    def in_threads(self) -> bool:  # type: ignore[override]
+        return self.step.in_threads
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        self.work.run(files, on_bytes)
+        self.step.run(files, on_bytes)
         if self.error:
             raise self.error.pop()
         return {}
@@ -32,15 +35,15 @@ class Stopping(Work):
 
 @pytest.fixture
 def stop_at() -> StopAt:
-    """Make packing of a source raise in one layer."""
+    """The same source, of which packing raises in one layer."""
 
-    def patch(source: PackSource, layer: int, error: BaseException) -> None:
-        index = next(i for i, work in enumerate(source.works) if work.layer == layer)
-        works = list(source.works)
-        works[index] = Stopping(works[index], error)
-        source.works = works
+    def stopping(source: PackSource, layer: int, error: BaseException) -> PackSource:
+        index = next(i for i, step in enumerate(source.steps) if step.layer == layer)
+        steps = list(source.steps)
+        steps[index] = Stopping(steps[index], error)
+        return source.with_steps(steps)
 
-    return patch
+    return stopping
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import pytest
 from flash_moe.errors import ConfigError, ModelNotFoundError
 from flash_moe.hub.local_stores import disk_bytes
 from flash_moe.pack.packer import pack
-from flash_moe.pack.shard_supply import KEPT, DeletedShards, check_beside
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
 from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
@@ -42,7 +42,7 @@ def shards(root: Path) -> list[Path]:
 def pack_and_delete(
     root: Path, dst: Path, on_progress: Callable[[str, int], None] | None = None
 ) -> None:
-    kept = dst / KEPT
+    kept = dst / HEADERS_DIR
     checkpoint = local_checkpoint(root, kept if kept.is_dir() else None)
     pack(open_source(checkpoint), dst, on_progress, shards=DeletedShards(checkpoint.shards, kept))
 
@@ -53,7 +53,7 @@ def test_the_store_is_the_same_and_the_shards_are_gone(
     others = {f.name for f in mlx_copy.iterdir()} - {f.name for f in shards(mlx_copy)}
     pack_and_delete(mlx_copy, tmp_path / "made")
     assert differences(tmp_path / "made", tiny_store) == []
-    assert not (tmp_path / "made" / KEPT).exists()
+    assert not (tmp_path / "made" / HEADERS_DIR).exists()
     assert {f.name for f in mlx_copy.iterdir()} == others
 
 
@@ -66,7 +66,7 @@ def test_the_disk_holds_less_than_both(tmp_path: Path) -> None:
     before = disk_bytes(tmp_path)
     largest = max(f.stat().st_size for f in shards(source))
     checkpoint = local_checkpoint(source)
-    deleted = DeletedShards(checkpoint.shards, tmp_path / "made" / KEPT)
+    deleted = DeletedShards(checkpoint.shards, tmp_path / "made" / HEADERS_DIR)
     opened = open_source(checkpoint)
     files = StoreFiles(tmp_path / "made", opened.layers, opened.resident)
     extra = deleted.extra_disk(opened, files)
@@ -132,7 +132,7 @@ def is_complete(dst: Path) -> bool:
 
 def differences_but_kept(one: Path, other: Path) -> list[str]:
     """A run that is killed when the store is complete may leave the headers."""
-    return [name for name in differences(one, other) if not name.startswith(f"{KEPT}/")]
+    return [name for name in differences(one, other) if not name.startswith(f"{HEADERS_DIR}/")]
 
 
 def test_killed_at_every_step(
@@ -165,7 +165,7 @@ def test_killed_again_and_again_and_what_is_left_of_headers(
         if is_complete(dst):
             break
     assert runs > 3
-    (dst / KEPT).mkdir(exist_ok=True)
+    (dst / HEADERS_DIR).mkdir(exist_ok=True)
     again = in_process("pack", tiny_store, dst, "--delete-source")
     assert again.returncode != 0
     assert differences(dst, tiny_store) == []
@@ -184,7 +184,7 @@ def test_the_command_killed_again_and_again(
         assert forks.wait() in (FINISHED, KILLED)
         if (dst / MANIFEST_FILE).exists():
             break
-    if not (dst / MANIFEST_FILE).exists() or (dst / KEPT).exists():
+    if not (dst / MANIFEST_FILE).exists() or (dst / HEADERS_DIR).exists():
         code = forks.run(COMMAND, "pack", mlx_copy, dst, "--delete-source")
         assert code == FINISHED, forks.output.read_text()
     assert differences(dst, tiny_store) == []
@@ -195,7 +195,7 @@ def test_room_is_counted_only_where_it_is_made(mlx_copy: Path, tmp_path: Path) -
     checkpoint = local_checkpoint(mlx_copy)
     source = MlxCheckpoint(checkpoint)
     files = StoreFiles(tmp_path / "made", source.layers, source.resident)
-    deleted = DeletedShards(checkpoint.shards, tmp_path / "made" / KEPT)
+    deleted = DeletedShards(checkpoint.shards, tmp_path / "made" / HEADERS_DIR)
     alone = deleted.extra_disk(source, files)
     assert alone <= 0
     (tmp_path / "links").mkdir()
@@ -244,7 +244,7 @@ def test_a_killed_run_leaves_no_blob_behind(tiny_mlx: Path, tmp_path: Path) -> N
     blobs, snapshot = in_cache_of_the_hub(tiny_mlx, tmp_path)
     shard = shards(snapshot)[0]
     blob = shard.resolve()
-    deleted = DeletedShards([shard], tmp_path / "made" / KEPT)
+    deleted = DeletedShards([shard], tmp_path / "made" / HEADERS_DIR)
     blob.unlink()  # as a run that was killed between the two
     deleted.release(shard)
     assert not shard.is_symlink()
@@ -261,16 +261,16 @@ def test_a_destination_among_the_shards_is_refused(mlx_copy: Path, place: str) -
     before = sorted(mlx_copy.rglob("*"))
     out = in_process("pack", mlx_copy, mlx_copy / place, "--delete-source")
     assert out.returncode != 0
-    assert "whose shards are to be deleted" in out.stderr
+    assert "whose shards will be deleted" in out.stderr
     assert sorted(mlx_copy.rglob("*")) == before
 
 
 def test_a_destination_beside_the_shards_is_taken(mlx_copy: Path) -> None:
-    check_beside(shards(mlx_copy), mlx_copy.parent / "store")
+    check_outside(shards(mlx_copy), mlx_copy.parent / "store")
     link = mlx_copy.parent / "link"
     os.symlink(mlx_copy, link)
     with pytest.raises(ConfigError, match="lies in"):
-        check_beside(shards(mlx_copy), link / "store")
+        check_outside(shards(mlx_copy), link / "store")
 
 
 def test_an_adopted_store_deletes_nothing(mlx_copy: Path, tmp_path: Path) -> None:

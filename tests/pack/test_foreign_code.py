@@ -17,8 +17,8 @@ from typing import Any
 import mlx_lm
 import pytest
 
-import flash_moe.loader
 from flash_moe.cli import main
+from flash_moe.compat import mlx_lm as compat
 from flash_moe.loader import load
 from flash_moe.store.manifest import MANIFEST_FILE
 from tests.support.processes import environment
@@ -170,13 +170,13 @@ def test_transformers_is_told_to_run_nothing_and_not_to_ask(
 ) -> None:
     """Of a model that it does not know it asks, and waits, unless it is told."""
     told: list[Any] = []
-    real = flash_moe.loader.load_tokenizer
+    real = compat.load_tokenizer
 
     def note(path: Path, options: dict[str, Any], **more: Any) -> Any:
         told.append(options.get("trust_remote_code"))
         return real(path, options, **more)
 
-    monkeypatch.setattr(flash_moe.loader, "load_tokenizer", note)
+    monkeypatch.setattr(compat, "load_tokenizer", note)
     load(store_copy).close()
     load(store_copy, tokenizer_config={"trust_remote_code": True}).close()
     assert told == [False, True]

@@ -14,8 +14,10 @@ import pytest
 from flash_moe.errors import ConfigError, PackError, UnsupportedModelError
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.base import MlxCheckpoint
-from flash_moe.pack.sources.open_source import HuggingFaceCheckpoint, QuantizeOptions, open_source
+from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.verify import verify
 from tests.support.directories import contents
 
@@ -38,7 +40,7 @@ def config_of(root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def hf_store(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "from-hf"
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizeOptions()), path)
+    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), path)
     return path
 
 
@@ -51,7 +53,7 @@ def test_the_same_as_convert_and_pack(
         str(tiny_hf), str(converted), quantize=True, q_bits=bits, q_group_size=group_size
     )
     pack(MlxCheckpoint(converted), expected)
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizeOptions(bits, group_size)), got)
+    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(bits, group_size)), got)
     for layer in range(8):
         name = f"experts/layer_{layer:03d}.bin"
         assert (got / name).read_bytes() == (expected / name).read_bytes()
@@ -98,45 +100,45 @@ def test_a_stopped_run_is_continued(
     fresh: bool,
 ) -> None:
     dst = tmp_path / "store"
-    source = HuggingFaceCheckpoint(tiny_hf, QuantizeOptions())
-    stop_at(source, layer, KeyboardInterrupt())
+    source = stop_at(
+        HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), layer, KeyboardInterrupt()
+    )
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     if fresh:
-        source = HuggingFaceCheckpoint(tiny_hf, QuantizeOptions())
+        source = HuggingFaceCheckpoint(tiny_hf, QuantizationConfig())
     result = pack(source, dst)
     assert (result.layers_written, result.layers_kept) == (8 - layer, layer)
     assert contents(dst) == contents(hf_store)
 
 
 def test_other_settings_do_not_continue(tiny_hf: Path, tmp_path: Path, stop_at: Any) -> None:
-    source = HuggingFaceCheckpoint(tiny_hf, QuantizeOptions())
-    stop_at(source, 1, KeyboardInterrupt())
+    source = stop_at(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     with pytest.raises(PackError, match="other settings"):
-        pack(HuggingFaceCheckpoint(tiny_hf, QuantizeOptions(bits=3)), tmp_path / "store")
+        pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(bits=3)), tmp_path / "store")
 
 
 @pytest.mark.parametrize("options", [{"bits": 7}, {"bits": 1}, {"group_size": 16}])
 def test_bad_options(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="expected one of"):
-        QuantizeOptions(**options)
+        QuantizationConfig(**options)
 
 
 def test_a_group_that_does_not_divide_the_width(tiny_hf: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"64 inputs.*groups of 128.*--group-size"):
-        HuggingFaceCheckpoint(tiny_hf, QuantizeOptions(group_size=128))
+    with pytest.raises(UnsupportedModelError, match=r"groups of 128.*64 inputs.*--group-size"):
+        HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(group_size=128))
 
 
 def test_open_source_tells_the_formats_apart(tiny_hf: Path, tiny_mlx: Path) -> None:
     assert isinstance(open_source(tiny_hf), HuggingFaceCheckpoint)
     assert isinstance(open_source(tiny_mlx), MlxCheckpoint)
-    layout = open_source(tiny_hf, bits=8, group_size=32).layers[0].layout
+    layout = open_source(tiny_hf, QuantizationConfig(bits=8, group_size=32)).layers[0].layout
     quantization = layout.quantization("up_proj")
     assert quantization is not None
     assert (quantization.bits, quantization.group_size) == (8, 32)
     with pytest.raises(ConfigError, match="quantized already"):
-        open_source(tiny_mlx, bits=4)
+        open_source(tiny_mlx, QuantizationConfig(bits=4))
     with pytest.raises(ConfigError, match="keeps its bits"):
-        open_source(tiny_mlx, group_size=64, adopt=tiny_mlx)
+        open_source(tiny_mlx, QuantizationConfig(group_size=64), adopt=tiny_mlx)

@@ -25,13 +25,14 @@ GEOMETRY = replace(PRESETS["mid"], layers=4, scale_dtype="bfloat16")
 CHILD = """
 import json, sys; from pathlib import Path
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.memory.system import peak_memory
 from flash_moe.pack.packer import pack
 import mlx_lm
 mlx_lm.load
 src, dst, options = sys.argv[1:]
 imported = peak_memory()
-pack(open_source(Path(src), **json.loads(options)), Path(dst))
+pack(open_source(Path(src), QuantizationConfig(**json.loads(options))), Path(dst))
 print(peak_memory() - imported)
 """
 

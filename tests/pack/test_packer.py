@@ -97,8 +97,7 @@ def test_a_stopped_run_is_continued(
     error: BaseException,
 ) -> None:
     dst = tmp_path / "store"
-    source = MlxCheckpoint(tiny_mlx)
-    stop_at(source, layer, error)
+    source = stop_at(MlxCheckpoint(tiny_mlx), layer, error)
     with pytest.raises((KeyboardInterrupt, PackError)) as caught:
         pack(source, dst)
     if isinstance(error, OSError):
@@ -134,8 +133,7 @@ def test_a_killed_run_is_continued(
 def test_the_same_source_can_be_packed_again(
     tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
-    source = MlxCheckpoint(tiny_mlx)
-    stop_at(source, 2, KeyboardInterrupt())
+    source = stop_at(MlxCheckpoint(tiny_mlx), 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     assert pack(source, tmp_path / "store").layers_kept == 2
@@ -172,8 +170,7 @@ def test_a_finished_layer_that_was_damaged_meanwhile_is_written_again(
     tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
     dst = tmp_path / "store"
-    source = MlxCheckpoint(tiny_mlx)
-    stop_at(source, 4, KeyboardInterrupt())
+    source = stop_at(MlxCheckpoint(tiny_mlx), 4, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     (dst / "experts" / "layer_001.bin").unlink()
@@ -185,8 +182,7 @@ def test_a_finished_layer_that_was_damaged_meanwhile_is_written_again(
 def test_another_source_does_not_continue(
     tiny_mlx: Path, mlx_copy: Path, tmp_path: Path, stop_at: Any
 ) -> None:
-    source = MlxCheckpoint(tiny_mlx)
-    stop_at(source, 1, KeyboardInterrupt())
+    source = stop_at(MlxCheckpoint(tiny_mlx), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     with pytest.raises(PackError, match="another source"):

@@ -54,7 +54,7 @@ def copy(entries: list[TensorEntry], dst: Path, on_bytes: Callable[[int], None])
     entries = sorted(entries, key=lambda e: e.name)
     files = StoreFiles(dst, (), [TensorSpec(e.name, e.dtype, e.shape) for e in entries])
     for entry in entries:
-        CopyTensor(entry).run(files, on_bytes)
+        CopyTensor((entry,), None, entry.n_bytes).run(files, on_bytes)
     for file in files.resident_files:
         files.complete(file)
     files.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flash_moe.errors import BudgetError
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
-from flash_moe.memory.prefill_workspace import Scratch
+from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 from flash_moe.plan import forecast as module
 from flash_moe.plan.forecast import (
@@ -34,7 +34,9 @@ from flash_moe.stream.trace import Trace, TraceHeader
 from tests.support.routing_samples import draw_tokens
 
 GB = 10**9
-SCRATCH = Scratch(experts=170_000, attention=200_000, delta=210_000, pair=66, position=33_000)
+WORKSPACE = PrefillWorkspace(
+    experts=170_000, attention=200_000, delta=210_000, per_token_pair=66, per_position=33_000
+)
 
 
 def layers_of(*rows: tuple[int, int]) -> tuple[ExpertLayer, ...]:
@@ -57,7 +59,7 @@ def shape_397b(top_k: int, *, resident: float = 5.579e9, touched: float = 5.007e
         }
     )
     layers = tuple(ExpertLayer(i, f"layers.{i}.mlp", 512, layout) for i in range(60))
-    return ModelShape(layers, top_k, int(resident), int(touched), SCRATCH)
+    return ModelShape(layers, top_k, int(resident), int(touched), WORKSPACE)
 
 
 def machine_of(disk: float, weights: float, memory: float = 48, where: str = "metal") -> Machine:
@@ -116,9 +118,10 @@ def test_beside_what_others_published() -> None:
     another = look(10, machine_of(12, 614, 128), 90)
     assert another.tokens_per_s.low < 8.8 < another.tokens_per_s.high
     ends = (another.tokens_per_s.low, another.tokens_per_s.high)
-    assert "Here {:.1f} to {:.1f} and 85".format(*ends) in str(module.__doc__)
+    text = " ".join(str(module.__doc__).split())
+    assert "Forecast: {:.1f} to {:.1f} and 85".format(*ends) in text
     ends = (original.tokens_per_s.low, original.tokens_per_s.high)
-    assert "Here {:.1f} to {:.1f}\n".format(*ends) in str(module.__doc__)
+    assert "Forecast: {:.1f} to {:.1f} and 65".format(*ends) in text
     assert another.hit_rate.low == pytest.approx(0.83, abs=0.03)
 
 
@@ -132,7 +135,7 @@ def test_computing_on_two_cores(top_k: int, measured: float) -> None:
 
 def test_the_arithmetic_of_a_token() -> None:
     layers = layers_of((16, 1_000_000), (16, 1_000_000), (8, 3_000_000))
-    shape = ModelShape(layers, 2, 50_000_000, 40_000_000, SCRATCH)
+    shape = ModelShape(layers, 2, 50_000_000, 40_000_000, WORKSPACE)
     disk, weights = Figure(1e9, "measured", "d"), Figure(1e10, "measured", "w")
     machine = Machine(disk, weights, 10 * GB, None, Figure(0.001, "assumed", "c"))
     found = forecast(shape, machine, 4 * (1_000_000 + 1_000_000 + 3_000_000))
@@ -152,7 +155,7 @@ def test_the_arithmetic_of_a_token() -> None:
 
 
 def test_a_bank_of_all_experts_reads_each_once() -> None:
-    shape = ModelShape(layers_of((16, 10**6)), 2, 10**6, 10**6, SCRATCH)
+    shape = ModelShape(layers_of((16, 10**6)), 2, 10**6, 10**6, WORKSPACE)
     found = forecast(shape, machine_of(1, 100), 10**9)
     assert found.slots == (16,)
     assert found.hit_rate.high == 1
@@ -162,7 +165,7 @@ def test_a_bank_of_all_experts_reads_each_once() -> None:
 
 
 def test_layers_that_share_a_slab_hit_nothing() -> None:
-    shape = ModelShape(layers_of(*[(16, 10**6)] * 4), 4, 10**6, 10**6, SCRATCH)
+    shape = ModelShape(layers_of(*[(16, 10**6)] * 4), 4, 10**6, 10**6, WORKSPACE)
     found = forecast(shape, machine_of(1, 100), 15 * 10**6)
     assert found.shared
     assert found.slots == (15,)
@@ -175,7 +178,7 @@ def test_layers_that_share_a_slab_hit_nothing() -> None:
 def test_beside_a_replay() -> None:
     """Draws of the chain, two kinds of layers, through the tables of a run."""
     layers = layers_of((64, 16384), (64, 16384), (24, 49152))
-    shape = ModelShape(layers, 4, 10**6, 10**6, SCRATCH)
+    shape = ModelShape(layers, 4, 10**6, 10**6, WORKSPACE)
     budget = 10 * (2 * 16384 + 49152)
     found = forecast(shape, machine_of(1, 100), budget)
     tokens = [draw_tokens(layer.n_experts, 4, TEXT, seed) for seed, layer in enumerate(layers)]
@@ -195,7 +198,7 @@ sizes = st.tuples(st.integers(1, 40), st.sampled_from([16384, 65536, 7_077_888])
 @given(st.lists(sizes, min_size=1, max_size=5), st.integers(1, 8), st.data())
 def test_any_model(rows: list[tuple[int, int]], top_k: int, data: st.DataObject) -> None:
     layers = layers_of(*rows)
-    shape = ModelShape(layers, top_k, 10**8, 10**8, SCRATCH)
+    shape = ModelShape(layers, top_k, 10**8, 10**8, WORKSPACE)
     smallest = smallest_budget(layers, top_k)
     fewer = data.draw(st.integers(smallest, shape.expert_bytes + 10**6))
     more = data.draw(st.integers(fewer, shape.expert_bytes + 10**6))
@@ -219,7 +222,7 @@ def test_what_fits_to_the_byte() -> None:
     shape = shape_397b(10)
     bank = 20 * GB
     found = forecast(shape, machine_of(5, 400), bank)
-    chunk = SCRATCH.n_bytes(MIN_CHUNK, MIN_CHUNK)
+    chunk = WORKSPACE.n_bytes(MIN_CHUNK, MIN_CHUNK)
     assert found.memory_bytes == PROCESS_BYTES + 5_579_000_000 + found.bank_bytes + chunk
     assert found.fits_now is None
     spare = reserve(48 * GB)
@@ -250,7 +253,7 @@ def test_budgets_are_those_of_load() -> None:
         resident=shape.resident_bytes,
         expert_bytes=shape.expert_bytes,
         smallest_bank=smallest,
-        scratch=SCRATCH,
+        workspace=WORKSPACE,
     )
     assert found[0.5] == half.bank_bytes
     assert forecast(shape, machine, found[None]).fits_now

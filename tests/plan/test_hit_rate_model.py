@@ -41,17 +41,17 @@ def test_the_text_is_as_long_as_its_first_uses_say() -> None:
 
 def test_the_docstring_gives_the_figures_of_the_code() -> None:
     text = " ".join(str(hit_rate_model.__doc__).split())
-    row = re.search(r"this model ([\d. ]+) Of all", text)
+    row = re.search(r"this model ([\d. ]+) In that text", text)
     assert row is not None
     claimed = [float(n) for n in row[1].split()]
     found = [percent(512, 10, round(512 * held / 100)) for held in HELD]
     assert claimed == pytest.approx(found, abs=0.051)
     overlap = [100 * Routing.of(512, k).hit_rate(1) for k in (4, 10)]
-    assert f"Here: {overlap[0]:.1f}, {overlap[1]:.1f}." in text
+    assert f"Model: {overlap[0]:.1f}, {overlap[1]:.1f}." in text
     small = [round(percent(512, 4, n, 200)) for n in (16, 32, 64, 128)]
-    assert "Here: {}, {}, {}, {}. A page".format(*small) in text
+    assert "Model: {}, {}, {}, {}. A page".format(*small) in text
     page_cache = round(100 * hit_rates(512, 4, round(0.161 * 512))[1])
-    assert f"A page cache of 16 % of the experts: 71 %. Here: {page_cache}." in text
+    assert f"A page cache of 16 % of the experts: 71 %. Model: {page_cache}." in text
     others = [round(percent(n, k, round(0.16 * n))) for n, k in ((128, 8), (256, 8), (512, 10))]
     assert "experts: {}, {}, {}.".format(*others) in text
 

@@ -134,7 +134,7 @@ def test_a_word_has_the_same_tokens_behind_a_space(chat: Chat) -> None:
 def test_right_answers_are_right_and_wrong_ones_wrong(chat: Chat) -> None:
     asked = judge.prompts(9)
     answers = [_right_answer(prompt) for prompt in asked]
-    assert all(judge.right(p, a) for p, a in zip(asked, answers, strict=True))
+    assert all(judge.is_correct(p, a) for p, a in zip(asked, answers, strict=True))
     scores = judge.scores(asked, answers)
     assert set(scores.values()) == {1.0}
     shifted = judge.scores(asked, answers[1:] + answers[:1])

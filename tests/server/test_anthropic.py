@@ -244,7 +244,7 @@ def test_what_changes_nothing_is_taken(claude: anthropic.Anthropic) -> None:
     [
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "cannot be begun"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "prefilling"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"temperature": 1.5}}, "temperature"),
         ({"tools": [{"name": "x", "input_schema": {"type": "objekt"}}]}, "tools"),

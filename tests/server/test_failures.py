@@ -7,17 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import openai
 import pytest
 
-from flash_moe import FlashMoE
-from flash_moe.compat.mlx_lm import server_module
 from flash_moe.demo_model import STORE
-from flash_moe.errors import GrammarError
-from flash_moe.grammar import json_schema
-from flash_moe.server.engine.arguments import Arguments
-from flash_moe.server.engine.generator import PromptCaches
 from tests.support.live_server import Live
 from tests.support.timeout import TIMEOUT_S
 
@@ -59,44 +52,3 @@ def test_a_failed_read_ends_its_answers_and_the_server_goes_on(tmp_path: Path) -
         assert server.stop() == 0
     finally:
         server.close()
-
-
-def test_an_error_of_a_constraint_stays_with_its_request(alone: FlashMoE) -> None:
-    """It would otherwise end all answers of the batch."""
-    mlx = server_module()
-    errors: list[Exception] = []
-    args = Arguments(
-        *(None, None, None, [], 8, 0, False, 0, None, None),
-        constraint=json_schema(alone.tokenizer, {"type": "integer"}),
-        failed=errors.append,
-    )
-    processor = args.processor()
-    size = alone.model.config.vocab_size
-    assert size
-    logits, wrong = mx.zeros((1, size)), alone.tokenizer.encode("x")[0]
-    masked = processor(mx.array([1]), logits)
-    assert masked[0, wrong].item() == -mx.inf
-    assert errors == []
-    for _ in range(2):
-        assert mx.array_equal(processor(mx.array([1, wrong]), logits), logits)
-    assert [type(error) for error in errors] == [GrammarError]
-    assert issubclass(Arguments, mlx.GenerationArguments)
-
-
-class Kept:
-    """Stands for a layer's cache: it is kept, copied and cannot be trimmed."""
-
-    nbytes = 100
-
-    def is_trimmable(self) -> bool:
-        return False
-
-
-@pytest.mark.parametrize("held", [[1], [1, 2, 3], [1, 2, 3, 4]])
-def test_prompt_caches_leave_a_token(held: list[int]) -> None:
-    caches = PromptCaches(max_size=4, max_bytes=1000)
-    caches.insert_cache("model", held, [Kept()])
-    cache, rest = caches.fetch_nearest_cache("model", [1, 2, 3, 4])
-    assert rest
-    assert [*range(1, 5 - len(rest)), *rest] == [1, 2, 3, 4]
-    assert (cache is None) == (len(rest) == 4)

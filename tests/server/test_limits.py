@@ -176,7 +176,7 @@ def test_signs_of_life_of_a_stream() -> None:
     stream.check()
     assert not begun
     for _ in range(2):
-        stream.spoke_at -= 60
+        stream.last_sent_at -= 60
         stream.check()
         stream.check()
     assert (begun, sent) == ([True], [b"alive", b"alive"])
@@ -255,12 +255,13 @@ def test_prompt_caches_keep_within_their_bytes(strict: Live) -> None:
     assert strict.metric("prompt_cache_bytes") <= 2_000_000
 
 
+@pytest.mark.process
 class TestTheEnd:
     """A server that is told to stop."""
 
     @pytest.fixture(params=[1])
     def server(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Live]:
-        grace = ["--grace", str(request.param), "--decode-concurrency", "1"]
+        grace = ["--shutdown-timeout", str(request.param), "--decode-concurrency", "1"]
         made = Live(tmp_path / "log", *grace)
         yield made
         made.close()

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flash_moe.compat import mlx_lm as mlx_lm_api
-from flash_moe.errors import ConfigError, IncompatibleMlxLmError
+from flash_moe.errors import ConfigError
 from flash_moe.server.engine.admission import Admission
 from flash_moe.server.http import connection
 from flash_moe.server.options import ServeOptions
@@ -114,7 +113,7 @@ def test_anthropic_messages_become_those_of_the_template() -> None:
     fields = Fields(body)
     asked = read_messages(fields, OPTIONS)
     fields.finish()
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     assert asked.messages == [
         {"role": "system", "content": "a\n\nb"},
         {"role": "user", "content": "q"},
@@ -138,7 +137,24 @@ def test_unknown_fields_are_refused_unless_told() -> None:
     with pytest.raises(ApiError, match="unknown") as caught:
         fields.inner("inside").finish()
     assert caught.value.param == "inside.also"
-    Fields(body, lenient=True).inner("inside").finish()
+    with pytest.raises(ApiError, match="unknown"):
+        fields.finish()  # of what is inside too
+    lenient = Fields(body, lenient=True)
+    assert lenient.inner("inside") is not None
+    assert lenient.inner("outside") is None
+    lenient.finish()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("beside", [True, False])
+def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) -> None:
+    function = {"name": "f", "strict": inside}
+    fields = Fields(
+        {**GOOD, "tools": [{"type": "function", "strict": beside, "function": function}]}
+    )
+    asked = read_chat(fields, OPTIONS, None)
+    fields.finish()
+    assert asked.tools.strict == ({"f"} if inside or beside else set())
 
 
 @pytest.fixture
@@ -175,7 +191,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
     go, threads = threading.Event(), []
 
     def run(n: int) -> None:
-        with admission.turn(lambda: None):
+        with admission.admit(lambda: None):
             order.append(n)
             go.wait(60)
 
@@ -184,7 +200,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
         thread.start()
         threads.append(thread)
         wait_for(lambda n=n: admission.running + admission.waiting > n)
-    with pytest.raises(ApiError) as caught, admission.turn(lambda: None):
+    with pytest.raises(ApiError) as caught, admission.admit(lambda: None):
         pass
     assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
     go.set()
@@ -202,20 +218,20 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
             raise KeyError("gone")
 
     def wait() -> None:
-        with pytest.raises(KeyError), admission.turn(leave):
+        with pytest.raises(KeyError), admission.admit(leave):
             pass
 
     waiting = threading.Thread(target=wait)
-    with admission.turn(lambda: None):
+    with admission.admit(lambda: None):
         waiting.start()
         wait_for(lambda: admission.waiting)
         gone.set()
         waiting.join(60)
         assert admission.waiting == 0
-    with admission.turn(lambda: None):
+    with admission.admit(lambda: None):
         assert admission.running == 1
     admission.close()
-    with pytest.raises(ApiError, match="stopping"), admission.turn(lambda: None):
+    with pytest.raises(ApiError, match="stopping"), admission.admit(lambda: None):
         pass
 
 
@@ -232,13 +248,6 @@ def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ServeOptions("demo", **wrong)
-
-
-def test_what_mlx_lms_server_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = ("mlx_lm.server", "ResponseGenerator.no_such", ())
-    monkeypatch.setattr(mlx_lm_api, "SERVER", (*mlx_lm_api.SERVER, row))
-    with pytest.raises(IncompatibleMlxLmError, match=r"ResponseGenerator\.no_such"):
-        mlx_lm_api.server_module()
 
 
 def test_which_hosts_are_local() -> None:

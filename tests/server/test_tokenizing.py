@@ -3,88 +3,120 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flash_moe import FlashMoE
 from flash_moe.options.sampling import SamplingParams
-from flash_moe.server.engine.tokenize import Tokenizing
+from flash_moe.server.engine.tokenize import PromptTokenizer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.requests.errors import ApiError
-from flash_moe.server.requests.request import Asked
+from flash_moe.server.requests.request import GenerationRequest, Tools
 from tests.support.live_server import Live
 
 SAMPLING = SamplingParams(max_tokens=5)
 LONG = 6_000_000  # characters
 
 
-def asked(text: str, role: str = "user") -> Asked:
-    return Asked("demo", SAMPLING, messages=[{"role": role, "content": text}])
+def asked(text: str, role: str = "user") -> GenerationRequest:
+    return GenerationRequest("demo", SAMPLING, messages=[{"role": role, "content": text}])
 
 
-class FakeGenerator:
-    """With the tokenizer of a model, which notes how much it was given."""
+class SlowTokenizer:
+    """The tokenizer of a model; counts its characters, and can be held in its template."""
+
+    has_chat_template = True
 
     def __init__(self, flash: FlashMoE) -> None:
         self.seen = 0
-        self.held = threading.Event()
-        self.go = threading.Event()
+        self.held, self.go = threading.Event(), threading.Event()
         self._encode = flash.tokenizer.encode
-        tokenizer = SimpleNamespace(has_chat_template=True, encode=self.encode)
-        self.provider = SimpleNamespace(tokenizer=tokenizer, model=flash.model)
 
     def encode(self, text: str, **options: Any) -> Any:
         self.seen += len(text)
         return self._encode(text, **options)
 
-    def tokenized(self, request: Any, arguments: Any) -> Any:
+    def apply_chat_template(self, messages: Any, **options: Any) -> list[int]:
         self.held.set()
         assert self.go.wait(60)
-        return ([1, 2, 3],)
+        return [1, 2, 3]
 
 
 @pytest.fixture
-def generator(alone: FlashMoE) -> Any:
-    return FakeGenerator(alone)
+def tokenizer(alone: FlashMoE) -> SlowTokenizer:
+    return SlowTokenizer(alone)
+
+
+@pytest.fixture
+def tokenizing(tokenizer: SlowTokenizer, alone: FlashMoE) -> PromptTokenizer:
+    return PromptTokenizer(tokenizer, alone.model.config.max_context, {}, 3)
 
 
 @pytest.mark.parametrize("text", ["word " * (LONG // 5), "a" * LONG], ids=["words", "a word"])
-def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(generator: Any, text: str) -> None:
-    prompts = [asked(text), Asked("demo", SAMPLING, prompt=text)]
+def test_a_prompt_that_cannot_fit_is_refused_from_its_beginning(
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer, text: str
+) -> None:
+    prompts = [asked(text), GenerationRequest("demo", SAMPLING, prompt=text)]
     for prompt in prompts:
-        generator.seen = 0
+        tokenizer.seen = 0
         with pytest.raises(ApiError) as caught:
-            Tokenizing(generator, 3).tokenized(prompt, None, None, lambda: None)
+            tokenizing.tokenize(prompt, lambda: None)
         assert caught.value.code == "context_length_exceeded"
-        assert generator.seen < LONG / 10
-        assert not generator.held.is_set()
+        assert tokenizer.seen < LONG / 10
+        assert not tokenizer.held.is_set()
 
 
 @pytest.mark.parametrize("prompt", [asked(" " * LONG), asked("a" * LONG, "assistant"), asked("a")])
-def test_what_may_fit_is_tokenized(generator: Any, prompt: Asked) -> None:
+def test_what_may_fit_is_tokenized(
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer, prompt: GenerationRequest
+) -> None:
     """Templates drop space around a message, and the thoughts of an assistant."""
-    generator.go.set()
-    ids = Tokenizing(generator, 3).tokenized(prompt, None, None, lambda: None)
-    assert ids == ([1, 2, 3],)
+    tokenizer.go.set()
+    assert tokenizing.tokenize(prompt, lambda: None).ids == [1, 2, 3]
 
 
-def test_one_that_waits_for_the_tokenizer_may_leave(generator: Any) -> None:
-    tokenizing = Tokenizing(generator, 1)
-    first = threading.Thread(target=lambda: tokenizing.tokenized(asked("a"), None, None, print))
+def test_one_that_waits_for_the_tokenizer_may_leave(
+    tokenizing: PromptTokenizer, tokenizer: SlowTokenizer
+) -> None:
+    first = threading.Thread(target=lambda: tokenizing.tokenize(asked("a"), lambda: None))
 
     def gone() -> None:
         raise ClientGone
 
     first.start()
     try:
-        assert generator.held.wait(60)
+        assert tokenizer.held.wait(60)
         with pytest.raises(ClientGone):
-            tokenizing.tokenized(asked("b"), None, None, gone)
+            tokenizing.tokenize(asked("b"), gone)
     finally:
-        generator.go.set()
+        tokenizer.go.set()
         first.join(60)
+
+
+def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
+    """After the system message and tools, and before the header of the answer."""
+    tokenizer = alone.tokenizer
+    tokenizing = PromptTokenizer(tokenizer, None, {}, 3)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    found = tokenizing.tokenize(
+        GenerationRequest("demo", SAMPLING, messages=messages, tools=Tools([tool])), lambda: None
+    )
+    (system, kind), (user, other) = found.checkpoints
+    assert (kind, other) == ("system", "user")
+    end = "Be brief.<|im_end|>\n<|im_start|>user"
+    assert tokenizer.decode(found.ids[:system]).rstrip().endswith(end)
+    assert tokenizer.decode(found.ids[:user]).endswith("Hello<|im_end|>\n")
+    last = [*messages, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Again"}]
+    longer = tokenizing.tokenize(
+        GenerationRequest("demo", SAMPLING, messages=last, tools=Tools([tool])), lambda: None
+    )
+    assert longer.ids[:user] == found.ids[:user]
+    without = tokenizing.tokenize(
+        GenerationRequest("demo", SAMPLING, messages=messages[1:]), lambda: None
+    )
+    assert [kind for _, kind in without.checkpoints] == ["user"]
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])

@@ -314,4 +314,4 @@ def test_shards_beside_the_index_only(tmp_path: Path, name: Any) -> None:
 def test_names_of_tensors_are_lines(tmp_path: Path, tensor: str) -> None:
     file = tmp_path / "index.json"
     file.write_bytes(encoded({"weight_map": {tensor: "model.safetensors"}}))
-    must_refuse(lambda: read_index(file), CorruptFileError, match="no name of a tensor")
+    must_refuse(lambda: read_index(file), CorruptFileError, match="is not a tensor name")

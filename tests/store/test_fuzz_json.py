@@ -151,7 +151,7 @@ def test_more_experts_a_token_than_there_are() -> None:
 @pytest.mark.parametrize("name", ["", "..", "../x", "a b", "os\n", "\ud800", "x" * 101, 3, None])
 def test_model_types(tmp_path: Path, name: Any) -> None:
     (tmp_path / "config.json").write_bytes(encoded({**FLAT, "model_type": name}))
-    must_refuse(lambda: read_config(tmp_path), ModelNotFoundError, match="names no model_type")
+    must_refuse(lambda: read_config(tmp_path), ModelNotFoundError, match="no valid model_type")
 
 
 NOT_JSON = {

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from flash_moe.errors import ManifestError
-from flash_moe.files.atomic import write_json
 from flash_moe.store.manifest import FORMAT, MANIFEST_FILE, PARTIAL_FILE, is_store, read_manifest
 
 Table = dict[str, Any]
@@ -137,19 +136,3 @@ def test_a_file_of_another_size(store_copy: Path, name: str, change: int) -> Non
     size = len(content)
     with pytest.raises(ManifestError, match=rf"{name}: expected {size} bytes, got {size + change}"):
         read_manifest(store_copy)
-
-
-def test_write_json_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    file = tmp_path / "table.json"
-    write_json(file, {"a": 1})
-    write_json(file, {"a": 2})
-    assert json.loads(file.read_text()) == {"a": 2}
-    assert [f.name for f in tmp_path.iterdir()] == ["table.json"]
-
-
-def test_write_json_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    file = tmp_path / "table.json"
-    write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"a": [1, object()]})
-    assert json.loads(file.read_text()) == {"a": 1}

@@ -17,7 +17,7 @@ from flash_moe.store.experts import (
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream.bank import MOST_ARRIVALS, ExpertBank
+from flash_moe.stream.bank import MAX_ARRIVAL_WAVES, ExpertBank
 from tests.support.bank_requests import PAYLOAD, RECORD, TOKEN, TOP_K, Tensors, ask, counts
 
 
@@ -71,7 +71,7 @@ def test_a_bank_for_all_experts_reads_each_once(tiny_store: Path, banks: list[Ex
     banks.append(bank := ExpertBank(experts, 10**12, TOP_K, io_threads=2))
     assert bank.n_bytes == experts.n_bytes
     for layer in range(8):
-        assert 1 <= len(list(bank.waves(layer, range(32)))) <= MOST_ARRIVALS
+        assert 1 <= len(list(bank.waves(layer, range(32)))) <= MAX_ARRIVAL_WAVES
     for layer in range(8):
         assert len(list(bank.waves(layer, range(32)))) == 1
     stats = bank.stats()
@@ -99,7 +99,7 @@ def test_what_is_held_is_evaluated_before_its_slot_is_written_again(
     for wave in bank.waves(0, range(32)):
         for expert, slot in zip(wave.experts, wave.slots, strict=True):
             outputs[expert] = lazy_copy(wave.views[name], slot)
-            bank.hold(outputs[expert])
+            bank.track(outputs[expert])
     for expert in range(28):  # the last wave was not written over yet
         assert np.array_equal(np.array(outputs[expert]), table[expert])
     last = {expert: outputs[expert] for expert in range(28, 32)}

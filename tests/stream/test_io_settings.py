@@ -16,8 +16,8 @@ from flash_moe.stream.io_settings import (
     Measured,
     disk_of,
     io_settings,
-    recall,
-    remember,
+    load_measured,
+    save_measured,
     settings_file,
 )
 
@@ -46,10 +46,10 @@ def test_defaults(experts: PackedExperts) -> None:
 
 
 def test_what_was_measured_is_the_default_and_arguments_win(experts: PackedExperts) -> None:
-    file = remember(disk_of(experts), {"cached": SLOW, "direct": FAST})
+    file = save_measured(disk_of(experts), {"cached": SLOW, "direct": FAST})
     assert file == module.settings_file()
-    assert recall(disk_of(experts)) == {"cached": SLOW, "direct": FAST}
-    assert recall("another disk") == {}
+    assert load_measured(disk_of(experts)) == {"cached": SLOW, "direct": FAST}
+    assert load_measured("another disk") == {}
     # it fits in memory, so the page cache is worth more than a fast disk
     assert io_settings(experts) == IoSettings("cached", 16, 4)
     assert io_settings(experts, threads=2) == IoSettings("cached", 2, 4)
@@ -61,7 +61,7 @@ def test_what_was_measured_is_the_default_and_arguments_win(experts: PackedExper
 def test_direct_unasked(experts: PackedExperts, tiny_mlx: Path) -> None:
     disk = disk_of(experts)
     assert io_settings(experts).io == "cached"  # nothing was measured
-    remember(disk, {"cached": SLOW, "direct": FAST})
+    save_measured(disk, {"cached": SLOW, "direct": FAST})
     assert io_settings(experts) == IoSettings("direct", 4, 2)
     assert io_settings(experts, io="cached") == IoSettings("cached", 16, 4)
     # a model that cannot be read so never is
@@ -69,9 +69,9 @@ def test_direct_unasked(experts: PackedExperts, tiny_mlx: Path) -> None:
     assert disk_of(unpacked) == disk
     assert io_settings(unpacked) == IoSettings("cached", 16, 4)
     for gb_s in (1.0, 1.03, float("nan")):
-        remember(disk, {"cached": SLOW, "direct": Measured(4, 2, gb_s)})
+        save_measured(disk, {"cached": SLOW, "direct": Measured(4, 2, gb_s)})
         assert io_settings(experts).io == "cached"
-    remember(disk, {"direct": FAST})
+    save_measured(disk, {"direct": FAST})
     assert io_settings(experts) == IoSettings("cached", 8, None)
 
 
@@ -112,16 +112,16 @@ def test_a_file_that_is_damaged_counts_as_empty(experts: PackedExperts, text: An
     whole = text if isinstance(text, str) else table(disk_of(experts), text)
     file.write_text(whole)
     assert io_settings(experts) == IoSettings("cached", 8, None)
-    remember(disk_of(experts), {"cached": SLOW})
+    save_measured(disk_of(experts), {"cached": SLOW})
     assert io_settings(experts) == IoSettings("cached", 16, 4)
 
 
 def test_other_disks_are_kept(experts: PackedExperts) -> None:
-    remember("one", {"cached": SLOW})
-    remember("two", {"cached": FAST})
-    remember("one", {"direct": FAST})
-    assert recall("one") == {"direct": FAST}
-    assert recall("two") == {"cached": FAST}
+    save_measured("one", {"cached": SLOW})
+    save_measured("two", {"cached": FAST})
+    save_measured("one", {"direct": FAST})
+    assert load_measured("one") == {"direct": FAST}
+    assert load_measured("two") == {"cached": FAST}
     assert [f.name for f in module.settings_file().parent.iterdir()] == ["io.json"]
 
 

@@ -33,7 +33,7 @@ def test_held_experts_are_there_while_others_are_read(bank: ExpertBank, gate: Ga
     waves = bank.waves(0, [1, 2, 3, 4])
     assert list(next(waves).experts) == [1, 2]
     gate.wait_until_begun(3, 4)
-    bank.hold(held := mx.array(1) + 1)
+    bank.track(held := mx.array(1) + 1)
     gate.open(4)
     assert list(next(waves).experts) == [4]  # as they arrive
     gate.open(3)
@@ -85,14 +85,14 @@ def test_what_reads_a_slot_is_evaluated_before_the_slot_is_read_into(
         )
         evaluate(*arrays)
 
-    def begun(self: ExpertBank, layer: int, arena: Any, experts: Any) -> Any:
+    def begun(self: ExpertBank, layer: int, pool: Any, experts: Any) -> Any:
         events.append(f"reads {list(experts)}")
-        return begin(self, layer, arena, experts)
+        return begin(self, layer, pool, experts)
 
     monkeypatch.setattr(ExpertBank, "_begin", begun)
     monkeypatch.setattr("flash_moe.stream.bank.mx.eval", evaluated)
     for n, _ in enumerate(bank.waves(0, range(6))):
-        bank.hold(mx.array(n))
+        bank.track(mx.array(n))
     assert events == ["reads [0, 1]", "reads [2, 3]", "evaluated 0", "reads [4, 5]"]
 
 

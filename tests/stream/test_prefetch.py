@@ -71,8 +71,8 @@ def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gat
     call(bank, 1, [9], ahead=[])  # with 5 still being read
     assert gate.waiting == {5}
     assert bank.stats().layers[1].bytes_read <= 2 * RECORD  # 7 was read, or dropped in time
-    assert bank.holds(1, [9])
-    assert not bank.holds(1, [5])
+    assert bank.all_cached(1, [9])
+    assert not bank.all_cached(1, [5])
     gate.open(*range(32))
     ask(bank, tensors, 1, [*range(8), 9])  # settles it; more than the slots that are left
     ask(bank, tensors, 1, [5, 9])
@@ -104,7 +104,7 @@ def test_guesses_for_many_rows_evict_no_guess(
     bank = ExpertBank(experts, 2 * TOKEN, TOP_K, io_threads=2, policy=policy)
     ask(bank, tensors, 1, range(7))
     call(bank, 0, [1], ahead=list(range(32)))
-    assert bank.holds(1, range(7))
+    assert bank.all_cached(1, range(7))
     ask(bank, tensors, 1, list(range(8)))
     assert bank.stats().bytes_read == 9 * RECORD
     bank.close()
@@ -170,7 +170,7 @@ def test_a_wrong_guess_dropped_in_part_is_read_whole_when_it_turns_right(
         call(bank, 0, [1], ahead=[5])
         assert begun.wait(60)
         threading.Timer(0.2, release.set).start()  # the only thread is held until then
-        settle = bank._lookahead.settle(1, [9], bank._arena_of[1].table)  # it was wrong
+        settle = bank._prefetcher.reconcile(1, [9], bank._pool_of[1].table)  # it was wrong
         assert settle == []
         ask(bank, tensors, 1, [5])
     finally:

@@ -121,7 +121,7 @@ def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> Non
     again = ReadBatch(reads_of(experts, 3, [9, 10]), 4)
     pool.submit(again)
     again.wait()
-    assert sorted(read.expert for read in again.arrivals()) == [9, 10]
+    assert sorted(read.expert for read in again.next_completed()) == [9, 10]
 
 
 def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None:
@@ -146,14 +146,14 @@ def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
     order = []
     gates[2].set()
     while not batch.complete:
-        for read in batch.arrivals():
+        for read in batch.next_completed():
             order.append(read.expert)
             assert bytes(read.record) == bytes([read.expert]) * 4
             gates[{2: 0, 0: 1, 1: 1}[read.expert]].set()
     assert order == [2, 0, 1]
     batch.wait()
     assert batch.done
-    assert batch.arrivals() == []  # each is told once
+    assert batch.next_completed() == []  # each is told once
 
 
 def test_several_arrivals_at_once(make: Make) -> None:
@@ -161,14 +161,14 @@ def test_several_arrivals_at_once(make: Make) -> None:
     reader = FakeReader(lambda expert: (expert == 0 and gate.wait(TIMEOUT_S)) or None)
     batch, _ = batch_of(6)
     make(reader, 2).submit(batch)
-    first = [read.expert for read in batch.arrivals(3)]
+    first = [read.expert for read in batch.next_completed(3)]
     assert len(first) >= 3
     assert 0 not in first
     assert not batch.done
     gate.set()
     rest: list[int] = []
     while not batch.complete or len(first) + len(rest) < 6:
-        rest += [read.expert for read in batch.arrivals(6)]  # more than there are left
+        rest += [read.expert for read in batch.next_completed(6)]  # more than there are left
     assert sorted(first + rest) == list(range(6))
 
 
@@ -176,7 +176,7 @@ def test_a_dropped_read_never_counts_as_there(make: Make) -> None:
     batch, _ = batch_of(3)
     batch.drain()
     with pytest.raises(ValueError, match="dropped"):
-        batch.arrivals()
+        batch.next_completed()
     assert batch.done
     assert not batch.complete
 
@@ -197,7 +197,7 @@ def test_an_error_ends_every_wait(make: Make) -> None:
     batch, _ = batch_of(6)
     pool.submit(batch)
     with pytest.raises(ReadError):
-        batch.arrivals(6)
+        batch.next_completed(6)
     assert sorted(reader.begun) == sorted(reader.ended)
     with pytest.raises(ReadError):
         batch.wait()
@@ -210,7 +210,7 @@ def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
     pool = make(reader, 1)
     batch, _ = batch_of(5)
     pool.submit(batch)
-    assert batch.arrivals()
+    assert batch.next_completed()
     batch.drain()
     assert reader.begun == reader.ended
     assert still_works(pool)

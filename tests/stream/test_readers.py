@@ -20,7 +20,7 @@ from tests.support.timeout import TIMEOUT_S
 
 @pytest.fixture
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "LOOK_AFTER_S", 0.02)
+    monkeypatch.setattr(readers, "CHECK_THREADS_S", 0.02)
 
 
 def test_one_thread_reads_in_order(make: Make) -> None:
@@ -187,7 +187,7 @@ def test_a_batch_that_was_not_submitted_can_be_drained() -> None:
     """Then it is empty, and nobody who waits for it takes it for complete."""
     batch, _ = batch_of(3)
     batch.drain()
-    assert batch.lost
+    assert batch.dropped
     with pytest.raises(ValueError, match="dropped"):
         batch.wait()
     assert batch.n_bytes == 0
@@ -251,7 +251,7 @@ def test_draining_does_not_begin_again_what_a_dead_thread_was_reading(make: Make
     batch = pool.batch([Read(0, 5, memoryview(bytearray(4)))])
     batch._running[dead] = batch._todo.popleft()
     batch.drain()
-    assert batch.lost
+    assert batch.dropped
     assert batch.done
     assert still_works(pool)  # behind whatever was queued
     assert 5 not in reader.begun[:-9]
@@ -296,7 +296,7 @@ def test_a_forked_process_reads_with_new_threads() -> None:
 import os, threading, warnings; warnings.simplefilter('ignore')
 from flash_moe.stream import readers
 from tests.support.fake_reader import FakeReader, batch_of, expected, still_works
-readers.LOOK_AFTER_S = 0.02
+readers.CHECK_THREADS_S = 0.02
 parent, begun, gate = os.getpid(), threading.Event(), threading.Event()
 def action(expert):
     if os.getpid() == parent and expert == 1:

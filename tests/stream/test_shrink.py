@@ -30,7 +30,7 @@ calls = st.lists(st.lists(st.integers(0, 15), unique=True, min_size=1, max_size=
 
 
 def use(table: SlotTable, experts: list[int]) -> None:
-    for group in table.waves(0, experts):
+    for group in table.begin_call(0, experts):
         table.commit(table.assign(0, group))
 
 
@@ -47,16 +47,16 @@ def test_the_table(policy: str, asked: list[list[int]], n_slots: int, fewer: int
     for experts in asked:
         use(table, experts)
         use(twin, experts)
-    before = dict(table._held)
+    before = dict(table._cached)
     smaller, moves = table.shrunk(fewer)
     assert smaller.n_slots == fewer
     # What stays is what another table would not have evicted for the same number.
     n_victims = max(len(before) - fewer, 0)
     gone = {e for _, e in twin._policy.evict(n_victims, ())} if n_victims else set()
     assert held(smaller) == {e for _, e in before} - gone
-    assert {before[key] for key in smaller._held} == {old for old, _ in moves}
-    assert {(before[key], new) for key, new in smaller._held.items()} == set(moves)
-    assert sorted([*smaller._held.values(), *smaller._free]) == list(range(fewer))
+    assert {before[key] for key in smaller._cached} == {old for old, _ in moves}
+    assert {(before[key], new) for key, new in smaller._cached.items()} == set(moves)
+    assert sorted([*smaller._cached.values(), *smaller._free]) == list(range(fewer))
     for experts in asked:  # and it goes on
         use(smaller, experts)
 
@@ -68,19 +68,19 @@ def test_a_shrinking_that_came_to_nothing(policy: str, asked: list[list[int]], n
     table = SlotTable(n, POLICIES[policy]())
     for experts in asked:
         use(table, experts)
-    before = dict(table._held)
+    before = dict(table._cached)
     table.shrunk(n // 2)
     table.recover()
-    assert table._held == before
+    assert table._cached == before
     for experts in asked:
         use(table, experts)
-        assert sorted([*table._held.values(), *table._free]) == list(range(n))
+        assert sorted([*table._cached.values(), *table._free]) == list(range(n))
 
 
 def test_a_table_with_promised_slots_does_not_shrink() -> None:
     table = SlotTable(4)
-    table.promise(0, [1], keep=[])
-    with pytest.raises(ValueError, match="promised"):
+    table.reserve(0, [1], keep=[])
+    with pytest.raises(ValueError, match="reserved"):
         table.shrunk(2)
 
 
@@ -131,9 +131,9 @@ def test_what_stays_is_held_and_right(
     assert bank.n_bytes == bank.stats().bank_bytes == 2 * TOKEN
     assert bank.stats().shrinks == 1
     assert bank.slab_plan(0).n_slots == bank.slab_plan(5).n_slots == 8
-    assert bank.held_bytes == 16 * RECORD
+    assert bank.cached_bytes == 16 * RECORD
     for layer in (0, 1):
-        assert bank.holds(layer, [7, 9, 11])
+        assert bank.all_cached(layer, [7, 9, 11])
         before = counts(bank, layer)
         ask(bank, tensors, layer, [7, 9, 11])  # also compares the bytes
         assert counts(bank, layer) == (before[0] + 3, *before[1:])
@@ -163,10 +163,10 @@ def test_a_shared_slab_is_gone_before_the_next_is_there(
     for layer in range(8):
         ask(bank, tensors, layer, range(layer, layer + 4))
     assert bank.shrink(10 * RECORD) == 10 * RECORD
-    assert bank.held_bytes == 0
+    assert bank.cached_bytes == 0
     for layer in range(8):
         ask(bank, tensors, layer, range(layer, layer + 4))
-    assert bank.held_bytes == 10 * RECORD
+    assert bank.cached_bytes == 10 * RECORD
     assert bank.shrink(10**9) == 6 * RECORD
     for layer in range(8):
         ask(bank, tensors, layer, range(32))

@@ -91,7 +91,7 @@ class TableMachine(RuleBasedStateMachine):
     def request(self, request: tuple[int, list[int]], fails_at: int | None) -> None:
         layer, experts = request
         held = {e for e in experts if (layer, e) in self.table}
-        groups = self.table.waves(layer, experts)
+        groups = self.table.begin_call(layer, experts)
         flat = list(chain.from_iterable(groups))
         assert sorted(flat) == sorted(experts)
         assert set(flat[: len(held)]) == held
@@ -133,7 +133,7 @@ class TableMachine(RuleBasedStateMachine):
         self.policy.stop_at, self.policy.late = stop_at, late
         assignment = None
         try:
-            for group in self.table.waves(layer, experts):
+            for group in self.table.begin_call(layer, experts):
                 assignment = self.table.assign(layer, group)
                 for expert, slot in assignment.reads:
                     self.content[slot] = (layer, expert)
@@ -141,16 +141,16 @@ class TableMachine(RuleBasedStateMachine):
         except KeyboardInterrupt:
             self.table.recover()
         self.policy.stop_at = None
-        self.content = {s: k for s, k in self.content.items() if self.table._held.get(k) == s}
+        self.content = {s: k for s, k in self.content.items() if self.table._cached.get(k) == s}
 
     @invariant()
     def each_slot_is_in_one_place(self) -> None:
         if not hasattr(self, "table"):
             return
-        assert set(self.table._held) == self.policy.naive.held
-        slots = [*self.table._held.values(), *self.table._free]
+        assert set(self.table._cached) == self.policy.naive.held
+        slots = [*self.table._cached.values(), *self.table._free]
         assert sorted(slots) == list(range(self.table.n_slots))
-        for key, slot in self.table._held.items():
+        for key, slot in self.table._cached.items():
             assert self.content[slot] == key
 
 
@@ -185,7 +185,7 @@ def test_more_experts_than_slots() -> None:
 def ask(table: SlotTable, layer: int, experts: list[int]) -> int:
     """Ask for experts, all reads succeed; return the number of reads."""
     n_reads = 0
-    for group in table.waves(layer, experts):
+    for group in table.begin_call(layer, experts):
         assignment = table.assign(layer, group)
         table.commit(assignment)
         n_reads += len(assignment.reads)
@@ -218,7 +218,7 @@ def test_lrfu_reads_the_popular_last_when_not_all_fit() -> None:
         ask(table, 0, [3, 7])
     ask(table, 0, [10, 11, 12, 13])  # now neither is held
     ask(table, 0, [14, 15, 16, 17])
-    groups = table.waves(0, list(range(10)))
+    groups = table.begin_call(0, list(range(10)))
     assert groups[-1] == [3, 7]
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from flash_moe.errors import TraceError
-from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_checkpoint_tensors
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    PackedExperts,
+    expert_bytes,
+    read_checkpoint_tensors,
+)
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.trace import TraceHeader, TraceWriter, read_trace
 
@@ -36,7 +41,7 @@ def test_what_is_written_comes_back(file: Path, header: TraceHeader) -> None:
     assert trace.header == header
     assert trace.calls == tuple(CALLS)
     assert header.read_bytes == (16384,) * 8
-    assert header.expert_bytes == 8 * 32 * 16384
+    assert expert_bytes(header.layers) == 8 * 32 * 16384
     lines = file.read_text().splitlines()
     assert lines[1:] == ["[0,[3,1,31]]", "[1,[]]", "[7,[0]]"]
     top = json.loads(lines[0])

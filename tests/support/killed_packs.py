@@ -11,7 +11,7 @@ from typing import Any
 
 from flash_moe.errors import PackError
 from flash_moe.pack.packer import pack
-from flash_moe.pack.shard_supply import KEPT, DeletedShards
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
 
@@ -50,10 +50,10 @@ def delete_source_and_kill_before_step(src: str, dst: str, n: str) -> None:
 
     for name in ("fsync", "replace", "unlink", "rmdir"):
         setattr(os, name, counted(getattr(os, name)))
-    kept = Path(dst) / KEPT
+    kept = Path(dst) / HEADERS_DIR
     checkpoint = local_checkpoint(Path(src), kept if kept.is_dir() else None)
-    supply = DeletedShards(checkpoint.shards, kept)
-    pack(open_source(checkpoint), Path(dst), shards=supply)
+    shards = DeletedShards(checkpoint.shards, kept)
+    pack(open_source(checkpoint), Path(dst), shards=shards)
 
 
 def pack_on_small_disk(src: str, dst: str, limit_from: str, limit: str) -> int:

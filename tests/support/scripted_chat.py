@@ -24,7 +24,7 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe import loader
-from flash_moe.chat.autosave import Keeper
+from flash_moe.chat.autosave import Autosave
 from flash_moe.cli import main
 from tests.support.timeout import TIMEOUT_S
 
@@ -79,7 +79,7 @@ class Spell:
 def spell(script: Path) -> None:
     answers = list(json.loads(script.read_text(encoding="utf-8")))
     stand_still = pauses(script)
-    plain, keep = loader.FlashMoE.stream, Keeper.after_turn
+    plain, keep = loader.FlashMoE.stream, Autosave.after_turn
     keeping = [False]  # whether to stand still after this answer
 
     def after_turn(self: Any, conversation: Any) -> None:
@@ -97,7 +97,7 @@ def spell(script: Path) -> None:
         return plain(self, prompt, **options)
 
     loader.FlashMoE.stream = stream  # type: ignore[method-assign]
-    Keeper.after_turn = after_turn  # type: ignore[method-assign]
+    Autosave.after_turn = after_turn  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

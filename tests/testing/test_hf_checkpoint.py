@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint
-from flash_moe.testing.fingerprint import weights_hash
+from flash_moe.testing.shards import weights_hash
 from flash_moe.testing.weights import hf_layout, make_tensor
 
 TINY = PRESETS["tiny"]

@@ -15,7 +15,7 @@ import pytest
 from mlx_lm.models.switch_layers import SwitchGLU
 
 from flash_moe.testing import PRESETS, Geometry, write_mlx_checkpoint
-from flash_moe.testing.fingerprint import weights_hash
+from flash_moe.testing.shards import weights_hash
 
 TINY = PRESETS["tiny"]
 SMALL = replace(TINY, layers=4, experts=8)

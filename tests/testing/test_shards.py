@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from flash_moe.errors import CorruptFileError
 from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.shards import (
     CHUNK_BYTES,
     float_bytes,
     random_words,
+    weights_hash,
     write_shards,
 )
 
@@ -70,3 +72,29 @@ def test_random_words_do_not_depend_on_the_chunk_size() -> None:
     n_bytes = CHUNK_BYTES + 12
     whole = np.random.RandomState(7).bytes(n_bytes)
     assert b"".join(random_words(np.random.RandomState(7), n_bytes)) == whole
+
+
+def make(path: Path, names: str, values: np.ndarray, shard_bytes: int = 1000) -> str:
+    path.mkdir()
+    sources = [TensorSource(n, "F32", values.shape, lambda: [values.tobytes()]) for n in names]
+    write_shards(path, sources, shard_bytes)
+    return weights_hash(path)
+
+
+def test_hash_of_every_value_name_and_shape_whatever_the_sharding(
+    tmp_path: Path,
+) -> None:
+    values = np.arange(6, dtype=np.float32)
+    base = make(tmp_path / "a", "xy", values)
+    assert make(tmp_path / "b", "yx", values, shard_bytes=1) == base
+    assert make(tmp_path / "c", "xz", values) != base
+    assert make(tmp_path / "d", "xy", values.reshape(2, 3)) != base
+    assert make(tmp_path / "e", "xy", values + 1) != base
+
+
+def test_hash_of_a_truncated_file(tmp_path: Path) -> None:
+    make(tmp_path / "a", "x", np.arange(6, dtype=np.float32))
+    file = tmp_path / "a" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CorruptFileError, match="tensor x: bytes 0 to 24 lie outside"):
+        weights_hash(tmp_path / "a")

@@ -1,8 +1,8 @@
-"""Expert tensors as views of source tensors: which element comes from where.
+"""Expert tensors as views of source tensors: the source position of each element.
 
-``sanitize`` is run once more with labels, numbers that say where an element was. If the expert
-slices it gives are an affine view of a slice of one source tensor (the same element order, a half,
-every second row, a transpose), then each expert can be taken from its own bytes.
+``sanitize`` runs once more on labels, numbers that identify the position of an element. If the
+resulting expert slices are an affine view of a slice of one source tensor (the same element order,
+a half, every second row, a transpose), then each expert can be read from its own bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SAMPLES = 4096
 
 @dataclass(frozen=True)
 class View:
-    """How the tensor of one expert lies in the slice of a source tensor that is this expert's.
+    """Strided view of one expert's slice of a source tensor that gives the expert's tensor.
 
     Attributes:
-        shape: Of the expert's tensor.
-        first: Its first element, from the start of the slice, in elements.
-        strides: In elements.
-        count: Elements of the source from ``first`` to the last that is used.
+        shape: Shape of the expert's tensor.
+        first: Offset of the first element in the slice, in elements.
+        strides: Strides in elements.
+        count: Elements of the source from ``first`` to the last used one, inclusive.
     """
 
     shape: tuple[int, ...]
@@ -41,17 +41,17 @@ class View:
     count: int
 
     def take(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The expert's tensor, contiguous, from the ``count`` elements that it lies in."""
+        """Return the expert's tensor, contiguous, from the ``count`` elements that it spans."""
         steps = tuple(s * data.itemsize for s in self.strides)
         return np.ascontiguousarray(as_strided(data, self.shape, steps, writeable=False))
 
 
 @dataclass(frozen=True)
 class ExpertSlice:
-    """One expert's part of a source tensor.
+    """One expert's slice of a source tensor.
 
     Attributes:
-        start: First element of it in the tensor.
+        start: Index of its first element in the tensor.
     """
 
     expert: int
@@ -70,8 +70,8 @@ class ViewedTensor:
 class ViewFinder:
     """Finds the views of one checkpoint, layer by layer.
 
-    Of the first layer every element is looked at. Layers whose tensors have the same names and
-    shapes are taken to be alike, and that is checked at ``SAMPLES`` places.
+    The finder compares every element of the first layer. It expects the same view for layers whose
+    tensors have the same names and shapes, and checks that at ``SAMPLES`` positions.
     """
 
     def __init__(self, sanitizer: Sanitizer, tensors: Mapping[str, TensorEntry]) -> None:
@@ -80,40 +80,40 @@ class ViewFinder:
         self._labels: dict[tuple[int, ...], mx.array] = {}
 
     def find(self, layer: Experts) -> dict[str, ViewedTensor] | None:
-        """Each tensor of a layer's experts as a view, by name; ``None`` if one is no view."""
-        made_of = {n: self._sanitizer.made_of[f"{layer.path}.{n}"] for n in layer.names}
+        """Return a layer's expert tensors as views, by name; ``None`` if one is not a view."""
+        sources_of = {n: self._sanitizer.sources_of[f"{layer.path}.{n}"] for n in layer.names}
         labels: dict[str, mx.array] = {}
-        for sources in made_of.values():
+        for sources in sources_of.values():
             for index, source in enumerate(sources):
                 labels[source] = self._label(self._tensors[source], index, len(sources))
         try:
-            found = self._sanitizer.run(labels)
+            labelled = self._sanitizer.run(labels)
         except (ValueError, IndexError, RuntimeError, TypeError):
-            return None  # it wants the true shapes
+            return None  # this sanitize needs the true shapes
         views = {}
-        for name, sources in made_of.items():
+        for name, sources in sources_of.items():
             output = f"{layer.path}.{name}"
             shape = self._sanitizer.outputs[output].shape
             entries = [self._tensors[source] for source in sources]
             viewed = (
-                self._of_stack(name, found[output], shape, entries[0])
+                self._of_stack(name, labelled[output], shape, entries[0])
                 if len(entries) == 1
-                else _of_experts(found[output], shape, entries)
+                else _of_experts(labelled[output], shape, entries)
             )
             if viewed is None:
                 return None
             views[name] = viewed
         return views
 
-    def _label(self, entry: TensorEntry, index: int, of: int) -> mx.array:
-        """Labels of two experts of a stack, at full size; of one expert's tensor, at a small one.
+    def _label(self, entry: TensorEntry, index: int, n_sources: int) -> mx.array:
+        """Return labels: of two experts of a stack at full size, or of one expert at a small one.
 
-        They are in a random order, so that nothing computed from them looks like a view.
+        They are in random order, so that no computed result looks like a view.
         """
-        if of > 1:
+        if n_sources > 1:
             small = tuple(range(2, 2 + len(entry.shape)))
             n = math.prod(small)
-            return mx.array(_shuffled(n * of)[index * n : index * n + n].reshape(small))
+            return mx.array(_shuffled(n * n_sources)[index * n : index * n + n].reshape(small))
         two = (2, *entry.shape[1:])
         if two not in self._labels:
             self._labels[two] = mx.array(_shuffled(math.prod(two)).reshape(two))
@@ -122,7 +122,7 @@ class ViewFinder:
     def _of_stack(
         self, name: str, labelled: mx.array, shape: tuple[int, ...], entry: TensorEntry
     ) -> ViewedTensor | None:
-        """From one tensor of all experts."""
+        """Find the view of one stacked tensor of all experts."""
         key = (name, labelled.shape, labelled.dtype, entry.shape)
         if entry.shape[:1] != shape[:1] or labelled.shape != (2, *shape[1:]):
             return None
@@ -138,7 +138,7 @@ class ViewFinder:
 
 
 def _whole_view(labelled: mx.array, size: int) -> View | None:
-    """The view that two labelled experts show, every element compared."""
+    """Return the view that two labelled experts form, after comparing every element."""
     places = _places(labelled, 2 * size)
     if places is None or not np.array_equal(places[0] + size, places[1]):
         return None
@@ -146,7 +146,7 @@ def _whole_view(labelled: mx.array, size: int) -> View | None:
 
 
 def _agrees(view: View, labelled: mx.array, size: int) -> bool:
-    """Whether some elements of two labelled experts are where a view says."""
+    """Return True if sampled elements of two labelled experts match a view."""
     random = np.random.default_rng(size)
     indices = [random.integers(0, n, SAMPLES) for n in view.shape]
     expert = random.integers(0, 2, SAMPLES)
@@ -163,7 +163,7 @@ def _shuffled(count: int) -> npt.NDArray[np.int32]:
 
 
 def _places(labelled: mx.array, count: int) -> npt.NDArray[np.int64] | None:
-    """Where labelled elements were, of ``count``; ``None`` if they are no labels."""
+    """Return the source positions, below ``count``, of labels; ``None`` if they are not labels."""
     if not mx.issubdtype(labelled.dtype, mx.integer):
         return None
     labels = np.array(labelled)
@@ -171,14 +171,14 @@ def _places(labelled: mx.array, count: int) -> npt.NDArray[np.int64] | None:
         return None
     places = np.empty(count, np.int64)
     places[_shuffled(count)] = np.arange(count)
-    found: npt.NDArray[np.int64] = places[labels]
-    return found
+    positions: npt.NDArray[np.int64] = places[labels]
+    return positions
 
 
 def _of_experts(
     labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
 ) -> ViewedTensor | None:
-    """From one tensor an expert, unchanged and in any order."""
+    """Find the views of one tensor per expert, unchanged and in any order."""
     if len(entries) != shape[0] or any(entry.shape != shape[1:] for entry in entries):
         return None
     small = tuple(range(2, 1 + len(shape)))
@@ -196,7 +196,7 @@ def _of_experts(
 
 
 def _affine(labels: npt.NDArray[Any]) -> View | None:
-    """The view that gives these labels, if there is one."""
+    """Return the view that gives these labels, if there is one."""
     base = int(labels.flat[0])
     strides = []
     expected = np.full(labels.shape, base, labels.dtype)

@@ -1,14 +1,14 @@
-"""Quantizes weights with a scale and a bias searched for each group, in the format of mx.quantize.
+"""Quantization with a searched scale and bias per group, in the format of mx.quantize.
 
 The format is affine: weight = code * scale + bias, codes of `bits` bits packed into 32-bit words
-from the least significant bit, one scale and one bias for `group_size` weights of a row. So
+from the least significant bit, one scale and one bias per `group_size` weights of a row. So
 mx.dequantize, mx.quantized_matmul, mx.gather_qmm and our kernels read the result. ``mx.quantize``
-lays the codes from the least to the greatest weight of a group. That wastes codes on outliers, and
-its codes are those of the scale before it was rounded to 16 bits. Here scale and bias minimise
+spreads the codes from the least to the greatest weight of a group. That wastes codes on outliers,
+and its codes belong to the scale before rounding to 16 bits. Here scale and bias minimise
 
     E(scale, bias) = sum over the group of min over q in 0..N of (w - q * scale - bias)^2,
 
-with N = 2^bits - 1 and with scale and bias already rounded to the dtype that they are stored in.
+with N = 2^bits - 1 and with scale and bias already rounded to their storage dtype.
 
 - Given scale and bias, the best code is the nearest: q = clip(round((w - bias) / scale), 0, N).
 - Given the codes, the best scale and bias are a linear regression of w on q. With the residual
@@ -17,19 +17,19 @@ with N = 2^bits - 1 and with scale and bias already rounded to the dtype that th
       d_scale = (mean(q r) - mean(q) mean(r)) / (mean(q^2) - mean(q)^2)
       d_bias  = mean(r) - d_scale * mean(q).
 
-Taking turns is Lloyd's algorithm (Lloyd 1957, published 1982; Max 1960) with its levels held on
-an affine grid. It creeps and ends in the nearest of many minima, so moves are lengthened (`PACE`),
-there are several starts, and the best grid so far is pushed off its minimum (`PUSHES`) and falls
-again. Every grid that is judged is a rounded one, and the best seen is kept. The grids of
-``mx.quantize`` are among them, with the nearest codes: no group comes out worse.
+Alternating the two is Lloyd's algorithm (Lloyd 1957, published 1982; Max 1960) with its levels
+restricted to an affine grid. It converges slowly, to the nearest of many minima, so the search
+lengthens the moves (`PACE`), uses several starts, and perturbs the best grid so far (`PUSHES`) and
+descends again. Every evaluated grid is a rounded one, and the best is kept. The grids of
+``mx.quantize`` are among them, with the nearest codes: no group gets worse.
 
 Related: llama.cpp's k-quants search a row of inverse scales and fit scale and minimum to the codes
 by the same regression, once each; GPTQ's and AWQ's clipping shrink the range over a grid and keep
-the best; HQQ alternates for the bias alone. AWQ and GPTQ also weigh errors by calibration inputs,
-which this does not: all weights count alike.
+the best; HQQ alternates for the bias only. AWQ and GPTQ also weight errors by calibration inputs;
+this search does not: all weights count equally.
 
 Groups lie along the last axis of the arithmetic (`[group_size, groups]`), so a sum over a group is
-a sum of rows. All of it is float32, in blocks.
+a sum of rows. All arithmetic is float32, in blocks.
 """
 
 from __future__ import annotations
@@ -41,24 +41,22 @@ from typing import NamedTuple, TypeAlias
 import mlx.core as mx
 import numpy as np
 
+from flash_moe.compat.dtypes import FLOAT_DTYPES
 from flash_moe.errors import ConfigError, UnsupportedModelError
+from flash_moe.store.quantization import EXPERT_BITS, GROUP_SIZES
 
-BITS = (2, 3, 4, 6, 8)
-GROUP_SIZES = (32, 64, 128)
-SCALE_DTYPES = (mx.bfloat16, mx.float16, mx.float32)
-
-# Weights of a block, of which up to 16 float32 arrays live at a time. On a CPU 2^18 was fastest
-# (8.9 million weights/s of one core; 5.8 with 2^16, 6.1 with 2^20); a GPU wants fewer launches.
+# Weights per block; up to 16 float32 arrays of a block live at a time. On a CPU 2^18 was fastest
+# (8.9 million weights/s on one core; 5.8 with 2^16, 6.1 with 2^20); a GPU needs fewer launches.
 CPU_BLOCK, GPU_BLOCK = 1 << 18, 1 << 20
 
-# Moves are so many times as long as the regression says. With 1 and 1 the squared error is 0.4 %
-# higher at 2 bits and 0.7 % at 3 and 4. (All such figures: Gaussian weights, groups of 64, CPU.)
+# Factors on the regression's moves. With 1 and 1 the squared error is 0.4 % higher at 2 bits and
+# 0.7 % at 3 and 4. (All such figures: Gaussian weights, groups of 64, CPU.)
 PACE = (2.0, 1.2)
-# The narrow start: the part of a group's range that the codes span, for each number of bits. It is
-# worth 0.2 % of the squared error at 2 bits and 0.7 % at 4; from 6 bits on it is the whole range.
+# Narrow start: the part of a group's range that the codes span, by bits. It saves 0.2 % of the
+# squared error at 2 bits and 0.7 % at 4; from 6 bits on it is the whole range.
 SPAN = {2: 0.6, 3: 0.8, 4: 0.95, 6: 1.0, 8: 1.0}
-# How many codes the two ends of the grid are pushed, in units of PUSH. Without pushes the squared
-# error is 2 to 3 % higher at 2 to 4 bits.
+# Perturbation of the two ends of the grid, in codes, in units of PUSH. Without it the squared error
+# is 2 to 3 % higher at 2 to 4 bits.
 PUSHES = ((1.0, 1.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0))
 PUSH = {2: 0.4, 3: 0.4, 4: 0.4, 6: 0.4, 8: 1.0}
 
@@ -67,11 +65,11 @@ Best: TypeAlias = tuple[mx.array, mx.array, mx.array]  # squared error, scale, b
 
 
 class Quantized(NamedTuple):
-    """What ``mx.quantize`` returns: ``mx.dequantize(*q, group_size=..., bits=...)`` reads it.
+    """Result in the format of ``mx.quantize``, for ``mx.dequantize(*q, group_size=..., bits=...)``.
 
     Attributes:
         weight: uint32 [..., rows, n_in * bits / 32], the packed codes.
-        scales: [..., rows, n_in / group_size] of the dtype asked for. They may be negative.
+        scales: [..., rows, n_in / group_size] of the requested dtype. They may be negative.
         biases: Like ``scales``.
     """
 
@@ -85,17 +83,16 @@ def quantize_searched(
 ) -> Quantized:
     """Quantize with the least squared error that the search finds for each group.
 
-    Beside ``weight`` and the result it takes less than 200 MB, whatever the shape. The same
-    input gives the same output.
+    Takes less than 200 MB beyond ``weight`` and the result, for any shape. Deterministic.
 
     Args:
         weight: bfloat16, float16 or float32 [..., rows, n_in].
         bits: 2, 3, 4, 6 or 8.
         group_size: 32, 64 or 128; divides n_in.
-        dtype: Of scales and biases: bfloat16, float16 or float32.
+        dtype: Dtype of scales and biases: bfloat16, float16 or float32.
 
     Raises:
-        ConfigError: ``bits``, ``group_size`` or ``dtype`` is none of those.
+        ConfigError: ``bits``, ``group_size`` or ``dtype`` has another value.
         UnsupportedModelError: ``weight`` has another dtype or shape, is not finite, or is too
             large for ``dtype``.
     """
@@ -113,7 +110,7 @@ def quantize_searched(
         end = begin + groups.shape[0]
         *parts, good = _quantize_block(groups, bits, dtype)
         for whole, part in zip(out, parts, strict=True):
-            whole[begin:end] = part  # in place: nothing else holds the array
+            whole[begin:end] = part  # in place: there is no other reference to the array
         mx.eval(good, *out)
         if not good.item():
             raise _refusal(groups, dtype)
@@ -128,17 +125,17 @@ def quantize_searched(
 def relative_error(
     weight: mx.array, quantized: Quantized, bits: int, group_size: int
 ) -> tuple[float, float]:
-    """Squared error of quantized weights, and what it is relative to.
+    """Return the squared error of quantized weights, and their sum of squares.
 
-    Both are sums, so they can be added over the experts of a layer. To be stored is
-    ``sqrt(squared_error / squares)``, the relative root mean square error; 0 if both are 0.
+    Both are sums, so they can be added over the experts of a layer; the relative root mean square
+    error is ``sqrt(squared_error / squares)``, and 0 if both are 0.
     Weights are decoded in float32, summed over each group in float32, and over groups in float64.
 
     Args:
-        weight: [..., rows, n_in], what was quantized.
-        quantized: Its quantization, by ``quantize_searched`` or ``mx.quantize``.
-        bits: Of a code.
-        group_size: Weights of a group.
+        weight: [..., rows, n_in], the original weights.
+        quantized: Their quantization, by ``quantize_searched`` or ``mx.quantize``.
+        bits: Bits per code.
+        group_size: Weights per group.
 
     Returns:
         The sum of squared differences and the sum of squares of ``weight``.
@@ -160,18 +157,18 @@ def relative_error(
 
 def _check(weight: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> None:
     for name, value, known in (
-        ("bits", bits, BITS),
+        ("bits", bits, EXPERT_BITS),
         ("group_size", group_size, GROUP_SIZES),
-        ("dtype", dtype, SCALE_DTYPES),
+        ("dtype", dtype, FLOAT_DTYPES.values()),
     ):
         if value not in known:
             allowed = ", ".join(map(str, known))
             raise ConfigError("quantize", f"{name}: expected one of {allowed}, got {value}")
-    if weight.dtype not in SCALE_DTYPES:
+    if weight.dtype not in FLOAT_DTYPES.values():
         raise UnsupportedModelError(
             "quantize",
             f"weight: expected bfloat16, float16 or float32, got {weight.dtype}",
-            "Weights that are quantized already must be dequantized first.",
+            "Dequantize quantized weights first.",
         )
     if weight.ndim < 2 or weight.shape[-1] % group_size:
         raise UnsupportedModelError(
@@ -188,8 +185,8 @@ def _refusal(groups: mx.array, dtype: mx.Dtype) -> UnsupportedModelError:
         )
     return UnsupportedModelError(
         "quantize",
-        f"weight: expected numbers that {dtype} can hold, as scales and biases must, got up to "
-        f"{mx.abs(groups).max().item():.3g}",
+        f"weight: expected numbers in the range of {dtype}, the dtype of scales and biases, got up "
+        f"to {mx.abs(groups).max().item():.3g}",
         "Choose another dtype.",
     )
 
@@ -199,9 +196,9 @@ def _on_gpu() -> bool:
 
 
 def _pieces(weight: mx.array, group_size: int) -> Iterator[mx.array]:
-    """Cut into pieces of at most a block and of whole groups, in row-major order.
+    """Split into pieces of at most a block, with whole groups, in row-major order.
 
-    Each piece is a slice, so a weight that is not contiguous is never copied as a whole.
+    Each piece is a slice, so a non-contiguous weight is never copied as a whole.
     """
     block = GPU_BLOCK if _on_gpu() else CPU_BLOCK
     if weight.size <= block:
@@ -222,11 +219,11 @@ def _pieces(weight: mx.array, group_size: int) -> Iterator[mx.array]:
 def _quantize_block(
     groups: mx.array, bits: int, dtype: mx.Dtype
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """Words, scales and biases of ``groups [n, group_size]``, and whether all of it is good."""
+    """Return words, scales, biases of ``groups [n, group_size]``, and a bool: all in range."""
     n_codes = (1 << bits) - 1
     w = mx.contiguous(groups.T).astype(mx.float32)  # [group_size, n]
-    # Scaled by a power of two, which is exact, a group's greatest weight is 1 to 2 (if it is not
-    # near the limits of float32): squares neither overflow nor vanish.
+    # Scaling by a power of two, which is exact, brings a group's greatest weight to 1 to 2 (if it
+    # is not near the limits of float32): squares neither overflow nor vanish.
     top = (w.view(mx.uint32) & 0x7FFFFFFF).max(axis=0, keepdims=True)
     power = (top & 0x7F800000).view(mx.float32)
     power = mx.clip(power, 2.0**-126, 2.0**126)
@@ -238,7 +235,7 @@ def _quantize_block(
         plain.append((scale.T.astype(mx.float32) * back, bias.T.astype(mx.float32) * back))
     _, scale, bias = _search(w, power, plain, bits, dtype, _on_gpu())
     codes, _ = _nearest(w, scale, bias, n_codes)
-    # As integers, inf and nan are more than any number. What ``dtype`` holds, min-max can span.
+    # As integers, inf and nan exceed every number. Min-max can span all that ``dtype`` can hold.
     good = (top <= mx.array(mx.finfo(dtype).max, mx.float32).view(mx.uint32)).all()
     return (
         _pack(codes.astype(mx.uint32), bits),
@@ -251,28 +248,28 @@ def _quantize_block(
 def _search(
     w: mx.array, power: mx.array, plain: list[Grid], bits: int, dtype: mx.Dtype, compiled: bool
 ) -> Best:
-    """The best grid found for each group of ``w [group_size, n]``, scaled by ``1 / power``."""
+    """Return the best grid for each group of ``w [group_size, n]``, scaled by ``1 / power``."""
     n_codes = (1 << bits) - 1
-    step, judge = (_step(n_codes, dtype, fit, compiled) for fit in (True, False))
+    step, evaluate = (_step(n_codes, dtype, fit, compiled) for fit in (True, False))
     low, high = w.min(axis=0, keepdims=True), w.max(axis=0, keepdims=True)
     span = high - low
     best: Best = (mx.full(low.shape, mx.inf), mx.zeros(low.shape), mx.zeros(low.shape))
 
     def descend(grid: Grid, best: Best, *paces: float) -> Best:
-        """Judge a grid and those that the regression leads to."""
+        """Evaluate a grid and those that the regression moves it to."""
         for pace in paces:
             best, grid = step(w, power, grid, best, mx.array(pace))
-        return judge(w, power, grid, best, mx.array(0.0))[0]
+        return evaluate(w, power, grid, best, mx.array(0.0))[0]
 
     for grid in plain:
         best = descend(grid, best)
-    # From the end that is farther from zero, as mx.quantize counts; or from the nearer one, where
+    # Start from the end that is farther from zero, like mx.quantize, and from the nearer one, where
     # rounding the bias costs less.
     from_low = mx.abs(low) > mx.abs(high)
     sign = mx.where(from_low, 1.0, -1.0)
     far, near = mx.where(from_low, low, high), mx.where(from_low, high, low)
-    # Weights that were quantized before lie on a grid from end to end, or, if mx.quantize did it,
-    # maybe with the last code unused. From there it is found again as it was.
+    # Weights that were quantized before lie on a grid from end to end, or, after mx.quantize, maybe
+    # with the last code unused. These starts recover that grid exactly.
     best = descend((sign * span / n_codes, far), best, 1.0, PACE[0])
     best = descend((sign * span / (n_codes - 1), far), best, 1.0)
     near = near + sign * (SPAN[bits] - 1) / 2 * span
@@ -282,11 +279,11 @@ def _search(
         _, scale, bias = best
         pushed = (scale * ((n_codes + at_end - at_bias) / n_codes), bias + at_bias * scale)
         best = descend(pushed, best, *PACE)
-    # Where the regression leads at last. Weights that were quantized before have their bias at
-    # one of their ends, and it may be that only this one is a number of ``dtype``.
+    # The regression's final grid. Weights that were quantized before have their bias at one of
+    # their ends, and maybe only that end is representable in ``dtype``.
     best, (scale, bias) = step(w, power, best[1:], best, mx.array(1.0))
     for grid in ((scale, bias), (mx.abs(scale), low), (-mx.abs(scale), high)):
-        best, _ = judge(w, power, grid, best, mx.array(0.0))
+        best, _ = evaluate(w, power, grid, best, mx.array(0.0))
     return best
 
 
@@ -295,10 +292,10 @@ Step: TypeAlias = Callable[[mx.array, mx.array, Grid, Best, mx.array], tuple[Bes
 
 @cache
 def _step(n_codes: int, dtype: mx.Dtype, fit: bool, compiled: bool) -> Step:
-    """Judges a grid, rounded to ``dtype``; then moves it ``pace`` times as far as the regression
-    says, or not at all without ``fit``.
+    """Return a function that evaluates a grid rounded to ``dtype`` and, with ``fit``, moves it.
 
-    On a CPU, MLX's own operations were 2 to 3 times as fast as the compiled ones.
+    The move is ``pace`` times that of the regression. On a CPU, MLX's own operations were 2 to 3
+    times as fast as the compiled ones.
     """
 
     def step(
@@ -318,7 +315,7 @@ def _step(n_codes: int, dtype: mx.Dtype, fit: bool, compiled: bool) -> Step:
         mean_q, mean_r = q.mean(axis=0, keepdims=True), r.mean(axis=0, keepdims=True)
         spread = mx.square(q).mean(axis=0, keepdims=True) - mx.square(mean_q)
         shared = (q * r).mean(axis=0, keepdims=True) - mean_q * mean_r
-        # Codes that are all the same say nothing of the scale; the least spread of others is
+        # Equal codes do not determine the scale; the least spread of different codes is
         # 1/128 * 127/128.
         move = mx.where(spread > 1e-3, shared / spread, 0.0)
         return best, (scale + pace * move, bias + pace * (mean_r - move * mean_q))
@@ -329,10 +326,10 @@ def _step(n_codes: int, dtype: mx.Dtype, fit: bool, compiled: bool) -> Step:
 def _nearest(
     w: mx.array, scale: mx.array, bias: mx.array, n_codes: int
 ) -> tuple[mx.array, mx.array]:
-    """The nearest codes, as float32, and what they leave.
+    """Return the nearest codes, as float32, and the residual.
 
-    With 16-bit weights, scales and biases of like size, the differences here are exact. A half
-    added and cut off rounds as ``mx.round`` would, but for ties, at three times the speed (CPU).
+    With 16-bit weights, scales and biases of similar size, the differences here are exact. Adding
+    a half and truncating rounds like ``mx.round`` except for ties, at three times the speed (CPU).
     """
     inverse = mx.where(scale != 0, 1 / scale, 0.0)
     above = w - bias
@@ -341,7 +338,7 @@ def _nearest(
 
 
 def _pack(codes: mx.array, bits: int) -> mx.array:
-    """Codes uint32 [group_size, n] to words uint32 [n, group_size * bits / 32]."""
+    """Pack codes uint32 [group_size, n] into words uint32 [n, group_size * bits / 32]."""
     n = codes.shape[1]
     width = 32 if 32 % bits == 0 else 24  # codes of 3 and 6 bits fill three bytes, then words
     shifts = mx.arange(0, width, bits, dtype=mx.uint32)[:, None]

@@ -1,4 +1,4 @@
-"""The steps of packing that compute: cast, quantize, quantize anew. MLX arrays, one thread."""
+"""Pack steps that compute: cast, quantize, requantize. MLX arrays, one thread."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import mlx.core as mx
 import numpy as np
 
 from flash_moe.pack.convert.expert_views import ExpertSlice, View
-from flash_moe.pack.convert.recipe import Recipe, array_of, bytes_of
+from flash_moe.pack.convert.recipe import Recipe, array_from, bytes_of, part_name
 from flash_moe.pack.convert.sanitize_graph import Sanitizer
-from flash_moe.pack.steps import Errors, OnBytes, Work, read_exactly
+from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.safetensors_header import BITS, TensorEntry
 
-# Source bytes at a time: enough for MLX to be busy, little beside what packing may take.
+# Source bytes at a time: enough to keep MLX busy, little compared with the memory of a pack.
 BLOCK_BYTES = 32 * 1024 * 1024
 
 
@@ -33,7 +33,7 @@ def write_experts(
     """Write ``[experts, ...]`` arrays into the records; returns the bytes written.
 
     Args:
-        part: What the array called ``weight`` is: ``"weight"``, or ``"bias"``.
+        part: Component of the array named ``weight``: ``"weight"`` or ``"bias"``.
     """
     layout, n_bytes = files.layers[layer].layout, 0
     for name, array in parts.items():
@@ -47,12 +47,12 @@ def write_experts(
 
 
 @dataclass(frozen=True)
-class ConvertExperts(Work):
-    """One tensor of some experts of a layer, taken from slices of the source and perhaps quantized.
+class ConvertExperts(PackStep):
+    """Converts one tensor of some experts of a layer from slices of the source.
 
     Attributes:
-        name: Component that it becomes, ``gate_proj.weight``.
-        key: Tells this work's share of the errors from that of others.
+        name: Component to write, ``gate_proj.weight``.
+        key: Distinguishes this step's errors from those of other steps of the projection.
     """
 
     layer: int
@@ -60,16 +60,11 @@ class ConvertExperts(Work):
     view: View
     slices: tuple[ExpertSlice, ...]
     recipe: Recipe
-    n_bytes: int
     key: str = ""
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(s.entry for s in self.slices))
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
-        lost = LostSum()
+        lost = ErrorSum()
         for experts, array in self._blocks():
             parts, sums = self.recipe.parts(array)
             lost.add(sums)
@@ -95,22 +90,15 @@ class ConvertExperts(Work):
                     taken.append(self.view.take(data.view(f"u{itemsize}")))
                 whole = np.stack(taken).reshape(-1).view(np.uint8)
                 shape = (len(some), *self.view.shape)
-                yield [s.expert for s in some], array_of(whole, dtype, shape)
+                yield [s.expert for s in some], array_from(whole, dtype, shape)
 
 
 @dataclass(frozen=True)
-class ConvertTensor(Work):
-    """One resident tensor that sanitizing leaves as it is, row by row."""
+class ConvertTensor(PackStep):
+    """Converts one resident tensor that ``sanitize`` leaves unchanged, row by row."""
 
-    entry: TensorEntry
     name: str
     recipe: Recipe
-    n_bytes: int
-    layer = None
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return (self.entry,)
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         entry = self.entry
@@ -125,7 +113,7 @@ class ConvertTensor(Work):
                 count = min(at_once, n_rows - begin)
                 data = np.empty(count * row_bytes, np.uint8)
                 read_exactly(fd, entry, begin * row_bytes, data.data)
-                parts, _ = self.recipe.parts(array_of(data, entry.dtype, (count, width)))
+                parts, _ = self.recipe.parts(array_from(data, entry.dtype, (count, width)))
                 for part, array in parts.items():
                     raw = bytes_of(array)
                     files.write_tensor(part_name(self.name, part), written[part], raw.data)
@@ -137,21 +125,17 @@ class ConvertTensor(Work):
 
 
 @dataclass(frozen=True)
-class SanitizeTensors(Work):
-    """Tensors that mlx-lm's ``sanitize`` computes, each in one piece.
+class SanitizeTensors(PackStep):
+    """Converts tensors that mlx-lm's ``sanitize`` computes, each as a whole.
 
     Attributes:
-        entries: What they are made of.
         resident: Output name to recipe.
-        experts: Output name to (component name, recipe), for experts that are no views.
+        experts: Output name to (component name, recipe), for experts that are not views.
     """
 
     sanitizer: Sanitizer
-    entries: tuple[TensorEntry, ...]
     resident: Mapping[str, Recipe]
     experts: Mapping[str, tuple[str, Recipe]]
-    layer: int | None
-    n_bytes: int
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         given: dict[str, mx.array] = {}
@@ -171,7 +155,7 @@ class SanitizeTensors(Work):
             assert self.layer is not None
             projection, part = name.split(".")
             stacked = weights.pop(output)
-            lost = LostSum()
+            lost = ErrorSum()
             for expert in range(stacked.shape[0]):
                 parts, sums = recipe.parts(stacked[expert : expert + 1])
                 lost.add(sums)
@@ -182,12 +166,12 @@ class SanitizeTensors(Work):
 
 
 @dataclass(frozen=True)
-class RequantizeExperts(Work):
-    """One projection of a layer of an mlx checkpoint, quantized anew.
+class RequantizeExperts(PackStep):
+    """Requantizes one projection of a layer of an mlx checkpoint.
 
     Attributes:
         parts: The source tensors: ``weight``, and if it is quantized ``scales`` and ``biases``.
-        source: Their layout.
+        source: The layer as it is in the source.
     """
 
     layer: int
@@ -195,18 +179,13 @@ class RequantizeExperts(Work):
     parts: Mapping[str, TensorEntry]
     source: ExpertLayer
     recipe: Recipe
-    n_bytes: int
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:  # type: ignore[override]
-        return tuple(self.parts.values())
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        lost = LostSum()
+        lost = ErrorSum()
         q = self.source.layout.quantization(self.projection)
         n_experts = self.source.n_experts
         per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
-        # Up to four times as large when it is dequantized to float32.
+        # Up to four times as large after dequantizing to float32.
         at_once = max(1, BLOCK_BYTES // 8 // per_expert)
         with ExitStack() as stack:
             fds = {}
@@ -231,11 +210,11 @@ class RequantizeExperts(Work):
         size = entry.n_bytes // self.source.n_experts
         data = np.empty(size * len(experts), np.uint8)
         read_exactly(fd, entry, experts.start * size, data.data)
-        return array_of(data, entry.dtype, (len(experts), *entry.shape[1:]))
+        return array_from(data, entry.dtype, (len(experts), *entry.shape[1:]))
 
 
-class LostSum:
-    """The sums of squares of several blocks."""
+class ErrorSum:
+    """Error sums over several blocks."""
 
     def __init__(self) -> None:
         self._sums: tuple[float, float] | None = None
@@ -247,8 +226,3 @@ class LostSum:
 
     def errors(self, key: str) -> Errors:
         return {} if self._sums is None else {key: self._sums}
-
-
-def part_name(weight: str, part: str) -> str:
-    """Name of the scales of a tensor, and so on: ``a.weight`` has ``a.scales``."""
-    return weight if part == "weight" else f"{weight.removesuffix('.weight')}.{part}"

@@ -1,1 +1,1 @@
-"""Checkpoints that can be packed."""
+"""Checkpoint formats that can be packed."""

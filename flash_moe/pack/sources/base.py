@@ -1,13 +1,14 @@
-"""What the packer can pack. Here: a checkpoint in mlx format, whose bytes are copied as they are.
+"""Sources of a store: the base class, and checkpoints in mlx format, which are copied unchanged.
 
-Other sources: record files of the original Flash-MoE (``adopt.py``), and what MLX has to quantize
-on the way (``flash_moe/convert``).
+Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and checkpoints
+that are quantized while packing (``hf.py``, ``requantized.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,65 @@ import xxhash
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint, resident_entries
-from flash_moe.pack.steps import CopyExperts, CopyTensor, Work
-from flash_moe.store.experts import CheckpointExperts, ExpertLayer, expert_stacks, layer_number
+from flash_moe.pack.steps import CopyExperts, CopyTensor, PackStep
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertLayer,
+    expert_bytes,
+    expert_stacks,
+    layer_number,
+)
 from flash_moe.store.manifest import Source
 
 
+@dataclass(frozen=True, eq=False)
 class PackSource:
-    """A model, ready to be packed.
+    """A model that is ready to be packed.
 
     Attributes:
-        source: What the manifest says of the origin.
+        source: Origin, for the manifest.
         root: Directory of the tokenizer and the other small files.
-        config: config.json of the store, without the entry that names our model file.
-        layers: The MoE layers; ``layout`` is that of the records to write.
-        resident: The tensors that stay in memory, in the order in which they are to lie.
-        works: The steps that write every byte of layers and resident tensors.
-        fingerprint: Equal for two runs exactly if they would write the same store.
+        config: config.json of the store, without the entry for our model file.
+        layers: The MoE layers, with the layout of the records to write.
+        resident: The resident tensors, in file order.
+        steps: Steps that write all bytes of layers and resident tensors.
+        fingerprint: Equal for two runs if and only if they would write the same store.
+        record_files: Existing record files to link, one per layer; empty if steps write the
+            records.
+        from_bits: Bits of the quantized experts to requantize, smallest first.
     """
 
     source: Source
     root: Path
     config: dict[str, Any]
     layers: tuple[ExpertLayer, ...]
-    resident: Sequence[TensorSpec]
-    works: Sequence[Work]
+    resident: tuple[TensorSpec, ...]
+    steps: tuple[PackStep, ...]
     fingerprint: str
+    record_files: tuple[Path, ...] = ()
+    from_bits: tuple[int, ...] = ()
+
+    def with_steps(self, steps: Iterable[PackStep]) -> PackSource:
+        """Return this source with other steps; a repair runs only some of them."""
+        values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
+        return PackSource(**{**values, "steps": tuple(steps)})
+
+    def number_of(self, layer: int | None) -> int | None:
+        """Return the decoder layer number of a step's ``layer``."""
+        return None if layer is None else self.layers[layer].number
+
+    def name_of(self, layer: int | None) -> str:
+        """Return the name of a step's ``layer`` in progress reports."""
+        return "resident weights" if layer is None else f"layer {self.layers[layer].number}"
 
     def existing_file(self, layer: int) -> Path | None:
-        """A file that already is this layer's record file, to be linked instead of written."""
-        return None
+        """Return this layer's existing record file to link, or ``None`` if steps write it."""
+        return self.record_files[layer].resolve() if self.record_files else None
 
-    @property
+    @cached_property
     def shards(self) -> frozenset[Path]:
-        """The files that something is needed of."""
-        return frozenset(shard for work in self.works for shard in work.shards)
+        """Files that the steps read."""
+        return frozenset(shard for step in self.steps for shard in step.shards)
 
     @property
     def resident_bytes(self) -> int:
@@ -58,21 +84,17 @@ class PackSource:
     @property
     def expert_bytes(self) -> int:
         """Bytes of all records, padding included."""
-        return sum(layer.n_experts * layer.layout.record_bytes for layer in self.layers)
+        return expert_bytes(self.layers)
 
     @property
     def n_bytes(self) -> int:
-        """What ``on_progress`` of the packer will be told of, all told."""
-        linked = (
-            layer.n_experts * layer.layout.record_bytes
-            for index, layer in enumerate(self.layers)
-            if self.existing_file(index) is not None
-        )
-        return sum(work.n_bytes for work in self.works) + sum(linked)
+        """Total bytes that the packer reports to ``on_progress`` in a complete run."""
+        linked = self.expert_bytes if self.record_files else 0
+        return sum(step.n_bytes for step in self.steps) + linked
 
 
 class MlxCheckpoint(PackSource):
-    """A checkpoint in mlx format: quantized (or not) stacked experts, copied as they are.
+    """A checkpoint in mlx format: stacked experts, quantized or not, copied unchanged.
 
     Raises:
         ModelNotFoundError: Not a model directory, or a shard is missing.
@@ -81,30 +103,44 @@ class MlxCheckpoint(PackSource):
 
     def __init__(self, checkpoint: Checkpoint | Path) -> None:
         checkpoint = as_checkpoint(checkpoint)
-        self.root, self.config = checkpoint.root, checkpoint.config
-        self.source = replace(checkpoint.origin, kind="mlx")
-        self.fingerprint = fingerprint_of(checkpoint, "mlx")
-        self.layers = CheckpointExperts(checkpoint.tensors).layers
-        if not self.layers:
-            raise UnsupportedModelError("store", f"{self.root} has no stacked experts")
-        self.resident, kept = copied_resident(checkpoint)
+        layers = CheckpointExperts(checkpoint.tensors).layers
+        if not layers:
+            raise UnsupportedModelError("store", f"{checkpoint.root} has no stacked experts")
+        resident, kept = copied_resident(checkpoint)
         stacks = sorted(expert_stacks(checkpoint.tensors).items(), key=lambda s: layer_number(s[0]))
-        self.works = [
-            *(
-                CopyExperts(parts[c.name], index, c)
-                for index, (_, parts) in enumerate(stacks)
-                for c in self.layers[index].layout.components
-            ),
-            *kept,
-        ]
+        experts = (
+            CopyExperts((entry,), index, entry.n_bytes, component)
+            for index, (_, parts) in enumerate(stacks)
+            for component in layers[index].layout.components
+            for entry in [parts[component.name]]
+        )
+        super().__init__(
+            source=replace(checkpoint.origin, kind="mlx"),
+            root=checkpoint.root,
+            config=checkpoint.config,
+            layers=layers,
+            resident=resident,
+            steps=(*experts, *kept),
+            fingerprint=fingerprint_of(checkpoint, "('mlx',)"),
+        )
 
 
-def copied_resident(checkpoint: Checkpoint) -> tuple[list[TensorSpec], list[Work]]:
-    """The resident tensors of an mlx checkpoint, and the copying of them."""
+def copied_resident(
+    checkpoint: Checkpoint,
+) -> tuple[tuple[TensorSpec, ...], tuple[PackStep, ...]]:
+    """Return the resident tensors of an mlx checkpoint, and the steps that copy them."""
     entries = resident_entries(checkpoint.tensors)
-    return [TensorSpec(e.name, e.dtype, e.shape) for e in entries], [CopyTensor(e) for e in entries]
+    return (
+        tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
+        tuple(CopyTensor((e,), None, e.n_bytes) for e in entries),
+    )
 
 
-def fingerprint_of(checkpoint: Checkpoint, *settings: object) -> str:
-    """The fingerprint of a source: of its files, and of what is made of them."""
-    return xxhash.xxh3_128_hexdigest(repr((checkpoint.fingerprint, settings)).encode())
+def fingerprint_of(checkpoint: Checkpoint, settings: str) -> str:
+    """Return the fingerprint of a source: a hash of its files and settings.
+
+    Args:
+        settings: Text that must never change: a journal records the hash, and a newer version
+            continues the partial store of an older one.
+    """
+    return xxhash.xxh3_128_hexdigest(f"({checkpoint.fingerprint!r}, {settings})".encode())

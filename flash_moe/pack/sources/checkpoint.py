@@ -1,6 +1,6 @@
-"""A checkpoint as its headers describe it: names, shapes and places of tensors, no data.
+"""A checkpoint as its headers describe it: names, shapes and positions of tensors, no data.
 
-The shards may be on this disk already, or still at the hub; then the places are where they will be.
+The shards may be on this disk, or still at the hub; then their paths are those of the downloads.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from flash_moe.store.safetensors_header import TensorEntry
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a store can be made of.
+    """Metadata of a checkpoint.
 
     Attributes:
         root: Directory of the config, the tokenizer and the other small files.
         config: Its config.json.
-        tensors: Every tensor, by name.
-        origin: Name, and revision if known. ``kind`` is set by who packs it.
-        fingerprint: Equal for two runs exactly if the files are the same.
+        tensors: All tensors, by name.
+        origin: Name, and revision if known. The pack source sets ``kind``.
+        fingerprint: Equal for two runs if and only if the files are the same.
     """
 
     root: Path
@@ -41,22 +41,22 @@ class Checkpoint:
         return tuple(sorted({entry.file for entry in self.tensors.values()}))
 
 
-def local_checkpoint(root: Path, kept: Path | None = None) -> Checkpoint:
-    """The checkpoint in a directory.
+def local_checkpoint(root: Path, headers: Path | None = None) -> Checkpoint:
+    """Read the checkpoint in a directory.
 
     Args:
-        kept: Directory where :class:`flash_moe.pack.shard_supply.DeletedShards` of an earlier
-            run kept the headers of shards that are gone.
+        headers: Directory where :class:`flash_moe.pack.shard_source.DeletedShards` of an earlier
+            run saved the headers of deleted shards.
 
     Raises:
         ModelNotFoundError: Not a model directory, or a shard is missing.
-        CorruptFileError: A shard is cut short, or its header lies.
+        CorruptFileError: A shard is truncated, or its header is wrong.
     """
     config = read_config(root)
-    tensors = read_checkpoint_tensors(root, kept)
+    tensors = read_checkpoint_tensors(root, headers)
     name, revision = origin(root)
     source = Source("", name, revision)
-    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, kept))
+    return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, headers))
 
 
 def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
@@ -64,7 +64,7 @@ def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
 
 
 def origin(root: Path) -> tuple[str, str | None]:
-    """Name and revision of a model directory: of its repository if it lies in the hub's cache."""
+    """Return name and revision of a directory: those of its repository if in the hub's cache."""
     path = root.resolve()
     match = re.fullmatch(r"models--(.+)", path.parent.parent.name)
     if match and path.parent.name == "snapshots":
@@ -73,19 +73,19 @@ def origin(root: Path) -> tuple[str, str | None]:
 
 
 def resident_entries(tensors: dict[str, TensorEntry]) -> list[TensorEntry]:
-    """The tensors of an mlx checkpoint that stay in memory, in order of name."""
+    """Return the resident tensors of an mlx checkpoint, sorted by name."""
     stacks = expert_stacks(tensors)
     dropped = {entry.name for parts in stacks.values() for entry in parts.values()}
     return [e for name, e in sorted(tensors.items()) if name not in dropped and not is_mtp(name)]
 
 
-def _fingerprint(source: Source, tensors: dict[str, TensorEntry], kept: Path | None) -> str:
-    """A hash of origin, tensors, file sizes and times."""
+def _fingerprint(source: Source, tensors: dict[str, TensorEntry], headers: Path | None) -> str:
+    """Return a hash of origin, tensors, file sizes and times."""
     digest = xxhash.xxh3_128(repr((source.name, source.revision)).encode())
     for name, e in sorted(tensors.items()):
         digest.update(repr((name, e.file.name, e.dtype, e.shape, e.offset)).encode())
     for file in sorted({e.file for e in tensors.values()}):
-        there = file if kept is None or file.exists() else kept / file.name
-        stat = there.stat()
+        existing = file if headers is None or file.exists() else headers / file.name
+        stat = existing.stat()
         digest.update(repr((file.name, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""From a checkpoint to something to pack: what it is, and what is quantized on the way."""
+"""Choice of the pack source for a checkpoint, by its format and the quantization."""
 
 from __future__ import annotations
 
@@ -6,65 +6,41 @@ from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.config import model_config
-from flash_moe.errors import ConfigError
-from flash_moe.pack.convert.options import QuantizeOptions
 from flash_moe.pack.sources.base import MlxCheckpoint, PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
 from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
 from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
 from flash_moe.pack.sources.requantized import RequantizedCheckpoint
 from flash_moe.store.experts import expert_stacks
-
-__all__ = ["HuggingFaceCheckpoint", "QuantizeOptions", "RequantizedCheckpoint", "open_source"]
+from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
 def open_source(
     checkpoint: Checkpoint | Path,
+    quantization: QuantizationConfig = AS_IT_IS,
     *,
-    bits: int | None = None,
-    group_size: int | None = None,
-    expert_bits: int | None = None,
     adopt: Path | None = None,
 ) -> PackSource:
-    """Decide what a checkpoint is and open it for packing.
+    """Detect the format of a checkpoint and open it for packing.
 
     Args:
-        bits: Quantize to so many bits; ``None`` keeps what is quantized and gives the rest 4.
-        group_size: Weights that share a scale; ``None`` is 64.
-        expert_bits: Bits of the experts, with searched scales, also where they are quantized
-            already; ``None`` treats them like the rest.
-        adopt: ``packed_experts`` directory of the original Flash-MoE, used in place.
+        adopt: ``packed_experts`` directory of the original Flash-MoE, linked in place.
 
     Raises:
-        ModelNotFoundError, NotMoEError, UnsupportedModelError: It cannot be packed.
-        ConfigError: ``bits`` was given for experts that are quantized already.
+        ModelNotFoundError, NotMoEError, UnsupportedModelError: The model cannot be packed.
+        ConfigError: These experts do not support the chosen quantization.
     """
     checkpoint = as_checkpoint(checkpoint)
-    given = {"bits": bits, "group_size": group_size, "expert_bits": expert_bits}
-    noted = tuple(sorted((name, n) for name, n in given.items() if n is not None))
-    origin = replace(checkpoint.origin, quantize=noted)
-    checkpoint = replace(checkpoint, origin=origin)
+    checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, quantization=quantization))
     model_config(checkpoint.config)
-    wanted = bits is not None or group_size is not None
-    options = QuantizeOptions(bits or 4, group_size or 64, expert_bits)
     if adopt is not None:
-        if wanted or expert_bits is not None:
-            raise ConfigError(
-                "pack",
-                "an adopted store keeps its bits: drop --bits, --group-size and --expert-bits",
-            )
+        quantization.check_adopted()
         return OriginalFlashMoE(checkpoint, adopt)
     stacks = expert_stacks(checkpoint.tensors)
-    quantized = any(name.endswith(".scales") for parts in stacks.values() for name in parts)
-    if stacks and quantized and wanted:
-        raise ConfigError(
-            "pack",
-            f"the experts of {checkpoint.origin.name} are quantized already",
-            "Drop --bits and --group-size to pack them as they are; --expert-bits quantizes them "
-            "anew.",
-        )
-    if stacks and not wanted:
-        if expert_bits is not None:
-            return RequantizedCheckpoint(checkpoint, options)
-        return MlxCheckpoint(checkpoint)
-    return HuggingFaceCheckpoint(checkpoint, options)
+    if any(name.endswith(".scales") for parts in stacks.values() for name in parts):
+        quantization.check_quantized(checkpoint.origin.name)
+    if not stacks or quantization.is_for_all:
+        return HuggingFaceCheckpoint(checkpoint, quantization)
+    if quantization.expert_bits is not None:
+        return RequantizedCheckpoint(checkpoint, quantization)
+    return MlxCheckpoint(checkpoint)

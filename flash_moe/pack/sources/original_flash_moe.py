@@ -1,4 +1,4 @@
-"""Record files of the original Flash-MoE, adopted where they are: linked, checked, not copied."""
+"""Record files of the original Flash-MoE, adopted in place: linked and checked, not copied."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ class OriginalFlashMoE(PackSource):
     """A directory of the original Flash-MoE, and the checkpoint that it was made from.
 
     Args:
-        checkpoint: Its expert tensors may be gone; the other weights, the config and the tokenizer
-            are needed.
+        checkpoint: Needs the config, the tokenizer and all weights but the experts.
         packed: The ``packed_experts`` directory: ``layer_NN.bin`` and ``layout.json``.
-        compare: Compare the first and last expert of each layer with the checkpoint, where it has
-            them on this disk.
+        compare: Compare the first and last expert of each layer with the checkpoint, if its
+            experts are on this disk.
 
     Raises:
         ModelNotFoundError: A file is missing.
-        CorruptFileError: A file has the wrong size, or holds other bytes than the checkpoint.
+        CorruptFileError: A file has the wrong size, or differs from the checkpoint.
     """
 
     def __init__(
@@ -48,36 +47,34 @@ class OriginalFlashMoE(PackSource):
     ) -> None:
         checkpoint = as_checkpoint(checkpoint)
         tensors = checkpoint.tensors
-        self.root, self.config = checkpoint.root, checkpoint.config
         layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
         paths = sorted(expert_stacks(tensors), key=layer_number) or _paths_from_routers(tensors)
         if len(paths) != n_layers:
             raise CorruptFileError(
                 "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
             )
-        self.layers = tuple(
-            ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths
+        layers = tuple(ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths)
+        files = tuple(packed / f"layer_{layer.number:02d}.bin" for layer in layers)
+        for file, layer in zip(files, layers, strict=True):
+            _check_size(file, layer.n_bytes)
+        resident, steps = copied_resident(checkpoint)
+        super().__init__(
+            source=replace(checkpoint.origin, kind="flash-moe-original"),
+            root=checkpoint.root,
+            config=checkpoint.config,
+            layers=layers,
+            resident=resident,
+            steps=steps,
+            fingerprint=fingerprint_of(checkpoint, repr(tuple(map(str, files)))),
+            record_files=files,
         )
-        self._files = [packed / f"layer_{layer.number:02d}.bin" for layer in self.layers]
-        for file in self._files:
-            _check_size(file, n_experts * layout.record_bytes)
-        self.source = replace(checkpoint.origin, kind="flash-moe-original")
         if compare:
             self._compare_samples(tensors, packed)
-        self.resident, self.works = copied_resident(checkpoint)
-        self.fingerprint = fingerprint_of(checkpoint, *map(str, self._files))
-
-    def existing_file(self, layer: int) -> Path | None:
-        return self.record_file(layer).resolve()
-
-    def record_file(self, layer: int) -> Path:
-        """Where the records of a layer are now."""
-        return self._files[layer]
 
     def _as_experts(self, packed: Path) -> PackedExperts:
         entries = tuple(
             LayerEntry(layer.number, layer.path, file.name, layer.n_experts, 0, ())
-            for layer, file in zip(self.layers, self._files, strict=True)
+            for layer, file in zip(self.layers, self.record_files, strict=True)
         )
         layout = self.layers[0].layout
         return PackedExperts(packed, Manifest("", self.source, (layout,), entries, ()))
@@ -107,9 +104,9 @@ class OriginalFlashMoE(PackSource):
             if parts[0][name] != part:
                 raise CorruptFileError(
                     "store",
-                    f"{self._files[layer]}: expert {expert}: {name} differs from the checkpoint "
-                    f"{self.root}",
-                    "Give the checkpoint that the records were made from.",
+                    f"{self.record_files[layer]}: expert {expert}: {name} differs from the "
+                    f"checkpoint {self.root}",
+                    "Pass the checkpoint that the records were made from.",
                 )
 
 
@@ -118,13 +115,13 @@ def _check_same_shapes(ours: ExpertLayer, theirs: ExpertLayer) -> None:
     if ours.n_experts != theirs.n_experts or kinds[0] != kinds[1]:
         raise CorruptFileError(
             "store",
-            f"layer {ours.number}: layout.json describes other experts than the checkpoint",
-            "Give the checkpoint that the records were made from.",
+            f"layer {ours.number}: layout.json does not match the experts of the checkpoint",
+            "Pass the checkpoint that the records were made from.",
         )
 
 
 def _paths_from_routers(tensors: dict[str, TensorEntry]) -> list[str]:
-    """Where the experts belong, when the checkpoint no longer has their tensors."""
+    """Return the paths of the experts, for a checkpoint without their tensors."""
     routers = (_ROUTER_TENSOR.fullmatch(name) for name in tensors if not is_mtp(name))
     return sorted((f"{m[1]}.switch_mlp" for m in routers if m), key=layer_number)
 
@@ -140,19 +137,19 @@ def _check_size(file: Path, expected: int) -> None:
 
 
 def read_layout_json(file: Path) -> tuple[RecordLayout, int, int]:
-    """Read a layout, without looking at the record files beside it.
+    """Read a layout, without checking the record files.
 
     Returns:
-        The layout of a record, the number of MoE layers, and of experts in each.
+        The layout of a record, the number of MoE layers, and the number of experts per layer.
 
     Raises:
         ModelNotFoundError: There is no such file.
-        CorruptFileError: It is no layout.
-        UnsupportedModelError: It is one of records that do not form an expert.
+        CorruptFileError: The file is not a layout.
+        UnsupportedModelError: The components do not form an expert.
     """
     if not os.path.isfile(file):
         raise ModelNotFoundError(
-            "store", f"{file.parent} has no {file.name}", "Give the packed_experts directory."
+            "store", f"{file.parent} has no {file.name}", "Pass the packed_experts directory."
         )
     try:
         table = read_json(file)

@@ -1,4 +1,4 @@
-"""Packs an mlx checkpoint with its experts quantized anew; everything else is copied."""
+"""mlx checkpoints with requantized experts; everything else is copied."""
 
 from __future__ import annotations
 
@@ -8,79 +8,80 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from flash_moe.compat.dtypes import DTYPE_NAMES, LOADED_AS
+from flash_moe.compat.dtypes import LOADED_AS
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.pack.convert.options import QuantizeOptions
 from flash_moe.pack.convert.recipe import Recipe
 from flash_moe.pack.convert.steps import RequantizeExperts
 from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
 from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
-from flash_moe.pack.steps import CopyExperts, Work
+from flash_moe.pack.steps import CopyExperts, PackStep
 from flash_moe.store.experts import CheckpointExperts, ExpertLayer, expert_stacks
 from flash_moe.store.layout import PROJECTIONS, Quantization, layout_of
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.safetensors_header import TensorEntry
 
 
 class RequantizedCheckpoint(PackSource):
-    """An mlx checkpoint whose experts get other bits.
+    """An mlx checkpoint whose experts are requantized to other bits.
 
     Args:
-        options: ``expert_bits`` are the new bits; projections that have them already are copied.
-            ``group_size`` counts where the source is not quantized.
+        quantization: ``experts`` has the new bits; projections that already have them are copied.
+            Its group size applies where the source is not quantized.
 
     Raises:
-        UnsupportedModelError: Its experts are quantized in another mode than affine.
+        UnsupportedModelError: The experts are quantized in a mode other than affine.
     """
 
-    def __init__(self, checkpoint: Checkpoint | Path, options: QuantizeOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint | Path, quantization: QuantizationConfig) -> None:
         checkpoint = as_checkpoint(checkpoint)
-        assert options.expert_bits is not None
-        self.root, self.config = checkpoint.root, checkpoint.config
-        self.source = replace(checkpoint.origin, kind="mlx")
-        self.fingerprint = fingerprint_of(checkpoint, "requantized", options)
-        self.resident, kept = copied_resident(checkpoint)
+        assert quantization.experts is not None
+        resident, kept = copied_resident(checkpoint)
         stacks = expert_stacks(checkpoint.tensors)
-        old = CheckpointExperts(checkpoint.tensors).layers
-        recipes = [_recipes(layer, options) for layer in old]
-        self.layers = tuple(_layer(*pair) for pair in zip(old, recipes, strict=True))
-        self.works = [*kept]
-        for index, layer in enumerate(old):
-            self.works += self._layer_works(index, layer, recipes[index], stacks[layer.path])
-
-    @property
-    def from_bits(self) -> tuple[int, ...]:
-        """Bits of the quantized experts that are quantized once more, smallest first."""
-        works = [work for work in self.works if isinstance(work, RequantizeExperts)]
-        found = (work.source.layout.quantization(work.projection) for work in works)
-        return tuple(sorted({q.bits for q in found if q is not None}))
-
-    def _layer_works(
-        self,
-        index: int,
-        layer: ExpertLayer,
-        recipes: dict[str, Recipe],
-        tensors: dict[str, TensorEntry],
-    ) -> Iterator[Work]:
-        layout = self.layers[index].layout
-        for name, entry in tensors.items():
-            projection, part = name.split(".")
-            component = layout.component(projection, part)
-            if projection not in recipes or part == "bias":
-                assert component is not None
-                yield CopyExperts(entry, index, component)
-        for projection, recipe in recipes.items():
-            names = (f"{projection}.{part}" for part in ("weight", "scales", "biases"))
-            parts = {name.split(".")[1]: tensors[name] for name in names if name in tensors}
-            new = [c for c in layout.components if c.name.startswith(f"{projection}.")]
-            n_bytes = sum(c.n_bytes for c in new if not c.name.endswith(".bias"))
-            yield RequantizeExperts(
-                index, projection, parts, layer, recipe, n_bytes * layer.n_experts
-            )
+        steps, layers, from_bits = [*kept], [], set()
+        for index, old in enumerate(CheckpointExperts(checkpoint.tensors).layers):
+            recipes = _recipes(old, quantization.experts)
+            new = _layer(old, recipes)
+            layers.append(new)
+            steps += _layer_steps(index, old, new, recipes, stacks[old.path])
+            before = map(old.layout.quantization, recipes)
+            from_bits |= {q.bits for q in before if q is not None}
+        super().__init__(
+            source=replace(checkpoint.origin, kind="mlx"),
+            root=checkpoint.root,
+            config=checkpoint.config,
+            layers=tuple(layers),
+            resident=resident,
+            steps=tuple(steps),
+            fingerprint=fingerprint_of(checkpoint, f"('requantized', {quantization.fingerprint})"),
+            from_bits=tuple(sorted(from_bits)),
+        )
 
 
-def _recipes(layer: ExpertLayer, options: QuantizeOptions) -> dict[str, Recipe]:
-    """Projection to recipe, for those that are not as wanted already."""
-    assert options.expert_bits is not None
+def _layer_steps(
+    index: int,
+    old: ExpertLayer,
+    new: ExpertLayer,
+    recipes: dict[str, Recipe],
+    tensors: dict[str, TensorEntry],
+) -> Iterator[PackStep]:
+    for name, entry in tensors.items():
+        projection, part = name.split(".")
+        component = new.layout.component(projection, part)
+        if projection not in recipes or part == "bias":
+            assert component is not None
+            yield CopyExperts((entry,), index, entry.n_bytes, component)
+    for projection, recipe in recipes.items():
+        entries = {p: tensors.get(f"{projection}.{p}") for p in ("weight", "scales", "biases")}
+        parts = {part: entry for part, entry in entries.items() if entry is not None}
+        made = [c for c in new.layout.components if c.name.startswith(f"{projection}.")]
+        n_bytes = sum(c.n_bytes for c in made if not c.name.endswith(".bias")) * new.n_experts
+        yield RequantizeExperts(
+            tuple(parts.values()), index, n_bytes, projection, parts, old, recipe
+        )
+
+
+def _recipes(layer: ExpertLayer, wanted: Quantization) -> dict[str, Recipe]:
+    """Return the recipes of the projections that do not have the wanted bits already."""
     recipes = {}
     for projection in PROJECTIONS:
         q = layer.layout.quantization(projection)
@@ -90,14 +91,12 @@ def _recipes(layer: ExpertLayer, options: QuantizeOptions) -> dict[str, Recipe]:
                 f"{layer.path}.{projection}: expected affine quantization, got {q.mode}",
                 "Drop --expert-bits to keep the experts as they are.",
             )
-        if q is not None and q.bits == options.expert_bits:
+        if q is not None and q.bits == wanted.bits:
             continue
         weight = layer.layout.component(projection, "weight" if q is None else "scales")
         assert weight is not None
-        wanted = Quantization(
-            options.expert_bits, options.group_size if q is None else q.group_size
-        )
-        recipes[projection] = Recipe(_float(LOADED_AS[weight.dtype]), wanted, searched=True)
+        new = wanted if q is None else replace(wanted, group_size=q.group_size)
+        recipes[projection] = Recipe(_float(LOADED_AS[weight.dtype]), new, searched=True)
     return recipes
 
 
@@ -108,21 +107,11 @@ def _float(dtype: mx.Dtype) -> mx.Dtype:
 def _layer(layer: ExpertLayer, recipes: dict[str, Recipe]) -> ExpertLayer:
     shapes = {c.name: (c.dtype, c.shape) for c in layer.layout.components}
     for projection, recipe in recipes.items():
-        q = recipe.quantization
-        assert q is not None
         assert recipe.dtype is not None
         rows = layer.layout.component(projection, "weight")
         assert rows is not None
         down = projection == "down_proj"
         width = layer.layout.expert_width if down else layer.layout.hidden_size
-        if width % q.group_size:
-            raise UnsupportedModelError(
-                "pack",
-                f"{layer.path}.{projection}: {width} inputs do not divide into groups of "
-                f"{q.group_size}",
-                "Choose a smaller --group-size.",
-            )
-        shapes[f"{projection}.weight"] = "U32", (rows.shape[0], width * q.bits // 32)
-        scales = DTYPE_NAMES[recipe.dtype], (rows.shape[0], width // q.group_size)
-        shapes[f"{projection}.scales"] = shapes[f"{projection}.biases"] = scales
+        made = recipe.shapes(f"{layer.path}.{projection}", recipe.dtype, (rows.shape[0], width))
+        shapes |= {f"{projection}.{part}": shape for part, shape in made.items()}
     return replace(layer, layout=layout_of(shapes))

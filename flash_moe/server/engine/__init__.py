@@ -1,1 +1,1 @@
-"""Generation behind the server: admission, the thread that owns MLX, and answers."""
+"""Work before and after the engine: tokenizing, constraints, admission, answers."""

@@ -1,7 +1,7 @@
-"""Who may be answered now, and who waits: first come, first served, with bounds.
+"""Bounded first-come, first-served queue in front of the engine.
 
-mlx-lm takes every request at once and holds those that wait in its batch, where one that is given
-up still costs a pass over its prompt. So only as many are handed to it as it answers at once.
+mlx-lm's batch accepts every request and queues internally, where a cancelled request still costs a
+prefill of its prompt. So the engine receives only as many requests as it decodes at once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from contextlib import contextmanager
 
 from flash_moe.server.requests.errors import ApiError, unavailable
 
-POLL_S = 0.1  # how often one that waits looks whether its client is still there
+POLL_S = 0.1  # interval at which a queued request checks its client
 
 
 class Admission:
-    """
+    """Limits of running and queued requests. Thread-safe.
+
     Args:
-        at_once: Requests that are answered at once.
-        max_waiting: Requests that may wait; those beyond are refused.
+        max_running: Maximum number of running requests.
+        max_queued: Maximum number of queued requests; further ones are rejected.
     """
 
-    def __init__(self, at_once: int, max_waiting: int) -> None:
-        self._at_once = at_once
-        self._max_waiting = max_waiting
+    def __init__(self, max_running: int, max_queued: int) -> None:
+        self._at_once = max_running
+        self._max_waiting = max_queued
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()
         self._running = 0
@@ -40,22 +41,22 @@ class Admission:
         return len(self._queue)
 
     @contextmanager
-    def turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """Wait for a turn, and have it.
+    def admit(self, check: Callable[[], None]) -> Iterator[None]:
+        """Wait in the queue, then hold one running slot for the duration of the ``with``.
 
         Args:
-            check: Raises when there is no point in waiting any longer.
+            check: Called while queued; raises to leave the queue.
 
         Raises:
-            ApiError: The queue is full, or the server stops.
+            ApiError: The queue is full, or the server is stopping.
         """
         ticket = object()
         with self._changed:
-            self._refuse_if_closed()
+            self._reject_if_closed()
             if self._running >= self._at_once and len(self._queue) >= self._max_waiting:
                 raise ApiError(
                     429,
-                    f"{self._running} requests are being answered and {len(self._queue)} wait; "
+                    f"{self._running} requests are running and {len(self._queue)} are queued; "
                     "try again later",
                     code="queue_full",
                     retry_after=5,
@@ -78,7 +79,7 @@ class Admission:
     def _wait(self, ticket: object, check: Callable[[], None]) -> None:
         while True:
             with self._changed:
-                self._refuse_if_closed()
+                self._reject_if_closed()
                 if self._queue[0] is ticket and self._running < self._at_once:
                     self._queue.popleft()
                     self._running += 1
@@ -87,17 +88,17 @@ class Admission:
                 self._changed.wait(POLL_S)
             check()
 
-    def _refuse_if_closed(self) -> None:
+    def _reject_if_closed(self) -> None:
         if self._closed:
             raise unavailable("the server is stopping")
 
     def close(self) -> None:
-        """Refuse those that wait and all that come."""
+        """Reject queued and new requests."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until nothing is answered any more; whether that came."""
+        """Wait until no request runs; return false after ``seconds``."""
         with self._changed:
             return self._changed.wait_for(lambda: self._running == 0, seconds)

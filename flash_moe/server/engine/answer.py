@@ -1,4 +1,4 @@
-"""One answer as it is generated: its pieces, its tokens, and why it ended."""
+"""Answer of one request: splits generated tokens into pieces and applies stop texts."""
 
 from __future__ import annotations
 
@@ -6,160 +6,133 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any
 
+from flash_moe.generation.engine import Engine, Started, Token
+from flash_moe.generation.steps import AnswerText
 from flash_moe.generation.stop import StopText
-from flash_moe.server.engine.generator import Generator, Running
-from flash_moe.server.engine.prepare import Prepared
+from flash_moe.server.engine.prepare import PreparedRequest
 from flash_moe.server.requests.errors import unavailable
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece
 
-POLL_S = 0.1  # how often to look whether anybody still waits
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer, with natural logarithms of probabilities.
-
-    Attributes:
-        top: Ids and logarithms of the likeliest, best first.
-    """
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+POLL_S = 0.1  # interval at which a running request checks its client
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is new."""
+    """Pieces and tokens that one decoded token adds."""
 
     pieces: list[Piece] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
 
 class Answer:
-    """Waits for an answer and takes it apart.
+    """Answer of the engine to one request, read by the thread of the request.
 
     Attributes:
         n_tokens: Tokens generated so far.
-        finish_reason: OpenAI's, at the end: "stop", "length" or "tool_calls".
-        stop_text: Which stop text ended it.
+        finish_reason: OpenAI's name, valid at the end: "stop", "length" or "tool_calls".
+        stop_text: Stop text that ended the answer.
         first_token_at: ``time.monotonic()`` of the first token.
+        n_prompt, n_cached: Prompt tokens, and how many of them came from a prompt cache.
 
     Args:
-        check: Called often; raises when nobody waits any more, or for too long already.
+        check: Called while waiting; raises if the client has disconnected or the time is up.
     """
 
-    def __init__(self, generator: Generator, prepared: Prepared, check: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, prepared: PreparedRequest, check: Callable[[], None]
+    ) -> None:
         self.prepared = prepared
+        self.n_prompt = len(prepared.engine_request.ids)
+        self.n_cached = 0
         self.n_tokens = 0
         self.finish_reason = "stop"
         self.stop_text: str | None = None
         self.first_token_at: float | None = None
         self._check = check
-        self._generator = generator
-        self._running: Running = generator.start(prepared.request, prepared.arguments)
-        self._stop = StopText(prepared.asked.sampling.stops)
-        self._shown = self._seen = ""
+        self._engine = engine
+        self._running = engine.submit(prepared.engine_request)
+        self._stop = StopText(prepared.request.sampling.stops)
+        self._sent = self._text = ""
         self._n_calls = 0
 
     def close(self) -> None:
-        """End the generation, if it has not ended."""
-        self._generator.finish(self._running)
-
-    @property
-    def n_prompt(self) -> int:
-        return len(self.prepared.ids)
-
-    @property
-    def n_cached(self) -> int:
-        """Tokens of the prompt that came from a cache."""
-        context = self._running.context
-        return max(context.prompt_cache_count, 0) if context is not None else 0
+        """Cancel the generation if it is still running."""
+        self._running.cancel()
 
     def begin(self) -> None:
-        """Wait until mlx-lm has taken the request. Raises what is wrong with it."""
-        while self._running.context is None:
-            self._take()
+        """Wait until the engine has started the request. Raises the error of a failed start."""
+        started = self._take()
+        assert isinstance(started, Started)
+        self.n_cached = started.n_cached
 
     def steps(self) -> Iterator[Step]:
-        """The answer, to its end."""
-        tokenizer = self.prepared.tokenizer
-        detokenizer = tokenizer.detokenizer
-        detokenizer.reset()
-        while True:
-            item = self._take()
-            if item is None:
-                return
-            if isinstance(item, tuple) or item is self._running.context:  # progress of the prompt
-                continue
+        """Yield the answer until it ends."""
+        limit = self.prepared.engine_request.sampling.max_tokens
+        text = AnswerText(self.prepared.tokenizer, limit)
+        while text.finish_reason is None and self.stop_text is None and not self._calls_complete:
+            token = self._take()
+            assert isinstance(token, Token)
             self.n_tokens += 1
             if self.first_token_at is None:
                 self.first_token_at = time.monotonic()
-            ended = item.token in tokenizer.eos_token_ids
-            if not ended:
-                detokenizer.add_token(item.token)
-            if item.finish_reason is not None:
-                detokenizer.finalize()
-                self.finish_reason = "stop" if ended else item.finish_reason
-            pieces = self._pieces(detokenizer.last_segment, last=item.finish_reason is not None)
-            tokens = [] if ended else [_token(item)]
-            yield Step(pieces, tokens)
-            if item.finish_reason is not None or self.stop_text is not None or self._enough:
-                break
+            piece = text.feed(token.id)
+            self.finish_reason = text.finish_reason or "stop"
+            pieces = self._pieces(piece, last=text.finish_reason is not None)
+            ended = token.id in self.prepared.tokenizer.eos_token_ids
+            yield Step(pieces, [] if ended else [token])
         if self._n_calls and self.finish_reason == "stop":
             self.finish_reason = "tool_calls"
 
     @property
-    def _enough(self) -> bool:
-        tools = self.prepared.asked.tools
+    def _calls_complete(self) -> bool:
+        tools = self.prepared.request.tools
         return self._n_calls > 0 and not tools.parallel
 
-    def _take(self) -> Any:
-        """The next thing that mlx-lm puts out."""
+    def _take(self) -> Started | Token:
+        """Return the next event of the engine."""
         while True:
             self._check()
             try:
-                item = self._running.get(timeout=POLL_S)
+                event = self._running.events.get(timeout=POLL_S)
             except Empty:
-                if not self._generator.alive:
+                if not self._engine.alive:
                     raise unavailable("the server is stopping") from None
                 continue
-            if isinstance(item, Exception):
-                raise item
-            return item
+            if isinstance(event, Exception):
+                raise event
+            return event
 
     def _pieces(self, text: str, *, last: bool) -> list[Piece]:
         splitter = self.prepared.splitter
         if splitter is None:
-            found: list[Piece] = [TextPiece(text)] if text else []
+            split: list[Piece] = [TextPiece(text)] if text else []
         else:
-            found = splitter.feed(text)
+            split = splitter.feed(text)
             if last:
-                found += splitter.finish()
-        shown: list[Piece] = []
-        for piece in found:
+                split += splitter.finish()
+        pieces: list[Piece] = []
+        for piece in split:
             if isinstance(piece, ToolCall):
-                piece = self._called(piece)
+                piece = self._parsed_call(piece)
                 if isinstance(piece, ToolCall):
-                    # What is held back of the text was no stop text: a call came.
-                    shown += self._until_stop("", last=True)
+                    # A call follows, so text that was held back is not part of a stop text.
+                    pieces += self._until_stop("", last=True)
             if isinstance(piece, TextPiece):
-                shown += self._until_stop(piece.text)
+                pieces += self._until_stop(piece.text)
                 if self.stop_text is not None:
                     break
             else:
-                shown.append(piece)
-                if self._enough:
-                    return shown
+                pieces.append(piece)
+                if self._calls_complete:
+                    return pieces
         if last and self.stop_text is None:
-            shown += self._until_stop("", last=True)
-        return shown
+            pieces += self._until_stop("", last=True)
+        return pieces
 
-    def _called(self, call: ToolCall) -> Piece:
-        """A call; or, if it cannot be read, its text."""
+    def _parsed_call(self, call: ToolCall) -> Piece:
+        """Return the call, or its text if it could not be parsed."""
         if call.error is None:
             self._n_calls += 1
             return call
@@ -167,17 +140,12 @@ class Answer:
         return TextPiece(f"{tokenizer.tool_call_start}{call.text}{tokenizer.tool_call_end or ''}")
 
     def _until_stop(self, text: str, *, last: bool = False) -> list[Piece]:
-        self._seen += text
-        shown = self._stop.feed(text, last=last)
-        self._shown += shown
+        self._text += text
+        released = self._stop.feed(text, last=last)
+        self._sent += released
         if self._stop.found and self.stop_text is None:
             self.finish_reason = "stop"
-            at = len(self._shown)
-            here = (s for s in self.prepared.asked.sampling.stops if self._seen.startswith(s, at))
-            self.stop_text = max(here, key=len, default="")
-        return [TextPiece(shown)] if shown else []
-
-
-def _token(item: Any) -> Token:
-    top = sorted(item.top_tokens or (), key=lambda each: -each["logprob"])
-    return Token(item.token, item.logprob, tuple((each["id"], each["logprob"]) for each in top))
+            end, stops = len(self._sent), self.prepared.request.sampling.stops
+            matching = (stop for stop in stops if self._text.startswith(stop, end))
+            self.stop_text = max(matching, key=len, default="")
+        return [TextPiece(released)] if released else []

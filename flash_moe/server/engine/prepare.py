@@ -1,186 +1,152 @@
-"""From what is asked to what is generated: token ids, a constraint, mlx-lm's arguments.
+"""Turn a validated request into a request of the engine: token ids, constraint, checkpoints.
 
-All of it is done in the thread of the request, before it waits for its turn, so that what cannot
-be answered is refused at once and the thread of generation loses no time.
+This runs in the thread of the request, before admission: invalid requests are rejected at once, and
+the engine's thread loses no time.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flash_moe.compat.mlx_lm import server_module
 from flash_moe.errors import GrammarError
-from flash_moe.generation.output_spec import ReplyForm, thoughts_before
-from flash_moe.generation.sampling import penalties_of
+from flash_moe.generation.engine import EngineRequest
+from flash_moe.generation.output_spec import OutputSpec, thinking_state
+from flash_moe.generation.sampling import LogitsProcessor
 from flash_moe.generation.thinking_limit import thinking_limit
 from flash_moe.grammar import Constraint, from_response_format
-from flash_moe.server.engine.arguments import Arguments
-from flash_moe.server.engine.generator import Generator
-from flash_moe.server.engine.tokenize import Tokenizing, too_long
-from flash_moe.server.requests.errors import bad
-from flash_moe.server.requests.request import Asked
+from flash_moe.loader import FlashMoE
+from flash_moe.options.sampling import SamplingParams
+from flash_moe.server.engine.tokenize import PromptTokenizer, too_long
+from flash_moe.server.options import ServeOptions
+from flash_moe.server.requests.errors import invalid
+from flash_moe.server.requests.request import GenerationRequest
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
-_mlx = server_module()
-# Agents send the same tools with each request; a grammar of 20 tools takes some ms to build.
-_KEPT_CONSTRAINTS = 32
+# Agents send the same tools with each request; building a grammar of 20 tools takes some ms.
+_MAX_CONSTRAINTS = 32
 
 
 @dataclass
-class Prepared:
-    """A request, ready for the thread of generation.
+class PreparedRequest:
+    """Request that is ready for the engine.
 
     Attributes:
-        ids: The prompt.
-        splitter: Takes the answer apart; ``None`` where it stays as it is.
+        splitter: Splits the answer into reasoning, text and calls; ``None`` for raw completions.
     """
 
-    asked: Asked
-    request: Any
-    arguments: Arguments
-    ids: list[int]
+    request: GenerationRequest
+    engine_request: EngineRequest
     splitter: ReplySplitter | None
     tokenizer: Any
 
 
 class Preparer:
-    """Prepares requests for one model; for any thread.
+    """Prepares requests for one model. Thread-safe.
 
     Args:
-        max_waiting: Requests that may wait for the tokenizer; those beyond are refused.
+        flash: Loaded model; only its tokenizer and config are used, none of its arrays.
     """
 
-    def __init__(self, generator: Generator, max_waiting: int) -> None:
-        self._generator = generator
-        self._tokenizing = Tokenizing(generator, max_waiting)
+    def __init__(self, flash: FlashMoE, options: ServeOptions) -> None:
+        self._tokenizer: Any = flash.tokenizer
+        self._config = flash.model.config
+        self._prompts = PromptTokenizer(
+            self._tokenizer,
+            self._config.max_context,
+            options.template_args,
+            options.concurrency + options.max_queue,
+        )
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
 
-    @property
-    def _tokenizer(self) -> Any:
-        return self._generator.provider.tokenizer
+    def prepare(self, request: GenerationRequest, check: Callable[[], None]) -> PreparedRequest:
+        """Tokenize the prompt and build the constraint of a request.
 
-    def prepare(self, asked: Asked, check: Callable[[], None]) -> Prepared:
-        """
         Args:
-            check: Raises when nobody waits for the answer any more.
+            check: Called while waiting; raises if the client has disconnected.
 
         Raises:
-            ApiError: The chat template refuses the messages, the prompt does not fit the context,
-                or the answer cannot be held to what is asked.
+            ApiError: The chat template rejects the messages, the prompt does not fit the context,
+                or the requested output format cannot be enforced.
         """
         tokenizer = self._tokenizer
-        request, arguments = self._for_mlx_lm(asked)
-        arguments.tokenized = self._tokenizing.tokenized(asked, request, arguments, check)
-        ids = list(arguments.tokenized[0])
-        self._fit(arguments, ids)
-        if asked.prompt is not None:
-            return Prepared(asked, request, arguments, ids, None, tokenizer)
-        arguments.limit = thinking_limit(tokenizer, ids, asked.sampling.max_thinking_tokens)
+        prompt = self._prompts.tokenize(request, check)
+        ids = prompt.ids
+        sampling = self._limited(request.sampling, ids)
+        top = request.top_logprobs if request.logprobs else None
+        if request.prompt is not None:
+            completion = EngineRequest(ids, sampling, top_logprobs=top)
+            return PreparedRequest(request, completion, None, tokenizer)
         thinking = opens_thinking(tokenizer, ids)
-        form = _form(asked)
+        spec = _output_spec(request)
         try:
-            arguments.constraint = self._constraint(form, ids)
-            tools = form.parser_schemas(tokenizer)
+            constraint = self._constraint(spec, ids)
+            tools = spec.parser_schemas(tokenizer)
         except GrammarError as error:
-            field = asked.format_field if self._in_format(form) else "tools"
-            raise bad(field, error.problem, "invalid_schema") from error
+            field = request.format_field if self._rejects_format(spec) else "tools"
+            raise invalid(field, error.problem, "invalid_schema") from error
+
+        def processors() -> list[LogitsProcessor]:
+            limit = thinking_limit(tokenizer, ids, sampling.max_thinking_tokens)
+            limits: list[LogitsProcessor] = [] if limit is None else [limit]
+            return limits if constraint is None else [*limits, constraint.processor()]
+
         splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
-        return Prepared(asked, request, arguments, ids, splitter, tokenizer)
+        chat = EngineRequest(ids, sampling, processors, prompt.checkpoints, top)
+        return PreparedRequest(request, chat, splitter, tokenizer)
 
-    def count(self, asked: Asked, check: Callable[[], None]) -> int:
-        """Tokens of a prompt. Arguments and errors as for :meth:`prepare`."""
-        request, arguments = self._for_mlx_lm(asked)
-        return len(self._tokenizing.tokenized(asked, request, arguments, check)[0])
+    def count(self, request: GenerationRequest, check: Callable[[], None]) -> int:
+        """Return the number of prompt tokens. Arguments and errors as for :meth:`prepare`."""
+        return len(self._prompts.tokenize(request, check).ids)
 
-    def _for_mlx_lm(self, asked: Asked) -> tuple[Any, Arguments]:
-        request = _mlx.CompletionRequest(
-            request_type="chat" if asked.prompt is None else "text",
-            prompt="" if asked.prompt is None else asked.prompt,
-            messages=asked.messages,
-            tools=asked.tools.shown or None,
-            role_mapping=None,
-        )
-        s = asked.sampling
-        arguments = Arguments(
-            model=_mlx.ModelDescription("default_model", "default_model", None),
-            # mlx-lm makes its own sampler of these; ours comes from ``params``.
-            sampling=_mlx.SamplingArguments(
-                **{f.name: getattr(s, f.name) for f in fields(_mlx.SamplingArguments)}
-            ),
-            logits=_mlx.LogitsProcessorArguments(**penalties_of(s)),
-            stop_words=[],  # found in the text; mlx-lm looks for their tokens
-            max_tokens=s.max_tokens,
-            num_draft_tokens=0,
-            logprobs=asked.logprobs,
-            top_logprobs=asked.top_logprobs,
-            seed=None,
-            chat_template_kwargs=_checked(asked.template_args),
-            params=s,
-        )
-        return request, arguments
-
-    def _fit(self, arguments: Arguments, ids: Sequence[int]) -> None:
-        """Cut ``max_tokens`` to what the context leaves."""
+    def _limited(self, sampling: SamplingParams, ids: Sequence[int]) -> SamplingParams:
+        """Validate token ids and reduce ``max_tokens`` to the rest of the context."""
         if not ids:
-            raise bad("prompt", "the prompt is empty")
-        model = self._generator.provider.model
-        if model.config.vocab_size is not None and max(ids) >= model.config.vocab_size:
-            raise bad("prompt", "the prompt has tokens that the model does not know")
-        limit = model.config.max_context
+            raise invalid("prompt", "the prompt is empty")
+        size, limit = self._config.vocab_size, self._config.max_context
+        if size is not None and max(ids) >= size:
+            raise invalid("prompt", f"expected token ids below {size}, got {max(ids)}")
         if limit is None:
-            return
+            return sampling
         if len(ids) >= limit:
             raise too_long(len(ids), limit)
-        arguments.max_tokens = min(arguments.max_tokens, limit - len(ids))
+        return replace(sampling, max_tokens=min(sampling.max_tokens, limit - len(ids)))
 
-    def _constraint(self, form: ReplyForm, ids: Sequence[int]) -> Constraint | None:
-        after, thinking = thoughts_before(self._tokenizer, ids)
-        key = json.dumps([{**vars(form), "strict": sorted(form.strict)}, after, thinking])
+    def _constraint(self, spec: OutputSpec, ids: Sequence[int]) -> Constraint | None:
+        after, thinking = thinking_state(self._tokenizer, ids)
+        key = json.dumps([{**vars(spec), "strict": sorted(spec.strict)}, after, thinking])
         with self._lock:
             if key in self._constraints:
                 self._constraints.move_to_end(key)
                 return self._constraints[key]
-        made = form.constraint(self._tokenizer, after, thinking)
-        if made is not None:
+        constraint = spec.constraint(self._tokenizer, after, thinking)
+        if constraint is not None:
             with self._lock:
-                self._constraints[key] = made
-                while len(self._constraints) > _KEPT_CONSTRAINTS:
+                self._constraints[key] = constraint
+                while len(self._constraints) > _MAX_CONSTRAINTS:
                     self._constraints.popitem(last=False)
-        return made
+        return constraint
 
-    def _in_format(self, form: ReplyForm) -> bool:
-        """Whether it is the format of the answer that cannot be held to, and not its calls."""
+    def _rejects_format(self, spec: OutputSpec) -> bool:
+        """Return true if ``response_format`` cannot be enforced, false if the tool calls cannot."""
         try:
-            from_response_format(self._tokenizer, form.response_format)
+            from_response_format(self._tokenizer, spec.response_format)
         except GrammarError:
             return True
-        return not form.held
+        return not spec.constrains_calls
 
 
-def _form(asked: Asked) -> ReplyForm:
-    tools = asked.tools
-    return ReplyForm(
-        tools.shown,
+def _output_spec(request: GenerationRequest) -> OutputSpec:
+    tools = request.tools
+    return OutputSpec(
+        tools.in_prompt,
         tools.mode,
-        tools.strict if tools.shown else frozenset(),
-        asked.response_format,
+        tools.strict if tools.in_prompt else frozenset(),
+        request.response_format,
         tools.parallel,
     )
-
-
-def _checked(template_args: dict[str, Any]) -> dict[str, Any] | None:
-    """Arguments for the template itself, and none for what renders it."""
-    from transformers import PreTrainedTokenizerBase
-
-    taken = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
-    for name in template_args:
-        if name in taken or not name.isidentifier():
-            raise bad(f"chat_template_kwargs.{name[:80]}", "this cannot be set by a request")
-    return template_args or None

@@ -1,1 +1,1 @@
-"""Connections and event streams."""
+"""HTTP connections and server-sent events."""

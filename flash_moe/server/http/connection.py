@@ -1,4 +1,4 @@
-"""Sockets with limits: slow clients, clients that went away, too many of them."""
+"""Sockets with limits: slow clients, disconnected clients, number of connections."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 from flash_moe.server.requests.errors import ApiError
 
 _log = logging.getLogger(__name__)
-# Of what a refused client is still sending, so that it gets to read why.
+# Limits for reading what a rejected client still sends, so that it receives the error.
 _LINGER_BYTES, _LINGER_S = 64_000_000, 2.0
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
-_DROPPED_READS = 64  # at one look; a client that sends on is seen again at the next
+_DROPPED_READS = 64  # per check; the next check drops more
 
 
 class SlowClient(Exception):
@@ -28,24 +28,24 @@ class SlowClient(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody is there to take the answer."""
+    """The client closed the connection before the response was complete."""
 
 
 class DeadlineReader(io.RawIOBase):
-    """Reads a socket until a moment, however the bytes trickle in.
+    """Socket reader with one deadline for all bytes.
 
-    A socket's own time limit begins anew with each byte.
+    A socket's own timeout restarts with each byte.
     """
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
-        self._until = time.monotonic() + seconds
+        self._deadline = time.monotonic() + seconds
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        left = self._until - time.monotonic()
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise SlowClient
         self._connection.settimeout(left)
@@ -56,25 +56,25 @@ class DeadlineReader(io.RawIOBase):
 
 
 def is_gone(connection: socket.socket) -> bool:
-    """Whether the other side has closed the connection, also behind bytes that nobody has read.
+    """Return true if the client has closed the connection, even behind unread bytes.
 
-    For the thread that uses the connection, after the request. A side that only says it will send
-    no more counts as gone as well: the two cannot be told apart.
+    Call it after reading the request, in the thread of the connection. A half-closed connection
+    also counts: the two cases look the same.
     """
     try:
-        return _is_closed(connection) if _POLLRDHUP else _ends(connection)
+        return _polls_closed(connection) if _POLLRDHUP else _reads_closed(connection)
     except (OSError, ValueError):  # ValueError: closed on this side
         return True
 
 
-def _is_closed(connection: socket.socket) -> bool:
+def _polls_closed(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, _POLLRDHUP)
     return bool(poll.poll(0))
 
 
-def _ends(connection: socket.socket) -> bool:
-    """The same where the system does not tell: what came is read, and dropped."""
+def _reads_closed(connection: socket.socket) -> bool:
+    """Detect it without ``POLLRDHUP``: read and drop what has arrived."""
     seconds = connection.gettimeout()
     try:
         connection.settimeout(0)
@@ -86,15 +86,15 @@ def _ends(connection: socket.socket) -> bool:
 
 
 def drain(connection: socket.socket) -> None:
-    """Say that nothing follows, and take in what still comes, for a moment.
+    """Shut down sending, and read what still arrives for a moment.
 
-    Closing a socket with bytes unread tells the other side of an error, and it may drop the
-    answer that it has not read yet.
+    Closing a socket with unread bytes resets the connection, and the client may lose a response
+    that it has not read yet.
     """
-    until, left = time.monotonic() + _LINGER_S, _LINGER_BYTES
+    deadline, left = time.monotonic() + _LINGER_S, _LINGER_BYTES
     try:
         connection.shutdown(socket.SHUT_WR)
-        while left > 0 and (seconds := until - time.monotonic()) > 0:
+        while left > 0 and (seconds := deadline - time.monotonic()) > 0:
             connection.settimeout(seconds)
             data = connection.recv(65536)
             if not data:
@@ -105,12 +105,12 @@ def drain(connection: socket.socket) -> None:
 
 
 class HttpServer(ThreadingHTTPServer):
-    """A thread for each connection, up to a number of them.
+    """HTTP server with one thread per connection and a limit of connections.
 
     Args:
-        host, port: Where to listen; port 0 for any.
-        handler: Makes a request handler of socket, address and server.
-        max_connections: Those beyond are told to try later.
+        host, port: Address to listen on; port 0 picks a free one.
+        handler: Creates a request handler from socket, address and server.
+        max_connections: Further connections get a 503.
     """
 
     daemon_threads = True
@@ -127,7 +127,7 @@ class HttpServer(ThreadingHTTPServer):
         super().__init__(address, handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        # HTTPServer's asks for the full name of the host, which may take long, and nobody needs.
+        # HTTPServer's own method looks up the full host name, which is unused and can take long.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
@@ -163,7 +163,7 @@ class HttpServer(ThreadingHTTPServer):
                 self._open_changed.notify_all()
 
     def wait_until_closed(self, seconds: float) -> bool:
-        """Wait until no connection is open any more; whether that came."""
+        """Wait until no connection is open; return false after ``seconds``."""
         with self._open_changed:
             return self._open_changed.wait_for(lambda: self._open == 0, seconds)
 

@@ -1,4 +1,4 @@
-"""A streamed answer on its way to the client, with signs of life while there is nothing to send."""
+"""Server-sent events of one answer, with keepalive events while there is nothing to send."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-# How long an answer may wait for its turn before the client is told that it does. An error that
-# comes sooner has its HTTP status; later ones are events.
-HEAD_S = 1.0
+# A queued stream sends its headers after this time. Earlier errors have their own HTTP status;
+# later ones are events.
+HEADERS_AFTER_S = 1.0
 KEEPALIVE_S = 5.0
 
 
 class Channel(Protocol):
-    """The way back to the client; ``handler.py`` has it."""
+    """Connection to the client, as the service uses it; implemented by ``handler.Handler``."""
 
     @property
     def arrived(self) -> float: ...
@@ -24,31 +24,31 @@ class Channel(Protocol):
 
 
 class EventStream:
-    """Sends events. Used by one thread.
+    """Sender of events. Used by one thread.
 
     Attributes:
-        spoke_at: ``time.monotonic()`` when something was last sent.
+        last_sent_at: ``time.monotonic()`` of the last event.
 
     Args:
-        sign_of_life: An event that says nothing, in the form of the API.
+        keepalive: Event without content, in the format of the API.
     """
 
-    def __init__(self, channel: Channel, sign_of_life: bytes) -> None:
+    def __init__(self, channel: Channel, keepalive: bytes) -> None:
         self._channel = channel
-        self._sign_of_life = sign_of_life
+        self._sign_of_life = keepalive
         self._write: Callable[[bytes], Any] | None = None
-        self.spoke_at = time.monotonic()
+        self.last_sent_at = time.monotonic()
 
     def check(self) -> None:
-        """Called often while the answer is waited for. Raises when nobody waits any more."""
+        """Send a keepalive event if one is due. Raises as the channel's check does."""
         self._channel.check()
-        quiet = time.monotonic() - self.spoke_at
-        if quiet > (HEAD_S if self._write is None else KEEPALIVE_S):
+        idle = time.monotonic() - self.last_sent_at
+        if idle > (HEADERS_AFTER_S if self._write is None else KEEPALIVE_S):
             self.send(self._sign_of_life)
 
     def send(self, data: bytes) -> None:
-        """Send an event, and before the first the head."""
+        """Send an event; the first one follows the response headers."""
         if self._write is None:
             self._write = self._channel.begin_events()
         self._write(data)
-        self.spoke_at = time.monotonic()
+        self.last_sent_at = time.monotonic()

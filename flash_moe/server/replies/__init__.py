@@ -1,1 +1,1 @@
-"""Responses of the two APIs, whole and as server-sent events."""
+"""Responses of the two APIs, complete and as server-sent events."""

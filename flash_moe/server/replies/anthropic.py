@@ -1,4 +1,4 @@
-"""Answers in the form of Anthropic's messages API, whole and as events."""
+"""Responses of Anthropic's messages API, complete and as server-sent events."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """A server-sent event with the name of its type."""
+    """Encode a server-sent event, named by its type."""
     return f"event: {data['type']}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 PING = event({"type": "ping"})
 
 
-class Replies:
-    """The answer to one request."""
+class Response:
+    """Response to one request."""
 
-    SIGN_OF_LIFE = PING
+    KEEPALIVE = PING
 
     def __init__(self, answer: Answer, fingerprint: str) -> None:
         self._answer = answer
-        self._asked = answer.prepared.asked
+        self._request = answer.prepared.request
         self._id = f"msg_{uuid.uuid4().hex}"
         self._index = -1
-        self._kind: str | None = None  # of the block that is open
+        self._kind: str | None = None  # of the open block
 
-    def whole(self) -> dict[str, Any]:
-        """Wait for the answer, and give all of it."""
+    def body(self) -> dict[str, Any]:
+        """Wait for the answer and return the response body."""
         blocks: list[dict[str, Any]] = []
         for step in self._answer.steps():
             for piece in step.pieces:
@@ -48,17 +48,17 @@ class Replies:
         return {**self._message(), "content": blocks, **self._end(), "usage": self._usage()}
 
     def events(self) -> Iterator[bytes]:
-        """The answer as server-sent events, in the order of the API."""
+        """Yield the answer as server-sent events in the order of the API."""
         yield event({"type": "message_start", "message": self._message()})
         yield PING
         for step in self._answer.steps():
             for piece in step.pieces:
-                yield from self._of_piece(piece)
+                yield from self._piece_events(piece)
         yield from self._close_block()
         yield event({"type": "message_delta", "delta": self._end(), "usage": self._usage()})
         yield event({"type": "message_stop"})
 
-    def _of_piece(self, piece: Piece) -> Iterator[bytes]:
+    def _piece_events(self, piece: Piece) -> Iterator[bytes]:
         block = _block(piece)
         kind = block["type"]
         if kind != self._kind or kind == "tool_use":
@@ -89,7 +89,7 @@ class Replies:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._asked.model,
+            "model": self._request.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -114,12 +114,7 @@ class Replies:
 
 def _block(piece: Piece) -> dict[str, Any]:
     if isinstance(piece, ToolCall):
-        return {
-            "type": "tool_use",
-            "id": piece.id,
-            "name": piece.name,
-            "input": piece.arguments,
-        }
+        return {"type": "tool_use", "id": piece.id, "name": piece.name, "input": piece.arguments}
     if isinstance(piece, ThinkingPiece):
         return {"type": "thinking", "thinking": piece.text, "signature": ""}
     assert isinstance(piece, TextPiece)

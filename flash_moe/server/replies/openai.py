@@ -1,4 +1,4 @@
-"""Answers in the form of OpenAI's APIs, whole and as events."""
+"""Responses of OpenAI's APIs, complete and as server-sent events."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flash_moe.errors import GrammarError
+from flash_moe.generation.engine import Token
 from flash_moe.grammar.vocabulary import vocabulary_of
-from flash_moe.server.engine.answer import Answer, Step, Token
-from flash_moe.tools.calls import ToolCall
+from flash_moe.server.engine.answer import Answer, Step
+from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 
 DONE = b"data: [DONE]\n\n"
-KEEPALIVE = b": keepalive\n\n"
 
 
 def event(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
-class Replies:
-    """The answer to one request, of the chat API or of completions."""
+class Response:
+    """Response to one request of the chat or the completions API."""
 
-    SIGN_OF_LIFE = KEEPALIVE
+    KEEPALIVE = b": keepalive\n\n"  # a comment
 
     def __init__(self, answer: Answer, fingerprint: str) -> None:
         self._answer = answer
-        self._asked = answer.prepared.asked
-        self._chat = self._asked.prompt is None
+        self._request = answer.prepared.request
+        self._chat = self._request.prompt is None
         self._tokenizer = answer.prepared.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": self._asked.model,
+            "model": self._request.model,
             "system_fingerprint": fingerprint,
         }
         self._n_calls = 0
         self._offset = 0
 
-    def whole(self) -> dict[str, Any]:
-        """Wait for the answer, and give all of it."""
+    def body(self) -> dict[str, Any]:
+        """Wait for the answer and return the response body."""
         text: list[str] = []
-        thoughts: list[str] = []
+        reasoning: list[str] = []
         calls: list[dict[str, Any]] = []
         tokens: list[Token] = []
         for step in self._answer.steps():
@@ -53,42 +53,42 @@ class Replies:
                 if isinstance(piece, ToolCall):
                     calls.append(self._call(piece))
                 elif isinstance(piece, ThinkingPiece):
-                    thoughts.append(piece.text)
+                    reasoning.append(piece.text)
                 else:
                     text.append(piece.text)
         choice: dict[str, Any] = {"index": 0, "finish_reason": self._finish_reason}
         choice["logprobs"] = self._logprobs(tokens)
-        said = "".join(text)
+        content = "".join(text)
         if self._chat:
-            message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
-            if thoughts:
-                message["reasoning"] = "".join(thoughts)
+            message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+            if reasoning:
+                message["reasoning"] = "".join(reasoning)
             if calls:
-                message["content"] = said or None
+                message["content"] = content or None
                 message["tool_calls"] = calls
             choice["message"] = message
         else:
-            choice["text"] = said
+            choice["text"] = content
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": [choice], "usage": self.usage()}
 
     def events(self) -> Iterator[bytes]:
-        """The answer as server-sent events."""
+        """Yield the answer as server-sent events."""
         if self._chat:
             yield self._chunk({"role": "assistant", "content": ""})
-        held: list[Token] = []
+        unsent: list[Token] = []
         for step in self._answer.steps():
-            held += step.tokens
-            yield from self._of_step(step, held)
-        logprobs = self._logprobs(held) if held else None
+            unsent += step.tokens
+            yield from self._chunks(step, unsent)
+        logprobs = self._logprobs(unsent) if unsent else None
         yield self._chunk({}, self._finish_reason, logprobs)
-        if self._asked.usage:
+        if self._request.include_usage:
             kind = "chat.completion.chunk" if self._chat else "text_completion"
             yield event({**self._head, "object": kind, "choices": [], "usage": self.usage()})
         yield DONE
 
-    def _of_step(self, step: Step, held: list[Token]) -> Iterator[bytes]:
-        """Chunks of new pieces; the first has the tokens since the chunk before."""
+    def _chunks(self, step: Step, unsent: list[Token]) -> Iterator[bytes]:
+        """Yield chunks of new pieces; the first takes the tokens since the previous chunk."""
         for piece in step.pieces:
             delta: dict[str, Any]
             if isinstance(piece, ToolCall):
@@ -98,8 +98,8 @@ class Replies:
                 delta = {"content": piece.text}
             else:
                 delta = {"reasoning": piece.text}
-            logprobs = self._logprobs(held)
-            held.clear()
+            logprobs = self._logprobs(unsent)
+            unsent.clear()
             yield self._chunk(delta, None, logprobs)
 
     def _chunk(
@@ -112,7 +112,7 @@ class Replies:
             choice["text"] = delta.get("content", "")
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         data = {**self._head, "object": kind, "choices": [choice]}
-        if self._asked.usage:
+        if self._request.include_usage:
             data["usage"] = None
         return event(data)
 
@@ -132,43 +132,39 @@ class Replies:
     @staticmethod
     def _call(call: ToolCall) -> dict[str, Any]:
         arguments = json.dumps(call.arguments, ensure_ascii=False)
-        return {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": arguments},
-        }
+        return {"id": call.id, **openai_function(call.name, arguments=arguments)}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        """Of all tokens but the end's: also those of thoughts, and around calls."""
-        if not self._asked.logprobs:
+        """Format log probabilities, including tokens of reasoning and call markers."""
+        if not self._request.logprobs:
             return None
         if self._chat:
             return {"content": [self._with_top(token) for token in tokens], "refusal": None}
-        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "text_offset": []}
-        found["top_logprobs"] = []
+        columns: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "text_offset": []}
+        columns["top_logprobs"] = []
         for token in tokens:
             text = self._text(token.id)
-            found["tokens"].append(text)
-            found["token_logprobs"].append(token.logprob)
-            found["text_offset"].append(self._offset)
-            found["top_logprobs"].append({self._text(i): value for i, value in token.top})
+            columns["tokens"].append(text)
+            columns["token_logprobs"].append(token.logprob)
+            columns["text_offset"].append(self._offset)
+            columns["top_logprobs"].append({self._text(i): value for i, value in token.top})
             self._offset += len(text)
-        return found
+        return columns
 
     def _with_top(self, token: Token) -> dict[str, Any]:
-        top = [self._one(i, value) for i, value in token.top]
-        return {**self._one(token.id, token.logprob), "top_logprobs": top}
+        top = [self._entry(i, value) for i, value in token.top]
+        return {**self._entry(token.id, token.logprob), "top_logprobs": top}
 
-    def _one(self, token: int, logprob: float) -> dict[str, Any]:
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._text(token)
         try:
-            # A token may be a part of a character only.
+            # A token may be only a part of a character.
             raw = vocabulary_of(self._tokenizer).text(token) or text.encode()
         except GrammarError:  # not a fast tokenizer
             raw = text.encode()
-        # JSON has no form for minus infinity; the API's own stand-in is this.
-        shown = max(logprob, -9999.0)
-        return {"token": text, "id": token, "logprob": shown, "bytes": list(raw)}
+        # JSON has no minus infinity; the API uses this value.
+        finite = max(logprob, -9999.0)
+        return {"token": text, "id": token, "logprob": finite, "bytes": list(raw)}
 
     def _text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))

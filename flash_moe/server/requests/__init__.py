@@ -1,1 +1,1 @@
-"""Request bodies of the two APIs, validated, as one type."""
+"""Validation of request bodies of the two APIs into one type."""

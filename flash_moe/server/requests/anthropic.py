@@ -1,51 +1,56 @@
-"""A request of Anthropic's messages API, read and checked."""
+"""Validation of requests of Anthropic's messages API."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.requests.errors import ApiError, bad
-from flash_moe.server.requests.fields import Fields, kind_of
-from flash_moe.server.requests.request import Asked, Choice, Tools, read_sampling
+from flash_moe.server.requests.errors import ApiError, invalid
+from flash_moe.server.requests.fields import Fields
+from flash_moe.server.requests.request import (
+    Choice,
+    GenerationRequest,
+    Tools,
+    read_function,
+    read_sampling,
+)
+from flash_moe.tools.calls import openai_function
 
 IGNORED = (
     *("metadata", "service_tier", "container", "context_management", "inference_geo"),
     *("cache_control", "speed", "betas", "diagnostics", "user_profile_id", "workspace_id"),
     *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
+REFUSED: dict[str, Any] = {"mcp_servers": [], "compaction": None}
 IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
 IGNORED_OF_TOOLS = (
     *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
     "input_examples",
 )
-# With this the official client goes on without threads.
+# With these details the official client continues without threads.
 NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-CHOICES: dict[str, Choice] = {
-    "auto": "auto",
-    "any": "required",
-    "none": "none",
-    "tool": "named",
-}
+CHOICES: dict[str, Choice]
+CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
-def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False) -> Asked:
-    """What ``/v1/messages`` is asked for.
+def read_messages(
+    body: Fields, options: ServeOptions, *, counting: bool = False
+) -> GenerationRequest:
+    """Read a body of ``/v1/messages``.
 
     Args:
-        counting: The request is for ``/v1/messages/count_tokens``, and has no ``max_tokens``.
+        counting: The request is for ``/v1/messages/count_tokens`` and has no ``max_tokens``.
 
     Raises:
-        ApiError: A field is missing, wrong, unknown or not supported; names it.
+        ApiError: A field is missing, invalid, unknown or unsupported; the error names it.
     """
     body.ignore(IGNORED)
-    body.refuse({"mcp_servers": [], "compaction": None})
+    body.refuse(REFUSED)
     if body.get("thread") is not None:
         raise ApiError(
             400,
-            "this server holds no conversations; send all messages, and no thread",
+            "this server is stateless; send all messages, and no thread",
             param="thread",
             code="unsupported_parameter",
             details=NO_THREADS,
@@ -56,72 +61,66 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
     body.required("model")
     messages = [message for each in body.objects("messages") for message in _messages(each)]
     if not messages:
-        raise bad("messages", "expected at least one message")
+        raise invalid("messages", "expected at least one message")
     if messages[-1]["role"] == "assistant":
-        raise bad("messages", "the last message must be the user's: answers cannot be begun here")
+        raise invalid(
+            "messages",
+            "expected a last message of role user: prefilling the answer is not supported",
+        )
     if system := "\n\n".join(_texts(body, "system")):
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
-    form, field = _format(body)
-    return Asked(
+    response_format, format_field = _format(body)
+    return GenerationRequest(
         model=body.required_text("model"),
         sampling=read_sampling(
             body,
             options,
-            top_temperature=1,
+            max_temperature=1,
             numbers=("temperature", "top_p", "top_k"),
             max_tokens=body.integer("max_tokens", options.sampling.max_tokens, 1),
             max_thinking_tokens=budget,
-            stop=body.texts("stop_sequences", most=16),
+            stop=body.texts("stop_sequences", maximum=16),
         ),
         messages=messages,
         tools=_tools(body, options),
-        response_format=form,
-        format_field=field,
+        response_format=response_format,
+        format_field=format_field,
         stream=body.flag("stream"),
         template_args={"enable_thinking": thinks},
     )
 
 
 def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
-    """Whether to think, which as in the API is so only where it is asked for, and how long."""
+    """Return whether the model reasons (default: no, as in the API), and its token budget."""
     budget = options.sampling.max_thinking_tokens
-    if body.mapping("thinking") is None:
-        return False, budget
     thinking = body.inner("thinking")
-    thinking.required("type")
+    if thinking is None:
+        return False, budget
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive", "between_tools"))
-    if thinking.get("budget_tokens") is not None:
-        budget = thinking.integer("budget_tokens", 0, 1)
     thinking.ignore(("display", "block_binding"))
-    thinking.finish()
-    return kind != "disabled", budget
+    return kind != "disabled", thinking.integer("budget_tokens", budget, 1)
 
 
 def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
-    """Structured outputs, as OpenAI's ``response_format``; and the field that asks for them."""
-    found = body.mapping("output_format")
-    where = "output_format"
-    if body.mapping("output_config") is not None:
-        config = body.inner("output_config")
+    """Return structured output in OpenAI's format, and the name of its field."""
+    form = None
+    if config := body.inner("output_config"):
         config.ignore(("effort", "task_budget"))
-        if (given := config.mapping("format")) is not None:
-            found, where = given, "output_config.format"
-        config.finish()
-    if found is None:
-        return None, where
-    form = Fields(found, where, lenient=body.lenient)
-    form.required("type")
+        form = config.inner("format")
+    body.mapping("output_format")  # validated even if output_config wins
+    form = form or body.inner("output_format")
+    if form is None:
+        return None, "output_format"
     form.one_of("type", ("json_schema",))
     form.required("schema")
     schema = form.mapping("schema")
     form.ignore(("name", "description", "strict"))
-    form.finish()
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, where
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, form.where
 
 
 def _texts(body: Fields, field: str) -> Iterator[str]:
-    """A text, or the texts of a list of text blocks."""
+    """Yield a text, or the texts of a list of text blocks."""
     value = body.get(field)
     if isinstance(value, str):
         yield value
@@ -129,24 +128,22 @@ def _texts(body: Fields, field: str) -> Iterator[str]:
     for block in body.objects(field):
         kind = block.required_text("type")
         if kind != "text":
-            raise bad(block.name("type"), f"only text is understood here, not {kind!r:.80}")
+            raise invalid(block.name("type"), f"expected text, got {kind!r:.80}")
         yield block.required_text("text")
-        _finish(block)
+        block.ignore(IGNORED_OF_BLOCKS)
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
-    """One message as OpenAI's: results of tools are messages of their own, before the text."""
-    message.required("role")
+    """Yield a message in OpenAI's format: tool results come first, as own messages."""
     role = message.one_of("role", ("user", "assistant"))
     content = message.required("content")
     if isinstance(content, str):
         yield {"role": role, "content": content}
-        message.finish()
         return
     if not isinstance(content, list):
         raise message.wrong("content", "a text or a list of blocks")
     texts: list[str] = []
-    thoughts: list[str] = []
+    reasoning: list[str] = []
     calls: list[dict[str, Any]] = []
     n_results = 0
     for block in message.objects("content"):
@@ -159,82 +156,59 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
         elif kind == "tool_use" and role == "assistant":
             calls.append(_call(block))
         elif kind == "thinking" and role == "assistant":
-            thoughts.append(block.required_text("thinking"))
+            reasoning.append(block.required_text("thinking"))
         else:
-            raise bad(block.name("type"), f"{kind!r:.80} is not understood in a message of {role}")
-        _finish(block)
-    message.finish()
+            raise invalid(block.name("type"), f"messages of {role} cannot have {kind!r:.80}")
+        block.ignore(IGNORED_OF_BLOCKS)
     if role == "user":
         if texts or not n_results:
             yield {"role": "user", "content": "\n\n".join(texts)}
         return
-    found: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
-    if thoughts:
-        found["reasoning_content"] = "\n\n".join(thoughts)
+    answer: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
+    if reasoning:
+        answer["reasoning_content"] = "\n\n".join(reasoning)
     if calls:
-        found["tool_calls"] = calls
-    yield found
-
-
-def _finish(block: Fields) -> None:
-    block.ignore(IGNORED_OF_BLOCKS)
-    block.finish()
+        answer["tool_calls"] = calls
+    yield answer
 
 
 def _call(block: Fields) -> dict[str, Any]:
-    arguments = block.required("input")
-    if not isinstance(arguments, dict):
-        raise bad(block.name("input"), f"expected an object, got {kind_of(arguments)}")
+    block.required("input")
     return {
         "id": block.required_text("id"),
-        "type": "function",
-        "function": {"name": block.required_text("name"), "arguments": json.dumps(arguments)},
+        **openai_function(block.required_text("name"), arguments=block.mapping("input")),
     }
 
 
 def _result(block: Fields) -> dict[str, Any]:
-    said = "\n\n".join(_texts(block, "content"))
+    content = "\n\n".join(_texts(block, "content"))
     if block.flag("is_error"):
-        said = f"Error: {said}"
-    return {
-        "role": "tool",
-        "tool_call_id": block.required_text("tool_use_id"),
-        "content": said,
-    }
+        content = f"Error: {content}"
+    return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}
 
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
-    given: list[dict[str, Any]] = []
+    definitions: list[dict[str, Any]] = []
     strict = set()
     for tool in body.objects("tools"):
         if (kind := tool.text("type", "custom")) != "custom":
-            raise bad(
-                tool.name("type"), f"only tools of the client are understood, not {kind!r:.80}"
+            raise invalid(
+                tool.name("type"), f"expected custom (a tool of the client), got {kind!r:.80}"
             )
-        name = tool.required_text("name")
-        if not name or len(name) > 128:
-            raise bad(tool.name("name"), "expected 1 to 128 characters")
         tool.required("input_schema")
-        described: dict[str, Any] = {"name": name}
-        if text := tool.text("description"):
-            described["description"] = text
-        described["parameters"] = tool.mapping("input_schema")
+        definitions.append(read_function(tool, tool.mapping("input_schema")))
         if tool.flag("strict") or options.strict_tools:
-            strict.add(name)
+            strict.add(tool.required_text("name"))
         tool.ignore(IGNORED_OF_TOOLS)
-        tool.finish()
-        given.append({"type": "function", "function": described})
-    if body.mapping("tool_choice") is None:
-        return Tools(given, strict=frozenset(strict))
     choice = body.inner("tool_choice")
-    choice.required("type")
-    found = CHOICES[choice.one_of("type", tuple(CHOICES)) or "auto"]
-    names = [tool["function"]["name"] for tool in given]
-    named = choice.required_text("name") if found == "named" else ""
+    if choice is None:
+        return Tools(definitions, strict=frozenset(strict))
+    mode = CHOICES[choice.one_of("type", tuple(CHOICES))]
+    names = [tool["function"]["name"] for tool in definitions]
+    named = choice.required_text("name") if mode == "named" else ""
     if named and named not in names:
-        raise bad("tool_choice.name", f"there is no tool {named!r:.80}")
-    if found in ("required", "named") and not names:
-        raise bad("tool_choice", "expected tools to choose from")
+        raise invalid("tool_choice.name", f"there is no tool {named!r:.80}")
+    if mode in ("required", "named") and not names:
+        raise invalid("tool_choice", "expected tools to choose from")
     parallel = not choice.flag("disable_parallel_tool_use")
-    choice.finish()
-    return Tools(given, found, named, frozenset(strict), parallel)
+    return Tools(definitions, mode, named, frozenset(strict), parallel)

@@ -1,4 +1,4 @@
-"""Errors of requests, in the forms of the two APIs."""
+"""Errors of requests, in the formats of the two APIs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flash_moe.errors import ClosedError, FlashMoEError, GrammarError, PromptErr
 
 Api: TypeAlias = Literal["openai", "anthropic"]
 
-# HTTP status to the types of an error: OpenAI's, Anthropic's.
+# HTTP status to error types: OpenAI's, Anthropic's.
 _TYPES = {
     400: ("invalid_request_error", "invalid_request_error"),
     401: ("invalid_request_error", "authentication_error"),
@@ -28,14 +28,14 @@ _MAX_MESSAGE = 1000  # characters; messages may quote what the client sent
 
 
 class ApiError(Exception):
-    """What a client is told in the place of an answer.
+    """Error response to a client.
 
     Attributes:
-        status: Of HTTP.
-        param: The field of the request that is wrong.
-        code: A word for programs, OpenAI's where they have one.
-        retry_after: Seconds, if trying again later may help.
-        details: For programs, in Anthropic's API.
+        status: HTTP status.
+        param: Invalid field of the request.
+        code: Machine-readable code, OpenAI's where one exists.
+        retry_after: Seconds after which to retry, if that may help.
+        details: Machine-readable details of Anthropic's API.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class ApiError(Exception):
         self.details = details
 
     def body(self, api: Api) -> dict[str, Any]:
-        """The error object of an API."""
+        """Return the error object of an API."""
         unknown = _TYPES[400] if 400 <= self.status < 500 else _TYPES[500]
         openai, anthropic = _TYPES.get(self.status, unknown)
         if api == "anthropic":
-            about = f"{self.param}: " if self.param else ""
-            error: dict[str, Any] = {"type": anthropic, "message": f"{about}{self.message}"}
+            prefix = f"{self.param}: " if self.param else ""
+            error: dict[str, Any] = {"type": anthropic, "message": f"{prefix}{self.message}"}
             if self.details is not None:
                 error["details"] = dict(self.details)
             return {"type": "error", "error": error}
@@ -76,19 +76,19 @@ class ApiError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        found = {}
+        headers = {}
         if self.retry_after is not None:
-            found["Retry-After"] = str(self.retry_after)
+            headers["Retry-After"] = str(self.retry_after)
         elif self.status >= 500 or self.status == 408:
-            # The official clients try again after these, and would begin a long answer anew.
-            found["x-should-retry"] = "false"
+            # The official clients retry after these, which would restart a long answer.
+            headers["x-should-retry"] = "false"
         if self.status == 401:
-            found["WWW-Authenticate"] = "Bearer"
-        return found
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
 
 
-def bad(param: str | None, message: str, code: str | None = None) -> ApiError:
-    """A request that cannot be understood, or not be granted."""
+def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+    """Return the error for an invalid or unsupported request."""
     return ApiError(400, message, param=param, code=code)
 
 
@@ -97,19 +97,17 @@ def unavailable(message: str) -> ApiError:
 
 
 def timed_out(seconds: float) -> ApiError:
-    return ApiError(
-        504, f"the answer was not complete after {seconds:g} seconds and was ended", code="timeout"
-    )
+    return ApiError(504, f"the request exceeded the limit of {seconds:g} seconds", code="timeout")
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any error, as a client is told of it. Our own say what is wrong; others only that it is."""
+    """Convert any error for the client. Only messages of our own errors are sent."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptError | GrammarError):
-        return bad(None, f"{error.problem}. {error.hint}".strip())
+        return invalid(None, f"{error.problem}. {error.hint}".strip())
     if isinstance(error, ClosedError):
         return unavailable("the server is stopping")
     if isinstance(error, FlashMoEError):
         return ApiError(500, str(error), code="internal_error")
-    return ApiError(500, "internal error; the server's log has more", code="internal_error")
+    return ApiError(500, "internal error; see the server's log", code="internal_error")

@@ -1,4 +1,4 @@
-"""A request of OpenAI's chat API, read and checked."""
+"""Validation of requests of OpenAI's chat and completions APIs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.requests.errors import bad
+from flash_moe.server.requests.errors import invalid
 from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
-    Asked,
     Choice,
+    GenerationRequest,
     Tools,
+    read_function,
     read_logit_bias,
     read_model,
     read_sampling,
-    read_seed,
 )
+from flash_moe.tools.calls import openai_function
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# They change nothing that could be changed here.
+# Accepted fields without effect.
 IGNORED = (
     *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier", "verbosity", "prompt_cache_options", "moderation"),
@@ -36,18 +37,18 @@ REFUSED = {
 }
 
 
-def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Asked:
-    """What ``/v1/chat/completions`` is asked for.
+def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> GenerationRequest:
+    """Read a body of ``/v1/chat/completions``.
 
     Raises:
-        ApiError: A field is missing, wrong, unknown or not supported; names it.
+        ApiError: A field is missing, invalid, unknown or unsupported; the error names it.
     """
     body.refuse(REFUSED)
     body.ignore(IGNORED)
     body.required("messages")
     messages = [_message(each) for each in body.objects("messages")]
     if not messages:
-        raise bad("messages", "expected at least one message")
+        raise invalid("messages", "expected at least one message")
     limit = "max_completion_tokens"
     if body.get(limit) is None:
         limit = "max_tokens"
@@ -56,21 +57,20 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> As
     logprobs = body.flag("logprobs")
     top = body.integer("top_logprobs", 0, 0, 20)
     if top and not logprobs:
-        raise bad("top_logprobs", "expected logprobs: true with it")
-    stream = body.flag("stream")
+        raise invalid("top_logprobs", "expected logprobs: true as well")
+    # The name that servers of Qwen's models use.
+    budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
     template_args = dict(body.mapping("chat_template_kwargs") or {})
     if body.text("reasoning_effort") == "none":
         template_args.setdefault("enable_thinking", False)
-    return Asked(
+    return GenerationRequest(
         model=read_model(body),
-        sampling=_sampling(
-            body, options, vocab_size, limit, max_thinking_tokens=_budget(body, options)
-        ),
+        sampling=_sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
         messages=messages,
         tools=_tools(body, options),
         response_format=body.mapping("response_format"),
-        stream=stream,
-        usage=read_stream_options(body),
+        stream=body.flag("stream"),
+        include_usage=read_stream_options(body),
         logprobs=logprobs,
         top_logprobs=top,
         template_args=template_args,
@@ -80,66 +80,55 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> As
 def _sampling(
     body: Fields, options: ServeOptions, vocab_size: int | None, limit: str, **others: Any
 ) -> SamplingParams:
-    """Read the sampling fields of OpenAI's API, and mlx-lm's own.
+    """Read the sampling fields of OpenAI's API and of mlx-lm.
 
     Args:
-        limit: Name of the field with the most tokens of the answer.
+        limit: Name of the field with the maximum number of tokens.
     """
     return read_sampling(
         body,
         options,
-        top_temperature=2,
+        max_temperature=2,
         max_tokens=body.integer(limit, options.sampling.max_tokens, 1),
-        seed=read_seed(body),
+        seed=body.integer("seed", options.sampling.seed, -(2**63) + 1),
         logit_bias=read_logit_bias(body, vocab_size),
-        stop=body.texts("stop", most=16),
+        stop=body.texts("stop", maximum=16),
         **others,
     )
 
 
-def _budget(body: Fields, options: ServeOptions) -> int | None:
-    """``thinking_budget``, which OpenAI's API lacks, as servers of Qwen's models name it."""
-    if body.get("thinking_budget") is None:
-        return options.sampling.max_thinking_tokens
-    return body.integer("thinking_budget", 0, 0)
-
-
 def read_stream_options(body: Fields) -> bool:
-    """Whether a streamed answer is to end with its number of tokens."""
-    if body.mapping("stream_options") is None:
-        return False
+    """Return true if a streamed answer ends with its token usage."""
     options = body.inner("stream_options")
+    if options is None:
+        return False
     options.ignore(("include_obfuscation",))
-    wanted = options.flag("include_usage")
-    options.finish()
-    return wanted
+    return options.flag("include_usage")
 
 
 def _message(message: Fields) -> dict[str, Any]:
-    """As chat templates take it: a text for content, ``reasoning_content`` for thoughts."""
-    message.required("role")
+    """Return a message for chat templates: content as text, reasoning in ``reasoning_content``."""
     role = message.one_of("role", ROLES)
     message.ignore(("refusal", "audio", "annotations", "function_call", "parsed"))
-    found: dict[str, Any] = {"role": "system" if role == "developer" else role}
-    calls = list(message.objects("tool_calls"))
+    result: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    calls = [_call(each) for each in message.objects("tool_calls")]
     if message.get("content") is None and role != "assistant":
         message.required("content")
-    found["content"] = _content(message)
+    result["content"] = _content(message)
     if name := message.text("name"):
-        found["name"] = name
+        result["name"] = name
     if role == "tool":
-        found["tool_call_id"] = message.required_text("tool_call_id")
-    thought = message.text("reasoning_content") or message.text("reasoning")
+        result["tool_call_id"] = message.required_text("tool_call_id")
+    reasoning = message.text("reasoning_content") or message.text("reasoning")
     message.ignore(("reasoning",))
     if role == "assistant":
-        if thought:
-            found["reasoning_content"] = thought
+        if reasoning:
+            result["reasoning_content"] = reasoning
         if calls:
-            found["tool_calls"] = [_call(each) for each in calls]
+            result["tool_calls"] = calls
     elif calls:
-        raise bad(message.name("tool_calls"), "only messages of the assistant have calls")
-    message.finish()
-    return found
+        raise invalid(message.name("tool_calls"), "only assistant messages can have tool calls")
+    return result
 
 
 def _content(message: Fields) -> str:
@@ -152,104 +141,90 @@ def _content(message: Fields) -> str:
     for part in message.objects("content"):
         kind = part.required_text("type")
         if kind not in ("text", "refusal"):
-            raise bad(part.name("type"), f"only text is understood, not {kind!r:.80}")
+            raise invalid(part.name("type"), f"expected text, got {kind!r:.80}")
         part.ignore(("cache_control", "prompt_cache_breakpoint"))
         texts.append(part.required_text(kind))
-        part.finish()
     return "".join(texts)
 
 
 def _call(call: Fields) -> dict[str, Any]:
-    function = call.inner("function")
-    arguments = function.text("arguments", "{}") or "{}"
+    function = call.required_inner("function")
     try:
-        fits = isinstance(json.loads(arguments), dict)
+        # Chat templates take a mapping.
+        arguments = json.loads(function.text("arguments") or "{}")
     except (ValueError, RecursionError):
-        fits = False
-    if not fits:
-        raise bad(function.name("arguments"), "expected a JSON object as text")
-    found = {
-        "id": call.text("id", "") or "",
-        "type": "function",
-        "function": {"name": function.required_text("name"), "arguments": arguments},
-    }
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise invalid(function.name("arguments"), "expected a JSON object as text")
     call.ignore(("type", "index"))
-    call.finish()
     function.ignore(("parsed_arguments",))
-    function.finish()
-    return found
+    return {
+        "id": call.text("id"),
+        **openai_function(function.required_text("name"), arguments=arguments),
+    }
 
 
 def _tools(body: Fields, options: ServeOptions) -> Tools:
-    given: list[dict[str, Any]] = []
+    definitions: list[dict[str, Any]] = []
     strict = set()
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
-            raise bad(tool.name("type"), "only tools of type function are understood")
-        function = tool.inner("function")
-        name = function.required_text("name")
-        if not name or len(name) > 128:
-            raise bad(function.name("name"), "expected 1 to 128 characters")
-        # Beside the function is where OpenAI's newer API has it.
-        if function.flag("strict") or tool.flag("strict") or options.strict_tools:
-            strict.add(name)
-        described: dict[str, Any] = {"name": name}
-        if text := function.text("description"):
-            described["description"] = text
-        parameters = function.mapping("parameters")
-        described["parameters"] = parameters or {"type": "object", "properties": {}}
-        function.finish()
+            raise invalid(tool.name("type"), "expected function")
+        function = tool.required_inner("function")
+        # OpenAI's newer API has strict next to the function.
+        if any((function.flag("strict"), tool.flag("strict"), options.strict_tools)):
+            strict.add(function.required_text("name"))
+        parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
+        definitions.append(read_function(function, parameters))
         tool.ignore(("cache_control",))
-        tool.finish()
-        given.append({"type": "function", "function": described})
-    choice, named = _choice(body, [tool["function"]["name"] for tool in given])
+    choice, named = _choice(body, [tool["function"]["name"] for tool in definitions])
     parallel = body.flag("parallel_tool_calls", True)
-    return Tools(given, choice, named, frozenset(strict), parallel)
+    return Tools(definitions, choice, named, frozenset(strict), parallel)
 
 
 def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
     choice = body.get("tool_choice")
-    found: Choice = "auto"
+    mode: Choice = "auto"
     named = ""
     if isinstance(choice, str):
         body.one_of("tool_choice", ("auto", "none", "required"))
-        found = choice  # type: ignore[assignment]
+        mode = choice  # type: ignore[assignment]
     elif choice is not None:
-        field = body.inner("tool_choice")
+        field = body.required_inner("tool_choice")
         if field.required_text("type") != "function":
-            raise bad(field.name("type"), "expected function")
-        function = field.inner("function")
-        found, named = "named", function.required_text("name")
-        function.finish()
-        field.finish()
+            raise invalid(field.name("type"), "expected function")
+        mode, named = "named", field.required_inner("function").required_text("name")
         if named not in names:
-            raise bad("tool_choice.function.name", f"there is no tool {named!r:.80}")
-    if found in ("required", "named") and not names:
-        raise bad("tool_choice", "expected tools to choose from")
-    return found, named
+            raise invalid("tool_choice.function.name", f"there is no tool {named!r:.80}")
+    if mode in ("required", "named") and not names:
+        raise invalid("tool_choice", "expected tools to choose from")
+    return mode, named
 
 
+IGNORED_BY_COMPLETIONS = ("user", "metadata")
 REFUSED_BY_COMPLETIONS = {"n": 1, "best_of": 1, "echo": False, "suffix": ""}
 
 
-def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None) -> Asked:
-    """What ``/v1/completions`` is asked for: one prompt, as text or as token ids.
+def read_completion(
+    body: Fields, options: ServeOptions, vocab_size: int | None
+) -> GenerationRequest:
+    """Read a body of ``/v1/completions``: one prompt, as text or as token ids.
 
     Raises:
-        ApiError: A field is missing, wrong, unknown or not supported; names it.
+        ApiError: A field is missing, invalid, unknown or unsupported; the error names it.
     """
     body.refuse(REFUSED_BY_COMPLETIONS)
-    body.ignore(("user", "metadata"))
+    body.ignore(IGNORED_BY_COMPLETIONS)
     top = body.get("logprobs")
-    wanted = top is not None and top is not False
-    return Asked(
+    logprobs = top is not None and top is not False
+    return GenerationRequest(
         model=read_model(body),
         sampling=_sampling(body, options, vocab_size, "max_tokens"),
         prompt=_prompt(body, vocab_size),
         stream=body.flag("stream"),
-        usage=read_stream_options(body),
-        logprobs=wanted,
-        top_logprobs=body.integer("logprobs", 0, 0, 5) if wanted and top is not True else 0,
+        include_usage=read_stream_options(body),
+        logprobs=logprobs,
+        top_logprobs=body.integer("logprobs", 0, 0, 5) if logprobs and top is not True else 0,
     )
 
 
@@ -262,10 +237,10 @@ def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:
     if not isinstance(prompt, list):
         raise body.wrong("prompt", "a text or a list of token ids")
     if any(isinstance(each, str | list) for each in prompt):
-        raise bad("prompt", "expected one prompt", "unsupported_parameter")
+        raise invalid("prompt", "expected one prompt", "unsupported_parameter")
     for token in prompt:
         if not isinstance(token, int) or isinstance(token, bool):
-            raise bad("prompt", f"expected token ids, got {kind_of(token)} among them")
+            raise invalid("prompt", f"expected token ids, got {kind_of(token)} among them")
         if not 0 <= token < (vocab_size or 2**31):
-            raise bad("prompt", f"expected token ids from 0 to {(vocab_size or 2**31) - 1}")
+            raise invalid("prompt", f"expected token ids from 0 to {(vocab_size or 2**31) - 1}")
     return prompt

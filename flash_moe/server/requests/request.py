@@ -1,4 +1,4 @@
-"""What a request asks for, whatever API it came by."""
+"""Validated request, common to both APIs."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ from typing import Any, Literal, TypeAlias
 from flash_moe.options.declare import declared
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
+from flash_moe.server.requests.errors import invalid
 from flash_moe.server.requests.fields import Fields
+from flash_moe.tools.calls import openai_function
 
 Choice: TypeAlias = Literal["auto", "none", "required", "named"]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools of a request.
+    """Tools of a request.
 
     Attributes:
-        given: In OpenAI's form, as the chat template is given them.
-        choice: Whether calls may or must come.
-        named: The one that must be called.
-        strict: Names of those whose calls are held to their schemas wherever they come.
-        parallel: Whether there may be more than one call.
+        definitions: Tool definitions in OpenAI's format, as chat templates take them.
+        choice: Tool choice; ``"named"`` requires the tool ``named``.
+        named: Name of the tool that must be called.
+        strict: Names of the tools whose calls are constrained to their schemas.
+        parallel: True if an answer may have several calls.
     """
 
-    given: list[dict[str, Any]] = field(default_factory=list)
+    definitions: list[dict[str, Any]] = field(default_factory=list)
     choice: Choice = "auto"
     named: str = ""
     strict: frozenset[str] = frozenset()
     parallel: bool = True
 
     @property
-    def shown(self) -> list[dict[str, Any]]:
-        """What the model is told of: nothing where it may not call."""
-        return [] if self.choice == "none" else self.given
+    def in_prompt(self) -> list[dict[str, Any]]:
+        """Tools in the prompt: none if the model must not call any."""
+        return [] if self.choice == "none" else self.definitions
 
     @property
     def mode(self) -> str | dict[str, Any]:
-        """The choice, as :class:`flash_moe.generation.output_spec.ReplyForm` takes it."""
-        if self.choice == "named":  # a name alone could be "auto"
-            return {"type": "function", "function": {"name": self.named}}
+        """The choice in the format of :class:`flash_moe.generation.output_spec.OutputSpec`."""
+        if self.choice == "named":  # a plain name could be "auto"
+            return openai_function(self.named)
         return self.choice
 
 
 @dataclass
-class Asked:
-    """One request.
+class GenerationRequest:
+    """Validated request to generate.
 
     Attributes:
-        model: As the client names it.
+        model: Model name that the client sent.
         prompt: Text or token ids; ``None`` for a chat.
-        messages: In OpenAI's form, with texts for contents.
-        response_format: In OpenAI's form.
-        format_field: How the request names it.
-        logprobs: Whether each token comes with its logarithm of probability, and
-        top_logprobs: with those of how many of the likeliest.
-        usage: Whether a streamed answer ends with its number of tokens.
+        messages: Chat messages in OpenAI's format, with texts as contents.
+        response_format: Output format in OpenAI's format.
+        format_field: Name of the output format's field in the request, for errors.
+        include_usage: True if a streamed answer ends with its token usage.
+        logprobs: True if each token comes with its log probability.
+        top_logprobs: Number of most likely alternatives per token.
     """
 
     model: str
@@ -68,53 +70,49 @@ class Asked:
     response_format: dict[str, Any] | None = None
     format_field: str = "response_format"
     stream: bool = False
-    usage: bool = False
+    include_usage: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
     template_args: dict[str, Any] = field(default_factory=dict)
 
 
-# Sampling options that a request spells in the API's own way.
-_OWN_SPELLING = ("max_tokens", "max_thinking_tokens", "seed", "stop", "logit_bias")
-NUMBERS = tuple(name for name in declared(SamplingParams) if name not in _OWN_SPELLING)
+# Sampling options with their own fields in each API.
+_API_SPECIFIC = ("max_tokens", "max_thinking_tokens", "seed", "stop", "logit_bias")
+NUMBERS = tuple(name for name in declared(SamplingParams) if name not in _API_SPECIFIC)
 
 
 def read_sampling(
     body: Fields,
     options: ServeOptions,
     *,
-    top_temperature: float,
+    max_temperature: float,
     numbers: Collection[str] = NUMBERS,
     **others: Any,
 ) -> SamplingParams:
-    """Read sampling options: those that the request leaves out are the server's.
+    """Read sampling options; the server's options are the defaults.
 
     Args:
-        top_temperature: The API's own limit.
-        numbers: Names of the numbers that the API has.
-        others: Options that were read already.
+        max_temperature: Limit of the API.
+        numbers: Names of the numeric options that the API has.
+        others: Options that the caller has read.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in numbers:
         each, default = declared(SamplingParams)[name], getattr(options.sampling, name)
-        top = top_temperature if name == "temperature" else each.option.maximum
+        top = max_temperature if name == "temperature" else each.option.maximum
         read = body.integer if each.kind is int else body.number
-        found[name] = read(name, default, each.option.minimum or 0, top)  # type: ignore[arg-type]
-    return replace(options.sampling, **found, **others)
-
-
-def read_seed(body: Fields) -> int | None:
-    return None if body.get("seed") is None else body.integer("seed", 0, -(2**63) + 1)
+        values[name] = read(name, default, each.option.minimum or 0, top)  # type: ignore[arg-type]
+    return replace(options.sampling, **values, **others)
 
 
 def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
-    """Read biases. Ids must be below ``vocab_size``; MLX would write elsewhere."""
-    found = body.mapping("logit_bias")
-    if not found:
+    """Read biases. Ids must be below ``vocab_size``: MLX would write out of bounds."""
+    mapping = body.mapping("logit_bias")
+    if not mapping:
         return {}
-    biases = Fields(found, "logit_bias")
+    biases = Fields(mapping, "logit_bias")
     bias: dict[int, float] = {}
-    for key in found:
+    for key in mapping:
         name = key.strip()
         below = vocab_size or 2**31
         if not (name.isascii() and name.isdigit() and len(name) < 12 and int(name) < below):
@@ -126,5 +124,15 @@ def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
     return bias
 
 
+def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """Read name and description of a tool and return it in OpenAI's format."""
+    name = fields.required_text("name")
+    if not 1 <= len(name) <= 128:
+        raise invalid(fields.name("name"), "expected 1 to 128 characters")
+    text = fields.text("description")
+    described = {"description": text} if text else {}
+    return openai_function(name, **described, parameters=parameters)
+
+
 def read_model(body: Fields) -> str:
-    return body.text("model", "default_model") or "default_model"
+    return body.text("model") or "default_model"

@@ -1,8 +1,8 @@
-"""The tools that come with the package.
+"""Built-in tools.
 
-``shell(directory)``, ``read_file(root)`` and ``list_files(root)`` make a tool for a directory;
-``calculate``, ``get_time`` and ``convert_units`` are tools. Names, parameters and results are
-those that the demo model was made for (`scripts/demo_model/`).
+``shell(directory)``, ``read_file(root)`` and ``list_files(root)`` return a tool for a directory;
+``calculate``, ``get_time`` and ``convert_units`` are tools. The demo model was trained on their
+names, parameters and results (`scripts/demo_model/`).
 """
 
 from flash_moe.tools.builtin.calculator import calculate

@@ -1,6 +1,6 @@
-"""Arithmetic for a model: numbers, + - * / // % **, parentheses and sqrt, and nothing else.
+"""``calculate``: numbers, + - * / // % **, parentheses and sqrt, and nothing else.
 
-The expression is parsed by Python and evaluated here, node by node; it never reaches ``eval``.
+Python parses the expression, and this module evaluates its nodes; it never reaches ``eval``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MAX_LENGTH = 500  # characters of an expression
 MAX_BITS = 4096  # of a whole number: above 10^1232
 
 Number: TypeAlias = "int | float"
-# What models write, in Python's notation.
+# Signs that models write, to Python's.
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "^": "**"})  # noqa: RUF001
-# Keeps names out, and all that Python warns about while parsing.
+# Excludes names, and everything that makes Python's parser warn.
 _ALLOWED = re.compile(r"[0-9.eE+*/%() -]*")
 _OPERATORS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
     ast.Add: operator.add,
@@ -34,12 +34,12 @@ _OPERATORS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
 
 
 def evaluate(expression: str) -> Number:
-    """The value of an arithmetic expression, exact for whole numbers.
+    """Return the value of an arithmetic expression, exact for whole numbers.
 
     Numbers with a fraction are rounded to 15 digits, so that 0.1 + 0.2 is 0.3.
 
     Raises:
-        ToolError: No valid expression, a division by zero, a number too large or not real.
+        ToolError: An invalid expression, a division by zero, or a number too large or not real.
     """
     text = " ".join(expression.translate(_SIGNS).split())
     if len(text) > MAX_LENGTH:
@@ -85,7 +85,7 @@ def _value(node: ast.expr) -> Number:
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    if (  # a whole number: before it is computed
+    if (  # checked before a whole number is computed
         isinstance(base, int)
         and isinstance(exponent, int)
         and exponent > 0

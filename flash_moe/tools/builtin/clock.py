@@ -1,4 +1,4 @@
-"""The time here and elsewhere, by the time zone database of the system."""
+"""``get_time``: local time and that of cities, from the system's time zone database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from flash_moe.errors import ToolError
 from flash_moe.tools.definition import Tool
 
-# Zones elsewhere in the database are rules and old names of countries, not places.
+# Other zones of the database are rules and old country names, not places.
 _REGIONS = (
     *("Africa", "America", "Antarctica", "Arctic", "Asia"),
     *("Atlantic", "Australia", "Europe", "Indian", "Pacific"),
@@ -25,7 +25,7 @@ _MONTHS = (
 
 
 def _key(name: str) -> str:
-    """A name without accents, case and marks between its words."""
+    """Return a name without accents and case, its words separated by spaces."""
     plain = unicodedata.normalize("NFKD", name)
     letters = "".join(c for c in plain if not unicodedata.combining(c))
     return " ".join(letters.replace("_", " ").replace("-", " ").casefold().split())
@@ -33,20 +33,20 @@ def _key(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _zones() -> dict[str, str]:
-    """City to zone: the last part of the names of zones, and the whole names."""
-    found = {"utc": "UTC"}
-    for name in sorted(available_timezones(), reverse=True):  # the first of two names stays
+    """Return zones by city (the last part of a zone's name) and by their whole names."""
+    zones = {"utc": "UTC"}
+    for name in sorted(available_timezones(), reverse=True):  # the first duplicate stays
         if name.split("/")[0] in _REGIONS and "/" in name:
-            found[_key(name)] = name
-            found[_key(name.split("/")[-1])] = name
-    return found
+            zones[_key(name)] = name
+            zones[_key(name.split("/")[-1])] = name
+    return zones
 
 
 def zone_of(city: str) -> ZoneInfo:
-    """The time zone that is named after a city.
+    """Return the time zone that is named after a city.
 
     Raises:
-        ToolError: None is. Large cities share zones, so many are missing.
+        ToolError: No zone has that name. Large cities share zones, so many are missing.
     """
     zones = _zones()
     if len(zones) == 1:
@@ -62,7 +62,7 @@ def zone_of(city: str) -> ZoneInfo:
 
 
 def time_at(now: datetime, city: str | None = None) -> dict[str, str]:
-    """Time and date of an instant in a city, or in the zone of ``now`` itself."""
+    """Return time and date of an instant in a city, or in the time zone of ``now``."""
     if city is not None and city.strip():
         now, place = now.astimezone(zone_of(city)), {"city": city}
     else:

@@ -1,4 +1,4 @@
-"""Reading files for a model: below one directory, bounded, text only."""
+"""``read_file`` and ``list_files``: below one directory, bounded, text only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Annotated, Any
 from flash_moe.errors import ConfigError, ToolError
 from flash_moe.tools.definition import Tool
 
-MAX_BYTES = 20_000  # of a file that is shown
+MAX_BYTES = 20_000  # of a file
 MAX_ENTRIES = 500  # of a folder
-_ROOM = 1000  # characters for what a result says beside a file's text
+_ROOM = 1000  # characters of a result in addition to a file's text
 
 
 def existing_directory(path: str | Path, tool: str) -> Path:
-    """A directory as its real path.
+    """Return the real path of a directory.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: It is not an existing directory.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -29,16 +29,16 @@ def existing_directory(path: str | Path, tool: str) -> Path:
 
 
 def below(root: Path, path: str, tool: str) -> Path:
-    """The real path of a file or folder, which must lie below ``root``, links followed.
+    """Return the real path of a file or folder below ``root``, with links resolved.
 
     Raises:
-        ToolError: It does not, or there is no such path.
+        ToolError: The path is outside of ``root`` or does not exist.
     """
     try:
         inside = (root / path).resolve()
-        found: Path | None = (root / path).resolve(strict=True)
+        real: Path | None = (root / path).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
-        found = None
+        real = None
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links, too long
         why = getattr(error, "strerror", None) or error
         raise ToolError(tool, f"{path!r:.200}: {why}") from error
@@ -46,16 +46,16 @@ def below(root: Path, path: str, tool: str) -> Path:
         raise ToolError(
             tool, f"{path:.200} is outside of the folder that may be read", "Give a relative path."
         )
-    if found is None:
+    if real is None:
         raise ToolError(tool, f"no such file or folder: {path:.200}")
-    return found
+    return real
 
 
 def read_file(root: str | Path, max_bytes: int = MAX_BYTES) -> Tool[[str], dict[str, Any]]:
-    """A tool ``read_file(path)`` that shows text files below ``root``.
+    """Return a tool ``read_file(path)`` that reads text files below ``root``.
 
     Args:
-        max_bytes: Of a longer file only the beginning is shown, and the result says so.
+        max_bytes: Limit of the returned beginning of a file; the result reports a longer file.
 
     Raises:
         ConfigError: No such directory, or ``max_bytes`` is below 1.
@@ -67,7 +67,7 @@ def read_file(root: str | Path, max_bytes: int = MAX_BYTES) -> Tool[[str], dict[
     def read(path: Annotated[str, "Path of the file"]) -> dict[str, Any]:
         """Contents of a text file."""
         data, size = _beginning(below(top, path, "read_file"), path, max_bytes)
-        # A character may be cut in two where the beginning of a longer file ends.
+        # The limit may cut a character in two.
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             text = decoder.decode(data, final=size <= len(data))
@@ -84,7 +84,7 @@ def read_file(root: str | Path, max_bytes: int = MAX_BYTES) -> Tool[[str], dict[
 
 
 def _beginning(file: Path, path: str, limit: int) -> tuple[bytes, int]:
-    """The first bytes of a regular file, and its size."""
+    """Return the first bytes of a regular file, and its size."""
     try:
         # O_NONBLOCK: opening a pipe would wait for a writer. O_NOFOLLOW: the path is resolved.
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -106,9 +106,9 @@ def _beginning(file: Path, path: str, limit: int) -> tuple[bytes, int]:
 
 
 def list_files(root: str | Path, max_entries: int = MAX_ENTRIES) -> Tool[[str], dict[str, Any]]:
-    """A tool ``list_files(path)`` that names what folders below ``root`` hold.
+    """Return a tool ``list_files(path)`` that lists folders below ``root``.
 
-    Names are sorted; those of folders end with a slash.
+    Names are sorted; names of folders end with a slash.
 
     Raises:
         ConfigError: No such directory, or ``max_entries`` is below 1.
@@ -129,10 +129,10 @@ def list_files(root: str | Path, max_entries: int = MAX_ENTRIES) -> Tool[[str], 
             raise ToolError("list_files", f"{path:.200} is a file", "Read it instead.") from None
         except OSError as error:
             raise ToolError("list_files", f"{path:.200}: {error.strerror}") from error
-        found: dict[str, Any] = {"path": path, "files": names[:max_entries]}
+        result: dict[str, Any] = {"path": path, "files": names[:max_entries]}
         if len(names) > max_entries:
-            found["shown"] = f"first {max_entries} of {len(names)}"
-        return found
+            result["shown"] = f"first {max_entries} of {len(names)}"
+        return result
 
     return Tool(listing, name="list_files", max_result=300 * max_entries + _ROOM)
 

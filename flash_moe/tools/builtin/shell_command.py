@@ -1,7 +1,7 @@
-"""Shell commands for a model: in one directory, bounded in time and output.
+"""``shell``: commands in one directory, bounded in time and output.
 
-A command can do all that the user can; nothing here confines it but its directory at the start.
-Confirm each (``confirm`` of a conversation).
+A command has all permissions of the user; only its initial directory is set. Confirm each one
+(``confirm`` of a conversation).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flash_moe.errors import ConfigError, ToolError
 from flash_moe.tools.builtin.files import existing_directory
 from flash_moe.tools.definition import Tool
 
-_PIECE = 1 << 16  # bytes read at once
-_LOOK_S = 0.05  # how often to look whether the command ended while a child keeps its output open
-# Waits for the end of its input: the system closes it also when this process is killed.
+_PIECE = 1 << 16  # bytes per read
+_LOOK_S = 0.05  # interval of checks for a command that ended while a child has its output open
+# Waits for the end of its input, which the system also closes when this process is killed.
 _WATCH = 'read -r _; kill -s KILL -- "-$0"'
 
 
 @dataclass
 class _Output:
-    """The first and the last bytes of a stream, at most ``limit`` together."""
+    """The first and last bytes of a stream, at most ``limit`` in total."""
 
     limit: int
     head: bytearray = field(default_factory=bytearray)
@@ -51,15 +51,15 @@ class _Output:
 def shell(
     directory: str | Path, timeout_s: float = 30, max_output: int = 20_000
 ) -> Tool[[str], str]:
-    """A tool ``run_command(command)`` that runs ``/bin/sh -c`` in a directory.
+    """Return a tool ``run_command(command)`` that runs ``/bin/sh -c`` in a directory.
 
-    The command has no input, and a process group of its own, which is killed at the time limit,
-    at Ctrl-C, when the command ends and leaves processes behind, and when this process ends,
-    however it ends.
+    The command has no input, and a process group of its own. The group is killed at the time
+    limit, at Ctrl-C, when the command ends and leaves processes behind, and when this process
+    ends, even by a kill.
 
     Args:
-        timeout_s: Seconds that a command may take.
-        max_output: Bytes of its output, errors among them; of more, head and tail are kept.
+        timeout_s: Time limit of a command in seconds.
+        max_output: Maximum bytes of stdout and stderr together; longer output keeps head and tail.
 
     Raises:
         ConfigError: No such directory, or a limit that is not positive.
@@ -80,10 +80,10 @@ def shell(
 
 
 def run_command(command: str, directory: Path, timeout_s: float, max_output: int) -> str:
-    """Run a command; how it ended on the first line, then its output.
+    """Run a command; return its exit status on the first line, then its output.
 
     Raises:
-        ToolError: It cannot be started.
+        ToolError: The command cannot be started.
     """
     try:
         process = subprocess.Popen(
@@ -106,7 +106,7 @@ def run_command(command: str, directory: Path, timeout_s: float, max_output: int
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        if watchdog is not None:  # before the command is waited for, and its number free for others
+        if watchdog is not None:  # before wait() below frees the process id for reuse
             watchdog.kill()
             watchdog.wait()
             if watchdog.stdin:
@@ -124,7 +124,7 @@ def run_command(command: str, directory: Path, timeout_s: float, max_output: int
 
 
 def _watchdog(group: int) -> subprocess.Popen[bytes]:
-    """Kills a process group when this process is gone, in a session that no terminal ends."""
+    """Start a process, in a session of its own, that kills a group when this process ends."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _WATCH, str(group)],
         cwd="/",
@@ -136,20 +136,20 @@ def _watchdog(group: int) -> subprocess.Popen[bytes]:
 
 
 def _collect(process: subprocess.Popen[bytes], output: _Output, deadline: float) -> bool:
-    """Read until the command ends. False if it did not before the deadline."""
+    """Read until the command ends. Return False at the deadline."""
     assert process.stdout is not None
     fd = process.stdout.fileno()
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            # Before looking for data: what was written before the end is then still read.
+            # Polled before select, so that output written before the end is still read.
             ended = process.poll() is not None
             if selector.select(0 if ended else min(left, _LOOK_S)):
                 data = os.read(fd, _PIECE)
                 if data:
                     output.take(data)
                     continue
-                # It closed its output; it may run on.
+                # The command closed its output but may still run.
                 try:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
-"""Conversion of units: length, weight, temperature, volume, speed, time and data.
+"""``convert_units``: length, weight, temperature, volume, speed, time and data.
 
-Factors from NIST Special Publication 811 (2008), Appendix B; those of the yard, pound, nautical
-mile, US gallon (231 cubic inches) and imperial gallon are exact by definition. Data units from
-IEC 80000-13: kB is 1000 bytes, KiB is 1024. A year has 365 days; a ton is the short ton.
+Factors are from NIST Special Publication 811 (2008), Appendix B; those of the yard, pound,
+nautical mile, US gallon (231 cubic inches) and imperial gallon are exact by definition. Data units
+are from IEC 80000-13: kB is 1000 bytes, KiB is 1024. A year has 365 days; a ton is the short ton.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from flash_moe.tools.definition import Tool
 
 _INCH, _POUND, _GALLON = 0.0254, 0.45359237, 3.785411784
 
-# quantity: its units, each with all its names and how many base units it is. Names of one or two
-# letters keep their case where another unit needs the other case.
+# quantity: units, each with all its names and its size in base units. Names of one or two letters
+# keep their case if another unit needs the other case.
 _TABLE: dict[str, dict[str, float]] = {
     "length": {
         "m meter meters metre metres": 1.0,
@@ -89,7 +89,7 @@ _TABLE: dict[str, dict[str, float]] = {
         "Gb Gbit gbit gigabit gigabits": 1e9,
     },
 }
-# name: kelvin a degree, and degrees at 0 kelvin
+# name: kelvin per degree, and degrees at 0 kelvin
 _DEGREES = {"k": (1.0, 0.0), "c": (1.0, -273.15), "f": (5 / 9, -459.67)}
 _TEMPERATURES = {
     **dict.fromkeys("K kelvin kelvins".split(), "k"),  # noqa: SIM905
@@ -111,7 +111,7 @@ _NAMES = _names()
 
 
 def _find(unit: str) -> tuple[str, Any]:
-    """Quantity and factor of a unit, or ``temperature`` and its letter."""
+    """Return quantity and factor of a unit, or ``temperature`` and its letter."""
     name = " ".join(unit.strip().split()).rstrip(".")
     for word in ("degrees ", "degree ", "deg ", "°"):
         if name.lower().startswith(word):
@@ -128,11 +128,11 @@ def _find(unit: str) -> tuple[str, Any]:
 
 
 def convert(value: float, from_unit: str, to_unit: str) -> float:
-    """A value in another unit, to 10 digits.
+    """Return a value in another unit, to 10 digits.
 
     Raises:
-        ToolError: An unknown unit, two units of different quantities, or a temperature below
-            absolute zero.
+        ToolError: An unknown unit, units of different quantities, or a temperature below absolute
+            zero.
     """
     (source, a), (target, b) = _find(from_unit), _find(to_unit)
     if source != target:
@@ -169,7 +169,7 @@ def _convert_units(
 
 
 def _short(value: float) -> int | float:
-    """Whole numbers without a fraction."""
+    """Return whole numbers as integers."""
     return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 

@@ -24,7 +24,7 @@ class Sanitize:
         self.function = function
         self.zeros = {name: mx.zeros(entry.shape) for name, entry in tensors.items()}
         self.outputs = self.run({})
-        self.made_of = _dependencies(self.zeros, self.outputs)
+        self.sources_of = _dependencies(self.zeros, self.outputs)
 
     def run(self, given: Weights) -> Weights:
         return self.function({**self.zeros, **given})

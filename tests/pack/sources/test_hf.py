@@ -11,10 +11,11 @@ import pytest
 
 from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.pack.packer import pack
-from flash_moe.pack.shard_supply import KEPT, DeletedShards
+from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards
 from flash_moe.pack.sources.base import MlxCheckpoint
-from flash_moe.pack.sources.open_source import HuggingFaceCheckpoint, QuantizeOptions
+from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from tests.support.hf_originals import KINDS, write_original
 
 
@@ -27,7 +28,7 @@ def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
     original = write_original(tmp_path / "hf", kind)
     mlx_lm.convert(str(original), str(tmp_path / "mlx"), quantize=True)
     pack(MlxCheckpoint(tmp_path / "mlx"), tmp_path / "expected")
-    source = HuggingFaceCheckpoint(original, QuantizeOptions())
+    source = HuggingFaceCheckpoint(original, QuantizationConfig())
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
     assert (ours.layouts, ours.layers) == (theirs.layouts, theirs.layers)
@@ -35,24 +36,26 @@ def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
     configs = [json.loads((tmp_path / n / "config.json").read_text()) for n in ("got", "expected")]
     assert configs[0]["quantization"] == configs[1]["quantization"]
     # No expert is taken by computing a whole layer, and little else is.
-    kinds = Counter(type(work) for work in source.works)
+    kinds = Counter(type(step) for step in source.steps)
     assert kinds[ConvertExperts] > 2 * 3 * len(source.layers)  # three shards
     assert kinds[ConvertTensor] > kinds[SanitizeTensors]
-    computed = [work for work in source.works if isinstance(work, SanitizeTensors)]
-    assert not any(work.experts for work in computed)
+    computed = [step for step in source.steps if isinstance(step, SanitizeTensors)]
+    assert not any(step.experts for step in computed)
 
 
 def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
     """The tensors of every layer lie in every shard; each shard is gone when it was read."""
     original = write_original(tmp_path / "hf", "qwen3_next", n_shards=5, shuffle=3)
-    pack(HuggingFaceCheckpoint(original, QuantizeOptions(expert_bits=3)), tmp_path / "expected")
-    source = HuggingFaceCheckpoint(original, QuantizeOptions(expert_bits=3))
+    pack(HuggingFaceCheckpoint(original, QuantizationConfig(expert_bits=3)), tmp_path / "expected")
+    source = HuggingFaceCheckpoint(original, QuantizationConfig(expert_bits=3))
     left: list[int] = []
 
     def on_progress(what: str, n_bytes: int) -> None:
         left.append(len(list(original.glob("model*.safetensors"))))
 
-    shards = DeletedShards(sorted(original.glob("model*.safetensors")), tmp_path / "got" / KEPT)
+    shards = DeletedShards(
+        sorted(original.glob("model*.safetensors")), tmp_path / "got" / HEADERS_DIR
+    )
     pack(source, tmp_path / "got", on_progress, shards=shards)
     assert sorted(set(left)) == [1, 2, 3, 4, 5]
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
@@ -68,10 +71,10 @@ def test_a_layer_that_is_no_view_is_computed_whole(
 ) -> None:
     """As of an architecture whose sanitize computes with its experts."""
     original = write_original(tmp_path / "hf", "qwen3_moe")
-    pack(HuggingFaceCheckpoint(original, QuantizeOptions()), tmp_path / "expected")
+    pack(HuggingFaceCheckpoint(original, QuantizationConfig()), tmp_path / "expected")
     monkeypatch.setattr("flash_moe.pack.sources.hf.ViewFinder.find", lambda *arguments: None)
-    source = HuggingFaceCheckpoint(original, QuantizeOptions())
-    assert not any(isinstance(work, ConvertExperts) for work in source.works)
+    source = HuggingFaceCheckpoint(original, QuantizationConfig())
+    assert not any(isinstance(step, ConvertExperts) for step in source.steps)
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
     assert ours.layers == theirs.layers
@@ -95,5 +98,5 @@ def test_an_original_that_is_quantized_itself(tmp_path: Path) -> None:
             tensors[f"{path}.{name}_scales"] = mx.zeros((8, rows, width // 32), mx.uint8)
             tensors[f"{path}.{name}_bias"] = mx.zeros((8, rows), mx.bfloat16)
     mx.save_safetensors(str(file), tensors)
-    with pytest.raises(UnsupportedModelError, match=r"quantized itself .*mlx format"):
+    with pytest.raises(UnsupportedModelError, match=r"already quantized .*mlx format"):
         open_source(original)

@@ -13,9 +13,11 @@ from flash_moe.compat.dtypes import DTYPES
 from flash_moe.errors import ConfigError, UnsupportedModelError
 from flash_moe.pack.convert.scale_search import quantize_searched, relative_error
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.open_source import QuantizeOptions, RequantizedCheckpoint, open_source
+from flash_moe.pack.sources.open_source import open_source
+from flash_moe.pack.sources.requantized import RequantizedCheckpoint
 from flash_moe.store.experts import PackedExperts, record_parts
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.verify import verify
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
@@ -48,7 +50,7 @@ def dequantized(parts: dict[str, mx.array], projection: str, bits: int) -> mx.ar
 def stores(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     root = tmp_path_factory.mktemp("requantized")
     for bits in (2, 3, 6):
-        pack(open_source(tiny_mlx, expert_bits=bits), root / str(bits))
+        pack(open_source(tiny_mlx, QuantizationConfig(expert_bits=bits)), root / str(bits))
     return {bits: root / str(bits) for bits in (2, 3, 6)}
 
 
@@ -113,20 +115,20 @@ def test_it_is_smaller_and_runs(tiny_store: Path, stores: dict[int, Path]) -> No
 
 
 def test_the_same_bits_are_copied(tiny_mlx: Path, tiny_store: Path, tmp_path: Path) -> None:
-    source = open_source(tiny_mlx, expert_bits=4)
+    source = open_source(tiny_mlx, QuantizationConfig(expert_bits=4))
     assert isinstance(source, RequantizedCheckpoint)
     assert source.from_bits == ()
     pack(source, tmp_path / "store")
     ours, theirs = read_manifest(tmp_path / "store"), read_manifest(tiny_store)
     assert ours.layers == theirs.layers
-    assert open_source(tiny_mlx, expert_bits=2).from_bits == (4,)  # type: ignore[attr-defined]
+    assert open_source(tiny_mlx, QuantizationConfig(expert_bits=2)).from_bits == (4,)
 
 
 def test_from_the_original_beats_from_4_bits(tiny_hf: Path, tiny_mlx: Path, tmp_path: Path) -> None:
     """Both against the original: quantizing twice adds up."""
-    pack(open_source(tiny_hf, expert_bits=3), tmp_path / "once")
-    pack(open_source(tiny_mlx, expert_bits=3), tmp_path / "twice")
-    pack(open_source(tiny_hf, expert_bits=8), tmp_path / "original")
+    pack(open_source(tiny_hf, QuantizationConfig(expert_bits=3)), tmp_path / "once")
+    pack(open_source(tiny_mlx, QuantizationConfig(expert_bits=3)), tmp_path / "twice")
+    pack(open_source(tiny_hf, QuantizationConfig(expert_bits=8)), tmp_path / "original")
 
     def lost(name: str) -> float:
         total = 0.0
@@ -144,11 +146,11 @@ def test_what_cannot_be_requantized(tmp_path: Path, tiny_mlx: Path) -> None:
 
     write_model(tmp_path / "mxfp4", "qwen3_moe", mode="mxfp4")
     with pytest.raises(UnsupportedModelError, match="expected affine quantization, got mxfp4"):
-        open_source(tmp_path / "mxfp4", expert_bits=2)
+        open_source(tmp_path / "mxfp4", QuantizationConfig(expert_bits=2))
     with pytest.raises(ConfigError, match="expert bits: expected one of"):
-        open_source(tiny_mlx, expert_bits=5)
-    with pytest.raises(ConfigError, match="--expert-bits quantizes them anew"):
-        open_source(tiny_mlx, bits=2)
+        open_source(tiny_mlx, QuantizationConfig(expert_bits=5))
+    with pytest.raises(ConfigError, match="--expert-bits requantizes them"):
+        open_source(tiny_mlx, QuantizationConfig(bits=2))
 
 
 def test_unquantized_mlx_experts(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_unquantized_mlx_experts(tmp_path: Path) -> None:
 
     geometry = replace(PRESETS["tiny"], bits=None)
     write_mlx_checkpoint(tmp_path / "plain", geometry)
-    source = open_source(tmp_path / "plain", expert_bits=4)
+    source = open_source(tmp_path / "plain", QuantizationConfig(expert_bits=4))
     assert isinstance(source, RequantizedCheckpoint)
     assert source.from_bits == ()
     pack(source, tmp_path / "store")
@@ -165,4 +167,4 @@ def test_unquantized_mlx_experts(tmp_path: Path) -> None:
     assert q is not None
     assert (q.bits, q.group_size) == (4, 64)
     assert verify(tmp_path / "store").problems == ()
-    assert QuantizeOptions().expert_bits is None
+    assert QuantizationConfig().expert_bits is None

@@ -1,0 +1,117 @@
+"""Report of ``flash-moe plan``: all figures, for the terminal and for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flash_moe.plan.forecast import Machine, ModelShape, Row, budgets, forecast
+from flash_moe.plan.planned import Planned
+from flash_moe.plan.this_machine import (
+    LeastMemory,
+    least_memory,
+    rates_known,
+    resident_kinds,
+    sentences,
+)
+from flash_moe.plan.verdict import Request, Verdict, verdict
+from flash_moe.store.layout import PROJECTIONS
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A planned model on a machine.
+
+    Attributes:
+        rows: Forecasts, one per size of the bank.
+        least: Minimum memory of a process.
+    """
+
+    planned: Planned
+    shape: ModelShape
+    machine: Machine
+    rows: tuple[Row, ...]
+    least: LeastMemory
+    verdict: Verdict
+
+    def facts(self) -> dict[str, Any]:
+        """Return all figures, sizes in bytes; figures without a source follow from the headers."""
+        planned, shape, machine = self.planned, self.shape, self.machine
+        disk = planned.disk
+        model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))
+        quantized = {p: [layout.quantization(p) for layout in layouts] for p in PROJECTIONS}
+        resident = sum(tensor.n_bytes for tensor in planned.resident)
+        return {
+            "name": planned.name,
+            "commit": planned.commit,
+            "kind": planned.kind,
+            "state": planned.state,
+            "model_type": model.model_type,
+            "architectures": model.raw.get("architectures"),
+            "layers": model.text.get("num_hidden_layers"),
+            "moe_layers": len(planned.layers),
+            "experts_per_layer": max(layer.n_experts for layer in planned.layers),
+            "experts_per_token": shape.top_k,
+            "experts_per_token_of_the_model": model.top_k,
+            "hidden_size": layouts[0].hidden_size,
+            "expert_width": layouts[0].expert_width,
+            "max_context": model.max_context,
+            "quantization": {p: [q and vars(q) for q in each] for p, each in quantized.items()},
+            "requantized_from_bits": planned.from_bits,
+            "resident_quantization": resident_kinds(planned),
+            "record_bytes": [layout.record_bytes for layout in layouts],
+            "expert_bytes": shape.expert_bytes,
+            "resident_bytes": resident,
+            "bytes_per_token_uncached": shape.token_bytes,
+            "disk": {**asdict(disk), "path": str(disk.path), "fits": disk.fits},
+            "memory": {
+                **asdict(self.least),
+                "least": self.least.n_bytes,
+                "machine": machine.memory_bytes,
+                "available": machine.available_bytes,
+                "assumed": ["process", "prompt", "reserve"],
+            },
+            "machine": {
+                "disk_bytes_per_s": asdict(machine.read_bytes_per_s),
+                "weight_bytes_per_s": asdict(machine.weight_bytes_per_s),
+                "layer_s": asdict(machine.layer_s),
+            },
+            "budgets": [{"option": row.label, **asdict(row.forecast)} for row in self.rows],
+            "assumptions": sentences(machine),
+            "verdict": {**asdict(self.verdict), "shell": self.verdict.shell},
+        }
+
+
+def plan_report(
+    planned: Planned,
+    shape: ModelShape,
+    machine: Machine,
+    request: Request,
+    cache_gb: Sequence[float] = (),
+) -> PlanReport:
+    """Forecast speed and memory of a planned model, and compare its needs with a machine.
+
+    Args:
+        cache_gb: Cache sizes to forecast; empty for the default of ``load()`` and shares of memory.
+    """
+    least = least_memory(shape, machine.memory_bytes)
+    result = verdict(planned, least, machine, request)
+    return PlanReport(planned, shape, machine, _rows(shape, machine, cache_gb), least, result)
+
+
+def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tuple[Row, ...]:
+    if not rates_known(machine):  # times are unknown too
+        unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
+        read, weights = (replace(figure, value=math.nan) for figure in unknown)
+        machine = replace(machine, read_bytes_per_s=read, weight_bytes_per_s=weights)
+    banks = {f"--cache-gb {gb:g}": round(gb * 1e9) for gb in cache_gb}
+    for share, bank in budgets(shape, machine).items() if not banks else ():
+        limit = None if share is None else share * machine.memory_bytes / 1e9
+        banks["default, now" if limit is None else f"--memory-gb {limit:.3g}"] = bank
+    rows: dict[int, Row] = {}  # by the actual size of the bank, which may be smaller
+    for label, bank in banks.items():
+        row = Row(label, forecast(shape, machine, bank))
+        rows.setdefault(row.forecast.bank_bytes, row)
+    return tuple(rows.values())

@@ -1,0 +1,333 @@
+"""The engine: each answer is that of its solo run, and what happens to one stays with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from flash_moe import FlashMoE, load
+from flash_moe.errors import ClosedError, ModelNotFoundError, ReadError
+from flash_moe.generation import engine as module
+from flash_moe.generation.engine import USER, Engine, EngineRequest, Running, Started, Token
+from flash_moe.generation.one_by_one import OneByOne
+from flash_moe.options.sampling import SamplingParams
+from tests.support.resident import prompt_ids
+
+TIMEOUT_S = 120
+Answer = tuple[list[int], str | None, int]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_store: Path) -> Iterator[FlashMoE]:
+    with load(tiny_store, cache_gb=0.01) as flash:
+        yield flash
+
+
+@pytest.fixture
+def engines(tiny_store: Path) -> Iterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def start(**options: Any) -> Engine:
+        limits = {"concurrency": 4, "cache_entries": 8, "cache_bytes": 10**9, **options}
+        made.append(Engine(lambda: load(tiny_store, cache_gb=0.01), **limits))
+        assert made[-1].loaded.wait(TIMEOUT_S)
+        return made[-1]
+
+    yield start
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def engine(engines: Callable[..., Engine]) -> Engine:
+    return engines()
+
+
+def sampling(n: int = 12, **options: Any) -> SamplingParams:
+    # The random model ends answers at any token.
+    ends = dict.fromkeys(options.pop("ends", ()), -100.0)
+    return SamplingParams(max_tokens=n, logit_bias=ends, **options)
+
+
+def answer(running: Running) -> Answer:
+    """All tokens of an answer, why it ended, and how many prompt tokens were cached."""
+    tokens: list[int] = []
+    cached = -1
+    while True:
+        event = running.events.get(timeout=TIMEOUT_S)
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Started):
+            cached = event.n_cached
+            continue
+        tokens.append(event.id)
+        if event.finish_reason is not None:
+            return tokens, event.finish_reason, cached
+
+
+def solo(flash: FlashMoE, ids: list[int], params: SamplingParams) -> list[int]:
+    return list(flash.generate(ids, **vars(params)).token_ids)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.8, "seed": 3},
+    {"temperature": 1.0, "seed": 5, "top_k": 10**6},  # more than the vocabulary has
+    {"temperature": 0.7, "seed": -1, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.3},
+    {"presence_penalty": 0.5, "frequency_penalty": 0.5},
+]
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_answers_are_those_of_solo_runs(
+    engines: Callable[..., Engine],
+    alone: FlashMoE,
+    monkeypatch: pytest.MonkeyPatch,
+    merged: bool,
+) -> None:
+    """Of different lengths and sampling, joining a batch that runs; also without a batch."""
+    if not merged:
+        monkeypatch.setattr(
+            module, "BatchGenerator", lambda model, stop_tokens, **_: OneByOne(
+                model, {token for (token,) in stop_tokens}
+            )
+        )  # fmt: skip
+    engine = engines()
+    ends = alone.tokenizer.eos_token_ids
+    requests = [
+        (prompt_ids(5 + 17 * n, n), sampling(6 + 5 * n, ends=ends, **options))
+        for n, options in enumerate(OPTIONS)
+    ]
+    expected = [solo(alone, *request) for request in requests]
+    running = []
+    for ids, params in requests:
+        running.append(engine.submit(EngineRequest(ids, params)))
+        time.sleep(0.02)
+    assert [answer(each)[0] for each in running] == expected
+    assert answer(engine.submit(EngineRequest(*requests[1])))[0] == expected[1]
+
+
+def test_an_answer_of_one_token_and_one_that_ends_by_itself(
+    engine: Engine, alone: FlashMoE
+) -> None:
+    ids, (end, *_) = prompt_ids(9), alone.tokenizer.eos_token_ids
+    assert answer(engine.submit(EngineRequest(ids, sampling(1))))[1] == "length"
+    stop = SamplingParams(max_tokens=9, logit_bias={end: 100.0})
+    assert answer(engine.submit(EngineRequest(ids, stop)))[:2] == ([end], "stop")
+
+
+def test_probabilities_are_those_of_the_model(engine: Engine, alone: FlashMoE) -> None:
+    ids = prompt_ids(9)
+    running = engine.submit(EngineRequest(ids, sampling(2), top_logprobs=3))
+    assert isinstance(running.events.get(timeout=TIMEOUT_S), Started)
+    for _ in range(2):
+        token = running.events.get(timeout=TIMEOUT_S)
+        assert isinstance(token, Token)
+        logits = alone.model(mx.array([ids]))[0, -1]
+        logprobs = logits - mx.logsumexp(logits)
+        assert token.logprob == pytest.approx(logprobs[token.id].item(), abs=1e-4)
+        best = [i for i, _ in token.top]
+        assert best == mx.argsort(-logprobs)[:3].tolist()
+        assert token.top[0] == (token.id, token.logprob)
+        ids.append(token.id)
+
+
+def test_a_short_request_waits_for_one_chunk_of_a_long_prompt(
+    engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 32)
+    engine = engines()
+    lengths: list[int] = []
+    model = engine.flash.model
+    first_chunk, go = threading.Event(), threading.Event()
+    plain = type(model).__call__
+
+    def counted(self: Any, tokens: mx.array, *args: Any, **options: Any) -> Any:
+        lengths.append(tokens.shape[1])
+        if len(lengths) == 1:
+            first_chunk.set()
+            go.wait(TIMEOUT_S)
+        return plain(self, tokens, *args, **options)
+
+    monkeypatch.setattr(type(model), "__call__", counted)
+    # Another request is there from the beginning, so that the chunks of the long one are short.
+    third = engine.submit(EngineRequest(prompt_ids(3), sampling(40)))
+    assert first_chunk.wait(TIMEOUT_S)
+    long = engine.submit(EngineRequest(prompt_ids(32 * 20 + 1), sampling(2)))
+    go.set()
+    while lengths.count(32) < 3:
+        time.sleep(0.001)
+    before = lengths.count(32)
+    short = engine.submit(EngineRequest(prompt_ids(6, 1), sampling(3)))
+    answer(short)
+    at = lengths.index(5)  # all of the short prompt but its last token, which follows at once
+    assert lengths[:at].count(32) <= before + 1
+    assert lengths[at + 1] == 1
+    answer(third)
+    answer(long)
+    assert lengths.count(32) == 20
+
+
+def test_short_requests_do_not_keep_a_long_prompt_waiting(
+    engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 32)
+    engine = engines()
+    long = engine.submit(EngineRequest(prompt_ids(32 * 10 + 1), sampling(1)))
+    short: list[Running] = []
+    while long.events.qsize() < 2:  # it has begun, and has its token
+        short = [each for each in short if each.events.qsize() < 2]
+        while len(short) < 8:
+            short.append(engine.submit(EngineRequest(prompt_ids(6, 1), sampling(1))))
+    assert answer(long)[1] == "length"
+
+
+def test_decoding_goes_on_while_a_prompt_is_processed(
+    engines: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 16)
+    engine = engines()
+    first = engine.submit(EngineRequest(prompt_ids(4), sampling(30)))
+    assert isinstance(first.events.get(timeout=TIMEOUT_S), Started)
+    first.events.get(timeout=TIMEOUT_S)
+    long = engine.submit(EngineRequest(prompt_ids(16 * 40 + 1), sampling(1)))
+    answer(first)
+    assert long.events.qsize() <= 1  # it has begun, and has no token yet
+
+
+def test_a_cancelled_request_leaves_and_the_others_stay(engine: Engine, alone: FlashMoE) -> None:
+    ids = prompt_ids(6)
+    expected = solo(alone, ids, sampling(20))
+    stays = engine.submit(EngineRequest(ids, sampling(20)))
+    decoding = engine.submit(EngineRequest(prompt_ids(7, 1), sampling(10_000)))
+    prefilling = engine.submit(EngineRequest(prompt_ids(4000, 2), sampling(10_000)))
+    while not isinstance(decoding.events.get(timeout=TIMEOUT_S), Token):
+        pass
+    decoding.cancel()
+    prefilling.cancel()
+    assert answer(stays)[0] == expected
+    assert answer(engine.submit(EngineRequest(ids, sampling(20))))[0] == expected
+
+
+def test_an_error_of_one_answer_stays_with_it(engine: Engine, alone: FlashMoE) -> None:
+    def broken() -> list[Any]:
+        def processor(tokens: mx.array, logits: mx.array) -> mx.array:
+            if tokens.size > 10:
+                raise ZeroDivisionError
+            return logits
+
+        return [processor]
+
+    ids = prompt_ids(8)
+    expected = solo(alone, ids, sampling(20))
+    good = engine.submit(EngineRequest(ids, sampling(20)))
+    bad = engine.submit(EngineRequest(prompt_ids(8, 1), sampling(20), broken))
+    with pytest.raises(ZeroDivisionError):
+        answer(bad)
+    assert answer(good)[0] == expected
+
+
+def test_a_sampler_that_raises_breaks_no_other(
+    engine: Engine, alone: FlashMoE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mlx-lm's compiled samplers leave a placeholder in MLX's random state when they raise."""
+    from flash_moe.generation import sampling as sampling_module
+
+    make = sampling_module.make_sampler
+
+    @mx.compile
+    def traced(logprobs: mx.array) -> mx.array:
+        raise ValueError("traced")
+
+    def breaking(logprobs: mx.array) -> mx.array:
+        mx.random.uniform()
+        return mx.compile(
+            lambda x: traced(x + mx.random.uniform()),
+            inputs=mx.random.state,
+            outputs=mx.random.state,
+        )(logprobs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling_module, "make_sampler", lambda **options: breaking)
+        with pytest.raises(ValueError, match="traced"):
+            alone.generate(prompt_ids(4), max_tokens=2, temperature=1.0)
+        with pytest.raises(ValueError, match="traced"):
+            answer(engine.submit(EngineRequest(prompt_ids(4), sampling(3, temperature=1.0))))
+    assert sampling_module.make_sampler is make
+    assert alone.generate(prompt_ids(4), max_tokens=2, temperature=1.0).token_ids
+    assert answer(engine.submit(EngineRequest(prompt_ids(4), sampling(3, temperature=1.0))))[0]
+
+
+def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
+    """At a checkpoint, and at the end of an answer."""
+    start, params = prompt_ids(40), sampling(5, ends=alone.tokenizer.eos_token_ids)
+    first = EngineRequest([*start, 40, 41], params, checkpoints=[(40, USER)])
+    tokens, _, cached = answer(engine.submit(first))
+    assert cached == 0
+    other = EngineRequest([*start, 50, 51, 52], params)
+    found, _, cached = answer(engine.submit(other))
+    assert cached == 40
+    assert found == solo(alone, list(other.ids), params)
+    longer = EngineRequest([*first.ids, *tokens, 60], params)
+    found, _, cached = answer(engine.submit(longer))
+    assert cached == len(longer.ids) - 1
+    assert found == solo(alone, list(longer.ids), params)
+    assert engine.prompt_caches.nbytes > 0
+
+
+def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:
+    engine = engines(cache_bytes=1)
+    for _ in range(2):
+        assert answer(engine.submit(EngineRequest(prompt_ids(20), sampling(3))))[2] == 0
+    assert engine.prompt_caches.nbytes == 0
+
+
+def test_a_failed_pass_ends_its_answers_and_the_engine_goes_on(
+    engine: Engine, alone: FlashMoE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt_ids(6)
+    expected = solo(alone, ids, sampling(9))
+    model, calls = engine.flash.model, []
+    plain = type(model).__call__
+
+    def failing(self: Any, tokens: mx.array, *args: Any, **options: Any) -> Any:
+        calls.append(tokens.shape)
+        if tokens.shape == (2, 1):  # the first pass over both
+            raise ReadError("store", "the disk is on fire", layer=0, expert=1)
+        return plain(self, tokens, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "__call__", failing)
+        running = [engine.submit(EngineRequest(ids, sampling(50))) for _ in range(2)]
+        for each in running:
+            with pytest.raises(ReadError, match="on fire"):
+                answer(each)
+    assert answer(engine.submit(EngineRequest(ids, sampling(9))))[0] == expected
+
+
+def test_closing_ends_what_runs(engines: Callable[..., Engine]) -> None:
+    engine = engines()
+    running = engine.submit(EngineRequest(prompt_ids(6), sampling(100_000)))
+    assert isinstance(running.events.get(timeout=TIMEOUT_S), Started)
+    engine.close()
+    with pytest.raises(ClosedError):
+        answer(running)
+    assert not engine.alive
+    with pytest.raises(ClosedError, match="has ended"):
+        engine.submit(EngineRequest(prompt_ids(6), sampling(1)))
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    engine = Engine(
+        lambda: load(tmp_path / "absent"), concurrency=1, cache_entries=1, cache_bytes=0
+    )
+    assert engine.loaded.wait(TIMEOUT_S)
+    assert isinstance(engine.error, ModelNotFoundError)
+    engine.close()
+    assert not engine.alive
