@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-fast lint setup clean
 
 demo: $(STAMP)
 	$(BIN)/flash-moe demo
@@ -13,6 +13,10 @@ demo: $(STAMP)
 test: lint
 	sh scripts/emulator_tools.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+# What starts no process, no compiler and no long run of a model; see tests/support/tiers.py.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
