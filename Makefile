@@ -16,7 +16,7 @@ test: lint
 
 # Tests that start no process and compile no kernel; tests/support/tiers.py finds them.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

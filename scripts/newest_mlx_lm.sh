@@ -9,4 +9,4 @@ cd "$(dirname "$0")/.."
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade mlx-lm
 "$venv/bin/python" -c 'from importlib.metadata import version; print("mlx-lm", version("mlx-lm"))'
 exec "$venv/bin/python" -m pytest -q tests/compat tests/model tests/generation tests/grammar \
-    tests/tools tests/server tests/pack/convert tests/pack/sources tests/cli/test_mlx_lm_scripts.py
+    tests/tools tests/server tests/pack/convert tests/pack/sources

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, run
 
 
 def bench(name: str, *arguments: Any) -> Any:
-    out = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env=environment(), check=False,
-    )  # fmt: skip
+    out = run(sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout.splitlines()[-1])
 

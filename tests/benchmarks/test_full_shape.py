@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, run
 
 
 def bench(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "bench_full_shape.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=environment(), check=False,
-    )  # fmt: skip
+    return run(sys.executable, ROOT / "benchmarks" / "bench_full_shape.py", *arguments)
 
 
 def test_rows(tiny_store: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.scripted_chat import PAUSE
-from tests.support.terminal import ASK, CTRL_C, ENTER, Terminal, call_text, messages, said
+from tests.support.scripted_model import call_text
+from tests.support.terminal import ASK, CTRL_C, ENTER, Terminal, plain_answer, saved_messages
 
 
 def answer(terminal: Terminal, reply: str, nth: int = 1) -> None:
@@ -15,7 +16,7 @@ def answer(terminal: Terminal, reply: str, nth: int = 1) -> None:
 
 
 def results(sessions: Path) -> list[str]:
-    return [m["content"] for m in messages(sessions) if m["role"] == "tool"]
+    return [m["content"] for m in saved_messages(sessions) if m["role"] == "tool"]
 
 
 def test_the_demo_model_lists_files_once_it_may(sessions: Path, folder: Path) -> None:
@@ -31,7 +32,7 @@ def test_the_demo_model_lists_files_once_it_may(sessions: Path, folder: Path) ->
 
 def test_no_a_reason_and_always(sessions: Path, scripted: Path, folder: Path) -> None:
     call = call_text("read_file", path="docs/notes.txt")
-    answers = [text for _ in range(4) for text in (call, said("Done."))]
+    answers = [text for _ in range(4) for text in (call, plain_answer("Done."))]
     arguments = (scripted, "--tools", "read_file", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         for nth, reply in enumerate(("n", "not that one", "a"), start=1):
@@ -52,7 +53,7 @@ def test_no_command_runs_without_a_yes(sessions: Path, scripted: Path, folder: P
     """Neither by Enter, nor by what was typed before the question, nor after Ctrl-C at it."""
     call = call_text("run_command", command="touch ran; echo done")
     held = call.replace("touch", f"touch{PAUSE}")
-    answers = [call, said("A."), held, said("B."), call, call, said("D.")]
+    answers = [call, plain_answer("A."), held, plain_answer("B."), call, call, plain_answer("D.")]
     arguments = (scripted, "--tools", "shell", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"One{ENTER}")
@@ -92,7 +93,7 @@ def test_a_long_command_is_shown_whole_before_the_question(
 ) -> None:
     command = "echo start " + " ".join(f"w{n}" for n in range(25)) + "\n\n\n; rm -rf end"
     arguments = (scripted, "--tools", "shell", "--dir", folder)
-    answers = [call_text("run_command", command=command), said("No.")]
+    answers = [call_text("run_command", command=command), plain_answer("No.")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Go{ENTER}")
         terminal.wait_for(ASK)
@@ -105,7 +106,7 @@ def test_a_long_command_is_shown_whole_before_the_question(
 
 def test_ctrl_c_ends_a_tool_at_once(sessions: Path, scripted: Path, folder: Path) -> None:
     arguments = (scripted, "--tools", "shell", "--allow-tool", "shell", "--dir", folder)
-    answers = [call_text("run_command", command="touch began; sleep 600"), said("Next.")]
+    answers = [call_text("run_command", command="touch began; sleep 600"), plain_answer("Next.")]
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Wait{ENTER}")
         terminal.wait((folder / "began").exists)

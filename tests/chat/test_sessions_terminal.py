@@ -12,7 +12,8 @@ import pytest
 from flash_moe.demo_model import STORE
 from tests.support.processes import in_process
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
-from tests.support.terminal import CTRL_D, ENTER, Terminal, call_text, kill, messages, said
+from tests.support.scripted_model import call_text
+from tests.support.terminal import CTRL_D, ENTER, Terminal, kill, plain_answer, saved_messages
 
 PROMPT_TOKENS = re.compile(r"prompt (\d+)")
 TOOLS = ("demo", "--tools", "calculate")
@@ -29,8 +30,8 @@ def test_going_on_after_kill_9_processes_only_what_is_new(
     sessions: Path, scripted: Path, tmp_path: Path
 ) -> None:
     tools = (scripted, "--tools", "calculate")
-    first = [call_text("calculate", expression="2480 * 17.5 / 100"), said("That is 434.")]
-    second = [said("That is 144.")]
+    first = [call_text("calculate", expression="2480 * 17.5 / 100"), plain_answer("That is 434.")]
+    second = [plain_answer("That is 144.")]
     with Terminal(*tools, sessions=sessions, answers=first).start() as terminal:
         terminal.ask(FIRST)
         whole = prompt_tokens(terminal)
@@ -50,21 +51,24 @@ def test_going_on_after_kill_9_processes_only_what_is_new(
         unbroken = prompt_tokens(terminal)
     assert resumed == unbroken < whole
     plain = [
-        [{**m, "tool_calls": 0, "tool_call_id": 0} for m in messages(p)] for p in (sessions, other)
+        [{**m, "tool_calls": 0, "tool_call_id": 0} for m in saved_messages(p)]
+        for p in (sessions, other)
     ]
     assert plain[0] == plain[1]
 
 
 def test_two_terminals_on_one_session(sessions: Path, scripted: Path) -> None:
     quick = (scripted, "--tools", "none")
-    with Terminal(*quick, sessions=sessions, answers=[said("Hi."), said("Yes.")]).start() as first:
+    with Terminal(
+        *quick, sessions=sessions, answers=[plain_answer("Hi."), plain_answer("Yes.")]
+    ).start() as first:
         first.ask("Hello")
         (name,) = [path.parent.name for path in sessions.glob("*/session.json")]
         second = Terminal(*quick, "--resume", sessions=sessions)
         assert second.ended() == 1
         said_no = second.text().replace("\n", "")
         assert f"session {name} is open in another terminal (process " in said_no
-        third = Terminal(*quick, sessions=sessions, answers=[said("Me too.")]).start()
+        third = Terminal(*quick, sessions=sessions, answers=[plain_answer("Me too.")]).start()
         with third:
             third.ask("Hello")  # a conversation of its own
             third.end()
@@ -75,7 +79,7 @@ def test_two_terminals_on_one_session(sessions: Path, scripted: Path) -> None:
 
 def test_the_list_of_sessions(sessions: Path, scripted: Path) -> None:
     quick = (scripted, "--tools", "none")
-    with Terminal(*quick, sessions=sessions, answers=[said("Hi.")]).start() as terminal:
+    with Terminal(*quick, sessions=sessions, answers=[plain_answer("Hi.")]).start() as terminal:
         terminal.ask("Hello \u202ethere")
         terminal.end()
     out = in_process("chat", "--sessions")
@@ -90,7 +94,7 @@ def test_the_list_of_sessions(sessions: Path, scripted: Path) -> None:
 
 def test_no_save_keeps_nothing(sessions: Path, scripted: Path) -> None:
     arguments = (scripted, "--tools", "none", "--no-save")
-    with Terminal(*arguments, sessions=sessions, answers=[said("Hi.")]).start() as terminal:
+    with Terminal(*arguments, sessions=sessions, answers=[plain_answer("Hi.")]).start() as terminal:
         terminal.ask("Hello")
         terminal.end()
     assert not sessions.exists()
@@ -117,7 +121,7 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
         terminal.ask("/clear")
         terminal.ask("Thank you!")
         assert "welcome" in terminal.text().lower()
-    assert [m["role"] for m in messages(sessions)] == ["user", "assistant"]
+    assert [m["role"] for m in saved_messages(sessions)] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_bad_standard_input(sessions: Path, content: bytes, text: str) -> None:
 
 def test_enter_is_not_an_answer_typed_ahead(sessions: Path, scripted: Path) -> None:
     """What is typed while the chat answers is the next question."""
-    answers = [said(f"One two {PAUSE}three four five."), said("Next.")]
+    answers = [plain_answer(f"One two {PAUSE}three four five."), plain_answer("Next.")]
     quick = (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"First{ENTER}")
@@ -179,18 +183,18 @@ def test_enter_is_not_an_answer_typed_ahead(sessions: Path, scripted: Path) -> N
         terminal.type(f"Second{ENTER}")
         terminal.go_on()
         terminal.wait(lambda: "Next." in terminal.text() and terminal.ready())
-    assert [m["content"] for m in messages(sessions)][2:] == ["Second", "Next."]
+    assert [m["content"] for m in saved_messages(sessions)][2:] == ["Second", "Next."]
 
 
 @pytest.mark.parametrize("pause", [PAUSE, PAUSE_KEEPING])
 def test_ctrl_d_before_the_prompt_is_there_ends_the_chat_at_it(
     sessions: Path, scripted: Path, pause: str
 ) -> None:
-    answers, quick = [said(f"One two.{pause}")], (scripted, "--tools", "none")
+    answers, quick = [plain_answer(f"One two.{pause}")], (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"First{ENTER}")
         terminal.held()
         terminal.type(CTRL_D)
         terminal.go_on()
         assert terminal.ended() == 0
-    assert [m["content"] for m in messages(sessions)] == ["First", "One two."]
+    assert [m["content"] for m in saved_messages(sessions)] == ["First", "One two."]

@@ -21,7 +21,8 @@ from flash_moe.chat.signals import Shutdown
 from tests.support.effort import first
 from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
-from tests.support.terminal import ASK, ENTER, SPELLED, Terminal, call_text, messages, said
+from tests.support.scripted_model import call_text
+from tests.support.terminal import ASK, ENTER, SCRIPTED_CHAT, Terminal, plain_answer, saved_messages
 
 WAYS = ["SIGTERM", "SIGHUP", "closed"]
 SHELL = ("--tools", "shell", "--dir")
@@ -60,13 +61,13 @@ ANSWERING = [
 @pytest.mark.parametrize(("pause", "way"), first(3, ANSWERING))
 def test_while_it_answers(sessions: Path, scripted: Path, way: str, pause: str) -> None:
     """What was said is kept, with its cache."""
-    answers = [said(f"One two {pause}" + "three four five" * (pause == PAUSE))]
+    answers = [plain_answer(f"One two {pause}" + "three four five" * (pause == PAUSE))]
     quick = (scripted, "--tools", "none")
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
         terminal.held()
         end(terminal, way)
-    question, answer = messages(sessions)
+    question, answer = saved_messages(sessions)
     assert question["content"] == "Count"
     assert answer["content"].startswith("One two")
     assert "five" not in answer["content"]
@@ -82,7 +83,7 @@ def test_while_a_tool_runs(sessions: Path, scripted: Path, folder: Path, way: st
         terminal.wait((folder / "began").exists)
         end(terminal, way)
     assert soon_gone(int((folder / "pid").read_text()))
-    assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
+    assert saved_messages(sessions)[-1]["content"] == "Error: this call was interrupted"
 
 
 @pytest.mark.parametrize("way", first(1, ["closed", "SIGTERM"]))
@@ -95,7 +96,7 @@ def test_at_the_question_about_a_call(
         terminal.wait_for(ASK)
         end(terminal, way)
     assert not (folder / "began").exists()
-    assert messages(sessions)[-1]["content"] == "Error: this call was interrupted"
+    assert saved_messages(sessions)[-1]["content"] == "Error: this call was interrupted"
 
 
 def test_a_second_one_ends_it_at_once(sessions: Path, scripted: Path, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
     script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
     command = [
         sys.executable,
-        SPELLED,
+        SCRIPTED_CHAT,
         script,
         "chat",
         scripted,

@@ -14,8 +14,8 @@ from tests.support.terminal import (
     ENTER,
     PASTE,
     Terminal,
-    messages,
-    said,
+    plain_answer,
+    saved_messages,
 )
 
 QUICK = ("--tools", "none")  # without tools prompts are short
@@ -33,7 +33,7 @@ def test_a_question_a_tool_and_the_footer(sessions: Path) -> None:
         figures = r"\d+ tokens · [\d.]+ tok/s · prompt \d+ · first [\d.]+ s · read .*B · hits \d+%"
         assert re.fullmatch(figures, terminal.footer())
         assert terminal.end() == 0
-    roles = [message["role"] for message in messages(sessions)]
+    roles = [message["role"] for message in saved_messages(sessions)]
     assert roles == ["user", "assistant", "tool", "assistant"]
 
 
@@ -59,7 +59,7 @@ def test_a_limit_of_thoughts(sessions: Path, scripted: Path) -> None:
     limited = (scripted, *QUICK, "--max-thinking-tokens", 1, "-n", 30)
     with Terminal(*limited, sessions=sessions, answers=[answer]).start() as terminal:
         terminal.ask("Go")
-    (_, answered) = messages(sessions)
+    (_, answered) = saved_messages(sessions)
     assert answered["reasoning_content"] == "one"
 
 
@@ -71,7 +71,14 @@ def test_a_long_answer_is_there_whole_and_once(sessions: Path, scripted: Path) -
     rows = "\n".join(f"| row{n} | {n} |" for n in range(12))
     answer = f"```python\n{code}\n```\n\n{items}\n\n{words}\n\n| a | b |\n|---|---|\n{rows}\n\nEnd."
     terminal = Terminal(
-        scripted, *QUICK, "-n", 3000, sessions=sessions, answers=[said(answer)], rows=8, columns=50
+        scripted,
+        *QUICK,
+        "-n",
+        3000,
+        sessions=sessions,
+        answers=[plain_answer(answer)],
+        rows=8,
+        columns=50,
     )
     with terminal.start():
         terminal.ask("Go")
@@ -86,7 +93,7 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
     sessions: Path, scripted: Path
 ) -> None:
     numbers = " ".join(f"n{n}" for n in range(40))
-    answers = [said(f"{numbers} {PAUSE}{numbers} end"), said("Short.")]
+    answers = [plain_answer(f"{numbers} {PAUSE}{numbers} end"), plain_answer("Short.")]
     with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
         terminal.held()
@@ -100,7 +107,7 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
         terminal.ask("And now?")
         assert "Short." in terminal.text()
         assert terminal.end() == 0
-    first, partly, second, answer = messages(sessions)
+    first, partly, second, answer = saved_messages(sessions)
     assert first == {"role": "user", "content": "Count"}
     assert partly["content"].startswith("n0 n1 n2")
     assert second["content"] == "And now?"
@@ -111,7 +118,7 @@ def test_ctrl_c_while_a_call_is_written_drops_the_call(
     sessions: Path, scripted: Path, folder: Path
 ) -> None:
     half = "<tool_call>\n<function=read_file>\n<parameter=path>\n" + f"very/{PAUSE}" * 2
-    answers = [half, said("Good.")]
+    answers = [half, plain_answer("Good.")]
     arguments = (scripted, "--tools", "read_file", "--dir", folder)
     with Terminal(*arguments, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Read it{ENTER}")
@@ -122,12 +129,12 @@ def test_ctrl_c_while_a_call_is_written_drops_the_call(
         terminal.wait(terminal.ready)
         terminal.ask("Then not")
         assert terminal.end() == 0
-    assert [m["content"] for m in messages(sessions)] == ["Then not", "Good."]
+    assert [m["content"] for m in saved_messages(sessions)] == ["Then not", "Good."]
 
 
 def test_keys_at_the_prompt(sessions: Path, scripted: Path) -> None:
     """Ctrl-C clears the line, Alt-Enter and a paste make several, Up brings the last one back."""
-    answers = [said("One."), said("Two."), said("Three.")]
+    answers = [plain_answer("One."), plain_answer("Two."), plain_answer("Three.")]
     with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.type("never sent")
         terminal.wait_for("never sent")
@@ -143,13 +150,13 @@ def test_keys_at_the_prompt(sessions: Path, scripted: Path) -> None:
         terminal.wait(lambda: terminal.text().count("return 1") == 2)
         terminal.ask("")
         assert terminal.end() == 0
-    questions = [m["content"] for m in messages(sessions) if m["role"] == "user"]
+    questions = [m["content"] for m in saved_messages(sessions) if m["role"] == "user"]
     assert questions == ["first\nsecond", *["def f():\n    return 1\n\nf()"] * 2]
 
 
 def test_commands(sessions: Path, scripted: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    answers = [said("Aye."), said("No.")]
+    answers = [plain_answer("Aye."), plain_answer("No.")]
     with Terminal(scripted, *QUICK, sessions=sessions, answers=answers).start() as terminal:
         terminal.ask("/help")
         assert "/thinking [on|hide|off]" in terminal.text()
@@ -206,7 +213,7 @@ def test_saving_over_a_file_asks(sessions: Path, tmp_path: Path) -> None:
 
 
 def test_a_narrow_terminal(sessions: Path, scripted: Path) -> None:
-    answer = said(
+    answer = plain_answer(
         "A sentence that is longer than the line.\n\n```\nx = 'also longer than that'\n```"
     )
     terminal = Terminal(

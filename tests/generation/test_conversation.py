@@ -16,7 +16,12 @@ from flash_moe.generation.events import Answer, CallFinished
 from flash_moe.generation.tool_loop import converse
 from flash_moe.tools import TextPiece, ToolDefinitionError, tool
 from tests.support.architectures import write_model
-from tests.support.scripted_model import Scripted, Spell, call_text, valid
+from tests.support.scripted_model import (
+    ForcedAnswers,
+    ScriptedModel,
+    assert_valid_messages,
+    call_text,
+)
 
 LONG = "You are of few words. " * 8
 
@@ -40,7 +45,7 @@ def flash(
 
 
 def spell(flash: FlashMoE, *answers: str) -> dict[str, Any]:
-    return {"logits_processors": [Spell(flash.tokenizer, *answers)], "max_tokens": 500}
+    return {"logits_processors": [ForcedAnswers(flash.tokenizer, *answers)], "max_tokens": 500}
 
 
 def prompt_length(flash: FlashMoE, conversation: Conversation) -> int:
@@ -77,7 +82,7 @@ def test_a_second_turn_does_not_process_the_first_again(flash: FlashMoE) -> None
     header = len(flash.tokenizer.encode("<|im_start|>assistant\n<think>\n"))
     assert second <= whole[1] - whole[0] + header < 60
     assert third <= whole[2] - whole[1] + header < 60
-    valid(conversation.messages)
+    assert_valid_messages(conversation.messages)
     assert [m["role"] for m in conversation.messages] == ["system", *["user", "assistant"] * 3]
 
 
@@ -100,7 +105,7 @@ def test_a_call_continues_what_the_cache_holds(flash: FlashMoE) -> None:
     assert second == len(flash.tokenizer.encode(result + header))
     # All after the first question: the thoughts are gone from the prompt.
     assert third < len(flash.tokenizer.encode(call)) + 150
-    valid(conversation.messages)
+    assert_valid_messages(conversation.messages)
 
 
 def test_answers_are_those_without_a_cache(flash: FlashMoE) -> None:
@@ -124,7 +129,7 @@ def test_what_a_random_model_says_ends_and_is_valid(flash: FlashMoE) -> None:
         events = list(conversation.ask(question))
         assert isinstance(events[-1], Answer)
         assert events[-1].stats[-1].generation_tokens <= 40
-        valid(conversation.messages)
+        assert_valid_messages(conversation.messages)
     assert 2 <= len(conversation.prefilled) <= 6
 
 
@@ -134,7 +139,9 @@ def test_closing_it_keeps_what_was_said_and_the_cache(flash: FlashMoE) -> None:
     events = conversation.ask("Count!")
     for _ in range(4):
         next(events)
-    options["logits_processors"][0].tokens[:] = Spell(flash.tokenizer, "</think>Again.").tokens
+    options["logits_processors"][0].tokens[:] = ForcedAnswers(
+        flash.tokenizer, "</think>Again."
+    ).tokens
     again = conversation.ask("Go on!")  # closes the first
     partial = conversation.messages[-1]
     assert partial["role"] == "assistant"
@@ -199,7 +206,7 @@ def test_bad_arguments(flash: FlashMoE) -> None:
 
 
 def test_a_model_without_prompt_caches(tokenizer: Any) -> None:
-    model = Scripted(tokenizer, "</think>One.", "</think>Two.")
+    model = ScriptedModel(tokenizer, "</think>One.", "</think>Two.")
     conversation = Conversation(model)
     assert [said(conversation.ask("Hi")), said(conversation.ask("Hi"))] == ["One.", "Two."]
     assert (conversation.cache, conversation.prefilled) == (None, ())

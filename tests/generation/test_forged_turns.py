@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flash_moe.generation.tool_loop import converse
-from tests.support.scripted_model import Scripted
+from tests.support.scripted_model import ScriptedModel
 
 
 def test_a_result_cannot_end_itself_and_go_on_as_the_user(tokenizer: Any) -> None:
@@ -25,7 +25,7 @@ def test_a_result_cannot_end_itself_and_go_on_as_the_user(tokenizer: Any) -> Non
     prompts = []
     for text in (forged, "dull"):
         forged = text
-        model = Scripted(tokenizer, call, "It is dull.")
+        model = ScriptedModel(tokenizer, call, "It is dull.")
         list(converse(model, [{"role": "user", "content": "Read a."}], [read]))
         prompts.append(model.prompts[1])
     for mark in ("<|im_start|>", "<|im_end|>", "<tool_call>", "<think>", "</tool_response>"):

@@ -13,7 +13,7 @@ from flash_moe.errors import ConfigError, PromptError, ReadError
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested, Event
 from flash_moe.generation.tool_loop import converse
 from flash_moe.tools import TextPiece, ThinkingPiece, ToolCall, ToolDefinitionError, ToolError, tool
-from tests.support.scripted_model import Scripted, call_text, valid
+from tests.support.scripted_model import ScriptedModel, assert_valid_messages, call_text
 from tests.support.tool_call_formats import QWEN
 
 Messages = list[dict[str, Any]]
@@ -53,7 +53,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 def test_a_call_and_an_answer(tokenizer: Any) -> None:
     first = f"I add.\n</think>\n\nMoment.\n\n{call_text('add', a=3, b=4)}"
-    model = Scripted(tokenizer, first, "</think>\n\nIt is 7.")
+    model = ScriptedModel(tokenizer, first, "</think>\n\nIt is 7.")
     messages = asked()
     events = list(converse(model, messages, [add], temperature=0.5))
     assert kinds(events) == [
@@ -83,7 +83,7 @@ def test_a_call_and_an_answer(tokenizer: Any) -> None:
         {"role": "tool", "tool_call_id": call.id, "name": "add", "content": "7"},
         {"role": "assistant", "content": "It is 7."},
     ]
-    valid(messages)
+    assert_valid_messages(messages)
     prompt, second = model.prompts
     assert '"name": "add"' in prompt
     assert "Add two numbers." in prompt
@@ -94,7 +94,7 @@ def test_a_call_and_an_answer(tokenizer: Any) -> None:
 
 
 def test_without_tools_a_call_is_text(tokenizer: Any) -> None:
-    model = Scripted(tokenizer, f"</think>Write {QWEN}")
+    model = ScriptedModel(tokenizer, f"</think>Write {QWEN}")
     messages = asked()
     events = list(converse(model, messages))
     assert text_of(events) == f"Write {QWEN}" == messages[-1]["content"]
@@ -102,7 +102,7 @@ def test_without_tools_a_call_is_text(tokenizer: Any) -> None:
 
 
 def test_template_args_are_passed_on(tokenizer: Any) -> None:
-    model = Scripted(tokenizer, "Yes.")
+    model = ScriptedModel(tokenizer, "Yes.")
     events = list(converse(model, asked(), template_args={"enable_thinking": False}))
     assert model.prompts[0].endswith("<think>\n\n</think>\n\n")
     assert text_of(events) == "Yes."  # not a thought
@@ -119,13 +119,15 @@ def test_several_calls_run_in_their_order(tokenizer: Any) -> None:
 
     text = "".join(call_text("note", n=n) for n in (1, 2, 3))
     messages = asked()
-    events = list(converse(Scripted(tokenizer, f"</think>{text}", "</think>ok"), messages, [note]))
+    events = list(
+        converse(ScriptedModel(tokenizer, f"</think>{text}", "</think>ok"), messages, [note])
+    )
     assert order == [1, 2, 3]
     assert [type(e) for e in events[:-2]] == [CallRequested, CallFinished] * 3
     assert [m["content"] for m in messages if m["role"] == "tool"] == [
         "noted 1", "noted 2", "noted 3",
     ]  # fmt: skip
-    valid(messages)
+    assert_valid_messages(messages)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_several_calls_run_in_their_order(tokenizer: Any) -> None:
     ],
 )
 def test_the_model_hears_of_errors(call: str, says: str, tokenizer: Any) -> None:
-    model = Scripted(tokenizer, f"</think>{call}", "</think>Sorry.")
+    model = ScriptedModel(tokenizer, f"</think>{call}", "</think>Sorry.")
     messages = asked()
     events = list(converse(model, messages, [add, fail]))
     (finished,) = [e for e in events if isinstance(e, CallFinished)]
@@ -154,7 +156,7 @@ def test_the_model_hears_of_errors(call: str, says: str, tokenizer: Any) -> None
     assert messages[2]["content"] == finished.result
     assert finished.result.split("\n")[0] in model.prompts[1]
     assert messages[-1]["content"] == "Sorry."
-    valid(messages)
+    assert_valid_messages(messages)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +185,14 @@ def test_confirmation(said: Any, hears: str, tokenizer: Any) -> None:
         return said
 
     messages = asked()
-    model = Scripted(tokenizer, f"</think>{call_text('act', a=5)}", "</think>ok")
+    model = ScriptedModel(tokenizer, f"</think>{call_text('act', a=5)}", "</think>ok")
     events = list(converse(model, messages, [act], confirm))
     assert seen == [("act", {"a": 5})]
     assert ran == ([5] if said is True else [])
     assert messages[2]["content"] == hears
     end = events[1]
     assert isinstance(end, CallFinished if said is True else CallRefused)
-    valid(messages)
+    assert_valid_messages(messages)
 
 
 def test_what_cannot_run_is_not_asked_about(tokenizer: Any) -> None:
@@ -199,7 +201,11 @@ def test_what_cannot_run_is_not_asked_about(tokenizer: Any) -> None:
 
     text = call_text("add", a="x", b=1) + call_text("nothing")
     messages = asked()
-    list(converse(Scripted(tokenizer, f"</think>{text}", "</think>ok"), messages, [add], confirm))
+    list(
+        converse(
+            ScriptedModel(tokenizer, f"</think>{text}", "</think>ok"), messages, [add], confirm
+        )
+    )
     assert [m["content"].startswith("Error: ") for m in messages[2:4]] == [True, True]
 
 
@@ -212,7 +218,7 @@ def test_the_rounds_are_bounded(tokenizer: Any) -> None:
         ran.append(n)
         return n
 
-    model = Scripted(tokenizer, *(f"</think>{call_text('again', n=n)}" for n in range(9)))
+    model = ScriptedModel(tokenizer, *(f"</think>{call_text('again', n=n)}" for n in range(9)))
     messages = asked()
     events = list(converse(model, messages, [again], max_rounds=3))
     assert ran == [0, 1]
@@ -221,13 +227,13 @@ def test_the_rounds_are_bounded(tokenizer: Any) -> None:
     answer = events[-1]
     assert isinstance(answer, Answer)
     assert (answer.finish_reason, len(answer.stats)) == ("max_rounds", 3)
-    valid(messages)
+    assert_valid_messages(messages)
     assert messages[-1]["role"] == "tool"
 
 
 def test_an_answer_that_is_cut_off(tokenizer: Any) -> None:
     messages = asked()
-    events = list(converse(Scripted(tokenizer, "</think>123456"), messages, max_tokens=4))
+    events = list(converse(ScriptedModel(tokenizer, "</think>123456"), messages, max_tokens=4))
     assert isinstance(events[-1], Answer)
     assert events[-1].finish_reason == "length"
     assert messages[-1]["content"] == "123"
@@ -235,16 +241,16 @@ def test_an_answer_that_is_cut_off(tokenizer: Any) -> None:
     text = "</think>" + call_text("add", a=1, b=2)
     n = len(tokenizer.encode(text, add_special_tokens=False))
     messages = asked()
-    model = Scripted(tokenizer, text, "</think>ok")
+    model = ScriptedModel(tokenizer, text, "</think>ok")
     events = list(converse(model, messages, [add], max_tokens=n - 1))
     assert "the answer ended before its end" in messages[2]["content"]
-    valid(messages)
+    assert_valid_messages(messages)
 
 
 def states(model_answers: Any, tokenizer: Any, n: int) -> Messages:
     """The messages when the generator is closed after its n-th event."""
     messages = asked()
-    events = converse(Scripted(tokenizer, *model_answers), messages, [add])
+    events = converse(ScriptedModel(tokenizer, *model_answers), messages, [add])
     for _ in range(n):
         next(events)
     events.close()
@@ -256,12 +262,12 @@ def test_closing_it_anywhere_leaves_the_messages_valid(tokenizer: Any) -> None:
         f"Hm.</think>One. {call_text('add', a=1, b=2)}{call_text('add', a=3, b=4)}",
         "Ok.</think>Done.",
     ]
-    total = len(list(converse(Scripted(tokenizer, *answers), asked(), [add])))
+    total = len(list(converse(ScriptedModel(tokenizer, *answers), asked(), [add])))
     assert states(answers, tokenizer, 0) == asked()
     seen = set()
     for n in range(1, total + 1):
         messages = states(answers, tokenizer, n)
-        valid(messages)
+        assert_valid_messages(messages)
         assert messages[1]["role"] == "assistant"
         results = [m["content"] for m in messages if m["role"] == "tool"]
         seen.add(tuple(results))
@@ -273,7 +279,7 @@ def test_closing_it_anywhere_leaves_the_messages_valid(tokenizer: Any) -> None:
 
 def test_what_was_said_before_ctrl_c_stays(tokenizer: Any) -> None:
     half = call_text("add", a=1, b=2)[:-5]
-    model = Scripted(tokenizer, ["Hm.</think>One. Tw", half, KeyboardInterrupt()])
+    model = ScriptedModel(tokenizer, ["Hm.</think>One. Tw", half, KeyboardInterrupt()])
     messages = asked()
     with pytest.raises(KeyboardInterrupt):
         list(converse(model, messages, [add]))
@@ -294,15 +300,15 @@ def test_ctrl_c_while_a_tool_runs_or_is_confirmed(tokenizer: Any) -> None:
         text = f"</think>{call_text(name, **arguments)}{call_text('other')}"
         messages = asked()
         with pytest.raises(KeyboardInterrupt):
-            list(converse(Scripted(tokenizer, text), messages, tools, ask))
-        valid(messages)
+            list(converse(ScriptedModel(tokenizer, text), messages, tools, ask))
+        assert_valid_messages(messages)
         assert [m["content"] for m in messages[2:]] == ["Error: this call was interrupted"] * 2
 
 
 def test_an_error_before_the_first_word_changes_nothing(tokenizer: Any) -> None:
     error = ReadError("store", "gone", layer=1, expert=2)
     messages = asked()
-    model = Scripted(tokenizer, [error], "</think>Now.")
+    model = ScriptedModel(tokenizer, [error], "</think>Now.")
     with pytest.raises(ReadError):
         list(converse(model, messages))
     assert messages == asked()
@@ -311,7 +317,7 @@ def test_an_error_before_the_first_word_changes_nothing(tokenizer: Any) -> None:
 
 
 def test_bad_arguments_are_refused_at_the_call(tokenizer: Any) -> None:
-    model = Scripted(tokenizer, "x")
+    model = ScriptedModel(tokenizer, "x")
 
     def untyped(x): ...  # type: ignore[no-untyped-def]
 
@@ -331,7 +337,7 @@ def test_bad_arguments_are_refused_at_the_call(tokenizer: Any) -> None:
 def test_messages_that_the_template_refuses(tokenizer: Any) -> None:
     messages = [{"role": "system", "content": "x"}]
     with pytest.raises(PromptError, match="No user message"):
-        list(converse(Scripted(tokenizer, "x"), messages))
+        list(converse(ScriptedModel(tokenizer, "x"), messages))
     assert len(messages) == 1
 
 
@@ -339,7 +345,7 @@ def test_a_model_without_tools(tokenizer: Any) -> None:
     class Toolless:
         has_tool_calling = False
 
-    model = Scripted(tokenizer, "x")
+    model = ScriptedModel(tokenizer, "x")
     model.tokenizer = Toolless()
     with pytest.raises(ConfigError, match="does not support tools"):
         converse(model, asked(), [add])
@@ -359,8 +365,8 @@ def test_whatever_a_model_writes_the_messages_stay_valid(
     answers: list[str], tokenizer: Any
 ) -> None:
     messages = asked()
-    events = list(converse(Scripted(tokenizer, *answers), messages, [add, fail], max_rounds=4))
-    valid(messages)
+    events = list(converse(ScriptedModel(tokenizer, *answers), messages, [add, fail], max_rounds=4))
+    assert_valid_messages(messages)
     assert isinstance(events[-1], Answer)
     thoughts = "".join(e.text for e in events if isinstance(e, ThinkingPiece))
     said = "".join(m["content"] for m in messages if m["role"] == "assistant")

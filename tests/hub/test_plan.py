@@ -26,7 +26,7 @@ from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.testing import PRESETS
 from tests.hub.conftest import Checkpoints
 from tests.support.hub.checkpoints import KINDS, Kind
-from tests.support.hub.empty_checkpoints import write_hollow_hf, write_hollow_mlx
+from tests.support.hub.empty_checkpoints import write_empty_hf, write_empty_mlx
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.pulls import REPO, SHARDS, pull, watching
 
@@ -193,10 +193,10 @@ def test_what_cannot_be_planned(hub: FakeHub, checkpoints: Checkpoints, tmp_path
 @pytest.fixture
 def full(hub: FakeHub, tmp_path: Path) -> str:
     """The 397B at the hub, as far as headers go: 223 GB in 46 shards that take a megabyte here."""
-    folder = write_hollow_mlx(tmp_path / "full", FULL)
+    folder = write_empty_mlx(tmp_path / "full", FULL)
     assert len(list(folder.glob(SHARDS))) == 46
     assert disk_bytes(folder) < 30_000_000
-    return hub.add_commit(REPO, folder, hollow=True)
+    return hub.add_commit(REPO, folder, sparse=True)
 
 
 def check_full(plan: Planned) -> None:
@@ -238,8 +238,8 @@ def test_the_original_of_a_larger_model(
     """Quantized on the way, to what mlx-lm's converter makes of it."""
     disk_of(monkeypatch, 300 * GB)
     four = replace(PRESETS["mid"], layers=4, scale_dtype="bfloat16")
-    hub.add_commit(REPO, write_hollow_hf(tmp_path / "hf", four), hollow=True)
-    hub.add_commit("org/mlx", write_hollow_mlx(tmp_path / "mlx", four), hollow=True)
+    hub.add_commit(REPO, write_empty_hf(tmp_path / "hf", four), sparse=True)
+    hub.add_commit("org/mlx", write_empty_mlx(tmp_path / "mlx", four), sparse=True)
     plan = plan_repository(REPO, tmp_path / "pulled")
     ours, theirs = shape_of(plan), shape_of(plan_repository("org/mlx", tmp_path / "other"))
     assert plan.kind == "hf"
@@ -264,8 +264,8 @@ def test_a_disk_that_is_too_small(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_hollow_mlx(tmp_path / "full", PRESETS["full"], in_order=True)
-    hub.add_commit(REPO, folder, hollow=True)
+    folder = write_empty_mlx(tmp_path / "full", PRESETS["full"], in_order=True)
+    hub.add_commit(REPO, folder, sparse=True)
     dst = tmp_path / "pulled"
     words = ["plan", REPO, "--dst", str(dst), "--no-measure"]
     for free, bits, command in (

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.support.effort import first
 from tests.support.metal_emulator import KernelFault
 from tests.support.metal_emulator.buffers import lay_out
 from tests.support.metal_emulator.compile import BUILDS, compile_kernel
@@ -24,6 +25,10 @@ from tests.support.sample_kernels import as_float64
 
 NAMES = {mx.float32: "float", mx.float16: "half", mx.bfloat16: "bfloat"}
 WIDTHS = (2, 3, 4, 6, 8)
+# Each width with one type, each type with one width; then all of them.
+FORMS = [(2, mx.float32), (3, mx.float16), (4, mx.bfloat16), (6, mx.float32), (8, mx.float16)]
+FORMS += [(width, dtype) for width in WIDTHS for dtype in NAMES if (width, dtype) not in FORMS]
+CHECKED = [(3, mx.float32), (4, mx.bfloat16), (3, mx.bfloat16), (4, mx.float32)]
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,13 @@ def matvec(build: str, kernel: str, rows: int, columns: int, **kind: object) -> 
     close(y, matrix.exact @ wide(x), matrix.dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "dtype"), first(len(WIDTHS), FORMS), ids=str)
 def test_qmv(width: int, dtype: mx.Dtype) -> None:
     matvec("plain", "affine_qmv_fast", 64, 1024, width=width, group=64, dtype=dtype)
     matvec("plain", "affine_qmv", 70, 576, width=width, group=32, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
-@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize(("width", "dtype"), first(2, CHECKED), ids=str)
 @pytest.mark.parametrize("build", BUILDS)
 def test_qmv_checked(build: str, width: int, dtype: mx.Dtype) -> None:
     matvec(build, "affine_qmv_fast", 64, 1024, width=width, group=64, dtype=dtype)
@@ -195,8 +198,7 @@ def matmul(build: str, rows: int, shape: tuple[int, int], transposed: bool, **ki
     close(y, wide(x) @ exact, matrix.dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "dtype"), first(len(WIDTHS), FORMS), ids=str)
 def test_qmm_t(width: int, dtype: mx.Dtype) -> None:
     # Neither the rows of x nor those of the matrix fill the last tile.
     matmul("plain", 33, (48, 256), True, width=width, group=64, dtype=dtype)

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.support.timeout import wait_until
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "leave_memory.py")]
@@ -57,13 +57,6 @@ def begin(code: str) -> tuple[subprocess.Popen[str], int, int, int]:
     pytest.skip("memory is too busy here")
 
 
-def until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
 def gone(pid: int) -> bool:
     """Whether a process has ended; what is left of one whose parent does not ask counts as such."""
     try:
@@ -96,7 +89,7 @@ def test_killed_it_takes_both_with_it() -> None:
     process, pid, holder, _ = begin("time.sleep(60)")
     process.kill()
     process.wait()
-    until(lambda: gone(pid) and gone(holder))
+    wait_until(lambda: gone(pid) and gone(holder))
 
 
 def test_a_run_without_its_holder_fails(tmp_path: Path) -> None:

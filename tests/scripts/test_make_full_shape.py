@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,13 @@ from flash_moe.pack.auxiliary_files import MODEL_FILE_TEXT
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.verify import verify
 from flash_moe.testing import PRESETS
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, file_in_process
 
 TINY = PRESETS["tiny"]
 
 
 def script(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "make_full_shape.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=environment(), check=False,
-    )  # fmt: skip
+    return file_in_process(ROOT / "scripts" / "make_full_shape.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.trace import TraceHeader, TraceWriter
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, file_in_process
 
 
 @pytest.fixture
@@ -29,10 +28,7 @@ def trace(tiny_store: Path, tmp_path: Path) -> Path:
 
 
 def script(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "replay_cache.py", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=environment(), check=False,
-    )  # fmt: skip
+    return file_in_process(ROOT / "scripts" / "replay_cache.py", *arguments)
 
 
 def test_table_and_json(trace: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from flash_moe import FlashMoE
 from flash_moe.tools import builtin
+from tests.support.effort import repetitions
 from tests.support.live_server import Live
 
 QUESTION = [{"role": "user", "content": "How much is 17.5 percent of 2480?"}]
@@ -148,7 +149,7 @@ def test_tool_choice(client: openai.OpenAI, calculate: dict[str, Any], choice: s
 
 def test_json_schema_holds_at_any_temperature(client: openai.OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
-    for seed in range(4):
+    for seed in range(repetitions(2, full=4)):
         answer = ask(client, response_format=form, temperature=2, seed=seed, max_tokens=400)
         assert answer.choices[0].finish_reason == "stop"
         jsonschema.validate(json.loads(answer.choices[0].message.content), CITY)
@@ -222,7 +223,7 @@ def test_strict_tools_hold_at_any_temperature(
     strict = json.loads(json.dumps(calculate))
     strict["function"]["strict"] = True
     strict["function"]["parameters"] = CITY
-    for seed in range(2):
+    for seed in range(repetitions(1, full=2)):
         answer = ask(
             client,
             QUESTION,

@@ -15,12 +15,12 @@ from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.readers import ReaderPool
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors
-from tests.support.fake_reader import Make
+from tests.support.fake_reader import MakePool
 from tests.support.read_gate import Gate
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make() -> Iterator[MakePool]:
     pools: list[ReaderPool] = []
 
     def build(reader: Any, n_threads: int) -> ReaderPool:

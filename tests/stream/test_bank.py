@@ -18,7 +18,15 @@ from flash_moe.store.experts import (
 )
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.bank import MAX_ARRIVAL_WAVES, ExpertBank
-from tests.support.bank_requests import PAYLOAD, RECORD, TOKEN, TOP_K, Tensors, ask, counts
+from tests.support.bank_requests import (
+    PAYLOAD,
+    RECORD,
+    TOKEN,
+    TOP_K,
+    Tensors,
+    counts,
+    fetch_and_compare,
+)
 
 
 @pytest.fixture(params=["packed", "unpacked"])
@@ -35,19 +43,23 @@ def test_hits_misses_and_bytes(
     a_read = RECORD if isinstance(experts, PackedExperts) else PAYLOAD
     assert bank.n_bytes == bank.stats().bank_bytes == TOKEN
     assert bank.stats().expert_bytes == 8 * 32 * RECORD
-    assert 1 <= ask(bank, tensors, 2, [1, 2, 3, 4]) <= 4  # as they arrive
+    assert 1 <= fetch_and_compare(bank, tensors, 2, [1, 2, 3, 4]) <= 4  # as they arrive
     assert counts(bank, 2) == (0, 4, 4 * a_read)
-    assert ask(bank, tensors, 2, [3, 4, 5]) == 2  # held ones, then 5; 1 is the oldest and goes
+    assert (
+        fetch_and_compare(bank, tensors, 2, [3, 4, 5]) == 2
+    )  # held ones, then 5; 1 is the oldest and goes
     assert counts(bank, 2) == (2, 5, 5 * a_read)
-    assert ask(bank, tensors, 2, [2, 1]) == 2  # takes the place of 3
+    assert fetch_and_compare(bank, tensors, 2, [2, 1]) == 2  # takes the place of 3
     assert counts(bank, 2) == (3, 6, 6 * a_read)
-    assert ask(bank, tensors, 5, [1, 2, 3, 4]) >= 1  # another layer has slots of its own
-    assert ask(bank, tensors, 2, [1, 2, 4, 5]) == 1
+    assert (
+        fetch_and_compare(bank, tensors, 5, [1, 2, 3, 4]) >= 1
+    )  # another layer has slots of its own
+    assert fetch_and_compare(bank, tensors, 2, [1, 2, 4, 5]) == 1
     assert counts(bank, 2) == (7, 6, 6 * a_read)
     assert counts(bank, 5) == (0, 4, 4 * a_read)
     total = bank.stats()
     assert (total.hits, total.misses, total.bytes_read) == (7, 10, 10 * a_read)
-    assert ask(bank, tensors, 0, []) == 0
+    assert fetch_and_compare(bank, tensors, 0, []) == 0
 
 
 @pytest.mark.parametrize("slots", [4, 5, 9, 31])
@@ -57,12 +69,14 @@ def test_a_small_bank_is_shared_by_all_layers(
     banks.append(bank := ExpertBank(experts, slots * RECORD, TOP_K, io_threads=2))
     assert bank.n_bytes == slots * RECORD
     for layer in range(8):
-        assert ask(bank, tensors, layer, range(32)) == -(-32 // (slots // 2))  # by halves
+        assert fetch_and_compare(bank, tensors, layer, range(32)) == -(
+            -32 // (slots // 2)
+        )  # by halves
         hits, misses, _ = counts(bank, layer)
         assert (hits, misses) == (0, 32)
-    ask(bank, tensors, 7, [32 - slots, 31])  # the last ones are still there
+    fetch_and_compare(bank, tensors, 7, [32 - slots, 31])  # the last ones are still there
     assert counts(bank, 7)[0] == 2
-    ask(bank, tensors, 6, [31])
+    fetch_and_compare(bank, tensors, 6, [31])
     assert counts(bank, 6)[0] == 0
 
 

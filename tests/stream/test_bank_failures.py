@@ -14,7 +14,14 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask, check
+from tests.support.bank_requests import (
+    RECORD,
+    TOKEN,
+    TOP_K,
+    Tensors,
+    compare_wave,
+    fetch_and_compare,
+)
 
 
 class Broken:
@@ -50,19 +57,19 @@ def test_a_failed_read_leaves_no_wrong_bytes(
 ) -> None:
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     banks.append(bank := ExpertBank(experts, budget, TOP_K, io_threads=2))
-    ask(bank, tensors, 1, [1, 2, 3, 4])
+    fetch_and_compare(bank, tensors, 1, [1, 2, 3, 4])
     broken = Broken(monkeypatch, 9, error)
     with pytest.raises(type(error)):
-        ask(bank, tensors, 1, [4, 8, 9, 10])
+        fetch_and_compare(bank, tensors, 1, [4, 8, 9, 10])
     assert broken.fails == 0
     before = bank.stats()
-    ask(bank, tensors, 1, [4])
+    fetch_and_compare(bank, tensors, 1, [4])
     assert (bank.stats() - before).hits == 1  # what was held and not needed for the reads
-    ask(bank, tensors, 1, [4, 8, 9, 10])
+    fetch_and_compare(bank, tensors, 1, [4, 8, 9, 10])
     assert (bank.stats() - before).misses == 3
     for layer in (0, 1):
-        ask(bank, tensors, layer, range(32))
-    ask(bank, tensors, 1, [28, 29, 30, 31])
+        fetch_and_compare(bank, tensors, layer, range(32))
+    fetch_and_compare(bank, tensors, 1, [28, 29, 30, 31])
 
 
 def test_a_damaged_record_is_noticed_if_asked(
@@ -76,9 +83,9 @@ def test_a_damaged_record_is_noticed_if_asked(
     banks.append(bank := ExpertBank(experts, TOKEN, TOP_K, io_threads=2, verify_reads=True))
     for _ in range(2):
         with pytest.raises(ChecksumError) as caught:
-            ask(bank, tensors, 3, [5, 6, 7])
+            fetch_and_compare(bank, tensors, 3, [5, 6, 7])
         assert (caught.value.layer, caught.value.expert) == (3, 6)
-    ask(bank, tensors, 3, [5, 7, 8, 9])
+    fetch_and_compare(bank, tensors, 3, [5, 7, 8, 9])
     banks.append(lenient := ExpertBank(experts, TOKEN, TOP_K, io_threads=2))
     assert sorted(e for wave in lenient.waves(3, [5, 6, 7]) for e in wave.experts) == [5, 6, 7]
 
@@ -94,18 +101,18 @@ def test_ctrl_c_during_a_read(
             signal.pthread_kill(main, signal.SIGINT)
         return whole(*args)
 
-    ask(bank, tensors, 4, [1, 2, 3, 4])
+    fetch_and_compare(bank, tensors, 4, [1, 2, 3, 4])
     monkeypatch.setattr(RecordReader, "read", slow)
 
     def ask_and_wait() -> None:
-        ask(bank, tensors, 4, [5, 6, 7, 8])
+        fetch_and_compare(bank, tensors, 4, [5, 6, 7, 8])
         threading.Event().wait(20)  # the signal may come when the wave is already there
 
     with pytest.raises(KeyboardInterrupt):
         ask_and_wait()
     bank.recover()
     for experts in ([1, 2, 3, 4], [5, 6, 7, 8], range(32)):
-        ask(bank, tensors, 4, experts)
+        fetch_and_compare(bank, tensors, 4, experts)
 
 
 def test_a_consumer_that_stops_between_waves(bank: ExpertBank, tensors: Tensors) -> None:
@@ -114,7 +121,7 @@ def test_a_consumer_that_stops_between_waves(bank: ExpertBank, tensors: Tensors)
     next(waves)
     bank.recover()  # as the model does for a pass that failed
     for layer in (0, 1):
-        ask(bank, tensors, layer, range(32))
+        fetch_and_compare(bank, tensors, layer, range(32))
 
 
 def test_waves_that_are_closed_late_touch_nothing(bank: ExpertBank, tensors: Tensors) -> None:
@@ -124,4 +131,4 @@ def test_waves_that_are_closed_late_touch_nothing(bank: ExpertBank, tensors: Ten
     bank.recover()
     for wave in bank.waves(1, range(32)):
         stopped.close()  # while the next wave is read
-        check(bank, wave, tensors, 1)
+        compare_wave(bank, wave, tensors, 1)

@@ -13,7 +13,7 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
 from tests.support.read_gate import Gate
 
 
@@ -40,7 +40,7 @@ def test_right_guesses_are_hits(bank: ExpertBank, tensors: Tensors, gate: Gate) 
     before = bank.stats().layers[1]
     assert (before.predicted, before.foreseen) == (1, 0)
     call(bank, 0, [1], ahead=[7])
-    ask(bank, tensors, 1, [5, 6, 7])
+    fetch_and_compare(bank, tensors, 1, [5, 6, 7])
     layer = bank.stats().layers[1]
     assert (layer.predicted, layer.foreseen) == (4, 1)  # the last prediction was of 7
     assert bank.stats().misses in (2, 3)  # 1 and 30, and 7 if it was still on its way
@@ -59,7 +59,7 @@ def test_a_right_guess_on_its_way_is_waited_for(
     waves = bank.waves(1, [5, 9])
     gate.open(5)
     assert sorted(e for wave in waves for e in wave.experts) == [5, 9]
-    ask(bank, tensors, 1, [5, 9])
+    fetch_and_compare(bank, tensors, 1, [5, 9])
     stats = bank.stats()
     assert (stats.bytes_read, stats.wasted_bytes, stats.recall) == (3 * RECORD, 0, 0.5)
 
@@ -74,8 +74,10 @@ def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gat
     assert bank.all_cached(1, [9])
     assert not bank.all_cached(1, [5])
     gate.open(*range(32))
-    ask(bank, tensors, 1, [*range(8), 9])  # settles it; more than the slots that are left
-    ask(bank, tensors, 1, [5, 9])
+    fetch_and_compare(
+        bank, tensors, 1, [*range(8), 9]
+    )  # settles it; more than the slots that are left
+    fetch_and_compare(bank, tensors, 1, [5, 9])
     assert bank.stats().wasted_bytes <= 2 * RECORD
 
 
@@ -89,10 +91,10 @@ def test_wrong_guesses_never_leave_too_few_slots(
         for layer in range(7):
             wrong = [(turn * 7 + n) % 32 for n in range(12)]
             call(bank, layer, [turn, 20, 21, 22], ahead=wrong)
-        ask(bank, tensors, 7, [turn, 20, 21, 22])
+        fetch_and_compare(bank, tensors, 7, [turn, 20, 21, 22])
     for layer in range(8):
-        ask(bank, tensors, layer, [3, 20, 21, 29])
-        ask(bank, tensors, layer, list(range(20)))  # in turns
+        fetch_and_compare(bank, tensors, layer, [3, 20, 21, 29])
+        fetch_and_compare(bank, tensors, layer, list(range(20)))  # in turns
 
 
 @pytest.mark.parametrize("policy", ["lru", "lrfu"])
@@ -102,10 +104,10 @@ def test_guesses_for_many_rows_evict_no_guess(
     """What is held and foreseen stays, also if that is more than a token's experts."""
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     bank = ExpertBank(experts, 2 * TOKEN, TOP_K, io_threads=2, policy=policy)
-    ask(bank, tensors, 1, range(7))
+    fetch_and_compare(bank, tensors, 1, range(7))
     call(bank, 0, [1], ahead=list(range(32)))
     assert bank.all_cached(1, range(7))
-    ask(bank, tensors, 1, list(range(8)))
+    fetch_and_compare(bank, tensors, 1, list(range(8)))
     assert bank.stats().bytes_read == 9 * RECORD
     bank.close()
 
@@ -143,8 +145,8 @@ def test_a_guess_that_cannot_be_read(
         call(bank, 1, [6], ahead=[])
     monkeypatch.setattr(RecordReader, "read", read)
     for layer in (0, 1):
-        ask(bank, tensors, layer, [1, 5, 6, 7])
-        ask(bank, tensors, layer, list(range(8)))  # no slot is lost
+        fetch_and_compare(bank, tensors, layer, [1, 5, 6, 7])
+        fetch_and_compare(bank, tensors, layer, list(range(8)))  # no slot is lost
     assert len({slot for wave in bank.waves(1, range(8)) for slot in wave.slots}) == 8
     bank.close()
 
@@ -172,7 +174,7 @@ def test_a_wrong_guess_dropped_in_part_is_read_whole_when_it_turns_right(
         threading.Timer(0.2, release.set).start()  # the only thread is held until then
         settle = bank._prefetcher.reconcile(1, [9], bank._pool_of[1].table)  # it was wrong
         assert settle == []
-        ask(bank, tensors, 1, [5])
+        fetch_and_compare(bank, tensors, 1, [5])
     finally:
         release.set()
         bank.close()

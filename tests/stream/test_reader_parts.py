@@ -14,7 +14,7 @@ from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_check
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool, split_record
-from tests.support.fake_reader import FakeReader, Make, batch_of, failure, still_works
+from tests.support.fake_reader import FakeReader, MakePool, batch_of, read_error, still_works
 from tests.support.timeout import TIMEOUT_S
 
 PAGE, RECORD = 4096, 16384
@@ -69,7 +69,7 @@ def reads_of(experts: Any, layer: int, numbers: list[int]) -> list[Read]:
 
 
 @pytest.mark.parametrize("kind", ["packed", "unpacked"])
-def test_parts_make_the_record(make: Make, tiny_store: Path, tiny_mlx: Path, kind: str) -> None:
+def test_parts_make_the_record(make: MakePool, tiny_store: Path, tiny_mlx: Path, kind: str) -> None:
     store = packed(tiny_store)
     experts = store
     if kind == "unpacked":
@@ -100,7 +100,7 @@ def test_a_pool_splits_its_batches(tiny_store: Path) -> None:
     assert sorted(reader.parts) == [(5, 0), (5, 2 * PAGE), (6, 0), (6, 2 * PAGE)]
 
 
-def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> None:
+def test_one_bad_part_fails_its_record_once(make: MakePool, tiny_store: Path) -> None:
     experts = packed(tiny_store)
     reader = PartReader(experts)
 
@@ -124,7 +124,7 @@ def test_one_bad_part_fails_its_record_once(make: Make, tiny_store: Path) -> Non
     assert sorted(read.expert for read in again.next_completed()) == [9, 10]
 
 
-def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None:
+def test_the_checksum_is_that_of_all_parts(make: MakePool, store_copy: Path) -> None:
     file = store_copy / "experts" / "layer_001.bin"
     content = bytearray(file.read_bytes())
     content[4 * RECORD + 3 * PAGE] ^= 1
@@ -138,7 +138,7 @@ def test_the_checksum_is_that_of_all_parts(make: Make, store_copy: Path) -> None
     assert caught.value.expert == 4
 
 
-def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
+def test_records_come_in_the_order_of_their_arrival(make: MakePool) -> None:
     gates = [threading.Event() for _ in range(3)]
     reader = FakeReader(lambda expert: gates[expert].wait(TIMEOUT_S) or None)
     batch, _ = batch_of(3)
@@ -156,7 +156,7 @@ def test_records_come_in_the_order_of_their_arrival(make: Make) -> None:
     assert batch.next_completed() == []  # each is told once
 
 
-def test_several_arrivals_at_once(make: Make) -> None:
+def test_several_arrivals_at_once(make: MakePool) -> None:
     gate = threading.Event()
     reader = FakeReader(lambda expert: (expert == 0 and gate.wait(TIMEOUT_S)) or None)
     batch, _ = batch_of(6)
@@ -172,7 +172,7 @@ def test_several_arrivals_at_once(make: Make) -> None:
     assert sorted(first + rest) == list(range(6))
 
 
-def test_a_dropped_read_never_counts_as_there(make: Make) -> None:
+def test_a_dropped_read_never_counts_as_there(make: MakePool) -> None:
     batch, _ = batch_of(3)
     batch.drain()
     with pytest.raises(ValueError, match="dropped"):
@@ -181,14 +181,14 @@ def test_a_dropped_read_never_counts_as_there(make: Make) -> None:
     assert not batch.complete
 
 
-def test_an_error_ends_every_wait(make: Make) -> None:
+def test_an_error_ends_every_wait(make: MakePool) -> None:
     """Also one of a record that nobody waits for, and then no thread reads any more."""
     running = threading.Event()
 
     def action(expert: int) -> None:
         if expert == 1:
             running.wait(TIMEOUT_S)
-            raise failure(1)
+            raise read_error(1)
         running.set()
         time.sleep(0.05)
 
@@ -205,7 +205,7 @@ def test_an_error_ends_every_wait(make: Make) -> None:
     assert still_works(pool)
 
 
-def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
+def test_a_caller_that_stops_half_way_drains(make: MakePool) -> None:
     reader = FakeReader()
     pool = make(reader, 1)
     batch, _ = batch_of(5)
@@ -217,7 +217,7 @@ def test_a_caller_that_stops_half_way_drains(make: Make) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(), MemoryError()])
-def test_an_error_outside_of_a_read_does_not_hang(make: Make, error: BaseException) -> None:
+def test_an_error_outside_of_a_read_does_not_hang(make: MakePool, error: BaseException) -> None:
     class Odd(ReadBatch):
         def run_one(self, reader: Any) -> None:
             raise error
@@ -235,7 +235,7 @@ def test_an_error_outside_of_a_read_does_not_hang(make: Make, error: BaseExcepti
     [(1, 8, 8), (2, 8, 8), (3, 8, 6), (8, 8, 8), (9, 8, 9), (1, 1, 2), (1, 0.25, 1), (1, 30, 8)],
 )
 def test_few_records_keep_all_threads_busy(
-    make: Make, n_reads: int, n_bytes: float, parts: int
+    make: MakePool, n_reads: int, n_bytes: float, parts: int
 ) -> None:
     """Sizes in MB of 2^20 bytes, eight threads."""
     record = memoryview(bytearray(int(n_bytes * 2**20)))

@@ -13,7 +13,14 @@ import pytest
 from flash_moe.errors import ClosedError, ReadError
 from flash_moe.stream import readers
 from flash_moe.stream.readers import Read
-from tests.support.fake_reader import FakeReader, Make, batch_of, expected, failure, still_works
+from tests.support.fake_reader import (
+    FakeReader,
+    MakePool,
+    batch_of,
+    expected_bytes,
+    read_error,
+    still_works,
+)
 from tests.support.processes import run_python
 from tests.support.timeout import TIMEOUT_S
 
@@ -23,14 +30,14 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "CHECK_THREADS_S", 0.02)
 
 
-def test_one_thread_reads_in_order(make: Make) -> None:
+def test_one_thread_reads_in_order(make: MakePool) -> None:
     reader = FakeReader()
     assert still_works(make(reader, 1))
     assert reader.begun == list(range(9))
 
 
 @pytest.mark.parametrize("n_threads", [2, 5])
-def test_all_threads_read_at_the_same_time_and_no_more(make: Make, n_threads: int) -> None:
+def test_all_threads_read_at_the_same_time_and_no_more(make: MakePool, n_threads: int) -> None:
     barrier = threading.Barrier(n_threads, timeout=TIMEOUT_S)
     most = [0]
 
@@ -43,23 +50,23 @@ def test_all_threads_read_at_the_same_time_and_no_more(make: Make, n_threads: in
     assert most[0] == len(reader.threads) == n_threads
 
 
-def test_an_empty_batch_is_done(make: Make) -> None:
+def test_an_empty_batch_is_done(make: MakePool) -> None:
     assert still_works(make(FakeReader(), 2), 0)
 
 
-def test_many_batches(make: Make) -> None:
+def test_many_batches(make: MakePool) -> None:
     pool = make(FakeReader(), 4)
     assert all(still_works(pool, n % 12) for n in range(300))
 
 
-def test_an_error_waits_for_the_other_reads(make: Make) -> None:
+def test_an_error_waits_for_the_other_reads(make: MakePool) -> None:
     other_runs, failed = threading.Event(), threading.Event()
 
     def action(expert: int) -> None:
         if expert == 0:
             other_runs.wait(TIMEOUT_S)
             failed.set()
-            raise failure(0)
+            raise read_error(0)
         other_runs.set()
         failed.wait(TIMEOUT_S)
         time.sleep(0.05)  # long enough for a wait that does not wait to be caught
@@ -77,7 +84,7 @@ def test_an_error_waits_for_the_other_reads(make: Make) -> None:
     assert still_works(pool)
 
 
-def test_the_first_error_is_told(make: Make) -> None:
+def test_the_first_error_is_told(make: MakePool) -> None:
     both, first = threading.Barrier(2, timeout=TIMEOUT_S), threading.Event()
 
     def action(expert: int) -> None:
@@ -87,7 +94,7 @@ def test_the_first_error_is_told(make: Make) -> None:
             time.sleep(0.05)
         else:
             first.set()
-        raise failure(expert)
+        raise read_error(expert)
 
     pool = make(FakeReader(action), 2)
     batch, _ = batch_of(2)
@@ -98,13 +105,13 @@ def test_the_first_error_is_told(make: Make) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_wait_that_comes_late_still_waits_for_what_runs(make: Make, fails: bool) -> None:
+def test_a_wait_that_comes_late_still_waits_for_what_runs(make: MakePool, fails: bool) -> None:
     begun, release = threading.Barrier(3, timeout=TIMEOUT_S), threading.Event()
 
     def action(expert: int) -> None:
         begun.wait()
         if expert == 0 and fails:
-            raise failure(0)
+            raise read_error(0)
         release.wait(TIMEOUT_S)
 
     reader = FakeReader(action)
@@ -121,7 +128,7 @@ def test_a_wait_that_comes_late_still_waits_for_what_runs(make: Make, fails: boo
 
 
 @pytest.mark.parametrize("error", [MemoryError(), SystemExit(), ValueError("odd")])
-def test_no_exception_ends_a_thread(make: Make, error: BaseException) -> None:
+def test_no_exception_ends_a_thread(make: MakePool, error: BaseException) -> None:
     def action(expert: int) -> None:
         raise error
 
@@ -137,7 +144,7 @@ def test_no_exception_ends_a_thread(make: Make, error: BaseException) -> None:
     assert still_works(pool)
 
 
-def test_close_ends_the_threads_and_the_reader(make: Make) -> None:
+def test_close_ends_the_threads_and_the_reader(make: MakePool) -> None:
     before = set(threading.enumerate())
     reader = FakeReader()
     pool = make(reader, 3)
@@ -147,13 +154,13 @@ def test_close_ends_the_threads_and_the_reader(make: Make) -> None:
     batch, memory = batch_of(5)
     pool.submit(batch)
     pool.close()
-    assert memory == expected(5)  # what was queued is still read
+    assert memory == expected_bytes(5)  # what was queued is still read
     assert not any(thread.is_alive() for thread in mine)
     pool.close()
     assert reader.closed == 1
 
 
-def test_submit_after_close(make: Make) -> None:
+def test_submit_after_close(make: MakePool) -> None:
     pool = make(FakeReader(), 1)
     pool.close()
     batch, _ = batch_of(1)
@@ -161,7 +168,7 @@ def test_submit_after_close(make: Make) -> None:
         pool.submit(batch)
 
 
-def test_drain_waits_for_running_reads_and_drops_the_rest(make: Make) -> None:
+def test_drain_waits_for_running_reads_and_drops_the_rest(make: MakePool) -> None:
     running, release = threading.Event(), threading.Event()
 
     def action(expert: int) -> None:
@@ -194,7 +201,7 @@ def test_a_batch_that_was_not_submitted_can_be_drained() -> None:
 
 
 @pytest.mark.parametrize("interrupts", [1, 2])
-def test_ctrl_c_while_waiting(make: Make, interrupts: int) -> None:
+def test_ctrl_c_while_waiting(make: MakePool, interrupts: int) -> None:
     both, release = threading.Barrier(3, timeout=TIMEOUT_S), threading.Event()
     main = threading.get_ident()
     problems: list[str] = []
@@ -241,7 +248,7 @@ def test_ctrl_c_while_waiting(make: Make, interrupts: int) -> None:
 
 
 @pytest.mark.usefixtures("look_often")
-def test_draining_does_not_begin_again_what_a_dead_thread_was_reading(make: Make) -> None:
+def test_draining_does_not_begin_again_what_a_dead_thread_was_reading(make: MakePool) -> None:
     """Its slot may be given to others as soon as ``drain`` returns."""
     reader = FakeReader()
     pool = make(reader, 1)
@@ -261,7 +268,7 @@ def test_draining_does_not_begin_again_what_a_dead_thread_was_reading(make: Make
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("n_hit", [1, 3])
 def test_an_exception_from_outside_strikes_a_thread_that_waits(
-    make: Make, n_threads: int, n_hit: int
+    make: MakePool, n_threads: int, n_hit: int
 ) -> None:
     """It is raised when the thread is woken, and the wake is lost with it."""
     pool = make(FakeReader(), n_threads)
@@ -276,7 +283,7 @@ def test_an_exception_from_outside_strikes_a_thread_that_waits(
 
 @pytest.mark.usefixtures("look_often")
 @pytest.mark.parametrize("n_dead", [1, 3])
-def test_a_thread_that_has_ended_is_replaced(make: Make, n_dead: int) -> None:
+def test_a_thread_that_has_ended_is_replaced(make: MakePool, n_dead: int) -> None:
     pool = make(FakeReader(), 3)
     before = list(pool._threads)
     for _ in range(n_dead):
@@ -295,7 +302,7 @@ def test_a_forked_process_reads_with_new_threads() -> None:
     code = """
 import os, threading, warnings; warnings.simplefilter('ignore')
 from flash_moe.stream import readers
-from tests.support.fake_reader import FakeReader, batch_of, expected, still_works
+from tests.support.fake_reader import FakeReader, batch_of, expected_bytes, still_works
 readers.CHECK_THREADS_S = 0.02
 parent, begun, gate = os.getpid(), threading.Event(), threading.Event()
 def action(expert):
@@ -315,7 +322,7 @@ if (child := os.fork()) == 0:
     other, read = batch_of(9)  # nobody looks after it
     idle.submit(other)
     other.wait()
-    os._exit(0 if memory == bytes([1] * 4 + [2] * 4) and read == expected(9) else 1)
+    os._exit(0 if memory == bytes([1] * 4 + [2] * 4) and read == expected_bytes(9) else 1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 gate.set()
 batch.wait()

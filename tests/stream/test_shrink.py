@@ -23,7 +23,7 @@ from flash_moe.stream.policy import POLICIES
 from flash_moe.stream.slab import Slab
 from flash_moe.stream.slot_pool import fewer_slots
 from flash_moe.stream.slot_table import SlotTable
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, ask, counts
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, counts, fetch_and_compare
 
 policies = pytest.mark.parametrize("policy", sorted(POLICIES))
 calls = st.lists(st.lists(st.integers(0, 15), unique=True, min_size=1, max_size=6), max_size=12)
@@ -124,8 +124,8 @@ def test_what_stays_is_held_and_right(
 ) -> None:
     banks.append(bank := store_bank(tiny_store, 3 * TOKEN, policy))  # 12 slots a layer
     for layer in (0, 1):
-        ask(bank, tensors, layer, range(12))
-        ask(bank, tensors, layer, [7, 9, 11])
+        fetch_and_compare(bank, tensors, layer, range(12))
+        fetch_and_compare(bank, tensors, layer, [7, 9, 11])
     freed = bank.shrink(TOKEN - 1)
     assert freed == TOKEN
     assert bank.n_bytes == bank.stats().bank_bytes == 2 * TOKEN
@@ -135,10 +135,10 @@ def test_what_stays_is_held_and_right(
     for layer in (0, 1):
         assert bank.all_cached(layer, [7, 9, 11])
         before = counts(bank, layer)
-        ask(bank, tensors, layer, [7, 9, 11])  # also compares the bytes
+        fetch_and_compare(bank, tensors, layer, [7, 9, 11])  # also compares the bytes
         assert counts(bank, layer) == (before[0] + 3, *before[1:])
-        ask(bank, tensors, layer, range(32))
-    ask(bank, tensors, 5, range(20))  # had no slab yet
+        fetch_and_compare(bank, tensors, layer, range(32))
+    fetch_and_compare(bank, tensors, 5, range(20))  # had no slab yet
 
 
 @policies
@@ -161,15 +161,15 @@ def test_a_shared_slab_is_gone_before_the_next_is_there(
     monkeypatch.setattr(Slab, "__init__", count)
     banks.append(bank := store_bank(tiny_store, 20 * RECORD, policy))
     for layer in range(8):
-        ask(bank, tensors, layer, range(layer, layer + 4))
+        fetch_and_compare(bank, tensors, layer, range(layer, layer + 4))
     assert bank.shrink(10 * RECORD) == 10 * RECORD
     assert bank.cached_bytes == 0
     for layer in range(8):
-        ask(bank, tensors, layer, range(layer, layer + 4))
+        fetch_and_compare(bank, tensors, layer, range(layer, layer + 4))
     assert bank.cached_bytes == 10 * RECORD
     assert bank.shrink(10**9) == 6 * RECORD
     for layer in range(8):
-        ask(bank, tensors, layer, range(32))
+        fetch_and_compare(bank, tensors, layer, range(32))
     assert living == [0, 0, 0]
 
 
@@ -180,11 +180,11 @@ def test_down_to_the_floor_and_no_further(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     banks.append(bank := store_bank(tiny_store, 2 * TOKEN))
-    ask(bank, tensors, 0, range(8))
+    fetch_and_compare(bank, tensors, 0, range(8))
     assert bank.shrink(10**12) == TOKEN
     assert bank.shrink(10**12) == 0
     assert bank.stats().shrinks == 1
-    ask(bank, tensors, 0, range(8))
+    fetch_and_compare(bank, tensors, 0, range(8))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "memory is short" in caplog.text
 
@@ -207,7 +207,7 @@ def test_guesses_are_settled_first(
         assert wave.slots
     bank.shrink(TOKEN)
     assert bank.slab_plan(1).n_slots == 8
-    ask(bank, tensors, 1, range(8))
+    fetch_and_compare(bank, tensors, 1, range(8))
 
 
 def test_interrupted(
@@ -216,7 +216,7 @@ def test_interrupted(
     """Ctrl-C in the middle of the third slab: two are small, the others as they were."""
     banks.append(bank := store_bank(tiny_store, 3 * TOKEN))
     for layer in range(8):
-        ask(bank, tensors, layer, range(12))
+        fetch_and_compare(bank, tensors, layer, range(12))
     record, copied = Slab.record, []
 
     def interrupted(self: Slab, slot: int, n_bytes: int) -> memoryview:
@@ -234,7 +234,7 @@ def test_interrupted(
     assert bank.n_bytes == bank.stats().bank_bytes == 3 * TOKEN - 16 * RECORD
     for layer in range(8):
         before = counts(bank, layer)[0]
-        ask(bank, tensors, layer, range(12))
+        fetch_and_compare(bank, tensors, layer, range(12))
         assert counts(bank, layer)[0] - before == bank.slab_plan(layer).n_slots
     assert bank.shrink(10**9) == 6 * 8 * RECORD
 

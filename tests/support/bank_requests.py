@@ -13,19 +13,21 @@ TOKEN = 8 * TOP_K * RECORD  # bytes of one token's experts: four slots a layer
 Tensors = dict[str, np.ndarray]
 
 
-def ask(bank: ExpertBank, tensors: Tensors, layer: int, experts: Sequence[int]) -> int:
+def fetch_and_compare(
+    bank: ExpertBank, tensors: Tensors, layer: int, experts: Sequence[int]
+) -> int:
     """Bring experts into slots and compare each of their bytes; return the number of waves."""
     seen: list[int] = []
     n_waves = 0
     for wave in bank.waves(layer, experts):
         n_waves += 1
         seen.extend(wave.experts)
-        check(bank, wave, tensors, layer)
+        compare_wave(bank, wave, tensors, layer)
     assert sorted(seen) == sorted(experts)
     return n_waves
 
 
-def check(bank: ExpertBank, wave: Wave, tensors: Tensors, layer: int) -> None:
+def compare_wave(bank: ExpertBank, wave: Wave, tensors: Tensors, layer: int) -> None:
     assert len(set(wave.slots)) == len(wave.experts)
     for name, view in wave.views.items():
         got = np.array(view)[list(wave.slots)]

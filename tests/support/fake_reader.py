@@ -9,7 +9,7 @@ from typing import Any
 from flash_moe.errors import ReadError
 from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
 
-Make = Callable[[Any, int], ReaderPool]
+MakePool = Callable[[Any, int], ReaderPool]
 
 
 class FakeReader:
@@ -36,7 +36,7 @@ class FakeReader:
         self.closed += 1
 
 
-def failure(expert: int) -> ReadError:
+def read_error(expert: int) -> ReadError:
     return ReadError("store", "the disk is on fire", layer=0, expert=expert)
 
 
@@ -46,7 +46,7 @@ def batch_of(n: int) -> tuple[ReadBatch, bytearray]:
     return ReadBatch([Read(0, e, view[e * 4 : e * 4 + 4]) for e in range(n)]), memory
 
 
-def expected(n: int) -> bytes:
+def expected_bytes(n: int) -> bytes:
     return b"".join(bytes([e]) * 4 for e in range(n))
 
 
@@ -57,4 +57,4 @@ def still_works(pool: ReaderPool, n: int = 9) -> bool:
     batch = pool.batch([Read(0, e, view[e * 4 : e * 4 + 4]) for e in range(n)])
     pool.submit(batch)
     batch.wait()
-    return memory == expected(n) and batch.n_bytes == 4 * n
+    return memory == expected_bytes(n) and batch.n_bytes == 4 * n

@@ -58,7 +58,7 @@ def pauses(script: Path) -> Callable[[], None]:
     return stand_still
 
 
-class Spell:
+class ForcedAnswer:
     """A logits processor that forces the tokens of a text, then the end of the answer."""
 
     def __init__(self, tokenizer: Any, text: str, stand_still: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class Spell:
         return forced
 
 
-def spell(script: Path) -> None:
+def force_answers(script: Path) -> None:
     answers = list(json.loads(script.read_text(encoding="utf-8")))
     stand_still = pauses(script)
     plain, keep = loader.FlashMoE.stream, Autosave.after_turn
@@ -92,8 +92,8 @@ def spell(script: Path) -> None:
         if "temperature" in options and answers:
             text = answers.pop(0)
             keeping[0] = text.endswith(PAUSE_KEEPING)
-            spelled = Spell(self.tokenizer, text.removesuffix(PAUSE_KEEPING), stand_still)
-            options["logits_processors"] = [spelled]
+            forced = ForcedAnswer(self.tokenizer, text.removesuffix(PAUSE_KEEPING), stand_still)
+            options["logits_processors"] = [forced]
         return plain(self, prompt, **options)
 
     loader.FlashMoE.stream = stream  # type: ignore[method-assign]
@@ -101,5 +101,5 @@ def spell(script: Path) -> None:
 
 
 if __name__ == "__main__":
-    spell(Path(sys.argv[1]))
+    force_answers(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))

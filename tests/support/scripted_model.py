@@ -13,7 +13,7 @@ from flash_moe.stream.stats import StreamStats
 NO_READS = StreamStats(0, 0, ())
 
 
-class Scripted:
+class ScriptedModel:
     """Gives prepared answers as pieces, token by token, through the real detokenizer.
 
     Args:
@@ -63,7 +63,7 @@ class Scripted:
             self.closed += 1
 
 
-class Spell:
+class ForcedAnswers:
     """A logits processor that has a real model write prepared answers, one a generation."""
 
     def __init__(self, tokenizer: Any, *answers: str) -> None:
@@ -86,7 +86,7 @@ def call_text(name: str, **arguments: Any) -> str:
     return f"<tool_call>\n<function={name}>\n{body}</function>\n</tool_call>"
 
 
-def valid(messages: list[dict[str, Any]]) -> None:
+def assert_valid_messages(messages: list[dict[str, Any]]) -> None:
     """What chat clients demand: each call has one result, in order, right after it."""
     waiting: list[str] = []
     for message in messages:

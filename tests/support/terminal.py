@@ -19,20 +19,14 @@ import pyte
 from tests.support.processes import COMMAND, environment
 from tests.support.timeout import TIMEOUT_S
 
-SPELLED = Path(__file__).with_name("scripted_chat.py")
+SCRIPTED_CHAT = Path(__file__).with_name("scripted_chat.py")
 PROMPT = re.compile(r"^>(?: |$)", re.MULTILINE)
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
 ASK = "Run it? y(es), n(o), a(lways):"  # the question about a call
 PASTE = "\x1b[200~{}\x1b[201~"
 
 
-def call_text(name: str, **arguments: Any) -> str:
-    """A call in the format of the demo model."""
-    body = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
-    return f"<tool_call>\n<function={name}>\n{body}</function>\n</tool_call>"
-
-
-def said(text: str) -> str:
+def plain_answer(text: str) -> str:
     """An answer without thoughts."""
     return f"</think>\n\n{text}"
 
@@ -65,7 +59,7 @@ class Terminal:
         command = [*COMMAND]
         if answers:
             self._script.write_text(json.dumps(list(answers)))
-            command = [sys.executable, str(SPELLED), str(self._script)]
+            command = [sys.executable, str(SCRIPTED_CHAT), str(self._script)]
         named = {"FLASH_MOE_SESSIONS": str(sessions), "TERM": "xterm-256color", **environ}
         env = environment(**named)
         # The terminal has a size of its own.
@@ -195,7 +189,7 @@ class Terminal:
         return [line for line in self.text().split("\n") if line][-1]
 
 
-def messages(sessions: Path) -> list[dict[str, Any]]:
+def saved_messages(sessions: Path) -> list[dict[str, Any]]:
     """The messages of the only session."""
     (file,) = sessions.glob("*/session.json")
     return list(json.loads(file.read_text(encoding="utf-8"))["messages"])

@@ -19,6 +19,8 @@ from flash_moe.tools.builtin import shell
 from flash_moe.tools.builtin.shell_command import _Output
 from tests.support.processes import gone, soon_gone
 
+pytestmark = pytest.mark.process
+
 TELLS_ITS_PROCESS = """
 import sys
 from flash_moe.tools.builtin import shell_command

@@ -16,7 +16,7 @@ from flash_moe.testing.weights import hf_layout, random_state
 SHARD_BYTES = 5 * 2**30  # the limit of mlx-lm
 
 
-def write_hollow_mlx(path: Path, geometry: Geometry, *, in_order: bool = False) -> Path:
+def write_empty_mlx(path: Path, geometry: Geometry, *, in_order: bool = False) -> Path:
     """An mlx checkpoint in which no tensor has bytes, in random order or in that of the model."""
     tensors = [TensorSpec(t.name, t.dtype, t.shape) for t in packed_tensors(geometry)]
     if not in_order:
@@ -28,7 +28,7 @@ def write_hollow_mlx(path: Path, geometry: Geometry, *, in_order: bool = False) 
     return path
 
 
-def write_hollow_hf(path: Path, geometry: Geometry) -> Path:
+def write_empty_hf(path: Path, geometry: Geometry) -> Path:
     """The bf16 original, likewise; its tensors in the order of the model."""
     tensors = [
         TensorSpec(name, "F32" if recipe.kind == "decay" else "BF16", recipe.shape)

@@ -115,17 +115,17 @@ class FakeHub:
         )
 
     def add_commit(
-        self, repo_id: str, folder: Path, branch: str = "main", *, hollow: bool = False
+        self, repo_id: str, folder: Path, branch: str = "main", *, sparse: bool = False
     ) -> str:
         """Publish a copy of a folder as a commit, and move the branch to it.
 
         Args:
-            hollow: As of ``store_folder``.
+            sparse: As of ``store_folder``.
 
         Returns:
             40 hex digits, the same for the same files. Older commits stay.
         """
-        entries = store_folder(folder, self._blobs, self._lfs_patterns, hollow=hollow)
+        entries = store_folder(folder, self._blobs, self._lfs_patterns, sparse=sparse)
         repository = self._repositories.setdefault(repo_id, Repository(repo_id))
         commit = commit_id(entries)
         repository.put(commit, entries)

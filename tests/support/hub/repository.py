@@ -111,12 +111,12 @@ def commit_id(entries: dict[str, Entry]) -> str:
 
 
 def store_folder(
-    folder: Path, blobs: Path, lfs_patterns: tuple[str, ...], *, hollow: bool = False
+    folder: Path, blobs: Path, lfs_patterns: tuple[str, ...], *, sparse: bool = False
 ) -> dict[str, Entry]:
     """Copy every file below ``folder`` into ``blobs``.
 
     Args:
-        hollow: Files in LFS are not copied and not hashed, but linked: for sparse ones of any size.
+        sparse: Files in LFS are not copied and not hashed, but linked: for sparse ones of any size.
             Their sha256 is made up.
 
     Raises:
@@ -127,7 +127,7 @@ def store_folder(
         if file.is_file():
             path = file.relative_to(folder).as_posix()
             lfs = any(fnmatch(path, pattern) for pattern in lfs_patterns)
-            store = link_file if hollow and lfs else store_file
+            store = link_file if sparse and lfs else store_file
             entries[path] = store(file, path, blobs, lfs_patterns)
     if not entries:
         raise ValueError(f"[hub] {folder} has no files")

@@ -1,21 +1,15 @@
-"""The parts that need no server: fields of requests, turns, options."""
+"""Bodies of requests, without a server: any is read or refused."""
 
 from __future__ import annotations
 
 import json
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flash_moe.errors import ConfigError
-from flash_moe.server.engine.admission import Admission
-from flash_moe.server.http import connection
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError
@@ -47,13 +41,6 @@ NAMES = [
     *("thinking", "output_config", "logprobs", "n", "chat_template_kwargs"),
 ]
 GOOD = {"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
-
-
-def wait_for(there: Callable[[], Any]) -> None:
-    until = time.monotonic() + 60
-    while not there():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 def refusal(read: Callable[[], Any]) -> ApiError | None:
@@ -155,105 +142,3 @@ def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) ->
     asked = read_chat(fields, OPTIONS, None)
     fields.finish()
     assert asked.tools.strict == ({"f"} if inside or beside else set())
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client's side of a connection and the server's."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        client = socket.create_connection(listening.getsockname(), timeout=60)
-        served, _ = listening.accept()
-    with client, served:
-        yield client, served
-
-
-@pytest.mark.parametrize("tells", [True, False], ids=["the system tells", "it does not"])
-@pytest.mark.parametrize("more", [b"", b"\r\n", b"x" * 100_000])
-def test_a_client_that_went_away_is_noticed(
-    tells: bool, more: bytes, pair: tuple[socket.socket, socket.socket], monkeypatch: Any
-) -> None:
-    """Also if it has sent bytes behind its request."""
-    if not tells:
-        monkeypatch.setattr(connection, "_POLLRDHUP", 0)
-    client, served = pair
-    served.settimeout(60)
-    client.sendall(more)
-    assert not connection.is_gone(served)
-    client.close()
-    wait_for(lambda: connection.is_gone(served))
-    assert served.gettimeout() == 60
-    served.close()
-    assert connection.is_gone(served)
-
-
-def test_turns_come_in_the_order_of_arrival() -> None:
-    admission, order = Admission(1, 3), []
-    go, threads = threading.Event(), []
-
-    def run(n: int) -> None:
-        with admission.admit(lambda: None):
-            order.append(n)
-            go.wait(60)
-
-    for n in range(4):
-        thread = threading.Thread(target=run, args=(n,))
-        thread.start()
-        threads.append(thread)
-        wait_for(lambda n=n: admission.running + admission.waiting > n)
-    with pytest.raises(ApiError) as caught, admission.admit(lambda: None):
-        pass
-    assert (caught.value.status, caught.value.retry_after is not None) == (429, True)
-    go.set()
-    for thread in threads:
-        thread.join(60)
-    assert order == [0, 1, 2, 3]
-    assert admission.wait_until_idle(0)
-
-
-def test_one_that_leaves_the_queue_holds_up_nobody() -> None:
-    admission, gone = Admission(1, 3), threading.Event()
-
-    def leave() -> None:
-        if gone.is_set():
-            raise KeyError("gone")
-
-    def wait() -> None:
-        with pytest.raises(KeyError), admission.admit(leave):
-            pass
-
-    waiting = threading.Thread(target=wait)
-    with admission.admit(lambda: None):
-        waiting.start()
-        wait_for(lambda: admission.waiting)
-        gone.set()
-        waiting.join(60)
-        assert admission.waiting == 0
-    with admission.admit(lambda: None):
-        assert admission.running == 1
-    admission.close()
-    with pytest.raises(ApiError, match="stopping"), admission.admit(lambda: None):
-        pass
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"port": 70000},
-        {"timeout_s": 0},
-        {"max_queue": -1},
-        {"concurrency": 0},
-        {"api_key": "a\nb"},
-    ],
-)
-def test_options_are_checked(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ServeOptions("demo", **wrong)
-
-
-def test_which_hosts_are_local() -> None:
-    hosts = {"127.0.0.1": True, "::1": True, "localhost": True, "0.0.0.0": False, "box": False}
-    assert {host: ServeOptions("demo", host=host).local for host in hosts} == hosts
-
-
-def test_the_key_is_shown_nowhere() -> None:
-    assert "secret" not in repr(ServeOptions("demo", api_key="secret"))
