@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -103,7 +102,7 @@ class Running:
         self.cancelled = True
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sequence:
     """State of one request in the engine's thread.
 
@@ -181,7 +180,7 @@ class Engine:
         self._concurrency = concurrency
         self._cache_bytes = cache_bytes
         self._incoming: SimpleQueue[tuple[EngineRequest, Running]] = SimpleQueue()
-        self._prefilling: deque[_Sequence] = deque()
+        self._prefilling: list[_Sequence] = []
         self._decoding: dict[int, _Sequence] = {}
         self._last_turn_was_first = False
         self._decoder: Any = None
@@ -287,10 +286,7 @@ class Engine:
             ends=[n - n_cached for n, _ in request.checkpoints],
             most=lambda: _SHARED_CHUNK if self._decoding or self._prefilling else None,
         )
-        # A new request gets its first turn before the others; but not twice in a row, or a
-        # stream of short requests would starve a long prompt.
-        place = 1 if self._last_turn_was_first else 0
-        self._prefilling.insert(place, _Sequence(request, running, cache, n_cached, chunks))
+        self._prefilling.append(_Sequence(request, running, cache, n_cached, chunks))
         running.events.put(Started(n_cached))
 
     def _drop_cancelled(self) -> None:
@@ -327,10 +323,15 @@ class Engine:
         """Process the next chunk of the next prompt; after the last chunk, start decoding."""
         if not self._prefilling:
             return
-        sequence = self._prefilling.popleft()
-        ids = list(sequence.request.ids)
-        self._last_turn_was_first = sequence.first_turn
+        # First chunks take turns with further ones: neither does a new request wait for all
+        # chunks of a long prompt, nor do many short requests starve it.
+        new = [each for each in self._prefilling if each.first_turn]
+        begun = [each for each in self._prefilling if not each.first_turn]
+        self._last_turn_was_first = bool(new) and not (begun and self._last_turn_was_first)
+        sequence = (new if self._last_turn_was_first else begun)[0]
+        self._prefilling.remove(sequence)
         sequence.first_turn = False
+        ids = list(sequence.request.ids)
         try:
             done = sequence.n_cached + next(sequence.chunks, 0)
             for n, kind in sequence.request.checkpoints:
