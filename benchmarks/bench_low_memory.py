@@ -2,9 +2,9 @@
 
     python benchmarks/bench_low_memory.py [--dir DIR] [--left 1.5] [--share 0.25] [--rounds 5]
 
-A bank of a quarter of the experts; what is left of the memory given (GB of 10^9 bytes, held by
-``scripts/leave_memory.py``) is shared by the process and the page cache, so that most of the store
-is read from the disk again and again. Resident mlx-lm needs more than that and runs in a process of
+The bank has a quarter of the experts. Process and page cache share the memory that
+``scripts/leave_memory.py`` leaves (GB of 10^9 bytes), so most of the store is read from the disk
+again and again. Resident mlx-lm needs more than that and runs in a process of
 its own before each turn, with all memory. Both decode the same tokens, the first pass warms up and
 is not counted. Prints medians and one JSON line last. Linux only.
 """
@@ -26,7 +26,7 @@ LEAVE = Path(__file__).parents[1] / "scripts" / "leave_memory.py"
 
 
 def resident_turn(checkpoint: Path) -> dict[str, Any]:
-    """Seconds a token of resident mlx-lm."""
+    """Seconds per token of resident mlx-lm."""
     import mlx.core as mx
     import mlx_lm
     from bench_decode import decode
@@ -38,7 +38,7 @@ def resident_turn(checkpoint: Path) -> dict[str, Any]:
 
 
 def streamed_turn(store: Path, share: float, io: str | None) -> dict[str, Any]:
-    """Seconds a token of the streamed model, and what it read."""
+    """Seconds per token of the streamed model, and its reads."""
     from bench_decode import N_TOKENS, budgets, decode_streamed
     from bench_read import disk_bytes
 
@@ -95,7 +95,7 @@ def measure(root: Path, left: float, share: float, rounds: int, io: str | None) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dir", type=Path, help="where mid is kept (default: a temporary one)")
+    parser.add_argument("--dir", type=Path, help="folder of mid (default: a temporary one)")
     parser.add_argument("--left", type=float, default=1.5, metavar="GB")
     parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
     parser.add_argument("--rounds", type=int, default=5)

@@ -4,9 +4,9 @@
 
 The bound is given to ``load`` as ``memory_gb``, which chooses the size of the bank and of the
 chunks of the prompt by itself. Without --model it writes the ``mid`` checkpoint (2 GB) under --dir,
-packs it, and removes it at the end unless --keep is given. The figures are those of this one
-process; the page cache of the system is not in them. Prints a table, then one JSON line. Exit code
-1 if the bound is broken.
+packs it, and removes it at the end unless --keep is given. The figures are those of this process,
+without the page cache of the system. Prints a table, then one JSON line. Exit code 1 if the bound
+is broken.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, help="a packed store")
-    parser.add_argument("--dir", type=Path, help="where to write mid (default: a temporary one)")
-    parser.add_argument("--keep", action="store_true", help="keep what was written under --dir")
+    parser.add_argument("--dir", type=Path, help="folder of mid (default: a temporary one)")
+    parser.add_argument("--keep", action="store_true", help="keep the model under --dir")
     parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--prefill-step", type=int, help="tokens of a chunk (default: chosen)")

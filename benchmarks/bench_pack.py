@@ -6,8 +6,8 @@
 The copy is `shutil.copyfile` (`sendfile` or `copy_file_range` on Linux) of one shard after the
 other, each followed by `fsync`. Packing is timed from the opening of the checkpoint to the end of
 `pack`, in a process of its own, whose start is not timed and whose peak of memory is reported
-whole. Both take turns. Cold drops the shards from the page cache before each and asks `mincore`
-whether they went; warm reads them first. Cases:
+whole. Both take turns. Cold drops the shards from the page cache before each and checks that
+with `mincore`; warm reads them first. Cases:
 
 - `mlx`: the checkpoint `mid`, 2 GB in 4 shards, or the one given;
 - `one-shard`: the same bytes in one shard;
@@ -56,8 +56,8 @@ else:
     geometry = PRESETS["mid"] if case == "one-shard" else LARGE
     write_mlx_checkpoint(path, geometry, random_packed=True, shard_bytes=1 << 60)
 """
-# Where a virtual machine gives free memory back to its host, who takes it again waits for the host.
-# So as much as the page cache will want is taken and freed just before, in a third process.
+# If a virtual machine gives free memory back to its host, taking it again waits for the host. So a
+# third process takes and frees as much memory as the page cache will need, just before.
 _RUN = """
 import json, os, shutil, subprocess, sys, time; from pathlib import Path
 from flash_moe.pack.sources.open_source import open_source
@@ -103,11 +103,11 @@ def child(code: str, *arguments: str) -> str:
 
 
 def prepare(shards: list[Path], state: str, dst: Path) -> None:
-    """Bring the shards out of the page cache, or into it; nothing waits to be written."""
+    """Drop the shards from the page cache or load them into it; flush pending writes."""
     shutil.rmtree(dst, ignore_errors=True)
     os.sync()
     total = sum(shard.stat().st_size for shard in shards)
-    for _ in range(3):  # pages that were dropped may still be on their way out
+    for _ in range(3):  # dropped pages may not have left yet
         for shard in shards:
             if state == "cold":
                 drop_cached(shard)
@@ -146,7 +146,7 @@ def against_copy(
             lambda: packed.append(timed("pack", checkpoint, dst, options)),
             lambda: copied.append(timed("copy", checkpoint, dst)["seconds"]),
         ]
-        # Who goes first takes turns, because disks in the cloud have bursts.
+        # The order alternates, because disks in the cloud have bursts.
         for turn in turns[:: 1 if number % 2 == 0 else -1]:
             prepare(shards, state, dst)
             turn()
@@ -202,7 +202,7 @@ def measure(args: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, help="mlx checkpoint to pack (default: mid)")
-    parser.add_argument("--dir", type=Path, help="where to write (default: a temporary directory)")
+    parser.add_argument("--dir", type=Path, help="output folder (default: a temporary one)")
     parser.add_argument("--cases", default="mlx,one-shard,hf,2-bit")
     parser.add_argument("--states", default="cold,warm")
     parser.add_argument("--rounds", type=int, default=5)

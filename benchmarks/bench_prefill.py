@@ -6,9 +6,9 @@
 One pass over the prompt, from an empty cache. Models take turns; the first round warms up and is
 not timed, and the page cache is warm. In that round the banks are empty: the bytes read are given
 against (distinct experts of the prompt, as resident mlx-lm's routers pick them) x record. Before
-each later pass a bank is filled by decoding the last tokens of the prompt. What the last case reads
-is given against the same tokens one by one. On two cores one round takes five minutes. Prints a
-table and one JSON line last.
+each later pass a bank is filled by decoding the last tokens of the prompt. The bytes of the last
+case are also compared with the same tokens one by one. On two cores one round takes five minutes.
+Prints a table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dir", type=Path, help="where mid is kept (default: a temporary one)")
+    parser.add_argument("--dir", type=Path, help="folder of mid (default: a temporary one)")
     parser.add_argument("--cases", default="all,quarter,token", help="the last is the smallest")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=512)

@@ -6,9 +6,9 @@
 The product reads through `ReaderPool` into slots of a `Slab`. The raw limit reads the same records,
 whole, with as many threads that do nothing but `os.preadv` into memory touched before. Both take
 turns, each round with other records. Cold (the default) drops the files from the page cache before
-each measurement and asks `mincore` whether they went; warm reads the records first and asks whether
-they stayed. `--io sequential` leaves the read-ahead of the system on, which the product does only
-when it packs. Prints a table (medians, lowest to highest), then one JSON line.
+each measurement, warm reads the records first, and `mincore` checks both. `--io sequential` leaves
+the read-ahead of the system on, which the product does only when it packs. Prints a table (medians,
+lowest to highest), then one JSON line.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def disk_bytes() -> int | None:
 
 
 def prepare(experts: ExpertFiles, keys: list[Key], cold: bool) -> None:
-    """Bring the records out of the page cache, or into it."""
+    """Drop the records from the page cache, or load them into it."""
     if cold:
         drop(experts, keys)
         return
     reader = RecordReader(experts)
     segments = [s for key in keys for s in experts.segments(*key)]
-    for _ in range(3):  # pages of the drop before may still be on their way out
+    for _ in range(3):  # dropped pages may not have left yet
         for layer, expert in keys:
             n_bytes = experts.layers[layer].layout.record_bytes
             reader.read(layer, expert, memoryview(bytearray(n_bytes)))
@@ -141,7 +141,7 @@ def measure(
                 n_bytes = sum(s.n_bytes for key in keys for s in experts.segments(*key))
                 seconds = {}
                 share = None
-                # Who goes first takes turns, because disks in the cloud have bursts.
+                # The order alternates, because disks in the cloud have bursts.
                 for who in ("product", "raw")[:: 1 if number % 2 == 0 else -1]:
                     prepare(experts, keys, cold)
                     before = disk_bytes()
@@ -172,7 +172,7 @@ def main() -> int:
     parser.add_argument("store", type=Path, help="store or mlx checkpoint")
     parser.add_argument("--threads", default="1,2,4,8,16,32")
     parser.add_argument("--split", default="1,4")
-    parser.add_argument("--io", help="of cached, direct, sequential (default: all that can be)")
+    parser.add_argument("--io", help="cached, direct or sequential (default: all supported)")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--cold", action="store_true", help="the default")
     state.add_argument("--warm", action="store_true", help="records in the page cache; not direct")

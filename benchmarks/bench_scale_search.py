@@ -79,7 +79,7 @@ def seconds(work: Callable[[], Quantized]) -> float:
 
 
 def speed(shape: tuple[int, int], repeats: int, bits: int) -> tuple[float, float]:
-    """Millions of weights a second, and as a ratio to ``mx.quantize``."""
+    """Millions of weights per second, and as a ratio to ``mx.quantize``."""
     weight = draw("gaussian", shape, 0)
     mx.eval(weight)
 

@@ -45,7 +45,7 @@ WAIT_S = 600
 
 @contextmanager
 def server(root: Path, model: str, clients: int, *flags: str) -> Iterator[int]:
-    """A server of a checkout; gives its port."""
+    """Run the server of a checkout; yield its port."""
     command = [sys.executable, "-c", COMMAND, "serve", model, "--port", "0", "--cache-gb", "1"]
     command += ["--decode-concurrency", str(clients), "--log-level", "error", *flags]
     environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}

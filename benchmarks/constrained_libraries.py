@@ -1,4 +1,4 @@
-"""The libraries that bench_constrained.py compares, behind one face, and vocabularies for them.
+"""Libraries that bench_constrained.py compares, behind one interface, and vocabularies for them.
 
 Each class reads a vocabulary (the end token comes after all others), builds a schema, starts an
 answer, takes tokens, and gives the mask of what may follow as uint32 words [ceil(ids / 32)].
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def vocabulary(size: int) -> tuple[list[bytes], str]:
-    """Text tokens in the order of their ids, the end token's left out, and what they are."""
+    """Text tokens in the order of their ids, without the end token, and a name for them."""
     if size <= 4096:
         from flash_moe.testing.tokenizer import _byte_alphabet, _merges  # the toy tokenizer's own
 

@@ -1,4 +1,4 @@
-"""What a disk gives for the records that decoded tokens asked for, without a model."""
+"""Read rate of a disk for the records of decoded tokens, without a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from flash_moe.stream.trace import Call, read_trace
 class DiskLimit:
     """Plain direct reads of tokens' records, by as many threads as the model has.
 
-    Of the records that a bank of one token's experts lacks: those that the token before did not
-    ask for.
+    Only of the records that a bank of one token's experts misses: those that the previous token
+    did not use.
 
     Args:
         store: A packed store.
         trace: Routing of a run that ended with decoded tokens, and at least one before them.
-        n_tokens: How many of them.
+        n_tokens: Number of those tokens.
         n_threads: Threads that read.
     """
 
@@ -37,15 +37,15 @@ class DiskLimit:
         ]
 
     def reads(self, token: int) -> bool:
-        """Whether a token misses anything."""
+        """Return True if a token misses any expert."""
         return any(self._keys(token))
 
     def at_once(self, token: int) -> float:
-        """Bytes a second, all records of a token in one go."""
+        """Bytes per second, all records of a token at once."""
         return self._rate([[key for layer in self._keys(token) for key in layer]])
 
     def by_layer(self, token: int) -> float:
-        """Bytes a second, layer by layer.
+        """Bytes per second, layer by layer.
 
         A model can only do this: a layer's experts are known when the layer before is done.
         """

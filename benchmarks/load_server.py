@@ -4,9 +4,9 @@
 
 Each of a set of requests (chats, completions, tool calls, JSON by a schema, with and without a
 seed) is answered alone first. Then the clients send them in random order and in random ways: whole,
-streamed, or given up after some pieces. Every answer must be the one that the request had alone;
-of one given up, the pieces that came must be its beginning. Memory is that which the server says
-of itself, first when all requests were answered once, then while it runs.
+streamed, or given up after some pieces. Every answer must be the one that the request had alone; of
+one given up, the pieces that came must be its beginning. Memory is the server's own metric, first
+after each request was answered once, then during the run.
 
 Prints one JSON line last; exits with 1 if an answer differs, or anything fails.
 """
@@ -49,7 +49,7 @@ Request = dict[str, Any]
 
 
 def requests(max_tokens: int) -> list[Request]:
-    """What is asked: the arguments of the chat API, or with a ``prompt`` of completions."""
+    """Arguments of the chat API, or with a ``prompt`` of the completions API."""
 
     def chat(text: str, **options: Any) -> Request:
         kwargs = {"enable_thinking": options.pop("thinks", False)}
@@ -103,7 +103,7 @@ class Server:
 
 
 def text_of(message: Any) -> str:
-    """Thoughts, text and calls of a message or a delta, as one text."""
+    """Reasoning, text and calls of a message or a delta, as one text."""
     found = (getattr(message, "reasoning", None) or "") + (message.content or "")
     for call in message.tool_calls or ():
         found += f"[{call.function.name} {call.function.arguments}]"
@@ -135,7 +135,7 @@ def stream(client: openai.OpenAI, request: Request, pieces: float) -> str:
 
 
 class Load:
-    """Clients that ask until a moment comes."""
+    """Clients that send requests until a deadline."""
 
     def __init__(self, server: Server, asked: list[Request], expected: list[str]) -> None:
         self._server = server

@@ -21,13 +21,13 @@ if not (root / f"{name}-store" / "flash_moe.json").exists():
 
 
 def make_mid(root: Path, *, keep_checkpoint: bool = False, preset: str = "mid") -> Path:
-    """Write and pack ``mid`` under ``root``, unless it is there. Returns the store.
+    """Write and pack ``mid`` under ``root``, unless it exists. Return the store.
 
-    In a process of its own, so that its memory is not counted in this one.
+    Runs in a process of its own, so that its memory is not counted in this one.
 
     Args:
         keep_checkpoint: Also keep the mlx checkpoint, ``root / "mid-mlx"``, for resident mlx-lm.
-        preset: Another model in its place, for a try.
+        preset: Another model in its place, for a trial run.
     """
     store, checkpoint = root / f"{preset}-store", root / f"{preset}-mlx"
     if not (store / "flash_moe.json").exists() or (keep_checkpoint and not checkpoint.exists()):

@@ -1,6 +1,6 @@
-"""Which experts resident mlx-lm's own routers pick: what a streamed model has to read, and no more.
+"""Experts that the routers of resident mlx-lm pick: the reads that a streamed model needs.
 
-Nothing of flash_moe is asked, so that its counters can be compared with something.
+Independent of flash_moe, so that its counters can be compared with these.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the Metal emulator of the tests needs (clang 19), where that is possible without
-# asking: on Debian, as root. Elsewhere it says what to do, and the tests say what they skip.
+# Installs clang 19 for the Metal emulator of the tests, on Debian as root. Elsewhere it prints what
+# to do, and the tests report what they skip.
 set -u
 packages="clang-19 libclang-rt-19-dev llvm-19"
 

@@ -2,12 +2,12 @@
 
     python scripts/gpu_check.py [--quick] [--no-bench] [--json FILE]
 
-Needs MLX with a GPU (Metal or CUDA). Prints one line a case that fails, a summary and one JSON
-line; then what the benchmark prints. Exit code 1 if a case is out of its bound.
+Needs MLX with a GPU (Metal or CUDA). Prints one line per failed case, a summary and one JSON line;
+then the benchmark. Exit code 1 if a case is out of its bound.
 
 Bounds. Sums are float32 everywhere, so in float32 the error is that of a few hundred additions of
-values of size 1: 2e-5 of the largest output. In float16 and bfloat16 the output is rounded once,
-to 2^-11 and 2^-8 of its size, and so are the inputs that both sides share.
+values of size 1: 2e-5 of the largest output. In float16 and bfloat16 the output is rounded once, to
+2^-11 and 2^-8 of its size, and so are the inputs that both sides share.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROUTER_BOUND = 5e-6  # of a weight: sums of up to 1024 exponentials in float
 
 @dataclass
 class Tally:
-    """What was checked, the largest errors, and what failed."""
+    """Number of cases, largest errors, and failures."""
 
     cases: int = 0
     worst: dict[str, float] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def check_model() -> Tally:
 
 
 def check(quick: bool) -> Tally:
-    """A process for each width: compiling a kernel takes a second or two and one core."""
+    """Check each width in a process: compiling a kernel takes a second or two and one core."""
     command = [sys.executable, __file__, *(["--quick"] if quick else []), "--width"]
     running = [
         subprocess.Popen([*command, str(bits)], stdout=subprocess.PIPE, text=True) for bits in BITS

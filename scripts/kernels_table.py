@@ -3,7 +3,7 @@
     python scripts/kernels_table.py [--check]
 
 The operation is the first sentence of a file, the launcher is found in flash_moe/ops. Every kernel
-must say what it does, takes and gives; a test runs the check.
+must document its operation, inputs and outputs; a test runs the check.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def sources(kernels: Path) -> list[Path]:
 
 
 def problems(kernels: Path, ops: Path) -> list[str]:
-    """What the head blocks lack."""
+    """Missing parts of the head blocks."""
     used = launchers(kernels, ops)
     found = []
     for file in sources(kernels):

@@ -1,15 +1,15 @@
-"""Run a command with only so much memory left, to see what it does on a smaller machine.
+"""Run a command with a limited amount of free memory, as on a smaller machine.
 
     python scripts/leave_memory.py 12 -- python benchmarks/bench_memory.py
 
 A process beside the command holds memory until MemAvailable of /proc/meminfo is GB (10^9 bytes).
 That counts the page cache, since the system gives it back; so the command and its page cache share
-what is left. It is done once: what other programs take or free later is not made up for.
+the rest. This happens once: memory that other programs take or free later is not balanced.
 
-Where memory runs out the kernel kills the holder first. The command then had more memory than was
-said, so it is killed and the exit code is 125: there are no figures of such a run. Otherwise the
-exit code is the command's, or 128 and the number of the signal that ended it. Linux only. The
-limit of a control group is not looked at.
+If memory runs out the kernel kills the holder first. The command then had more memory than given,
+so it is killed and the exit code is 125: such a run has no figures. Otherwise the exit code is the
+command's, or 128 and the number of the signal that ended it. Linux only. The limit of a control
+group is ignored.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FAILED, NOT_FOUND = 125, 127  # as of timeout(1)
+FAILED, NOT_FOUND = 125, 127  # those of timeout(1)
 STEP = 256 << 20
-NEAR = 4 << 20  # the counters of the kernel are not more exact
+NEAR = 4 << 20  # the kernel's counters are no more exact
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,7 +42,7 @@ def meminfo(name: str) -> int:
 
 
 def hold(leave: int) -> int:
-    """The other process: take memory, say so, and keep it until stdin ends."""
+    """The holder process: take memory, report it, and keep it until stdin ends."""
     # Before anything is taken, so that it is never the command that the kernel kills.
     Path("/proc/self/oom_score_adj").write_text("1000")
     rest = meminfo("MemAvailable") - leave
@@ -111,7 +111,7 @@ def fail(problem: str, code: int = FAILED) -> int:
 
 
 def main() -> int:
-    """Hold, run, let go; errors are one line."""
+    """Hold memory, run the command, release; errors are one line."""
     if sys.argv[1:2] == ["--hold"]:
         return hold(int(sys.argv[2]))
     parser = argparse.ArgumentParser(
@@ -142,8 +142,8 @@ def main() -> int:
         code = run(command, holder)
     except OSError as error:
         code = fail(f"{command[0]}: {error.strerror}", NOT_FOUND)
-    # The end of its stdin tells it to end. Killed memory is freed before pipes close, so that only
-    # this exit code says whether it lived to the end.
+    # The end of its stdin ends it. Memory of a killed process is freed before its pipes close, so
+    # only this exit code shows whether it lived to the end.
     holder.stdin.close()
     if ended := holder.wait():
         return fail(f"the holder of memory died ({ended}); the command had more: no valid run")

@@ -22,7 +22,7 @@ def bits(text: str) -> int | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: a few options, then one flag a geometry field."""
+    """The command line: a few options, then one flag per geometry field."""
     result = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +68,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     n_bytes = sum(file.stat().st_size for file in args.dst.iterdir())
-    print(f"{args.dst}: {n_bytes:,} bytes, {geometry.expert_bytes:,} bytes an expert")
+    print(f"{args.dst}: {n_bytes:,} bytes, {geometry.expert_bytes:,} bytes per expert")
     return 0
 
 

@@ -3,10 +3,10 @@
     python scripts/make_full_shape.py DST [--distinct 8]
 
 All 60 layers have their 512 experts of 7 MB, but only --distinct record files are written: layer n
-is a hard link to layer n modulo that number, which makes 35 GB of 223. So what is computed, held
-and read has the size of the real model. What differs is the page cache of the system, which holds
-more of 29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets too.
-Needs a filesystem with hard links, and a few hundred MB of memory.
+is a hard link to layer n modulo that number, which makes 35 GB of 223. So computation, cache and
+reads have the size of the real model. The page cache of the system differs, since it holds more of
+29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets too. Needs a
+filesystem with hard links, and a few hundred MB of memory.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def link_layers(dst: Path, n_layers: int) -> None:
 
 
 def make(dst: Path, geometry: Geometry, distinct: int) -> None:
-    """Write the store and say what was written, how fast."""
+    """Write the store and print its size and the rate."""
     started = time.perf_counter()
     began: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

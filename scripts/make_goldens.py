@@ -48,7 +48,7 @@ def load_hf(path: Path) -> Any:
 
 
 def check_round_trip(model: Any, source: Path) -> None:
-    """transformers must save what we wrote: same names, same values."""
+    """Check that transformers saves the checkpoint as it was: same names, same values."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_original_format=False)
         saved = load_weights(Path(folder))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests that touch mlx-lm against its newest release on PyPI, also one that pyproject.toml
-# does not admit yet. Says what the next mlx-lm breaks before users meet it.
+# Runs the tests that touch mlx-lm against its newest release on PyPI, even one that pyproject.toml
+# does not allow yet, to find what it breaks before users do.
 #   sh scripts/newest_mlx_lm.sh [DIRECTORY of the virtual environment]
 set -eu
 venv=${1:-.venv-newest}

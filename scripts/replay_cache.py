@@ -4,9 +4,9 @@
     python scripts/replay_cache.py trace.jsonl --budget 24 32 --policy lru lrfu belady
 
 Needs no model. Every run starts with an empty bank. ``lrfu:N`` is lrfu with a half-life of N calls
-of a layer. ``belady`` knows the future: no policy that reads on demand does better. With
-``--shuffle-every N`` experts swap numbers at random every N calls of a layer, which is the hardest
-change of topic there can be. Prints a table, and one line of JSON last.
+of a layer. ``belady`` uses the future of the trace: no policy that reads on demand is better. With
+``--shuffle-every N`` experts swap numbers at random every N calls of a layer, the hardest
+possible change of topic. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations

@@ -119,3 +119,14 @@ def no_pressure() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streamed, "PressureWatch", lambda: PressureWatch(lambda n_bytes: 0))
         yield
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A handler that a test leaves behind would end the process of a later one."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    after = {number: signal.getsignal(number) for number in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before

@@ -34,7 +34,7 @@ def test_model_configs() -> None:
     assert nested.override(1)["text_config"] == moe(hidden_size=1, num_experts_per_tok=1)
     with pytest.raises(NotMoEError, match="without experts"):
         model_config({"model_type": "llama", "num_experts": 0})
-    with pytest.raises(UnsupportedModelError, match="none of the known names"):
+    with pytest.raises(UnsupportedModelError, match="no known key for experts per token"):
         model_config({"model_type": "m", "num_experts": 8})
 
 

@@ -74,7 +74,7 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
             "tools", "this model's chat template does not support tools", "Pass none, or change it."
         )
     if not isinstance(messages, list) or not messages:
-        raise PromptError("tools", "expected a list with at least one message")
+        raise PromptError("tools", "expected a list of messages, at least one")
     cache = options.cache
     if cache is None and network_of(model) is not None:
         cache = TurnCache(model)

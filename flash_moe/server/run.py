@@ -38,7 +38,15 @@ def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], 
         ConfigError: The address is invalid or in use.
         FlashMoEError: The model cannot be loaded, or the engine's thread has ended.
     """
-    stop = Signals()
+    with Signals() as stop:
+        _serve(options, on_ready, stop)
+
+
+def _serve(
+    options: ServeOptions,
+    on_ready: Callable[[str, ServedModel, Engine], None],
+    stop: Signals,
+) -> None:
     model = ServedModel(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
@@ -112,8 +120,18 @@ class Signals:
     def __init__(self) -> None:
         self.requested = False
         self.loading = True
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self._before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def __enter__(self) -> Signals:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Put the handlers back that were there before."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def wait(self, alive: Callable[[], bool]) -> None:
         """Return when a stop is requested, or ``alive`` returns false."""

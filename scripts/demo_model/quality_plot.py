@@ -23,7 +23,6 @@ CELL = re.compile(r"([\d.]+) \(([\d.]+) %\)")
 def runs(page: str) -> list[Run]:
     """Runs of the table under "The whole grid"; it has no row for the reference."""
     grid = page.partition("\n## The whole grid")[2]
-    grid = page.partition("\n## The whole grid")[2]
     rows = re.findall(r"^\| ((\d) bits[^|]*) \|(.*)\|$", grid, re.M)
     return [
         _run(name, MB[bits] * k / 10, k, float(kl), float(agreement))

@@ -147,7 +147,7 @@ def test_answers_are_those_of_generate(tiny_store: Path, tiny_mlx: Path, thinkin
 def test_bad_prompts(tiny_store: Path) -> None:
     with load(tiny_store, cache_gb=0.002) as flash:
         refused = {**JSON, "messages": [{"role": "assistant", "content": "x"}]}
-        with pytest.raises(PromptError, match="prompt 1: the chat template refuses"):
+        with pytest.raises(PromptError, match="prompt 1: the chat template rejects"):
             answer_prompts(flash.model, flash.tokenizer, [JSON, refused], max_tokens=1)
         with pytest.raises(PromptError, match=r"prompt 0: .*the context of this model is 64"):
             answer_prompts(flash.model, flash.tokenizer, [JSON], max_context=64)

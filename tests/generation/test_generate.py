@@ -164,7 +164,7 @@ def test_empty_prompt(flash: FlashMoE, prompt: Any) -> None:
 def test_prompt_of_another_kind(flash: FlashMoE) -> None:
     with pytest.raises(PromptError, match="expected text, messages or token ids"):
         flash.generate(["a", "b"])
-    with pytest.raises(PromptError, match="chat template refuses"):
+    with pytest.raises(PromptError, match="chat template rejects"):
         flash.generate([{"role": "assistant", "content": "no user"}])
 
 

@@ -59,7 +59,7 @@ def in_process(
 ) -> subprocess.CompletedProcess[str]:
     """The command in this process: for all tests that judge output and exit code alone."""
     words = list(map(str, arguments))
-    return _captured(lambda: main(words), words, input, columns)
+    return _captured(lambda: main(words), ["flash-moe", *words], input, columns)
 
 
 def file_in_process(file: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
