@@ -123,10 +123,8 @@ def no_pressure() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """A handler that a test leaves behind would end the process of a later one."""
+    """A handler that a test left behind could end the process of a later one."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    after = {number: signal.getsignal(number) for number in before}
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert after == before
