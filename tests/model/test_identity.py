@@ -23,6 +23,7 @@ from tests.support.resident import Resident, budget_gb, prompt_ids
 
 N_TOKENS = 16
 view = Slab._view
+slow = pytest.mark.slow
 LENGTHS = (1, 2, 37, 150)
 
 
@@ -36,6 +37,7 @@ def expected(resident: Resident) -> dict[int, list[int]]:
     return {n: resident.tokens(prompt_ids(n), N_TOKENS) for n in LENGTHS}
 
 
+@slow
 @pytest.mark.parametrize(
     ("kind", "share"),
     [*(("packed", share) for share in ("layer", "token", "half", "all")), ("direct", "token")],
@@ -51,6 +53,7 @@ def test_any_cache_size(
         assert list(flash.generate(prompt_ids(37), max_tokens=N_TOKENS).token_ids) == expected[37]
 
 
+@slow
 @pytest.mark.parametrize("share", ["token", "half"])
 def test_lookahead_changes_no_token(
     share: str, tiny_store: Path, expected: dict[int, list[int]]
@@ -83,13 +86,15 @@ def test_views_made_for_each_call(
     assert len(made) >= 9 * 8 * N_TOKENS  # nine components, eight layers, each token
 
 
-def test_logits_are_the_same_bits(tiny_store: Path, resident: Resident) -> None:
+@pytest.mark.parametrize("share", ["layer", "token", "half", "all"])
+def test_logits_are_the_same_bits(share: str, tiny_store: Path, resident: Resident) -> None:
     ids = prompt_ids(37)
-    with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         streamed = np.array(flash.model(mx.array([ids])))
     np.testing.assert_array_equal(streamed, resident.logits(ids))
 
 
+@slow
 @pytest.mark.parametrize("step", [1, 7, 64, 149])
 def test_prefill_split_anywhere(
     step: int, tiny_store: Path, expected: dict[int, list[int]]
@@ -100,12 +105,14 @@ def test_prefill_split_anywhere(
     assert list(answer.token_ids) == expected[n]
 
 
+@slow
 def test_a_prompt_that_needs_all_experts_many_times(tiny_store: Path, resident: Resident) -> None:
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
         answer = flash.generate(prompt_ids(600), max_tokens=4)
     assert list(answer.token_ids) == resident.tokens(prompt_ids(600), 4)
 
 
+@slow
 @pytest.mark.parametrize("share", ["token", "half"])
 def test_under_mlx_lm_generate(
     share: str, tiny_store: Path, expected: dict[int, list[int]]
@@ -119,6 +126,7 @@ def test_under_mlx_lm_generate(
     model.close()
 
 
+@slow
 @pytest.mark.parametrize("share", ["layer", "half"])
 def test_batch_of_unequal_prompts(share: str, tiny_store: Path, resident: Resident) -> None:
     prompts = [prompt_ids(n, seed=n) for n in (5, 37, 120)]
@@ -164,6 +172,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
+@slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_other_quantizations(variant: dict[str, Any], tmp_path: Path) -> None:
     geometry = dataclasses.replace(
@@ -179,6 +188,7 @@ def test_other_quantizations(variant: dict[str, Any], tmp_path: Path) -> None:
                 assert list(answer.token_ids) == resident.tokens(prompt_ids(n), N_TOKENS)
 
 
+@slow
 def test_top_k_override(tmp_path: Path) -> None:
     geometry = dataclasses.replace(PRESETS["tiny"], layers=4, top_k=10)
     write_mlx_checkpoint(tmp_path / "mlx", geometry)

@@ -176,11 +176,11 @@ def test_the_command_killed_again_and_again(
 ) -> None:
     dst, draw = tmp_path / "made", random.Random(4)
     for _ in range(8):
-        process = forks.start(COMMAND, "pack", mlx_copy, dst, "--delete-source")
+        forks.start(COMMAND, "pack", mlx_copy, dst, "--delete-source")
         while not dst.exists():
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.08))
-        os.kill(process, signal.SIGKILL)
+        forks.kill()
         assert forks.wait() in (FINISHED, KILLED)
         if (dst / MANIFEST_FILE).exists():
             break

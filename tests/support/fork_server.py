@@ -2,8 +2,8 @@
 
 ``python -m tests.support.fork_server`` reads JSON lists from its standard input, a line each: a
 file for the output, a function as ``module:name``, and its arguments as text. It forks a process
-that calls the function, writes the process id, and when that has ended its exit code, negative for
-a signal.
+that calls the function, writes a line, and when that has ended its exit code, negative for a
+signal. At SIGUSR1 it kills the process: only its parent knows that the process id is still its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -29,13 +30,23 @@ def serve() -> None:
     import flash_moe.hub.pull
     import flash_moe.pack.packer  # noqa: F401
 
+    running = 0
+
+    def kill(*_: object) -> None:
+        if running:
+            os.kill(running, signal.SIGKILL)
+
+    signal.signal(signal.SIGUSR1, kill)
     for line in sys.stdin:
         output, function, *arguments = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
+        running = os.fork()
+        if running == 0:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
             _run(output, function, arguments)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print("started", flush=True)
+        status = os.waitpid(running, 0)[1]
+        running = 0
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def _run(output: str, function: str, arguments: list[str]) -> None:
@@ -67,6 +78,8 @@ class ForkServer:
         output: A file that has what the last program wrote.
     """
 
+    _running = False
+
     def __init__(self, environment: dict[str, str], output: Path) -> None:
         self.output = output
         self._process = subprocess.Popen(
@@ -81,22 +94,32 @@ class ForkServer:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, function: str, *arguments: object) -> int:
-        """Call a function ``module:name`` in a new process; returns the process id."""
+    def start(self, function: str, *arguments: object) -> None:
+        """Call a function ``module:name`` in a new process."""
+        if self._running:  # a test that failed has left it
+            self.kill()
+            self.wait()
         line = json.dumps([str(self.output), function, *map(str, arguments)])
         _pipe(self._process.stdin).write(line.encode() + b"\n")
-        return self._number()
+        assert self._line() == b"started\n"
+        self._running = True
+
+    def kill(self) -> None:
+        """Kill the program; nothing happens if it has ended."""
+        self._process.send_signal(signal.SIGUSR1)
 
     def wait(self) -> int:
         """The exit code of the program, when it has ended."""
-        return self._number()
+        code = int(self._line())
+        self._running = False
+        return code
 
     def run(self, function: str, *arguments: object) -> int:
         """Start a program and wait for its end; returns the exit code."""
         self.start(function, *arguments)
         return self.wait()
 
-    def _number(self) -> int:
+    def _line(self) -> bytes:
         pipe, line = _pipe(self._process.stdout), b""
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([pipe], [], [], TIMEOUT_S)
@@ -104,7 +127,7 @@ class ForkServer:
             piece = pipe.read(1)
             assert piece, "the server is gone"
             line += piece
-        return int(line)
+        return line
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -36,8 +36,36 @@ STARTERS = {
 }
 EMULATOR = "tests.support.metal_emulator"
 
-# Files and folders whose tests run models for more than a few seconds.
-SLOW: tuple[str, ...] = ()
+# Tests that run models for long, by the beginning of their path. Single ones have the mark.
+SLOW = tuple(
+    f"tests/{path}"
+    for path in (
+        "chat/test_autosave.py",
+        "chat/test_sessions_terminal.py",
+        "cli/test_demo.py",
+        "cli/test_doctor.py",
+        "cli/test_eval.py",
+        "eval/test_answers.py",
+        "eval/test_demo_model.py",
+        "eval/test_evaluation.py",
+        "eval/test_logits.py",
+        "generation/test_conversation.py",
+        "generation/test_output_spec.py",
+        "generation/test_thinking_limit.py",
+        "generation/test_turn_cache.py",
+        "grammar/test_model.py",
+        "memory/test_prefill_workspace.py",
+        "model/test_architectures.py",
+        "model/test_bytes_read.py",
+        "model/test_embedding.py",
+        "model/test_faults.py",
+        "model/test_memory_gb.py",
+        "model/test_memory_shrinks.py",
+        "model/test_padded_batches.py",
+        "model/test_traces.py",
+        "test_docs.py::test_python_block",
+    )
+)
 
 # Audit events of Python; see the table in its documentation.
 _EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec"}
@@ -55,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in marks_of(item):
             item.add_marker(name)
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
 
 
