@@ -73,6 +73,10 @@ def test_schemas(schema: dict[str, Any], words: str, tokenizer: Any) -> None:
     [
         *({}, 3, "json_object", {"type": "xml"}, {"type": "json_schema"}, []),
         {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"schema": {}, "schemas": {}}},
+        {"type": "json_schema", "json_schema": {"schema": {}}, "schema": {}},
+        {"type": "json_object", "schema": 3},
+        *({"type": kind, "json_schema": {"schema": {}}} for kind in ("json_object", "text")),
         {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}},
         {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strin"}}},
     ],
