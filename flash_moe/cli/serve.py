@@ -64,6 +64,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="API key clients must send (prefer FLASH_MOE_API_KEY: arguments are visible in ps)",
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further name of this machine in Host headers, such as host.docker.internal; "
+        "repeatable (default: localhost and the address)",
+    )
+    parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
@@ -128,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
         port=args.port,
         aliases=tuple(args.alias),
         api_key=args.api_key or read_environment().api_key,
+        hosts=tuple(args.allow_host),
         origins=tuple(args.allow_origin),
         max_request_bytes=round(args.max_request_mb * 1e6),
         max_queue=args.max_queue,

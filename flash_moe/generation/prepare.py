@@ -27,6 +27,7 @@ from flash_moe.generation.prompt import (
     end_of_messages,
     end_of_system,
     is_chat,
+    placed,
     too_long,
 )
 from flash_moe.generation.sampling import LogitsProcessor
@@ -136,10 +137,13 @@ class Preparer:
         Arguments and errors as for :meth:`prepare`.
         """
         self._reject_too_long(request.prompt, check)
-        prompt, arguments = request.prompt, dict(request.template_args)
+        arguments = dict(request.template_args)
         if request.spec.schemas:
             arguments["tools"] = list(request.spec.schemas)
         with self._turn(check):
+            prompt = request.prompt
+            if is_chat(prompt) and self._tokenizer.has_chat_template:
+                prompt = placed(self._tokenizer, prompt)  # type: ignore[arg-type]
             ids = encode_prompt(self._tokenizer, prompt, arguments, self._config.vocab_size)
             if not is_chat(prompt):
                 return ids, ()

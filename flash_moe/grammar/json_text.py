@@ -14,7 +14,7 @@ from flash_moe.grammar.answer import Thinking
 from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
 from flash_moe.grammar.schema_shapes import check_shapes, closed
 
-# The form of json.dumps. A choice of white space costs tokens, and a weak model prefers line breaks.
+# The form of json.dumps. A choice of white space costs tokens, and weak models repeat line breaks.
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
 # they are the same. So control characters without an escape of their own cannot be written.

@@ -16,6 +16,7 @@ from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
     ApiRequest,
     Choice,
+    read_effort,
     read_function,
     read_logit_bias,
     read_model,
@@ -62,11 +63,14 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ap
     top = body.integer("top_logprobs", 0, 0, 20)
     if top and not logprobs:
         raise invalid("top_logprobs", "expected logprobs: true as well")
-    # The name that servers of Qwen's models use.
-    budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
     template_args = _template_args(body)
-    if body.text("reasoning_effort") == "none":
-        template_args.setdefault("enable_thinking", False)
+    budget = options.sampling.max_thinking_tokens
+    if effort := body.text("reasoning_effort"):
+        template_args.setdefault("enable_thinking", effort != "none")
+        if effort != "none":
+            budget = read_effort(body, "reasoning_effort", budget)
+            template_args.setdefault("reasoning_effort", effort)
+    budget = body.integer("thinking_budget", budget, 0)
     generation = Request(
         messages,
         _sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
@@ -161,13 +165,15 @@ def _content(message: Fields) -> str:
 
 def _call(call: Fields) -> dict[str, Any]:
     function = call.required_inner("function")
+    written = function.text("arguments")
     try:
         # Chat templates take a mapping.
-        arguments = json.loads(function.text("arguments") or "{}")
+        arguments = json.loads(written or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise invalid(function.name("arguments"), "expected a JSON object as text")
+        # Truncated, and sent back with each later request of the session.
+        arguments = {"arguments": written}
     call.ignore(("type", "index"))
     function.ignore(("parsed_arguments",))
     return {
