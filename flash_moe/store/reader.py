@@ -21,7 +21,13 @@ from pathlib import Path
 
 import xxhash
 
-from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
+from flash_moe.errors import (
+    ChecksumError,
+    ConfigError,
+    FlashMoEError,
+    ReadError,
+    UnsupportedModelError,
+)
 from flash_moe.store.experts import ExpertFiles, Segment
 
 # O_DIRECT requires multiples of the disk's logical block: 512 or 4096 on all disks sold.
@@ -134,6 +140,15 @@ def check_direct(experts: ExpertFiles) -> None:
             f"io='direct': the filesystem of {file} refuses direct reads: {error.strerror}",
             "Use io='cached', or move the store to a disk.",
         ) from None
+
+
+def supported_modes(experts: ExpertFiles) -> list[str]:
+    """Return the modes in which the records of a model can be read at random."""
+    try:
+        check_direct(experts)
+    except FlashMoEError:
+        return ["cached"]
+    return ["cached", "direct"]
 
 
 class RecordReader:
