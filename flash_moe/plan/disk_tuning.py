@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from flash_moe.errors import ConfigError
@@ -175,15 +175,10 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
             memory.close()
 
 
-@contextmanager
-def pool_for(experts: ExpertFiles, settings: IoSettings) -> Iterator[ReaderPool]:
-    """Yield the reader threads of a bank with these settings."""
+def pool_for(experts: ExpertFiles, settings: IoSettings) -> AbstractContextManager[ReaderPool]:
+    """Return the reader threads of a bank with these settings; leaving the ``with`` ends them."""
     reader = RecordReader(experts, io=settings.io)
-    pool = ReaderPool(reader, settings.threads, settings.split)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    return closing(ReaderPool(reader, settings.threads, settings.split))
 
 
 def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:

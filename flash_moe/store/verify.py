@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,16 +49,13 @@ def verify(
     manifest = read_manifest(root, sizes=False)
     check = _Check(root, manifest, on_bytes or (lambda n: None))
     names = [*(e.file for e in manifest.layers), *(f.file for f in check.others)]
-    try:
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            try:
-                results = list(pool.map(check.file, range(len(names))))
-            except BaseException:  # Ctrl-C: the threads end after the current record
-                check.stopped = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        check.reader.close()
+    with closing(check.reader), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        try:
+            results = list(pool.map(check.file, range(len(names))))
+        except BaseException:  # Ctrl-C: the threads end after the current record
+            check.stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return VerifyReport(
         sum(e.n_experts for e in manifest.layers),
         len(check.others),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,15 +84,14 @@ class OriginalFlashMoE(PackSource):
         if not expert_stacks(tensors):
             return
         checkpoint = CheckpointExperts(tensors)
-        ours, theirs = RecordReader(self._as_experts(packed)), RecordReader(checkpoint)
-        try:
+        with (
+            closing(RecordReader(self._as_experts(packed))) as ours,
+            closing(RecordReader(checkpoint)) as theirs,
+        ):
             for index, layer in enumerate(self.layers):
                 _check_same_shapes(layer, checkpoint.layers[index])
                 for expert in (0, layer.n_experts - 1):
                     self._compare(ours, theirs, index, expert)
-        finally:
-            ours.close()
-            theirs.close()
 
     def _compare(self, ours: RecordReader, theirs: RecordReader, layer: int, expert: int) -> None:
         parts = []
