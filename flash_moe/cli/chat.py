@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
 
-_LAST = "last"
-
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("chat", parents=[common], help="chat with a model on the terminal")
@@ -75,7 +73,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         nargs="?",
-        const=_LAST,
+        const="last",
         metavar="NAME",
         help="continue a saved conversation (without a name: the last one)",
     )
@@ -191,7 +189,7 @@ def _chat(
     autosave: Autosave | None,
     shutdown: Shutdown,
 ) -> Chat:
-    from flash_moe.chat.turn import Chat, Settings
+    from flash_moe.chat.turn import Chat
 
     chat = Chat(
         flash,
@@ -200,7 +198,7 @@ def _chat(
         tools,
         always=args.allow_tool,
         system=args.system,
-        settings=Settings("hide" if args.hide_thinking else "on"),
+        thinking="hide" if args.hide_thinking else "on",
         autosave=autosave,
         options=given(args, GenerationOptions),
         debug=args.debug,
@@ -217,7 +215,7 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
-    from flash_moe.chat.loop import asker, run_chat, show_last
+    from flash_moe.chat.loop import run_chat, show_last
     from flash_moe.chat.sessions import sessions_dir
     from flash_moe.chat.stats import footer
 
@@ -227,7 +225,7 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
         lambda columns: footer(chat.turn_stats, columns),
         chat.shutdown,
     )
-    chat.ask_with(asker(keyboard.confirm))
+    chat.confirm_with(keyboard.confirm)
     if chat.autosave is not None and chat.autosave.session is not None:
         chat.view.note(
             f"resumed session {chat.autosave.session.name}: "
