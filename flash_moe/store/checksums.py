@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from flash_moe.store.manifest import ResidentFile
+from flash_moe.store.manifest_entries import ResidentFile
 from flash_moe.store.reader import FileSet, read_range
 
 COPY_BYTES = 8 * 1024 * 1024

@@ -17,7 +17,8 @@ from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.layout import Quantization
-from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 ALL = QuantizationConfig(bits=8, group_size=32, expert_bits=3)

@@ -25,7 +25,7 @@ from flash_moe.store.experts import (
     expert_stacks,
     layer_number,
 )
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import xxhash
 
 from flash_moe.config import read_config
 from flash_moe.store.experts import expert_stacks, is_mtp, read_checkpoint_tensors
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import TensorEntry
 
 

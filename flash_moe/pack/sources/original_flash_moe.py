@@ -22,7 +22,8 @@ from flash_moe.store.experts import (
     record_parts,
 )
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest import LayerEntry, Manifest
+from flash_moe.store.manifest import Manifest
+from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.safetensors_header import TensorEntry
 
