@@ -65,11 +65,11 @@ def footer(stats: TurnStats | None, columns: int) -> str:
     return fitting(stats.parts(), columns)
 
 
-def fitting(parts: list[str], columns: int, between: str = " · ") -> str:
+def fitting(parts: list[str], columns: int) -> str:
     """Join as many parts as fit, in order."""
     line = ""
     for part in parts:
-        longer = f"{line}{between}{part}" if line else part
+        longer = f"{line} · {part}" if line else part
         if cell_len(longer) > max(1, columns):
             break
         line = longer
