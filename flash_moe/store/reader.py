@@ -16,7 +16,6 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
@@ -209,16 +208,12 @@ class RecordReader:
         Raises:
             ChecksumError: The bytes differ from the packed ones.
         """
-        if self.verify:
-            self.check(layer, expert, record)
-
-    def check(self, layer: int, expert: int, record: memoryview) -> None:
-        expected = self.experts.checksum(layer, expert)
+        expected = self.experts.checksum(layer, expert) if self.verify else None
         if expected is None:
             return
         got = xxhash.xxh3_128_hexdigest(record)
         if got != expected:
-            files: Sequence[Segment] = self.experts.segments(layer, expert)
+            files = self.experts.segments(layer, expert)
             raise ChecksumError(
                 "store",
                 f"{files[0].file}: expected checksum {expected}, got {got}",
