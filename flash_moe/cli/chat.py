@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model is loaded, which takes longer
+    from flash_moe.chat.autosave import Autosave
+    from flash_moe.chat.cache_file import fingerprint
     from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.chat.signals import Shutdown
     from flash_moe.hub.resolve import resolve
@@ -120,7 +122,11 @@ def run(args: argparse.Namespace) -> int:
             tools = []
         keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
-        autosave = _autosave(args, path, flash, session, view) if keep else None
+        autosave = None
+        if keep:
+            limit = int(args.session_disk_gb * 1e9)
+            made_for = fingerprint(path, flash.model.top_k)
+            autosave = Autosave(path, made_for, limit, view.note, session)
         chat = _chat(args, flash, path, view, tools, autosave, shutdown)
         if question is not None:
             answered = chat.run_turn(question)
@@ -168,16 +174,6 @@ def _view(on_terminal: bool) -> View:
 
     screen = Screen()
     return Plain() if screen.console.is_dumb_terminal else screen
-
-
-def _autosave(
-    args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
-) -> Autosave:
-    from flash_moe.chat.autosave import Autosave
-    from flash_moe.chat.cache_file import fingerprint
-
-    of = fingerprint(path, flash.model.top_k)
-    return Autosave(path, of, int(args.session_disk_gb * 1e9), view.note, session)
 
 
 def _chat(

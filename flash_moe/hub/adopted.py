@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.hub.repository import HEADER_THREADS
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
@@ -67,5 +66,5 @@ def open_adopted(
                 "Name the repository and the revision that the records were made from.",
             )
 
-    in_threads(compare, samples, HEADER_THREADS, stop)
+    in_threads(compare, samples, stop)
     return source

@@ -20,7 +20,6 @@ from flash_moe.hub.retry import Retry, with_retry
 from flash_moe.hub.threads import in_threads
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 
-HEADER_THREADS = 8
 _FIRST_BYTES = 100_000  # most headers are smaller, so that one request is enough
 
 
@@ -109,7 +108,7 @@ class Repository:
             return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
 
         tensors: dict[str, TensorEntry] = {}
-        for found in in_threads(one, shards, HEADER_THREADS, stop):
+        for found in in_threads(one, shards, stop):
             tensors.update(found)
         return tensors
 

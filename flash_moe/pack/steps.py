@@ -135,7 +135,7 @@ def copy_records(
             whole = buffer[: len(records) * size]
             for start in range(0, len(whole), size):
                 sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
-            files.write_records(layer, begin, whole)
+            files.write_component(layer, begin, 0, whole)
             on_bytes(len(records) * payload)
     return sums
 
