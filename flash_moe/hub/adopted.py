@@ -10,14 +10,15 @@ from flash_moe.errors import CorruptFileError
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
+from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.store.experts import expert_stacks
 
 
 def open_adopted(
     checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
-) -> OriginalFlashMoE:
+) -> PackSource:
     """Open record files for adoption, and compare a sample of each layer with the hub.
 
     The sample is the smallest component of the first and the last expert of a layer: 131,072 bytes
@@ -31,7 +32,7 @@ def open_adopted(
         CorruptFileError: The bytes or the layout differ.
         HubError: The sample cannot be fetched.
     """
-    source = OriginalFlashMoE(checkpoint, packed, compare=False)
+    source = original_source(checkpoint, packed, compare=False)
     stacks = expert_stacks(checkpoint.tensors)
     samples = [
         (layer, expert)

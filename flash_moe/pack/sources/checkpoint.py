@@ -59,10 +59,6 @@ def local_checkpoint(root: Path, headers: Path | None = None) -> Checkpoint:
     return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, headers))
 
 
-def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
-    return local_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-
-
 def origin(root: Path) -> tuple[str, str | None]:
     """Return name and revision of a directory: those of its repository if in the hub's cache."""
     path = root.resolve()
