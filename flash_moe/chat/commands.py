@@ -146,7 +146,7 @@ def _stats(chat: Chat, rest: str) -> None:
         f"messages      {len(conversation.messages)}",
         f"all turns     {len(turns)}: {sum(t.prompt_tokens for t in turns)} prompt tokens, "
         f"{sum(t.answer_tokens for t in turns)} tokens, "
-        f"{format_bytes(sum(t.bytes_read for t in turns))} read",
+        f"{format_bytes(sum(t.stream.bytes_read for t in turns))} read",
         f"experts       {format_bytes(stream.bank_bytes)} cached of "
         f"{format_bytes(stream.expert_bytes)}",
         f"peak memory   {format_bytes(peak_memory())}",

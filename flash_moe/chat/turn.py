@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from flash_moe.chat.autosave import Autosave
@@ -30,7 +29,6 @@ class Chat:
 
     Args:
         loaded: Result of :func:`flash_moe.load`.
-        path: Directory it is loaded from.
         always: Names of tools that run without confirmation.
         thinking: ``"on"`` displays reasoning, ``"hide"`` hides it, ``"off"`` turns it off in the
             chat template; may change between turns.
@@ -39,7 +37,6 @@ class Chat:
     """
 
     loaded: Any
-    path: Path
     view: View
     tools: list[AnyTool]
     always: list[str] = field(default_factory=list)

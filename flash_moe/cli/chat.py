@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             limit = int(args.session_disk_gb * 1e9)
             made_for = fingerprint(path, flash.model.top_k)
             autosave = Autosave(path, made_for, limit, view.note, session)
-        chat = _chat(args, flash, path, view, tools, autosave, shutdown)
+        chat = _chat(args, flash, view, tools, autosave, shutdown)
         if question is not None:
             answered = chat.run_turn(question)
             stopped = chat.turn_stats is not None and chat.turn_stats.stopped
@@ -179,7 +179,6 @@ def _view(on_terminal: bool) -> View:
 def _chat(
     args: argparse.Namespace,
     flash: Any,
-    path: Path,
     view: View,
     tools: list[AnyTool],
     autosave: Autosave | None,
@@ -189,7 +188,6 @@ def _chat(
 
     chat = Chat(
         flash,
-        path,
         view,
         tools,
         always=args.allow_tool,

@@ -100,7 +100,6 @@ class PackedExperts(ExpertFiles):
     """The records of a packed store."""
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
         self._entries: tuple[LayerEntry, ...] = manifest.layers
         self.layers = tuple(
             ExpertLayer(e.number, e.path, e.n_experts, manifest.layouts[e.layout])
