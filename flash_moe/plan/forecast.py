@@ -182,7 +182,8 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     used = 0
     hits = np.zeros(2)  # per token, at the low and the high rate
     missed_bytes = np.zeros(2)
-    for layer, n_slots in ((shape.layers[i], plan.n_slots) for plan in plans for i in plan.layers):
+    slots_of = [(shape.layers[index], plan.n_slots) for plan in plans for index in plan.layers]
+    for layer, n_slots in slots_of:
         n = min(shape.top_k, layer.n_experts)
         # In a shared slab the other layers evict the experts of each layer.
         rates = np.zeros(2) if shared else np.array(hit_rates(layer.n_experts, n, n_slots))
