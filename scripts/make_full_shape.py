@@ -33,7 +33,8 @@ from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
-from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
+from flash_moe.store.manifest_entries import Source
 from flash_moe.testing import PRESETS, Geometry, write_tokenizer
 from flash_moe.testing.mlx_checkpoint import mlx_config
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors

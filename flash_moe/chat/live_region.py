@@ -8,7 +8,6 @@ lost or duplicated. Here one lock covers rendering and writing.
 from __future__ import annotations
 
 from threading import Event, RLock, Thread
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, ConsoleRenderable
@@ -32,14 +31,9 @@ class OneWriter(Console):
         super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            super().__exit__(kind, error, trace)
+            super().__exit__(*error)
         finally:
             self.in_use.release()
 

@@ -79,7 +79,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="web origin that may call the server, such as https://example.org; * allows all; "
         "repeatable (default: none)",
     )
-    _add_limits(parser)
+    limits = parser.add_argument_group("limits")
+    for flag, default, text in _LIMITS:
+        kind = int if isinstance(default, int) else float
+        limits.add_argument(flag, type=kind, default=default, metavar="N", help=text)
     _add_defaults(parser)
     add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
@@ -89,13 +92,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="least severe messages on standard error (default: info, one line per request)",
     )
     parser.set_defaults(run=run)
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("limits")
-    for flag, default, text in _LIMITS:
-        kind = int if isinstance(default, int) else float
-        group.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:

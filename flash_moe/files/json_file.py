@@ -25,7 +25,7 @@ _MAX_DIGITS = 40
 _MAX_TEXT = 1000
 
 
-def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
+def read_json(file: Path) -> Table:
     """Read a file with one JSON object.
 
     Raises:
@@ -33,8 +33,8 @@ def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
     """
     try:
         size = regular_size(file)
-        if size > max_bytes:
-            raise ValueError(f"{size} bytes, expected at most {max_bytes}")
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {MAX_JSON_BYTES}")
         with open_regular(file) as stream:
             content = stream.read(size)
     except OSError as error:

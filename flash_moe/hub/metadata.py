@@ -15,7 +15,7 @@ from flash_moe.hub.repository import Repository
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 # A tokenizer with 250,000 tokens takes 20 MB; larger files are not metadata.

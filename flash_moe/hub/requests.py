@@ -20,7 +20,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from flash_moe.errors import HubError
 from flash_moe.hub.retry import NoBytes, Retry, failures
-from flash_moe.store.manifest import SourceFile
+from flash_moe.store.manifest_entries import SourceFile
 
 TIMEOUT = 30.0  # seconds without any byte
 _HASH_BYTES = 8 * 1024 * 1024

@@ -150,7 +150,7 @@ class ExpertKernels:
         Returns:
             float32 ``[tokens * k, width]`` in the element order that ``down`` reads.
         """
-        self._check_floats(x=x)
+        self._check_floats(x)
         width = self.layout.expert_width
         threads = 32 * -(-self.layout.hidden_size // (32 * CHUNK))
         return GATE_UP(
@@ -265,15 +265,14 @@ class ExpertKernels:
             *offsets,
         ]
 
-    def _check_floats(self, **arrays: mx.array) -> None:
-        for name, array in arrays.items():
-            fits = array.ndim == 2 and array.shape[1] == self.layout.hidden_size
-            if not fits or array.dtype not in FLOAT_DTYPES.values():
-                raise UnsupportedModelError(
-                    "ops",
-                    f"{name}: expected [tokens, {self.layout.hidden_size}] in float32, float16 or "
-                    f"bfloat16, got {array.dtype} {array.shape}",
-                )
+    def _check_floats(self, x: mx.array) -> None:
+        fits = x.ndim == 2 and x.shape[1] == self.layout.hidden_size
+        if not fits or x.dtype not in FLOAT_DTYPES.values():
+            raise UnsupportedModelError(
+                "ops",
+                f"x: expected [tokens, {self.layout.hidden_size}] in float32, float16 or "
+                f"bfloat16, got {x.dtype} {x.shape}",
+            )
 
 
 @functools.cache

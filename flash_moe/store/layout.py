@@ -196,14 +196,7 @@ class RecordLayout:
         return {
             "record_bytes": self.record_bytes,
             "components": [
-                {
-                    "name": c.name,
-                    "dtype": c.dtype,
-                    "shape": list(c.shape),
-                    "offset": c.offset,
-                    "size": c.n_bytes,
-                }
-                for c in self.components
+                {**vars(c), "shape": list(c.shape), "size": c.n_bytes} for c in self.components
             ],
         }
 

@@ -15,22 +15,7 @@ from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.files.json_file import array, kind, member, read_json, text
 from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
-
-__all__ = [
-    "CHECKSUM_NAME",
-    "FORMAT",
-    "MANIFEST_FILE",
-    "PARTIAL_FILE",
-    "LayerEntry",
-    "Manifest",
-    "ResidentFile",
-    "Source",
-    "SourceFile",
-    "check_sizes",
-    "is_store",
-    "read_manifest",
-]
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source
 
 FORMAT = 1
 MANIFEST_FILE = "flash_moe.json"

@@ -16,12 +16,17 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
 
-from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
+from flash_moe.errors import (
+    ChecksumError,
+    ConfigError,
+    FlashMoEError,
+    ReadError,
+    UnsupportedModelError,
+)
 from flash_moe.store.experts import ExpertFiles, Segment
 
 # O_DIRECT requires multiples of the disk's logical block: 512 or 4096 on all disks sold.
@@ -136,6 +141,15 @@ def check_direct(experts: ExpertFiles) -> None:
         ) from None
 
 
+def supported_modes(experts: ExpertFiles) -> list[str]:
+    """Return the modes in which the records of a model can be read at random."""
+    try:
+        check_direct(experts)
+    except FlashMoEError:
+        return ["cached"]
+    return ["cached", "direct"]
+
+
 class RecordReader:
     """Reads records of one model. Safe to call from several threads.
 
@@ -194,16 +208,12 @@ class RecordReader:
         Raises:
             ChecksumError: The bytes differ from the packed ones.
         """
-        if self.verify:
-            self.check(layer, expert, record)
-
-    def check(self, layer: int, expert: int, record: memoryview) -> None:
-        expected = self.experts.checksum(layer, expert)
+        expected = self.experts.checksum(layer, expert) if self.verify else None
         if expected is None:
             return
         got = xxhash.xxh3_128_hexdigest(record)
         if got != expected:
-            files: Sequence[Segment] = self.experts.segments(layer, expert)
+            files = self.experts.segments(layer, expert)
             raise ChecksumError(
                 "store",
                 f"{files[0].file}: expected checksum {expected}, got {got}",

@@ -66,7 +66,10 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
         if not name.isprintable():
             raise ValueError("its name is not a line of text")
         dtype, shape = text(row, "dtype"), integers(row, "shape")
-        begin, end = _two(integers(row, "data_offsets"))
+        offsets = integers(row, "data_offsets")
+        if len(offsets) != 2:
+            raise ValueError(f"data_offsets: expected two, got {len(offsets)}")
+        begin, end = offsets
         if dtype not in BITS:
             raise ValueError(f"unknown dtype {dtype}")
         if not begin <= end <= data_bytes:
@@ -81,12 +84,6 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
         problem = f"{file}: tensor {quoted(name)}: {error}"
         raise CorruptFileError("safetensors", problem, _HINT) from None
     return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
-
-
-def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
-    if len(offsets) != 2:
-        raise ValueError(f"data_offsets: expected two, got {len(offsets)}")
-    return offsets[0], offsets[1]
 
 
 def _bits(dtype: str, shape: tuple[int, ...]) -> int:

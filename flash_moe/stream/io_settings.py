@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import FlashMoEError
 from flash_moe.files.atomic import write_json
 from flash_moe.memory.system import machine_memory
 from flash_moe.options.loading import DEFAULT_IO_THREADS, IO_OPTIONS, MAX_IO_SPLIT, MAX_IO_THREADS
 from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.reader import check_direct
+from flash_moe.store.reader import supported_modes
 
 # Minimum gain of a setting over a simpler one: two runs on one machine differ by as much.
 WORTH = 1.03
@@ -83,13 +82,8 @@ def _direct_pays(experts: ExpertFiles, saved: dict[str, Measured]) -> bool:
     """
     if not {"cached", "direct"} <= set(saved) or experts.n_bytes <= machine_memory():
         return False
-    if not saved["direct"].gb_s > WORTH * saved["cached"].gb_s:
-        return False
-    try:
-        check_direct(experts)
-    except FlashMoEError:
-        return False
-    return True
+    faster = saved["direct"].gb_s > WORTH * saved["cached"].gb_s
+    return faster and "direct" in supported_modes(experts)
 
 
 def disk_of(experts: ExpertFiles) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field
 
 from flash_moe.files.sizes import format_bytes
 
@@ -128,24 +128,13 @@ class StreamStats:
 
     def to_json(self) -> dict[str, object]:
         """Return plain numbers for JSON."""
-        names = [f.name for f in fields(LayerStats)]
-        return {
-            "bank_bytes": self.bank_bytes,
-            "expert_bytes": self.expert_bytes,
-            "shrinks": self.shrinks,
-            "hits": self.hits,
-            "misses": self.misses,
-            "hit_rate": self.hit_rate,
-            "bytes_asked": self.bytes_asked,
-            "bytes_read": self.bytes_read,
-            "read_s": self.read_s,
-            "wait_s": self.wait_s,
-            "compute_s": self.compute_s,
-            "overlap_s": self.overlap_s,
-            "wasted_bytes": self.wasted_bytes,
-            "recall": self.recall,
-            "layers": [{name: getattr(la, name) for name in names} for la in self.layers],
-        }
+        totals = (
+            *("bank_bytes", "expert_bytes", "shrinks", "hits", "misses", "hit_rate"),
+            *("bytes_asked", "bytes_read", "read_s", "wait_s", "compute_s", "overlap_s"),
+            *("wasted_bytes", "recall"),
+        )
+        rows = {name: getattr(self, name) for name in totals}
+        return {**rows, "layers": [asdict(layer) for layer in self.layers]}
 
 
 class Counters:

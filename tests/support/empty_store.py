@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flash_moe.store.layout import PROJECTIONS, layout_of
-from flash_moe.store.manifest import (
-    MANIFEST_FILE,
-    LayerEntry,
-    Manifest,
-    ResidentFile,
-    Source,
-    SourceFile,
-)
+from flash_moe.store.manifest import MANIFEST_FILE, Manifest
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
 from tests.support.fuzzing import encoded
 
 PLAIN = layout_of({f"{p}.weight": ("F32", (8, 8)) for p in PROJECTIONS})

@@ -14,7 +14,7 @@ import xxhash
 
 from flash_moe.config import read_config
 from flash_moe.store.experts import expert_stacks, is_mtp, read_checkpoint_tensors
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import TensorEntry
 
 
@@ -57,10 +57,6 @@ def local_checkpoint(root: Path, headers: Path | None = None) -> Checkpoint:
     name, revision = origin(root)
     source = Source("", name, revision)
     return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, headers))
-
-
-def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
-    return local_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
 
 
 def origin(root: Path) -> tuple[str, str | None]:
