@@ -127,6 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
+        print(f"{name} {value:.4g}", file=sys.stderr)
 
     with load(args.model, cache_gb=1) as flash:
         ends = dict.fromkeys(flash.tokenizer.eos_token_ids, -100.0)
