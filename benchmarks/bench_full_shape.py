@@ -175,7 +175,7 @@ def main() -> int:
     parser.add_argument("-n", "--tokens", type=int, default=8, help="new tokens, at least 2")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
-    parser.add_argument("--io", choices=("direct", "cached"), default="direct")
+    parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
     args = parser.parse_args()
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:

@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--left", type=float, default=1.5, metavar="GB")
     parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--io", choices=("cached", "direct"))
+    parser.add_argument("--io", choices=("buffered", "direct"))
     parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.turn:

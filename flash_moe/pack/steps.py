@@ -174,7 +174,7 @@ def open_shard(file: Path, stack: ExitStack) -> int:
     read-ahead and 300 MB of page cache, 2 GB became 7 GB of reads (bench_pack's checkpoint on
     Linux), because pages were dropped before their use.
     """
-    fd = open_for(file, "cached")
+    fd = open_for(file, "buffered")
     stack.callback(os.close, fd)
     return fd
 

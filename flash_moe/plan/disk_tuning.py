@@ -52,7 +52,7 @@ def tune(
     *,
     seed: int = 0,
 ) -> list[Trial]:
-    """Measure cold reads with 1 to 32 threads, cached and direct, whole and split.
+    """Measure cold reads with 1 to 32 threads, buffered and direct, whole and split.
 
     Args:
         top_k: Experts of a layer that are read together.
@@ -62,7 +62,7 @@ def tune(
         ConfigError: The files stay in the page cache, so cold reads cannot be measured.
         StoreError: A record cannot be read.
     """
-    modes = ["cached"]
+    modes = ["buffered"]
     try:
         check_direct(experts)
         modes.append("direct")

@@ -66,7 +66,7 @@ class DiskSpeed(Speed):
     """``Speed`` of reading records.
 
     Attributes:
-        trials: One per supported mode, cached and direct; the speed is that of the faster.
+        trials: One per supported mode, buffered and direct; the speed is that of the faster.
     """
 
     trials: tuple[Trial, ...] = ()
@@ -163,7 +163,7 @@ def _measure_disk(
     seed: int,
 ) -> DiskSpeed:
     """Measure the modes in turn, so that other disk activity affects both."""
-    settings = [IoSettings("cached", threads)]
+    settings = [IoSettings("buffered", threads)]
     try:
         check_direct(records)
         settings.append(IoSettings("direct", threads))

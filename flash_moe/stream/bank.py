@@ -85,7 +85,7 @@ class ExpertBank:
         budget_bytes: Maximum bytes of all slots.
         top_k: Experts per token and layer, for the smallest budget.
         io_threads: Reader threads.
-        io: ``"cached"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
+        io: ``"buffered"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
         io_split: Parts that a record is read in, by different threads; see ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
         keep_views: See :class:`Slab`.
@@ -104,7 +104,7 @@ class ExpertBank:
         top_k: int,
         *,
         io_threads: int,
-        io: str = "cached",
+        io: str = "buffered",
         io_split: int | None = None,
         verify_reads: bool = False,
         keep_views: bool = True,
