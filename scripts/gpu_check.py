@@ -70,7 +70,7 @@ class Tally:
 
 
 def check_width(bits: int, quick: bool) -> Tally:
-    """All group sizes and dtypes, k and tokens of one width; the types of scales take turns."""
+    """All group sizes and dtypes, k and tokens of one width; the types of scales alternate."""
     tally = Tally()
     tokens = (3,) if quick else (1, 2, 7, 8)
     for (turn, (group, (hidden, width))), (i, dtype) in itertools.product(

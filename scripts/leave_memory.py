@@ -2,7 +2,7 @@
 
     python scripts/leave_memory.py 12 -- python benchmarks/bench_memory.py
 
-A process beside the command holds memory until MemAvailable of /proc/meminfo is GB (10^9 bytes).
+A second process holds memory until MemAvailable of /proc/meminfo is GB (10^9 bytes).
 That counts the page cache, since the system gives it back; so the command and its page cache share
 the rest. This happens once: memory that other programs take or free later is not balanced.
 

@@ -1,8 +1,8 @@
 """The parts of mlx-lm that flash_moe relies on.
 
 The rest of the package imports mlx-lm's names from here. If mlx-lm lacks one of them, or a
-parameter that we pass, the import of this module fails with a clear error, and not later inside a
-model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+parameter that we pass, the import of this module fails with a clear error, instead of a model
+failing later. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
-        ConfigError: A bad option, or tools for a model whose template takes none.
+        ConfigError: An option is invalid, or the model's template does not support tools.
         PromptError: The chat template rejects the messages, or they do not fit the context.
     """
     known = as_tools(options.tools)
@@ -188,7 +188,7 @@ class _Turn:
         return end_of_messages(self.model.tokenizer, self.messages, self.template_args, ids)
 
     def _results(self, calls: Sequence[ToolCall], limit: int | None) -> Events:
-        """Run calls in order; each gets a result in the messages, also after an interrupt."""
+        """Run calls in order; each gets a result in the messages, even after an interrupt."""
         waiting = list(calls)
         markers = markers_of(self.model.tokenizer)
         try:

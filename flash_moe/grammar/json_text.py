@@ -114,7 +114,7 @@ def from_response_format(
             schema is always enforced; ``strict`` makes no difference.
 
     Raises:
-        GrammarError: The value has another form, or the schema cannot be enforced.
+        GrammarError: The value has an unknown form, or the schema cannot be enforced.
     """
     grammar = response_grammar(value)
     if grammar is None:

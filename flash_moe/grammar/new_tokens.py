@@ -41,7 +41,7 @@ class NewTokens:
             tokens: Prompt, or its end, and all tokens generated so far: ints [n].
 
         Raises:
-            ConfigError: There are fewer than at the first call: this is another answer.
+            ConfigError: There are fewer tokens than at the first call: this is a different answer.
         """
         if self._n_before is None:
             self._n_before = tokens.size

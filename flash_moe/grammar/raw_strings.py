@@ -112,7 +112,7 @@ def pattern_terminal(pattern: Any) -> str:
     """Return the terminal of strings that a pattern of JSON schema matches, unanchored.
 
     Raises:
-        GrammarError: The pattern is not a text, or has anchors inside an alternative.
+        GrammarError: The pattern is not a string, or has anchors inside an alternative.
     """
     if not isinstance(pattern, str):
         raise _unsupported("pattern", f"{brief(pattern)}", "Give a text.")

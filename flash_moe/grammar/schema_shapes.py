@@ -68,7 +68,7 @@ def check_shapes(schema: Mapping[str, Any], what: str) -> None:
     """Check a schema and all nested schemas. Unknown keywords may have any value.
 
     Raises:
-        GrammarError: The value of a keyword has another type than JSON schema requires.
+        GrammarError: The value of a keyword does not have the type that JSON schema requires.
     """
     left: list[Any] = [schema]
     while left:

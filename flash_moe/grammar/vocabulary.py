@@ -87,7 +87,7 @@ class Vocabulary:
 
     @cached_property
     def text_words(self) -> Words:
-        """Tokens of free text: all with a text, without markers."""
+        """Tokens of free text: all tokens with text, without markers."""
         return words_of(np.flatnonzero(self._first_bytes >= 0).tolist(), self.size)
 
     @cached_property

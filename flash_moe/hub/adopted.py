@@ -1,4 +1,4 @@
-"""Adoption of record files of the original Flash-MoE, with a checkpoint at the hub."""
+"""Adoption of record files of the original Flash-MoE, with a checkpoint on the hub."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class ExpertKernels:
             slab: The words of their slab, whose size may have changed since the last call.
 
         Raises:
-            UnsupportedModelError: An id outside of the slab, another dtype or shape.
+            UnsupportedModelError: An id is outside of the slab, or the dtype or shape is wrong.
         """
         if slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
             raise UnsupportedModelError(

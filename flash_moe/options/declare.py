@@ -34,7 +34,7 @@ class Option:
         unit: Unit of a number.
         minimum, maximum: Inclusive range of a number.
         positive: Whether a real number must be above 0.
-        choices: Valid values of a text.
+        choices: Valid values of a string.
         renamed: Deprecated values, still accepted, and their current names.
         default: The default in words, if the value itself is not clear.
         flags: Command-line flags; empty for an option of the library only.
@@ -138,10 +138,10 @@ class Declared:
         return new
 
     def parse(self, text: str) -> Any:
-        """Return the value of a text.
+        """Return the value that a string stands for.
 
         Raises:
-            ValueError: The text is invalid; the message is the expected form.
+            ValueError: The string is invalid; the message is the expected form.
         """
         try:
             if self.kind is bool:

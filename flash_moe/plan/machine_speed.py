@@ -101,9 +101,9 @@ def disk_read_bytes_per_s(
 ) -> DiskSpeed:
     """Measure cold random reads in a folder, through the page cache and, if supported, direct.
 
-    Writes a temporary file of random bytes there, of at most 1.5 GB: as much as 8 seconds can
-    write, and leaving 1 GB of the disk free. It is always removed, unless the process is killed;
-    then ``.flash-moe-speed-*`` is left.
+    Writes a temporary file of random bytes there, of at most 1.5 GB. It is smaller if writing it
+    would take more than 8 seconds or leave less than 1 GB of the disk free. It is always removed,
+    unless the process is killed; then ``.flash-moe-speed-*`` is left.
 
     Args:
         folder: Existing folder on the disk to measure.

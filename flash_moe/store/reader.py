@@ -142,7 +142,7 @@ class RecordReader:
     Args:
         experts: Byte ranges of the records.
         verify: Compare each record with its checksum, if the store has one.
-        io: ``"sequential"``, ``"buffered"`` or ``"direct"``; see this module.
+        io: ``"sequential"``, ``"buffered"`` or ``"direct"``; see the module docstring.
 
     Raises:
         UnsupportedModelError, ConfigError: These records cannot be read with ``io="direct"``.

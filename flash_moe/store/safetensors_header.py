@@ -1,6 +1,6 @@
 """Parser of safetensors headers that checks them against the file, without reading tensors.
 
-The ``safetensors`` package has neither byte offsets nor error messages that name the tensor;
+The ``safetensors`` package provides neither byte offsets nor error messages that name the tensor;
 streaming needs both. Format: 8 bytes little-endian header length, a JSON header, then the bytes of
 the tensors.
 """
@@ -90,7 +90,7 @@ def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _bits(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the bits of a tensor, or -1 for more than any file can have."""
+    """Return the size of a tensor in bits, or -1 if no file can be that large."""
     n_bits = BITS[dtype]
     for dim in shape:
         n_bits *= dim

@@ -5,7 +5,7 @@ be overwritten only after every array that reads it has been evaluated. The bank
 that read its slots in ``_unfenced`` and evaluates them
 
 1. before a layer fetches its experts (``fence``, together with that layer's router indices): in a
-   chain of layers the indices depend on the layer before, so this evaluates nothing extra;
+   chain of layers the indices depend on the previous layer, so this evaluates nothing extra;
 2. between the waves of one layer, when its experts do not fit the slots at once: before reads into
    slots begin, every wave but the one that was read last has been evaluated;
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller

@@ -48,8 +48,7 @@ class SlotPool:
         """Return a pool of fewer slots, with copies of the experts of highest worth.
 
         The new pool is empty if several layers share the slab: that slab is the whole bank, a
-        second one beside it would need the memory that is short, and its few experts are soon read
-        again.
+        second one would need the memory that is short, and its few experts are soon read again.
 
         Do not use this pool afterwards, except after its table's ``recover`` if the new one is
         discarded. So the caller can replace it in one step, and an interrupt finds either pool.

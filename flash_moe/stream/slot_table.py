@@ -157,8 +157,8 @@ class SlotTable:
     def recover(self) -> None:
         """Free every slot without a cached key, after reads that failed or were interrupted.
 
-        Checks all slots instead of undoing an assignment, because an interrupt can strike within
-        ``assign`` itself, also inside the policy.
+        Checks all slots instead of undoing an assignment, because an interrupt can occur within
+        ``assign`` itself, even inside the policy.
         """
         cached = set(self._cached.values())
         self._free = [slot for slot in range(self.n_slots - 1, -1, -1) if slot not in cached]

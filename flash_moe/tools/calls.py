@@ -1,9 +1,9 @@
 """Tool calls parsed from text by mlx-lm's parser of the model's format.
 
-On malformed text the parsers raise anything and accept almost anything as arguments. By the schema
-they change values: ``yes`` for a boolean becomes false, an integer is converted through a float.
-Each text is therefore parsed twice, with and without the schemas. If the two differ, the text is
-kept, and the tool's strict conversion decides.
+On malformed text the parsers raise any exception and accept almost anything as arguments. With a
+schema they change values: ``yes`` for a boolean becomes false, an integer is converted through a
+float. Each text is therefore parsed twice, with and without the schemas. If the two differ, the
+text is kept, and the tool's strict conversion decides.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def field_of(
 ) -> Shape:
     """Return the shape of a parameter or field. Text of ``Annotated`` overrides ``description``.
 
-    An optional one that may be null has the schema without null: the model omits it.
+    An optional parameter that may be null has the schema without null: the model omits it.
     """
     shape = shape_of(hint, where, inside)
     schema = shape.without_none if not required and shape.without_none else shape.schema

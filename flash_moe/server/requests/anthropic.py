@@ -134,7 +134,7 @@ def _texts(body: Fields, field: str) -> Iterator[str]:
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
-    """Yield a message in OpenAI's format: tool results come first, as own messages."""
+    """Yield a message in OpenAI's format: tool results come first, as separate messages."""
     role = message.one_of("role", ("user", "assistant"))
     content = message.required("content")
     if isinstance(content, str):

@@ -18,7 +18,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
     Raises:
         ApiError: The body is not UTF-8, not JSON (``NaN`` is not), not an object, nested too
-            deeply, or has an unpaired surrogate in a text.
+            deeply, or has an unpaired surrogate in a string.
     """
     try:
         text = raw.decode("utf-8")
@@ -64,7 +64,7 @@ class Fields:
 
     Args:
         where: Path of the object in the body, for errors: ``messages[2]``.
-        lenient: Ignore unknown fields, also in nested objects.
+        lenient: Ignore unknown fields, including those in nested objects.
     """
 
     def __init__(self, value: Any, where: str = "", *, lenient: bool = False) -> None:
@@ -163,7 +163,7 @@ class Fields:
             inner.finish()
 
     def texts(self, field: str, maximum: int) -> tuple[str, ...]:
-        """Return one text or a list of texts, none of them empty."""
+        """Return one string or a list of strings, none of them empty."""
         value = self.get(field)
         texts = [value] if isinstance(value, str) else self.items(field)
         if len(texts) > maximum:
@@ -188,7 +188,7 @@ class Fields:
                 )
 
     def finish(self) -> None:
-        """Reject fields that were not read, also in nested objects."""
+        """Reject fields that were not read, including those in nested objects."""
         if self._lenient:
             return
         if unknown := self._value.keys() - self._read:
