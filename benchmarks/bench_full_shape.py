@@ -179,7 +179,7 @@ def main() -> int:
     args = parser.parse_args()
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
-        parser.error("expected at least 1 token of a prompt, and 2 new ones")
+        parser.error("expected at least 1 prompt token and 2 new tokens")
     try:
         if len(numbers) == 1:
             rows = [measure(args, numbers[0])]

@@ -4,11 +4,11 @@
         [--io buffered,direct] [--cold | --warm] [--records 64] [--rounds 5]
 
 The product reads through `ReaderPool` into slots of a `Slab`. The raw limit reads the same records,
-whole, with as many threads that do nothing but `os.preadv` into memory touched before. Both take
-turns, each round with other records. Cold (the default) drops the files from the page cache before
-each measurement, warm reads the records first, and `mincore` checks both. `--io sequential` leaves
-the read-ahead of the system on, which the product does only when it packs. Prints a table (medians,
-lowest to highest), then one JSON line.
+whole, with the same number of threads that do nothing but `os.preadv` into memory touched before.
+Both take turns, each round with other records. Cold (the default) drops the files from the page
+cache before each measurement, warm reads the records first, and `mincore` checks both. `--io
+sequential` leaves the read-ahead of the system on, which the product does only when it packs.
+Prints a table (medians, lowest to highest), then one JSON line.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def prepare(experts: ExpertFiles, keys: list[Key], cold: bool) -> None:
         if all(cached_bytes(s.file, s.offset, s.n_bytes) >= s.n_bytes for s in segments):
             reader.close()
             return
-    sys.exit("the records do not stay in the page cache: fewer --records?")
+    sys.exit("the records do not stay in the page cache; try fewer --records")
 
 
 def product(experts: ExpertFiles, slab: Slab, keys: list[Key], settings: IoSettings) -> float:

@@ -15,7 +15,7 @@ from flash_moe.stream.trace import Call, read_trace
 
 
 class DiskLimit:
-    """Plain direct reads of tokens' records, by as many threads as the model has.
+    """Plain direct reads of tokens' records, with the model's number of threads.
 
     Reads only the records that a bank of one token's experts misses: those that the previous token
     did not use.

@@ -81,7 +81,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    # In a session of its own, so that it can be killed with all that it started.
+    # In its own session, so that it can be killed with all that it started.
     return subprocess.Popen(command, preexec_fn=in_child, start_new_session=True, **options)
 
 

@@ -138,7 +138,7 @@ Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
 
-# flash_moe/model/padding.py reads padding from these classes, also from private attributes.
+# flash_moe/model/padding.py reads padding from these classes, including private attributes.
 ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")

@@ -60,7 +60,7 @@ def parse_json(content: bytes) -> Table:
 def _parse_int(digits: str) -> int:
     # Python before 3.10.7 takes minutes for a million digits.
     if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
+        raise ValueError(f"expected at most {_MAX_DIGITS} digits in a number, got {len(digits)}")
     return int(digits)
 
 
@@ -130,5 +130,5 @@ def text(row: Any, key: str) -> str:
     """Return a key's single-line string. Raises ValueError otherwise."""
     value = member(row, key)
     if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
-        raise ValueError(f"{key}: expected a line of text, got {kind(value)}")
+        raise ValueError(f"{key}: expected a single-line string, got {kind(value)}")
     return value

@@ -28,7 +28,7 @@ class GenerationOptions(SamplingParams):
         "prompt cache of mlx-lm (make_prompt_cache(model)) to continue from; updated in place",
     )
     on_prefill: Callable[[int, int], None] | None = option(
-        None, "function called after each chunk with the prompt tokens processed and in total"
+        None, "function called after each chunk with the prompt tokens processed and their total"
     )
     template_args: Mapping[str, Any] = option(
         {}, 'arguments of the chat template, such as {"enable_thinking": False}'

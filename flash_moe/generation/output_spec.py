@@ -123,7 +123,7 @@ def output_spec(
     if tool_choice == "none":
         schemas = []
     if not schemas and tool_choice not in ("auto", "none"):
-        raise ConfigError("generate", f"tool_choice: {tool_choice!r} without tools")
+        raise ConfigError("generate", f"tool_choice: {tool_choice!r} requires tools")
     values = (schema.get("function") for schema in schemas)
     functions = [value if isinstance(value, Mapping) else {} for value in values]
     names = frozenset(str(f.get("name")) for f in functions if strict or f.get("strict") is True)

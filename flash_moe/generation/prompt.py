@@ -40,7 +40,7 @@ def encode_prompt(
         ids = [int(i) for i in prompt.reshape(-1).tolist()]  # type: ignore[arg-type, union-attr]
     elif prompt and isinstance(prompt[0], Mapping):
         if not tokenizer.has_chat_template:
-            raise PromptError("prompt", "this model has no chat template", "Give text instead.")
+            raise PromptError("prompt", "this model has no chat template", "Pass text instead.")
         try:
             ids = tokenizer.apply_chat_template(
                 list(prompt), add_generation_prompt=True, **(template_args or {})
@@ -57,7 +57,7 @@ def encode_prompt(
                 "prompt", f"expected text, messages or token ids, got {prompt!r:.80}"
             ) from None
     if not ids:
-        raise PromptError("prompt", "the prompt is empty", "Give at least one token.")
+        raise PromptError("prompt", "the prompt is empty", "Pass at least one token.")
     if min(ids) < 0 or (vocab_size is not None and max(ids) >= vocab_size):
         raise PromptError(
             "prompt",

@@ -32,7 +32,7 @@ class ToolLoopOptions(GenerationOptions):
     confirm: Confirm | None = option(
         None,
         "function called before each valid call; any result but True refuses the call, and a "
-        "text is the reason that the model gets",
+        "string is the reason that the model gets",
         default="all calls run",
     )
     max_rounds: int = option(
@@ -210,7 +210,7 @@ class _Turn:
         if call.error is not None:
             return CallFinished(call, error_text(call.error), failed=True)
         if tool is None:
-            text = f"there is no tool {call.name!r:.80}. There are: {', '.join(self.tools)}."
+            text = f"there is no tool {call.name!r:.80}. Available: {', '.join(self.tools)}."
             return CallFinished(call, error_text(text), failed=True)
         try:
             bound = tool.bind(call.arguments)

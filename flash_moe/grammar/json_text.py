@@ -18,7 +18,7 @@ from flash_moe.grammar.schema_shapes import check_shapes
 # a weak model from generating white space without end.
 WHITESPACE = r" |\n[ \t]{0,40}"
 # Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
-# they are the same. So control characters without an escape of their own cannot be written.
+# they are the same. So control characters without a short escape cannot be written.
 ESCAPES = 'nrbtf\\"'
 
 

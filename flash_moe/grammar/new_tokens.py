@@ -51,7 +51,7 @@ class NewTokens:
                 "logits processor",
                 f"expected at least the {self._n_before} tokens of the first call, "
                 f"got {tokens.size}",
-                "Give each answer a processor of its own.",
+                "Create one processor per answer.",
             )
         if n == len(self._ids) + 1:
             new = New([int(tokens[-1].item())])  # type: ignore[arg-type]

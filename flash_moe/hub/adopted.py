@@ -26,7 +26,7 @@ def open_adopted(
     for the 397B, 16 MB in total.
 
     Args:
-        places: Path of each shard of the checkpoint to its file at the hub.
+        places: Path of each shard of the checkpoint to its file on the hub.
         packed: ``packed_experts`` directory.
 
     Raises:

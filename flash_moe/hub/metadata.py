@@ -46,7 +46,7 @@ def fetch_metadata(
         only: Names of the small files to fetch; ``None`` fetches all.
 
     Returns:
-        The checkpoint, and the path of each shard with its file at the hub.
+        The checkpoint, and the path of each shard with its file on the hub.
     """
     if "config.json" in remote.files:  # first, to refuse a model without experts at once
         remote.fetch_small("config.json", folder, MAX_AUXILIARY_BYTES)

@@ -52,7 +52,7 @@ class RemoteFile:
         """Request a range once and yield the open response.
 
         Raises:
-            HubError: The response has another range.
+            HubError: The response has a different range.
             HfHubHTTPError and transport errors of the session.
         """
         headers = dict(build_hf_headers(library_name="flash_moe"))

@@ -161,7 +161,7 @@ def _kind(hint: Any) -> type:
     """Return the type of an option's values, without ``None``."""
     arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        # In a union the type that a text is converted to: ``str | Path`` is a path.
+        # In a union the type that a string is converted to: ``str | Path`` is a path.
         hint = Path if Path in arms else arms[0]
     kind: type = typing.get_origin(hint) or hint
     return kind

@@ -47,7 +47,7 @@ class ShardSource:
         """Clean up after the store is complete."""
 
     def close(self) -> None:
-        """Stop all activity; always called, also after errors."""
+        """Stop all activity; always called, even after errors."""
 
 
 class DeletedShards(ShardSource):

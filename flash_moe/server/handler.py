@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "localhost")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self._options.local and name.lower() not in (*_LOCAL_NAMES, self._options.host):
-            raise ApiError(403, "expected localhost or the server's address as Host", code="host")
+            raise ApiError(403, "Host: expected localhost or the server's address", code="host")
 
     def _check_key(self) -> None:
         expected = self._options.api_key

@@ -36,7 +36,7 @@ class QuantizationConfig:
     )
     expert_bits: int | None = option(
         None,
-        "quantize the experts, also quantized ones, to this many bits with searched scales: "
+        "quantize the experts, including quantized ones, to this many bits with searched scales: "
         f"{', '.join(map(str, EXPERT_BITS))}",
         "--expert-bits",
         default="like the other weights",

@@ -64,7 +64,7 @@ class Readable(Protocol):
 def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> TensorEntry:
     try:
         if not name.isprintable():
-            raise ValueError("its name is not a line of text")
+            raise ValueError("its name is not a single-line string")
         dtype, shape = text(row, "dtype"), integers(row, "shape")
         begin, end = _two(integers(row, "data_offsets"))
         if dtype not in BITS:
@@ -76,7 +76,7 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
         n_bits = _bits(dtype, shape)
         if n_bits != 8 * (end - begin):
             axes = quoted(", ".join(map(str, shape[:20])))
-            raise ValueError(f"{dtype} [{axes}] does not take the {end - begin} bytes it has")
+            raise ValueError(f"{dtype} [{axes}]: expected {n_bits / 8:g} bytes, got {end - begin}")
     except ValueError as error:
         problem = f"{file}: tensor {quoted(name)}: {error}"
         raise CorruptFileError("safetensors", problem, _HINT) from None

@@ -77,7 +77,7 @@ def shrink(
     top_k: int,
     n_bytes: int,
 ) -> int:
-    """Replace pools by smaller ones, one at a time: at most one layer's slab exists twice.
+    """Replace pools with smaller ones, one at a time: at most one layer's slab exists twice.
 
     No lazy array may read the slabs, and no read may run. The bank does not grow again: memory that
     becomes free later may be needed again by the program that released it. Load the model again to

@@ -172,9 +172,7 @@ def object_of(fields: Mapping[str, Shape], build: Callable[..., Any]) -> Shape:
         problems += [f"missing: {missing}"] if missing else []
         if problems:
             known = ", ".join(fields) or "none"
-            raise ToolArgumentError(
-                "tools", f"{where}: {'; '.join(problems)}", f"There are: {known}."
-            )
+            raise ToolArgumentError("tools", f"{where}: {'; '.join(problems)}", f"Known: {known}.")
         converted = {}
         for name, each in values.items():
             field = fields[name]

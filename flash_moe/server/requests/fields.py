@@ -33,7 +33,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         if "\\u" in text:
             json.dumps(body, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise invalid(None, "a text has an unpaired surrogate", "invalid_encoding") from None
+        raise invalid(None, "a string has an unpaired surrogate", "invalid_encoding") from None
     except (ValueError, RecursionError) as error:
         raise invalid(None, f"the body is not JSON: {error}", "invalid_json") from None
     return body
@@ -44,7 +44,7 @@ def _no_constant(name: str) -> Any:
 
 
 _KINDS: dict[type, str] = {
-    str: "a text",
+    str: "a string",
     bool: "a boolean",
     int: "a whole number",
     float: "a number",
@@ -167,7 +167,7 @@ class Fields:
         value = self.get(field)
         texts = [value] if isinstance(value, str) else self.items(field)
         if len(texts) > maximum:
-            raise invalid(self.name(field), f"expected at most {maximum} texts, got {len(texts)}")
+            raise invalid(self.name(field), f"expected at most {maximum} strings, got {len(texts)}")
         for n, text in enumerate(texts):
             if not isinstance(text, str) or not text:
                 raise invalid(f"{self.name(field)}[{n}]", "expected a non-empty text")

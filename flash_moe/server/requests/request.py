@@ -54,7 +54,7 @@ class GenerationRequest:
     Attributes:
         model: Model name that the client sent.
         prompt: Text or token ids; ``None`` for a chat.
-        messages: Chat messages in OpenAI's format, with texts as contents.
+        messages: Chat messages in OpenAI's format, with strings as contents.
         response_format: Output format in OpenAI's format.
         format_field: Name of the output format's field in the request, for errors.
         include_usage: True if a streamed answer ends with its token usage.
