@@ -29,7 +29,7 @@ from typing import Any
 
 FAILED, NOT_FOUND = 125, 127  # those of timeout(1)
 STEP = 256 << 20
-NEAR = 4 << 20  # the kernel's counters are no more exact
+NEAR = 4 << 20  # the kernel's counters are not more precise
 _PR_SET_PDEATHSIG = 1
 
 
@@ -143,7 +143,7 @@ def main() -> int:
     except OSError as error:
         code = fail(f"{command[0]}: {error.strerror}", NOT_FOUND)
     # The end of its stdin ends it. Memory of a killed process is freed before its pipes close, so
-    # only this exit code shows whether it lived to the end.
+    # only this exit code shows whether it survived the run.
     holder.stdin.close()
     if ended := holder.wait():
         return fail(f"the holder of memory died ({ended}); the command had more: no valid run")

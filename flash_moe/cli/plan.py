@@ -61,13 +61,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--disk-gbps",
         type=float,
         metavar="X",
-        help="read rate of the disk in GB/s, not measured then",
+        help="read rate of the disk in GB/s (default: measured)",
     )
     parser.add_argument(
         "--memory-gbps",
         type=float,
         metavar="X",
-        help="GB/s of weights that decoding reads, at most memory bandwidth; not measured then",
+        help="GB/s of weights that decoding reads, at most memory bandwidth (default: measured)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)
@@ -157,7 +157,7 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: None
         return
     print(
-        f"measuring the disk for some seconds with a temporary file of up to "
+        f"measuring the disk for a few seconds with a temporary file of up to "
         f"{format_bytes(MAX_FILE_BYTES)} in {existing(folder)} (--no-measure skips this)",
         file=sys.stderr,
     )

@@ -16,7 +16,7 @@ from flash_moe.files.names import open_regular, regular_size
 
 
 def read_prompts(file: Path | None = None) -> list[Prompt]:
-    """Return the prompts of a file, or the bundled ones; ``scoring.py`` has the format.
+    """Return the prompts of a file, or the bundled ones; ``scoring.py`` describes the format.
 
     Raises:
         PromptError: The file cannot be read, or is not a list of prompts.

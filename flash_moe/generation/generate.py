@@ -41,7 +41,7 @@ def token_ids(
     prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yield tokens without end, each before the next forward pass.
+    """Yield tokens endlessly, each before the next forward pass.
 
     As in mlx-lm, the prompt is processed in chunks, then its last token alone.
 

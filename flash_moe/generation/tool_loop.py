@@ -36,7 +36,7 @@ class ToolLoopOptions(GenerationOptions):
         default="all calls run",
     )
     max_rounds: int = option(
-        8, "most answers to one question; the calls of the last are refused", minimum=1
+        8, "maximum answers to one question; the calls of the last are refused", minimum=1
     )
     cache: TurnCache | None = option(
         None,

@@ -15,7 +15,7 @@ from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
 from flash_moe.grammar.schema_shapes import check_shapes
 
 # Nothing, a space, or a line break with indentation: models write all three, and the bound keeps
-# a weak model from generating white space without end.
+# a weak model from generating white space endlessly.
 WHITESPACE = r" |\n[ \t]{0,40}"
 # Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
 # they are the same. So control characters without a short escape cannot be written.

@@ -210,7 +210,7 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     """Measure the weight bytes per second of quantized matrix-vector products on MLX's device.
 
     Decoding runs these products; where they are slower than the memory, as on CPUs, they are the
-    limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
+    limit. The matrix has about ``n_bytes``, 4096 inputs and groups of 64.
     """
     import mlx.core as mx
 

@@ -24,7 +24,7 @@ COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for
 COMPONENT_ALIGNMENT = 64
 RECORD_ALIGNMENT = 16 * 1024
 
-# Limit against wrong tables: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
+# Limit that rejects wrong tables: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
 MAX_RECORD_BYTES = 16 * 2**30
 
 # Element sizes of the safetensors dtypes that an expert may have.

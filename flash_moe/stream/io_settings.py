@@ -28,7 +28,7 @@ from flash_moe.options.loading import (
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import check_direct
 
-# Minimum gain of a setting over a simpler one: two runs on one machine differ by as much.
+# Minimum gain of a setting over a simpler one: two runs on one machine differ by that much.
 WORTH = 1.03
 
 

@@ -27,7 +27,7 @@ from flash_moe.server.requests.errors import invalid
 from flash_moe.server.requests.request import GenerationRequest
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
-# Agents send the same tools with each request; building a grammar of 20 tools takes some ms.
+# Agents send the same tools with each request; building a grammar of 20 tools takes a few ms.
 _MAX_CONSTRAINTS = 32
 
 
