@@ -21,7 +21,7 @@ class Constraint:
     """Constraint of answers; :func:`json_schema`, :func:`tool_calls` and others create one.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
         grammar: Grammar in llguidance's form.
         what: Name of the grammar in errors.
         after: Text of the token that ends reasoning, like ``"</think>"``; the grammar applies

@@ -53,7 +53,7 @@ def json_schema(
     Properties come in the order of the schema. ``docs/constrained.md`` lists the keywords.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
         after: Text of the token that ends reasoning, for models that think: ``"</think>"``.
         thinking: "may" if the model decides whether to think.
 

@@ -58,7 +58,7 @@ class Vocabulary:
         marker_ids: The same for markers only.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
 
     Raises:
         GrammarError: Not a fast tokenizer, or one that llguidance cannot read.

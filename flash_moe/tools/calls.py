@@ -1,4 +1,4 @@
-"""Tool calls parsed from text by mlx-lm's parser of the model's format.
+"""Tool calls parsed from text by mlx-lm's parser for the model's format.
 
 On malformed text the parsers raise any exception and accept almost anything as arguments. With a
 schema they change values: ``yes`` for a boolean becomes false, an integer is converted through a

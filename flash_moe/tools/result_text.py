@@ -44,7 +44,7 @@ def without_markers(text: str, markers: Sequence[str]) -> str:
 
 
 def bounded(text: str, limit: int) -> str:
-    """Return the text; over ``limit`` characters, its head, the number omitted, and its tail."""
+    """Return the text, without its middle if it has more than ``limit`` characters."""
     if len(text) <= limit:
         return text
     head = (limit + 1) // 2
