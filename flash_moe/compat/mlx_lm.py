@@ -108,7 +108,7 @@ def check() -> None:
 
 
 def _optional(module: str, name: str) -> Any:
-    """Return a name that only saves work, or an unused class if mlx-lm lacks it."""
+    """Return an optional class of mlx-lm, or an unused one if mlx-lm lacks it."""
     try:
         return _lookup(module, name, ())
     except IncompatibleMlxLmError:

@@ -28,8 +28,8 @@ class ToolCall:
     Attributes:
         arguments: JSON values, not checked against the tool.
         id: Reference for the result; unique in an answer.
-        error: Problem of a text that is not a valid call, for the model; then ``arguments`` is
-            empty and ``name`` a guess.
+        error: Message for the model if the text is not a valid call; then ``arguments`` is empty
+            and ``name`` a guess.
         text: The model's text between the markers.
     """
 

@@ -144,7 +144,7 @@ def union_of(members: Sequence[Shape]) -> Shape:
                 with suppress(ToolArgumentError):
                     return shape.convert(value, where, again)
         got = f"got {quoted(value)}"
-        raise ToolArgumentError("tools", f"{where}: expected one of its types {names}, {got}")
+        raise ToolArgumentError("tools", f"{where}: expected one of the types {names}, {got}")
 
     unique: list[Schema] = []
     for shape in members:

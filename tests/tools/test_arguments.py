@@ -114,7 +114,7 @@ def test_what_is_taken(hint: Any, written: Any, got: Any) -> None:
         (Literal["a", "b"], "A", "expected one of"),
         (Literal[1, 2], True, "x: expected one of 1, 2, got true"),
         (Size, 3, "x: expected one of 1, 2, got 3"),
-        (int | list[int], "b", "x: expected one of its types integer or array"),
+        (int | list[int], "b", "x: expected one of the types integer or array"),
         (int | None, "b", 'x: expected a whole number, got "b"'),
         (Box, {}, "x: missing: width. Known: width, label, items."),
         (Box, {"width": 1, "depth": 2}, "x: unknown: depth"),
