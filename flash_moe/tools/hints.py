@@ -118,9 +118,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
                 "Name each parameter, or take a list[...] or dict[str, ...].",
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError(
-                "tools", f"{where}: expected a keyword, got a positional-only one"
-            )
+            raise ToolDefinitionError("tools", f"{where}: expected a keyword, got a positional one")
         if parameter.name not in hints:
             raise ToolDefinitionError(
                 "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."

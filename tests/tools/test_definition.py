@@ -237,7 +237,7 @@ def bad(code: str) -> Any:
     [
         ("def f(*args: int): ...", r"f: args: expected parameters with names, got \*args"),
         ("def f(**kwargs: int): ...", "f: kwargs: expected parameters with names"),
-        ("def f(x: int, /): ...", "f: x: expected a keyword, got a positional-only one"),
+        ("def f(x: int, /): ...", "f: x: expected a keyword, got a positional one"),
         ("def f(x): ...", r"f: x: has no type hint. For example x: str"),
         ("def f(x: int, y=3): ...", "f: y: has no type hint"),
         ("def f(x: tuple[int, int]): ...", "f: x: expected a type with a JSON form, got tuple"),
