@@ -36,7 +36,7 @@ def head_block(text: str) -> list[str]:
 
 
 def purpose(file: Path) -> str:
-    """The first sentence of the head block, of a kernel without its name; may be empty."""
+    """The first sentence of the head block, without the name of the kernel; may be empty."""
     block = head_block(file.read_text(encoding="utf-8"))
     paragraph = " ".join(block[: block.index("")] if "" in block else block)
     sentence = re.split(r"\.(?:\s|$)", paragraph, maxsplit=1)[0]

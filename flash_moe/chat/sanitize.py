@@ -34,7 +34,7 @@ def sanitized(text: str) -> str:
 
 
 def replaced(text: str) -> str:
-    """Sanitize one character to one character, U+FFFD."""
+    """Replace each unsafe character with U+FFFD, which keeps the length."""
     return _UNSAFE.sub("\ufffd", text)
 
 

@@ -28,7 +28,7 @@ class MemoryPlan:
         bank_bytes: Budget of the bank.
         resident_bytes: Size of the resident weights, in the dtype of the computation.
         prompt_bytes: Limit of prefill workspace and prompt cache; ``None`` if no limit was given:
-            the memory available when a prompt arrives then decides.
+            then the memory available when a prompt arrives is the limit.
     """
 
     bank_bytes: int

@@ -231,8 +231,7 @@ class RecordLayout:
             if component.n_bytes != integer(row, "size"):
                 raise UnsupportedModelError(
                     "layout",
-                    f"{name}: {dtype} {shape} takes {component.n_bytes} bytes, "
-                    f"the table says {row['size']}",
+                    f"{name}: size: expected {component.n_bytes} bytes, got {row['size']}",
                 )
             components.append(component)
         if len({c.name for c in components}) < len(components):

@@ -3,7 +3,7 @@
 On malformed text the parsers raise any exception and accept almost anything as arguments. With a
 schema they change values: ``yes`` for a boolean becomes false, an integer is converted through a
 float. Each text is therefore parsed twice, with and without the schemas. If the two differ, the
-text is kept, and the tool's strict conversion decides.
+text is kept, and the tool converts it strictly.
 """
 
 from __future__ import annotations
