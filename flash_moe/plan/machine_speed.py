@@ -1,8 +1,9 @@
 """Measurement of this disk and this device in a few seconds, for a forecast.
 
-The disk test reads like a model: cold random records of the given size, through the product's own
-reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
-new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
+The disk test has the access pattern of a model: cold random records of the given size, through the
+product's own reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary
+file. That file is new, and a drive, or the host of a virtual machine, may read recent data faster
+than old data.
 
 A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
