@@ -36,7 +36,7 @@ class GenerationOptions(SamplingParams):
     tools: Sequence[AnyTool] = option(
         (),
         "functions with type hints, flash_moe.tools.Tool objects, or schemas in OpenAI's form, "
-        "for the chat template; Generation.calls has the model's calls, and none is run",
+        "for the chat template; Generation.calls contains the model's calls, which are not run",
     )
     tool_choice: str = option(
         "auto", "auto, none, required (only calls), or the name of the tool to call"
