@@ -18,11 +18,13 @@
     │   └── PackError               packing stopped; the partial store can be continued
     ├── KernelError                 kernels that are required, or have no fallback, do not work
     ├── TraceError                  a trace cannot be written, or a file is not a routing trace
-    ├── PromptError                 an empty prompt, or one beyond the context length
+    ├── PromptError                 an empty prompt, or one that the tokenizer rejects
+    │   └── ContextLengthError      the prompt leaves no room for an answer
     ├── ToolError                   a tool failed; the model gets the message
     │   └── ToolArgumentError       the arguments of a call do not fit the tool
     ├── GrammarError                the requested schema, grammar or tools cannot be enforced
     ├── ClosedError                 the model was closed
+    ├── QueueFullError              the engine runs and queues as many requests as it may
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
 
 Messages read ``[component] what failed: expected X, got Y. What to do.`` The command line turns
@@ -148,6 +150,10 @@ class PromptError(FlashMoEError, ValueError):
     """An empty prompt, or one that does not fit the context."""
 
 
+class ContextLengthError(PromptError):
+    """The prompt leaves no room for an answer."""
+
+
 class ToolError(FlashMoEError):
     """A tool failed.
 
@@ -165,6 +171,10 @@ class GrammarError(FlashMoEError, ValueError):
 
 class ClosedError(FlashMoEError, RuntimeError):
     """The model was closed."""
+
+
+class QueueFullError(FlashMoEError, RuntimeError):
+    """The engine runs and queues as many requests as it may."""
 
 
 class IncompatibleMlxLmError(FlashMoEError, ImportError):

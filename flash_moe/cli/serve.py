@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import sys
@@ -17,7 +18,6 @@ from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from flash_moe.generation.engine import Engine
-    from flash_moe.server.served_model import ServedModel
 
 _LIMITS: tuple[tuple[str, float | None, str], ...] = (
     ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         )
     from flash_moe.server.run import serve
 
-    serve(options, _report)
+    serve(options, functools.partial(_report, options.model))
     return 0
 
 
@@ -164,11 +164,11 @@ def _template_args(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _report(url: str, model: ServedModel, engine: Engine) -> None:
+def _report(model: str, url: str, engine: Engine) -> None:
     print(
-        f"flash-moe: {model.name} at {url}/v1 (Anthropic clients: {url}); "
+        f"flash-moe: {model} at {url}/v1 (Anthropic clients: {url}); "
         f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
-        f"{format_bytes(model.prompt_cache_bytes)} for prompt caches",
+        f"{format_bytes(engine.cache_bytes)} for prompt caches",
         file=sys.stderr,
         flush=True,
     )

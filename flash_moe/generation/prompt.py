@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from flash_moe.compat.mlx_lm import cached_positions
-from flash_moe.errors import PromptError
+from flash_moe.errors import ContextLengthError, PromptError
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = "str | Messages | Sequence[int] | mx.array"
@@ -35,15 +35,20 @@ def encode_prompt(
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
-        ids = list(tokenizer.encode(prompt, add_special_tokens=special))
+        try:
+            ids = list(tokenizer.encode(prompt, add_special_tokens=special))
+        except Exception as error:  # tokenizers raise any type
+            raise PromptError("prompt", f"the tokenizer rejects this: {error}") from error
     elif isinstance(prompt, mx.array):
         ids = [int(i) for i in prompt.reshape(-1).tolist()]  # type: ignore[arg-type, union-attr]
-    elif prompt and isinstance(prompt[0], Mapping):
+    elif is_chat(prompt):
         if not tokenizer.has_chat_template:
             raise PromptError("prompt", "this model has no chat template", "Pass text instead.")
         try:
-            ids = tokenizer.apply_chat_template(
-                list(prompt), add_generation_prompt=True, **(template_args or {})
+            ids = list(
+                tokenizer.apply_chat_template(
+                    list(prompt), add_generation_prompt=True, **(template_args or {})
+                )
             )
         except Exception as error:  # a template may raise anything (jinja2.TemplateError)
             raise PromptError(
@@ -65,6 +70,12 @@ def encode_prompt(
             "Does the tokenizer belong to the model?",
         )
     return ids
+
+
+def is_chat(prompt: Prompt) -> bool:
+    """Return true for chat messages."""
+    given = not isinstance(prompt, str | mx.array) and len(prompt) > 0
+    return given and isinstance(prompt[0], Mapping)
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -109,18 +120,26 @@ def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tok
         cache: The prompt cache; its positions count.
 
     Raises:
-        PromptError: The cached positions and the prompt leave no room for a token.
+        ContextLengthError: The cached positions and the prompt leave no room for a token.
     """
     if limit is None:
         return max_tokens
     cached = cached_positions(cache)
     room = limit - cached - n_prompt
     if room < 1:
-        before = f" after {cached} in the cache" if cached else ""
-        raise PromptError(
-            "prompt",
-            f"{n_prompt} tokens{before}: expected at most {limit - 1 - cached}, the context of "
-            f"this model is {limit}",
-            "Shorten the prompt.",
-        )
+        raise too_long(n_prompt, limit, cached)
     return min(max_tokens, room)
+
+
+def too_long(length: int | str, limit: int, cached: int = 0) -> ContextLengthError:
+    """Return the error for a prompt that leaves no room for an answer.
+
+    Agents shorten their history when they find "prompt is too long" in an error.
+    """
+    before = f" after {cached} in the cache" if cached else ""
+    return ContextLengthError(
+        "prompt",
+        f"the prompt is too long: {length} tokens{before}, expected at most {limit - 1 - cached} "
+        f"(the context of this model is {limit}, and an answer needs a token)",
+        "Shorten the prompt.",
+    )

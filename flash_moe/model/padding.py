@@ -4,17 +4,11 @@ mlx-lm pads the prompts of a batch to one length. The outputs at padding positio
 but these positions would choose experts like others. The prompt caches of a forward pass are the
 only source of which positions are padding. If they do not determine it for certain, every position
 counts as real: more is read than needed, and the outputs are correct.
-
-``BatchKVCache.prepare`` receives the lengths of the prompts but does not store them.
-``record_lengths`` patches it to record them.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -127,9 +121,9 @@ def _arrays(cache: Any, tokens: int) -> _Claim | None:
 
 
 def _kv(cache: Any, tokens: int) -> _Claim | None:
-    """Claim of a KV cache. Right padding follows the end of a prompt.
+    """Claim of a KV cache. It is not certain of padding on the right.
 
-    If the prompt is processed in several passes, only recorded lengths determine the last one.
+    The cache does not store in which pass a prompt ends.
     """
     begin, left = getattr(cache, "_idx", None), getattr(cache, "left_padding", None)
     right = getattr(cache, "_right_padding", 0)
@@ -143,10 +137,6 @@ def _kv(cache: Any, tokens: int) -> _Claim | None:
         return padded, padded
     if not isinstance(right, mx.array) or right.shape != left.shape:
         return None
-    recorded = getattr(cache, _RECORDED, None)
-    if recorded is not None and recorded.is_valid(cache, begin, tokens):
-        padded = padded | (begin + columns >= mx.array(recorded.ends)[:, None])
-        return padded, padded
     return padded, padded | (columns >= tokens - right[:, None])
 
 
@@ -170,79 +160,3 @@ _FINDERS: dict[type, Callable[[Any, int], _Claim | None]] = {
     BatchKVCache: _kv,
     BatchRotatingKVCache: _rotating_kv,
 }
-
-_RECORDED = "_flash_moe_ends"
-_patching = threading.Lock()
-
-
-@dataclass(frozen=True)
-class _Ends:
-    """Begin and ends of right-padded prompts, as columns of a ``BatchKVCache``.
-
-    Attributes:
-        begin: First column of all prompts.
-        ends: For each row the column after its prompt, where padding begins.
-        right: The array by which the cache rolls after the prompts.
-        left: The cache's array of left padding.
-    """
-
-    begin: int
-    ends: list[int]
-    right: mx.array
-    left: mx.array
-
-    def is_valid(self, cache: Any, begin: int, tokens: int) -> bool:
-        """True if the cache still has the same rows, and these columns are part of the prompts."""
-        return (
-            cache._right_padding is self.right  # not finalized, not prepared again
-            and cache.left_padding is self.left  # filter and extend make a new one
-            and self.begin <= begin
-            and begin + tokens <= max(self.ends)
-        )
-
-
-def record_lengths() -> None:
-    """Patch ``BatchKVCache.prepare`` to record where each prompt ends.
-
-    This is the only function of mlx-lm that is patched. The original still runs, for all models of
-    the process; the patch sets one more attribute. A cache class of our own cannot replace it:
-    ``KVCache.merge`` creates the batches, and a model can provide its own ``KVCache`` only with
-    ``make_cache``, for which mlx-lm ignores ``max_kv_size`` and which many models lack.
-
-    May be called repeatedly, and from any thread.
-    """
-    with _patching:
-        prepare = getattr(BatchKVCache, "prepare", None)
-        if prepare is None or hasattr(prepare, _RECORDED):
-            return
-
-        @functools.wraps(prepare)
-        def recording(cache: Any, *args: Any, **kwargs: Any) -> Any:
-            setattr(cache, _RECORDED, None)
-            out = prepare(cache, *args, **kwargs)
-            setattr(cache, _RECORDED, _ends(cache, **kwargs))
-            return out
-
-        setattr(recording, _RECORDED, True)
-        BatchKVCache.prepare = recording
-
-
-def _ends(
-    cache: Any, lengths: Any = None, right_padding: Any = None, left_padding: Any = None, **_: Any
-) -> _Ends | None:
-    """Return the record of a ``prepare``; ``None`` if its arguments do not determine it."""
-    begin: Any = getattr(cache, "_idx", None)
-    right: Any = getattr(cache, "_right_padding", None)
-    left: Any = getattr(cache, "left_padding", None)
-    arrays = isinstance(right, mx.array) and isinstance(left, mx.array)
-    lists = isinstance(lengths, list) and isinstance(right_padding, list)
-    if not (arrays and lists and isinstance(begin, int)) or left_padding is not None:
-        return None
-    if not len(lengths) == len(right_padding) == left.size:
-        return None
-    if not all(isinstance(n, int) and n >= 0 for n in lengths + right_padding):
-        return None
-    # All rows are padded to one length, that of the longest row.
-    if {n + fill for n, fill in zip(lengths, right_padding, strict=True)} != {max(lengths)}:
-        return None
-    return _Ends(begin, [begin + n for n in lengths], right, left)

@@ -31,7 +31,7 @@ from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
-from flash_moe.model.padding import Padding, record_lengths
+from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedSwitchGLU
@@ -181,7 +181,6 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
-            record_lengths()
             self._padding = Padding(base.__module__.rpartition(".")[2])
             self._early_output = EarlyOutput()
             before: StreamedSwitchGLU | None = None

@@ -116,9 +116,10 @@ class Handler(BaseHTTPRequestHandler):
         except (ClientGone, SlowClient, OSError):
             raise
         except Exception as error:
-            if not isinstance(error, ApiError):
+            answer = as_api_error(error)
+            if answer.status == 500:
                 _log.exception("%s failed", self._endpoint)
-            self._send_error(as_api_error(error))
+            self._send_error(answer)
 
     def handle_expect_100(self) -> bool:
         """Reject a request with ``Expect: 100-continue`` before its body is sent."""

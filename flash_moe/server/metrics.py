@@ -10,7 +10,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from flash_moe.generation.engine import Engine
 from flash_moe.memory.system import peak_memory, resident_memory
-from flash_moe.server.engine.admission import Admission
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Buckets from a small model in memory to 397 billion parameters on a slow disk.
@@ -21,7 +20,7 @@ _RATES = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 class Metrics:
     """Metrics of one server in their own registry."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -41,7 +40,7 @@ class Metrics:
             "time_to_first_token_seconds", "Time from arrival to first token.", _SECONDS
         )
         self.rate = histogram("tokens_per_second", "Decoding speed per answer.", _RATES)
-        self.registry.register(_State(engine, admission))
+        self.registry.register(_State(engine))
 
     def text(self) -> bytes:
         """Return the response body of ``/metrics``."""
@@ -51,9 +50,8 @@ class Metrics:
 class _State:
     """Collector of values that the engine and the process hold, read at each scrape."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._admission = admission
 
     def collect(self) -> Iterable[Metric]:
         def gauge(name: str, text: str, value: float) -> Metric:
@@ -62,8 +60,8 @@ class _State:
         def counter(name: str, text: str, value: float) -> Metric:
             return CounterMetricFamily(f"flash_moe_{name}", text, value=value)
 
-        yield gauge("requests_running", "Running requests.", self._admission.running)
-        yield gauge("requests_waiting", "Queued requests.", self._admission.waiting)
+        yield gauge("requests_running", "Running requests.", self._engine.n_running)
+        yield gauge("requests_waiting", "Queued requests.", self._engine.n_queued)
         yield gauge("resident_memory_bytes", "Resident memory of this process.", resident_memory())
         yield gauge("peak_memory_bytes", "Peak memory of this process.", peak_memory())
         caches = self._engine.prompt_caches

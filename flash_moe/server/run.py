@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from flash_moe.errors import ClosedError, ConfigError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.engine import Engine
+from flash_moe.hub.resolve import resolve
+from flash_moe.loader import load
+from flash_moe.memory.system import usable_memory
 from flash_moe.server.handler import Handler
 from flash_moe.server.http.connection import HttpServer
-from flash_moe.server.options import ServeOptions
-from flash_moe.server.served_model import ServedModel
+from flash_moe.server.options import PROMPT_CACHE_SHARE, ServeOptions
 from flash_moe.server.service import Service
 
 # Connections beyond running and queued requests: metrics, health checks, rejections.
@@ -26,16 +29,16 @@ POLL_S = 0.2
 _log = logging.getLogger("flash_moe.server")
 
 
-def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], None]) -> None:
+def serve(options: ServeOptions, on_ready: Callable[[str, Engine], None]) -> None:
     """Load a model and serve it until SIGTERM or Ctrl-C. Call it in the main thread.
 
     The first signal gives running requests ``shutdown_timeout_s``; a second ends the process.
 
     Args:
-        on_ready: Called with the address, the model and its engine once requests are accepted.
+        on_ready: Called with the address and the engine once requests are accepted.
 
     Raises:
-        ConfigError: The address is invalid or in use.
+        ConfigError: The address is invalid or in use, or the prompt caches use up ``memory_gb``.
         FlashMoEError: The model cannot be loaded, or the engine's thread has ended.
     """
     with Signals() as stop:
@@ -44,21 +47,27 @@ def serve(options: ServeOptions, on_ready: Callable[[str, ServedModel, Engine], 
 
 def _serve(
     options: ServeOptions,
-    on_ready: Callable[[str, ServedModel, Engine], None],
+    on_ready: Callable[[str, Engine], None],
     stop: Signals,
 ) -> None:
-    model = ServedModel(options)
+    path, (cache_bytes, load_options) = resolve(options.model), _split_memory(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
     try:
-        engine = model.start_engine()
+        engine = Engine(
+            lambda: load(path, **load_options),
+            concurrency=options.concurrency,
+            max_queue=options.max_queue,
+            cache_entries=options.prompt_cache_entries,
+            cache_bytes=cache_bytes,
+        )
         try:
             while not engine.loaded.wait(POLL_S):
                 pass
             if engine.error is not None:
                 raise engine.error
-            service.append(Service(options, model, engine))
-            _run(http, service[0], stop, lambda url: on_ready(url, model, engine))
+            service.append(Service(options, path, engine))
+            _run(http, service[0], stop, lambda url: on_ready(url, engine))
             if not stop.requested:
                 raise ClosedError("serve", "the engine's thread has ended")
         finally:
@@ -82,15 +91,32 @@ def _run(
         _log.info(
             "stopping: running requests have %g s to finish", service.options.shutdown_timeout_s
         )
-        service.admission.close()
+        service.engine.drain()
         http.shutdown()
         accepting.join()
         http.server_close()
         deadline = time.monotonic() + service.options.shutdown_timeout_s
-        while time.monotonic() < deadline and not service.admission.wait_until_idle(POLL_S):
-            pass
+        while time.monotonic() < deadline and not service.idle:
+            time.sleep(POLL_S)
         service.cancel()
         http.wait_until_closed(2.0)
+
+
+def _split_memory(options: ServeOptions) -> tuple[int, dict[str, Any]]:
+    """Return the limit of the prompt caches, and the load options without that memory."""
+    load_options = dict(options.streaming)
+    limit = load_options.get("memory_gb")
+    memory = usable_memory() if limit is None else limit * 1e9
+    n_bytes = options.prompt_cache_bytes
+    n_bytes = round(memory * PROMPT_CACHE_SHARE) if n_bytes is None else n_bytes
+    if limit is not None:
+        load_options["memory_gb"] = limit - n_bytes / 1e9
+        if load_options["memory_gb"] <= 0:
+            raise ConfigError(
+                "serve",
+                f"prompt caches of {format_bytes(n_bytes)}: expected less than memory_gb, {limit}",
+            )
+    return n_bytes, load_options
 
 
 def _listen(options: ServeOptions, handler: Callable[..., Any]) -> HttpServer:

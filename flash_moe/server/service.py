@@ -7,25 +7,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import ClosedError
+from flash_moe.errors import ClosedError, ContextLengthError, GrammarError, PromptError
 from flash_moe.generation.engine import Engine
+from flash_moe.generation.prepare import PreparedRequest, Preparer
+from flash_moe.generation.prompt import is_chat
 from flash_moe.memory.system import release_free_memory
-from flash_moe.server.engine.admission import Admission
-from flash_moe.server.engine.answer import Answer
-from flash_moe.server.engine.prepare import Preparer
+from flash_moe.server.answer import Answer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
 from flash_moe.server.metrics import CONTENT_TYPE, Metrics
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.replies import anthropic, openai
 from flash_moe.server.requests.anthropic import read_messages
-from flash_moe.server.requests.errors import ApiError, as_api_error, timed_out, unavailable
+from flash_moe.server.requests.errors import (
+    ApiError,
+    as_api_error,
+    invalid,
+    timed_out,
+    unavailable,
+)
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
-from flash_moe.server.requests.request import GenerationRequest
-from flash_moe.server.served_model import ServedModel
+from flash_moe.server.requests.request import ApiRequest
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
@@ -45,15 +51,16 @@ class Route:
 
 
 class Service:
-    """Answers requests for one model."""
+    """Answers requests for one model. Thread-safe."""
 
-    def __init__(self, options: ServeOptions, model: ServedModel, engine: Engine) -> None:
+    def __init__(self, options: ServeOptions, path: Path, engine: Engine) -> None:
         self.options = options
         self.engine = engine
-        self._served = model
-        self.admission = Admission(options.concurrency, options.max_queue)
-        self.metrics = Metrics(engine, self.admission)
-        self._preparer = Preparer(engine.flash, options)
+        self.metrics = Metrics(engine)
+        self._answers: set[Answer] = set()
+        self._preparer = Preparer(engine.flash.tokenizer, engine.flash.model.config)
+        names = {options.model, *options.aliases, "default_model", str(path.resolve())}
+        self._names = names | {Path(options.model).name}
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
@@ -97,6 +104,11 @@ class Service:
         if time.monotonic() - arrived > self.options.timeout_s:
             raise timed_out(self.options.timeout_s)
 
+    @property
+    def idle(self) -> bool:
+        """True if no answer is generated or sent."""
+        return not self._answers
+
     def cancel(self) -> None:
         """End all answers with an error."""
         self._cancelled = True
@@ -114,7 +126,11 @@ class Service:
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
         request = self._read(body, partial(read_messages, counting=True))
-        channel.send_json({"input_tokens": self._preparer.count(request, channel.check)})
+        try:
+            ids, _ = self._preparer.tokenize(request.generation, channel.check)
+        except PromptError as error:
+            raise _rejected(request, error) from error
+        channel.send_json({"input_tokens": len(ids)})
 
     @property
     def _vocab_size(self) -> int | None:
@@ -122,8 +138,8 @@ class Service:
         return size
 
     def _read(
-        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], GenerationRequest]
-    ) -> GenerationRequest:
+        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], ApiRequest]
+    ) -> ApiRequest:
         """Validate a body. Rejects fields that ``read`` leaves unread, and other models."""
         fields = Fields(body, lenient=self.options.ignore_unknown)
         request = read(fields, self.options)
@@ -132,40 +148,51 @@ class Service:
         return request
 
     def _check_model(self, name: str) -> None:
-        if not self._served.serves(name):
+        if name not in self._names:
             raise ApiError(
                 404,
-                f"expected the model {self._served.name}, got {name!r:.200}",
+                f"expected the model {self.options.model}, got {name!r:.200}",
                 param="model",
                 code="model_not_found",
             )
 
-    def _generate(self, channel: Channel, request: GenerationRequest, response_type: Any) -> None:
-        prepared = self._preparer.prepare(request, channel.check)
+    def _prepare(self, request: ApiRequest, check: Callable[[], None]) -> PreparedRequest:
+        try:
+            return self._preparer.prepare(request.generation, check)
+        except PromptError as error:
+            raise _rejected(request, error) from error
+        except GrammarError as error:
+            of_format = self._preparer.rejects_format(request.generation.spec)
+            field = request.format_field if of_format else "tools"
+            raise invalid(field, error.problem, "invalid_schema") from error
+
+    def _generate(self, channel: Channel, request: ApiRequest, response_type: Any) -> None:
+        prepared = self._prepare(request, channel.check)
         stream = EventStream(channel, response_type.KEEPALIVE) if request.stream else None
         check = channel.check if stream is None else stream.check
         reason = "error"
-        with self.admission.admit(check):
-            answer = Answer(self.engine, prepared, check)
-            try:
-                answer.begin()
-                response = response_type(answer, self._fingerprint)
-                if stream is not None:
-                    for data in response.events():
-                        stream.send(data)
-                else:
-                    channel.send_json(response.body())
-                reason = answer.finish_reason
-            except (ClientGone, OSError):
-                reason = "client_gone"
-                raise
-            except Exception as error:
-                reason = self._end_reason(error)
-                raise
-            finally:
-                answer.close()
-                self._record(answer, channel.arrived, reason)
-                release_free_memory()
+        answer = Answer(self.engine, prepared, check)
+        self._answers.add(answer)
+        try:
+            answer.begin()
+            response = response_type(answer, request, self._fingerprint)
+            if stream is not None:
+                for data in response.events():
+                    stream.send(data)
+            else:
+                channel.send_json(response.body())
+            reason = answer.finish_reason
+        except (ClientGone, OSError):
+            reason = "client_gone"
+            raise
+        except Exception as error:
+            reason = self._end_reason(error)
+            raise
+        finally:
+            answer.close()
+            self._answers.discard(answer)
+            self._record(answer, channel.arrived, reason)
+            release_free_memory()
 
     @staticmethod
     def _end_reason(error: Exception) -> str:
@@ -197,8 +224,7 @@ class Service:
         )
 
     def _models(self, channel: Channel, body: dict[str, Any]) -> None:
-        name = self._served.name
-        names = list(dict.fromkeys([name, *self.options.aliases]))
+        names = list(dict.fromkeys([self.options.model, *self.options.aliases]))
         channel.send_json(
             {
                 "object": "list",
@@ -229,6 +255,14 @@ class Service:
         alive = self.engine.alive and not self._cancelled
         status = {"status": "ok" if alive else "unavailable"}
         channel.send_json(status, 200 if alive else 503)
+
+
+def _rejected(request: ApiRequest, error: PromptError) -> ApiError:
+    """Return the error for a prompt that the model cannot process."""
+    rejected = as_api_error(error)
+    if not isinstance(error, ContextLengthError):
+        rejected.param = "messages" if is_chat(request.generation.prompt) else "prompt"
+    return rejected
 
 
 def _versions() -> str:

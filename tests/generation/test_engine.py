@@ -12,10 +12,11 @@ import mlx.core as mx
 import pytest
 
 from flash_moe import FlashMoE, load
-from flash_moe.errors import ClosedError, ModelNotFoundError, ReadError
+from flash_moe.errors import ClosedError, ModelNotFoundError, QueueFullError, ReadError
 from flash_moe.generation import engine as module
-from flash_moe.generation.engine import USER, Engine, EngineRequest, Running, Started, Token
+from flash_moe.generation.engine import Engine
 from flash_moe.generation.one_by_one import OneByOne
+from flash_moe.generation.sequence import USER, EngineRequest, Running, Started, Token
 from flash_moe.options.sampling import SamplingParams
 from tests.support.resident import prompt_ids
 
@@ -34,8 +35,8 @@ def engines(tiny_store: Path) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
     def start(**options: Any) -> Engine:
-        limits = {"concurrency": 4, "cache_entries": 8, "cache_bytes": 10**9, **options}
-        made.append(Engine(lambda: load(tiny_store, cache_gb=0.01), **limits))
+        limits = {"concurrency": 16, "max_queue": 0, "cache_entries": 8, "cache_bytes": 10**9}
+        made.append(Engine(lambda: load(tiny_store, cache_gb=0.01), **{**limits, **options}))
         assert made[-1].loaded.wait(TIMEOUT_S)
         return made[-1]
 
@@ -313,6 +314,38 @@ def test_a_failed_pass_ends_its_answers_and_the_engine_goes_on(
     assert answer(engine.submit(EngineRequest(ids, sampling(9))))[0] == expected
 
 
+def test_queued_requests_start_in_order_and_may_leave(engines: Callable[..., Engine]) -> None:
+    engine = engines(concurrency=1, max_queue=3)
+    ends = engine.flash.tokenizer.eos_token_ids
+    runs = engine.submit(EngineRequest(prompt_ids(6), sampling(100_000, ends=ends)))
+    assert isinstance(runs.events.get(timeout=TIMEOUT_S), Started)
+    short = EngineRequest(prompt_ids(6), sampling(2, ends=ends))
+    leaves, *queued = [engine.submit(short) for _ in range(3)]
+    assert (engine.n_running, engine.n_queued) == (1, 3)
+    with pytest.raises(QueueFullError, match="1 requests are running and 3 are queued"):
+        engine.submit(EngineRequest(prompt_ids(6), sampling(1)))
+    leaves.cancel()
+    assert engine.n_queued == 2
+    queued.append(engine.submit(short))
+    runs.cancel()
+    answer(queued[2])
+    assert [each.events.qsize() for each in queued[:2]] == [3, 3]  # started, and two tokens
+    assert leaves.events.empty()
+
+
+def test_draining_rejects_what_has_not_started(engines: Callable[..., Engine]) -> None:
+    engine = engines(concurrency=1, max_queue=1)
+    runs = engine.submit(EngineRequest(prompt_ids(6), sampling(20)))
+    assert isinstance(runs.events.get(timeout=TIMEOUT_S), Started)
+    queued = engine.submit(EngineRequest(prompt_ids(6), sampling(1)))
+    engine.drain()
+    for rejected in (lambda: answer(queued), lambda: engine.submit(queued)):
+        with pytest.raises(ClosedError, match="is stopping"):
+            rejected()
+    assert answer(runs)[1] is not None
+    assert engine.n_running == 0
+
+
 def test_closing_ends_what_runs(engines: Callable[..., Engine]) -> None:
     engine = engines()
     running = engine.submit(EngineRequest(prompt_ids(6), sampling(100_000)))
@@ -321,13 +354,17 @@ def test_closing_ends_what_runs(engines: Callable[..., Engine]) -> None:
     with pytest.raises(ClosedError):
         answer(running)
     assert not engine.alive
-    with pytest.raises(ClosedError, match="has ended"):
+    with pytest.raises(ClosedError, match="is stopping"):
         engine.submit(EngineRequest(prompt_ids(6), sampling(1)))
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     engine = Engine(
-        lambda: load(tmp_path / "absent"), concurrency=1, cache_entries=1, cache_bytes=0
+        lambda: load(tmp_path / "absent"),
+        concurrency=1,
+        max_queue=0,
+        cache_entries=1,
+        cache_bytes=0,
     )
     assert engine.loaded.wait(TIMEOUT_S)
     assert isinstance(engine.error, ModelNotFoundError)

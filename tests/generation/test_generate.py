@@ -179,7 +179,7 @@ def test_context_length(tmp_path: Path) -> None:
     write_mlx_checkpoint(tmp_path, replace(PRESETS["tiny"], max_positions=limit))
     flash = load(tmp_path, cache_gb=0.01)
     assert flash.model.config.max_context == limit
-    with pytest.raises(PromptError, match=f"{limit} tokens: expected at most {limit - 1}"):
+    with pytest.raises(PromptError, match=f"{limit} tokens, expected at most {limit - 1}"):
         flash.generate([65] * limit)
     cache = make_prompt_cache(flash.model)
     flash.generate(prompt_ids(limit - 10), max_tokens=1, prompt_cache=cache)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,18 +21,11 @@ from mlx_lm.models.cache import (
 
 from flash_moe.compat.mlx_lm import _optional
 from flash_moe.model import padding as padding_module
-from flash_moe.model.padding import Padding, padded_positions, record_lengths
+from flash_moe.model.padding import Padding, padded_positions
 
 LENGTHS = [3, 11, 7]
 LEFT = [11 - n for n in LENGTHS]
 STEPS = ([11], [4, 4, 3], [1] * 11, [6, 1, 4])
-
-
-@pytest.fixture
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mlx-lm as it is before a model is loaded."""
-    prepare = BatchKVCache.prepare
-    monkeypatch.setattr(BatchKVCache, "prepare", getattr(prepare, "__wrapped__", prepare))
 
 
 def states(n_rows: int = 3) -> ArraysCache:
@@ -135,10 +126,6 @@ KINDS: dict[str, Callable[[int], list[Any]]] = {
     ],
     "window of 8": lambda past: [BatchRotatingKVCache(8, [0, 0, 0]), BatchKVCache([0, 0, 0])],
     "window of 64": lambda past: [BatchRotatingKVCache(64, [0, 0, 0]), BatchKVCache([0, 0, 0])],
-    "keys and values": lambda past: [
-        keys_and_values(past),
-        CacheList(keys_and_values(past), keys_and_values(past)),
-    ],
 }
 # Windows of mlx-lm take a single token only while tokens are generated.
 IN_STEPS = [(k, steps) for k in KINDS for steps in STEPS if "window" not in k or 1 not in steps]
@@ -146,17 +133,11 @@ IN_STEPS = [(k, steps) for k in KINDS for steps in STEPS if "window" not in k or
 
 @pytest.mark.parametrize(("kind", "steps"), IN_STEPS, ids=str)
 @pytest.mark.parametrize("past", [0, 5])
-def test_padding_on_the_right_is_what_no_token_sees(
-    kind: str, past: int, steps: list[int], request: pytest.FixtureRequest
-) -> None:
+def test_padding_on_the_right_is_what_no_token_sees(kind: str, past: int, steps: list[int]) -> None:
     """In two segments of the prompts, the second one behind what the first has left."""
-    if kind == "states":  # they know it also where keys and values have no note
-        request.getfixturevalue("forgetful")
-    else:
-        record_lengths()
     caches, window = KINDS[kind](past), {"window of 8": 8}.get(kind, 64)
     before: list[int] = []
-    if past and kind != "keys and values":
+    if past:
         assert not found_in_steps(caches, [past]).any()
         before = list(range(past))
     for _ in range(2):
@@ -173,105 +154,11 @@ def test_padding_on_the_right_is_what_no_token_sees(
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
-def test_a_prompt_that_may_go_on_has_no_known_end(steps: list[int], forgetful: None) -> None:
-    """Without a note keys and values do not know in which pass the prompt ends."""
+def test_a_prompt_that_may_go_on_has_no_known_end(steps: list[int]) -> None:
+    """Keys and values do not know in which pass the prompt ends."""
     cache = BatchKVCache([0, 0, 0])
     cache.prepare(lengths=LENGTHS, right_padding=LEFT)
     assert not found_in_steps([cache], steps).any()
-
-
-def prepared(past: int = 0) -> BatchKVCache:
-    record_lengths()
-    cache = keys_and_values(past)
-    cache.prepare(lengths=list(LENGTHS), right_padding=list(LEFT))
-    return cache
-
-
-def test_a_copy_amid_a_prompt_knows_it_too() -> None:
-    cache = prepared()
-    feed(cache, 0, 4)
-    other = copy.deepcopy(cache)
-    for each in (cache, other):
-        np.testing.assert_array_equal(found_next([each], 7), pads(LENGTHS, 11)[:, 4:])
-        feed(each, 4, 7)
-    other.finalize()
-    assert not found_next([other], 7).any()
-
-
-def prepare_in_vain(cache: Any) -> None:
-    with pytest.raises(ValueError, match="empty BatchKVCache"):
-        cache.prepare(left_padding=[1, 0, 0])
-
-
-CHANGES: dict[str, Callable[[Any], Any]] = {
-    "reorder": lambda cache: cache.filter(mx.array([1, 0, 2])),
-    "prepare again": lambda cache: cache.prepare(lengths=list(LENGTHS), right_padding=None),
-    "prepare behind its back": lambda cache: BatchKVCache.prepare.__wrapped__(
-        cache, lengths=[11, 3, 7], right_padding=[0, 8, 4]
-    ),
-    "prepare in vain": prepare_in_vain,
-    "rewind": lambda cache: cache.trim(2),
-    "take over": lambda cache: setattr(cache, "state", copy.deepcopy(cache.state)),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_what_a_note_does_not_hold_for(change: Callable[[Any], Any]) -> None:
-    """Nothing but the columns that a row of this batch was prepared for."""
-    cache = prepared(past=3)
-    assert found_next([cache], 10).any()
-    change(cache)
-    assert not found_next([cache], 10).any()
-
-
-def test_columns_after_the_prompts() -> None:
-    assert not found_next([prepared()], 12).any()
-    assert found_next([prepared()], 11).any()
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"lengths": None},
-        {"lengths": [3, 11]},
-        {"lengths": [3, 11], "right_padding": [8, 0]},
-        {"lengths": [3, 10, 7]},
-        {"lengths": [4, 11, 7]},
-        {"lengths": [3.0, 11, 7]},
-        {"lengths": mx.array(LENGTHS)},
-        {"right_padding": [9, 1, 5], "lengths": LENGTHS},  # one more for each
-        {"left_padding": [0, 0, 0]},
-        {"right_padding": [0, 0, 0]},
-    ],
-    ids=str,
-)
-def test_a_prepare_that_does_not_add_up(said: dict[str, Any]) -> None:
-    record_lengths()
-    cache = keys_and_values()
-    cache.prepare(**{"lengths": LENGTHS, "right_padding": LEFT, **said})
-    assert not found_in_steps([cache], [4, 7]).any()
-
-
-def test_mlx_lm_works_as_before(forgetful: None) -> None:
-    """What the function does, says and raises is what it was."""
-    before = BatchKVCache.prepare
-    theirs = keys_and_values(3)
-    theirs.prepare(lengths=LENGTHS, right_padding=LEFT)
-    threads = [threading.Thread(target=record_lengths) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert BatchKVCache.prepare.__wrapped__ is before  # once
-    assert BatchKVCache.prepare.__doc__ == before.__doc__
-    ours = prepared(3)
-    assert type(ours) is BatchKVCache
-    assert type(ours.extract(0)) is KVCache
-    for cache in (ours, theirs):
-        feed(cache, 0, 11)
-        cache.finalize()
-    for mine, other in zip(ours.state, theirs.state, strict=True):
-        assert np.array_equal(mine, other)
 
 
 class Unknown(BatchKVCache):  # type: ignore[misc]

@@ -337,3 +337,11 @@ def test_what_cannot_start_is_one_line(tmp_path: Path, strict: Live) -> None:
         assert done.returncode == 1
         (line,) = done.stderr.strip().splitlines()
         assert said in line
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_a_body_of_megabytes(live: Live, path: str) -> None:
+    messages = [{"role": "user", "content": "a" * 7_900_000}]
+    status, answer = live.post(path, {"model": "demo", "max_tokens": 2, "messages": messages})
+    assert status == 400
+    assert "the prompt is too long" in answer["error"]["message"]

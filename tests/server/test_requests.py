@@ -101,7 +101,7 @@ def test_anthropic_messages_become_those_of_the_template() -> None:
     asked = read_messages(fields, OPTIONS)
     fields.finish()
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    assert asked.messages == [
+    assert asked.generation.prompt == [
         {"role": "system", "content": "a\n\nb"},
         {"role": "user", "content": "q"},
         {
@@ -141,4 +141,4 @@ def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) ->
     )
     asked = read_chat(fields, OPTIONS, None)
     fields.finish()
-    assert asked.tools.strict == ({"f"} if inside or beside else set())
+    assert asked.generation.spec.strict == ({"f"} if inside or beside else set())

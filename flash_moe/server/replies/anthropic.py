@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from flash_moe.server.engine.answer import Answer
+from flash_moe.server.answer import Answer
+from flash_moe.server.requests.request import ApiRequest
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece, ThinkingPiece
 
@@ -27,9 +28,9 @@ class Response:
 
     KEEPALIVE = PING
 
-    def __init__(self, answer: Answer, fingerprint: str) -> None:
+    def __init__(self, answer: Answer, request: ApiRequest, fingerprint: str) -> None:
         self._answer = answer
-        self._request = answer.prepared.request
+        self._request = request
         self._id = f"msg_{uuid.uuid4().hex}"
         self._index = -1
         self._kind: str | None = None  # of the open block

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flash_moe.errors import GrammarError
-from flash_moe.generation.engine import Token
+from flash_moe.generation.prompt import is_chat
+from flash_moe.generation.sequence import Token
 from flash_moe.grammar.vocabulary import vocabulary_of
-from flash_moe.server.engine.answer import Answer, Step
+from flash_moe.server.answer import Answer, Step
+from flash_moe.server.requests.request import ApiRequest
 from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 
@@ -27,11 +29,11 @@ class Response:
 
     KEEPALIVE = b": keepalive\n\n"  # a comment
 
-    def __init__(self, answer: Answer, fingerprint: str) -> None:
+    def __init__(self, answer: Answer, request: ApiRequest, fingerprint: str) -> None:
         self._answer = answer
-        self._request = answer.prepared.request
-        self._chat = self._request.prompt is None
-        self._tokenizer = answer.prepared.tokenizer
+        self._request = request
+        self._chat = is_chat(request.generation.prompt)
+        self._tokenizer = answer.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -136,7 +138,7 @@ class Response:
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         """Format log probabilities, including tokens of reasoning and call markers."""
-        if not self._request.logprobs:
+        if self._request.generation.top_logprobs is None:
             return None
         if self._chat:
             return {"content": [self._with_top(token) for token in tokens], "refusal": None}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from flash_moe.generation.output_spec import OutputSpec
+from flash_moe.generation.prepare import Request
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, invalid
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.request import (
+    ApiRequest,
     Choice,
-    GenerationRequest,
-    Tools,
     read_function,
     read_sampling,
+    tools_spec,
 )
 from flash_moe.tools.calls import openai_function
 
@@ -34,9 +37,7 @@ CHOICES: dict[str, Choice]
 CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
-def read_messages(
-    body: Fields, options: ServeOptions, *, counting: bool = False
-) -> GenerationRequest:
+def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False) -> ApiRequest:
     """Read a body of ``/v1/messages``.
 
     Args:
@@ -71,23 +72,23 @@ def read_messages(
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
     response_format, format_field = _format(body)
-    return GenerationRequest(
-        model=body.required_text("model"),
-        sampling=read_sampling(
-            body,
-            options,
-            max_temperature=1,
-            numbers=("temperature", "top_p", "top_k"),
-            max_tokens=body.integer("max_tokens", options.sampling.max_tokens, 1),
-            max_thinking_tokens=budget,
-            stop=body.texts("stop_sequences", maximum=16),
-        ),
-        messages=messages,
-        tools=_tools(body, options),
-        response_format=response_format,
-        format_field=format_field,
-        stream=body.flag("stream"),
-        template_args={"enable_thinking": thinks},
+    sampling = read_sampling(
+        body,
+        options,
+        max_temperature=1,
+        numbers=("temperature", "top_p", "top_k"),
+        max_tokens=body.integer("max_tokens", options.sampling.max_tokens, 1),
+        max_thinking_tokens=budget,
+        stop=body.texts("stop_sequences", maximum=16),
+    )
+    generation = Request(
+        messages,
+        sampling,
+        replace(_tools(body, options), response_format=response_format),
+        {**options.template_args, "enable_thinking": thinks},
+    )
+    return ApiRequest(
+        body.required_text("model"), generation, body.flag("stream"), format_field=format_field
     )
 
 
@@ -187,7 +188,7 @@ def _result(block: Fields) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}
 
 
-def _tools(body: Fields, options: ServeOptions) -> Tools:
+def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
     definitions: list[dict[str, Any]] = []
     strict = set()
     for tool in body.objects("tools"):
@@ -201,14 +202,9 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
             strict.add(tool.required_text("name"))
         tool.ignore(IGNORED_OF_TOOLS)
     choice = body.inner("tool_choice")
-    if choice is None:
-        return Tools(definitions, strict=frozenset(strict))
-    mode = CHOICES[choice.one_of("type", tuple(CHOICES))]
-    names = [tool["function"]["name"] for tool in definitions]
-    named = choice.required_text("name") if mode == "named" else ""
-    if named and named not in names:
-        raise invalid("tool_choice.name", f"there is no tool {named!r:.80}")
-    if mode in ("required", "named") and not names:
-        raise invalid("tool_choice", "expected tools to choose from")
-    parallel = not choice.flag("disable_parallel_tool_use")
-    return Tools(definitions, mode, named, frozenset(strict), parallel)
+    mode, named, parallel = "auto", "", True
+    if choice is not None:
+        mode = choice.one_of("type", tuple(CHOICES))
+        named = choice.required_text("name") if mode == "tool" else ""
+        parallel = not choice.flag("disable_parallel_tool_use")
+    return tools_spec(definitions, CHOICES[mode], named, strict, parallel, "tool_choice.name")

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from flash_moe.errors import ClosedError, FlashMoEError, GrammarError, PromptError
+from flash_moe.errors import (
+    ClosedError,
+    ContextLengthError,
+    FlashMoEError,
+    GrammarError,
+    PromptError,
+    QueueFullError,
+)
 
 Api: TypeAlias = Literal["openai", "anthropic"]
 
@@ -105,7 +112,10 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptError | GrammarError):
-        return invalid(None, f"{error.problem}. {error.hint}".strip())
+        code = "context_length_exceeded" if isinstance(error, ContextLengthError) else None
+        return invalid(None, f"{error.problem}. {error.hint}".strip(), code)
+    if isinstance(error, QueueFullError):
+        return ApiError(429, f"{error.problem}. {error.hint}", code="queue_full", retry_after=5)
     if isinstance(error, ClosedError):
         return unavailable("the server is stopping")
     if isinstance(error, FlashMoEError):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import replace
 from typing import Any
 
+from flash_moe.generation.output_spec import OutputSpec
+from flash_moe.generation.prepare import Request
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import invalid
 from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
+    ApiRequest,
     Choice,
-    GenerationRequest,
-    Tools,
     read_function,
     read_logit_bias,
     read_model,
     read_sampling,
+    tools_spec,
 )
 from flash_moe.tools.calls import openai_function
 
@@ -37,7 +41,7 @@ REFUSED = {
 }
 
 
-def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> GenerationRequest:
+def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> ApiRequest:
     """Read a body of ``/v1/chat/completions``.
 
     Raises:
@@ -60,21 +64,29 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ge
         raise invalid("top_logprobs", "expected logprobs: true as well")
     # The name that servers of Qwen's models use.
     budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
-    template_args = dict(body.mapping("chat_template_kwargs") or {})
+    template_args = _template_args(body)
     if body.text("reasoning_effort") == "none":
         template_args.setdefault("enable_thinking", False)
-    return GenerationRequest(
-        model=read_model(body),
-        sampling=_sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
-        messages=messages,
-        tools=_tools(body, options),
-        response_format=body.mapping("response_format"),
-        stream=body.flag("stream"),
-        include_usage=read_stream_options(body),
-        logprobs=logprobs,
-        top_logprobs=top,
-        template_args=template_args,
+    generation = Request(
+        messages,
+        _sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
+        replace(_tools(body, options), response_format=body.mapping("response_format")),
+        {**options.template_args, **template_args},
+        top if logprobs else None,
     )
+    return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
+
+
+def _template_args(body: Fields) -> dict[str, Any]:
+    """Return arguments of the chat template; those of its renderer are rejected."""
+    from transformers import PreTrainedTokenizerBase
+
+    arguments = dict(body.mapping("chat_template_kwargs") or {})
+    reserved = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    for name in arguments:
+        if name in reserved or not name.isidentifier():
+            raise invalid(f"chat_template_kwargs.{name[:80]}", "a request cannot set this argument")
+    return arguments
 
 
 def _sampling(
@@ -97,7 +109,7 @@ def _sampling(
     )
 
 
-def read_stream_options(body: Fields) -> bool:
+def _include_usage(body: Fields) -> bool:
     """Return true if a streamed answer ends with its token usage."""
     options = body.inner("stream_options")
     if options is None:
@@ -164,7 +176,7 @@ def _call(call: Fields) -> dict[str, Any]:
     }
 
 
-def _tools(body: Fields, options: ServeOptions) -> Tools:
+def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
     definitions: list[dict[str, Any]] = []
     strict = set()
     for tool in body.objects("tools"):
@@ -177,12 +189,12 @@ def _tools(body: Fields, options: ServeOptions) -> Tools:
         parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
         definitions.append(read_function(function, parameters))
         tool.ignore(("cache_control",))
-    choice, named = _choice(body, [tool["function"]["name"] for tool in definitions])
+    choice, named = _choice(body)
     parallel = body.flag("parallel_tool_calls", True)
-    return Tools(definitions, choice, named, frozenset(strict), parallel)
+    return tools_spec(definitions, choice, named, strict, parallel, "tool_choice.function.name")
 
 
-def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
+def _choice(body: Fields) -> tuple[Choice, str]:
     choice = body.get("tool_choice")
     mode: Choice = "auto"
     named = ""
@@ -194,10 +206,6 @@ def _choice(body: Fields, names: list[str]) -> tuple[Choice, str]:
         if field.required_text("type") != "function":
             raise invalid(field.name("type"), "expected function")
         mode, named = "named", field.required_inner("function").required_text("name")
-        if named not in names:
-            raise invalid("tool_choice.function.name", f"there is no tool {named!r:.80}")
-    if mode in ("required", "named") and not names:
-        raise invalid("tool_choice", "expected tools to choose from")
     return mode, named
 
 
@@ -205,9 +213,7 @@ IGNORED_BY_COMPLETIONS = ("user", "metadata")
 REFUSED_BY_COMPLETIONS = {"n": 1, "best_of": 1, "echo": False, "suffix": ""}
 
 
-def read_completion(
-    body: Fields, options: ServeOptions, vocab_size: int | None
-) -> GenerationRequest:
+def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None) -> ApiRequest:
     """Read a body of ``/v1/completions``: one prompt, as text or as token ids.
 
     Raises:
@@ -217,15 +223,13 @@ def read_completion(
     body.ignore(IGNORED_BY_COMPLETIONS)
     top = body.get("logprobs")
     logprobs = top is not None and top is not False
-    return GenerationRequest(
-        model=read_model(body),
-        sampling=_sampling(body, options, vocab_size, "max_tokens"),
-        prompt=_prompt(body, vocab_size),
-        stream=body.flag("stream"),
-        include_usage=read_stream_options(body),
-        logprobs=logprobs,
-        top_logprobs=body.integer("logprobs", 0, 0, 5) if logprobs and top is not True else 0,
+    if logprobs:
+        top = 0 if top is True else body.integer("logprobs", 0, 0, 5)
+    sampling = _sampling(body, options, vocab_size, "max_tokens")
+    generation = Request(
+        _prompt(body, vocab_size), sampling, top_logprobs=top if logprobs else None
     )
+    return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
 
 
 def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:

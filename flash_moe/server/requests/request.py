@@ -1,11 +1,13 @@
-"""Validated request, common to both APIs."""
+"""Validated request, common to all APIs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from flash_moe.generation.output_spec import OutputSpec
+from flash_moe.generation.prepare import Request
 from flash_moe.options.declare import declared
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.server.options import ServeOptions
@@ -17,63 +19,21 @@ Choice: TypeAlias = Literal["auto", "none", "required", "named"]
 
 
 @dataclass(frozen=True)
-class Tools:
-    """Tools of a request.
-
-    Attributes:
-        definitions: Tool definitions in OpenAI's format, as chat templates take them.
-        choice: Tool choice; ``"named"`` requires the tool ``named``.
-        named: Name of the tool that must be called.
-        strict: Names of the tools whose calls are constrained to their schemas.
-        parallel: True if an answer may have several calls.
-    """
-
-    definitions: list[dict[str, Any]] = field(default_factory=list)
-    choice: Choice = "auto"
-    named: str = ""
-    strict: frozenset[str] = frozenset()
-    parallel: bool = True
-
-    @property
-    def in_prompt(self) -> list[dict[str, Any]]:
-        """Tools in the prompt: none if the model must not call any."""
-        return [] if self.choice == "none" else self.definitions
-
-    @property
-    def mode(self) -> str | dict[str, Any]:
-        """The choice in the format of :class:`flash_moe.generation.output_spec.OutputSpec`."""
-        if self.choice == "named":  # a plain name could be "auto"
-            return openai_function(self.named)
-        return self.choice
-
-
-@dataclass
-class GenerationRequest:
-    """Validated request to generate.
+class ApiRequest:
+    """Validated request of any API.
 
     Attributes:
         model: Model name that the client sent.
-        prompt: Text or token ids; ``None`` for a chat.
-        messages: Chat messages in OpenAI's format, with strings as contents.
-        response_format: Output format in OpenAI's format.
+        generation: The generation that it requests.
         format_field: Name of the output format's field in the request, for errors.
         include_usage: True if a streamed answer ends with its token usage.
-        logprobs: True if each token comes with its log probability.
-        top_logprobs: Number of most likely alternatives per token.
     """
 
     model: str
-    sampling: SamplingParams
-    prompt: str | list[int] | None = None
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    tools: Tools = field(default_factory=Tools)
-    response_format: dict[str, Any] | None = None
-    format_field: str = "response_format"
+    generation: Request
     stream: bool = False
     include_usage: bool = False
-    logprobs: bool = False
-    top_logprobs: int = 0
-    template_args: dict[str, Any] = field(default_factory=dict)
+    format_field: str = "response_format"
 
 
 # Sampling options with their own fields in each API.
@@ -132,6 +92,34 @@ def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str
     text = fields.text("description")
     described = {"description": text} if text else {}
     return openai_function(name, **described, parameters=parameters)
+
+
+def tools_spec(
+    definitions: list[dict[str, Any]],
+    choice: Choice,
+    named: str,
+    strict: Collection[str],
+    parallel: bool,
+    where: str,
+) -> OutputSpec:
+    """Check the tool choice, and return the tools as an output spec.
+
+    Args:
+        definitions: Tools in OpenAI's format.
+        named: Name of the tool that must be called, for the choice ``"named"``.
+        strict: Names of the tools whose calls are constrained to their schemas.
+        where: Field with that name, for errors.
+    """
+    names = [tool["function"]["name"] for tool in definitions]
+    if choice == "named" and named not in names:
+        raise invalid(where, f"there is no tool {named!r:.80}")
+    if choice == "required" and not names:
+        raise invalid("tool_choice", "expected tools to choose from")
+    if choice == "none":
+        return OutputSpec()
+    # A plain name could be "auto".
+    chosen = openai_function(named) if choice == "named" else choice
+    return OutputSpec(definitions, chosen, frozenset(strict), parallel=parallel)
 
 
 def read_model(body: Fields) -> str:

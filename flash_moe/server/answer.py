@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty
+from typing import Any
 
-from flash_moe.generation.engine import Engine, Started, Token
+from flash_moe.generation.engine import Engine
+from flash_moe.generation.prepare import PreparedRequest
+from flash_moe.generation.sequence import Started, Token
 from flash_moe.generation.steps import AnswerText
 from flash_moe.generation.stop import StopText
-from flash_moe.server.engine.prepare import PreparedRequest
 from flash_moe.server.requests.errors import unavailable
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece
@@ -44,7 +46,7 @@ class Answer:
         self, engine: Engine, prepared: PreparedRequest, check: Callable[[], None]
     ) -> None:
         self.prepared = prepared
-        self.n_prompt = len(prepared.engine_request.ids)
+        self.n_prompt = len(prepared.run.ids)
         self.n_cached = 0
         self.n_tokens = 0
         self.finish_reason = "stop"
@@ -52,7 +54,8 @@ class Answer:
         self.first_token_at: float | None = None
         self._check = check
         self._engine = engine
-        self._running = engine.submit(prepared.engine_request)
+        self.tokenizer: Any = engine.flash.tokenizer
+        self._running = engine.submit(prepared.run)
         self._stop = StopText(prepared.request.sampling.stops)
         self._sent = self._text = ""
         self._n_calls = 0
@@ -69,8 +72,8 @@ class Answer:
 
     def steps(self) -> Iterator[Step]:
         """Yield the answer until it ends."""
-        limit = self.prepared.engine_request.sampling.max_tokens
-        text = AnswerText(self.prepared.tokenizer, limit)
+        limit = self.prepared.run.sampling.max_tokens
+        text = AnswerText(self.tokenizer, limit)
         while text.finish_reason is None and self.stop_text is None and not self._calls_complete:
             token = self._take()
             assert isinstance(token, Token)
@@ -80,15 +83,14 @@ class Answer:
             piece = text.feed(token.id)
             self.finish_reason = text.finish_reason or "stop"
             pieces = self._pieces(piece, last=text.finish_reason is not None)
-            ended = token.id in self.prepared.tokenizer.eos_token_ids
+            ended = token.id in self.tokenizer.eos_token_ids
             yield Step(pieces, [] if ended else [token])
         if self._n_calls and self.finish_reason == "stop":
             self.finish_reason = "tool_calls"
 
     @property
     def _calls_complete(self) -> bool:
-        tools = self.prepared.request.tools
-        return self._n_calls > 0 and not tools.parallel
+        return self._n_calls > 0 and not self.prepared.request.spec.parallel
 
     def _take(self) -> Started | Token:
         """Return the next event of the engine."""
@@ -136,7 +138,7 @@ class Answer:
         if call.error is None:
             self._n_calls += 1
             return call
-        tokenizer = self.prepared.tokenizer
+        tokenizer = self.tokenizer
         return TextPiece(f"{tokenizer.tool_call_start}{call.text}{tokenizer.tool_call_end or ''}")
 
     def _until_stop(self, text: str, *, last: bool = False) -> list[Piece]:

@@ -1,1 +1,0 @@
-"""Work before and after the engine: tokenizing, constraints, admission, answers."""
