@@ -1,12 +1,12 @@
-"""Write a store in the exact shape of the 397B with random weights, in a sixth of its size.
+"""Write a store in the exact shape of the 397B with random weights, at a sixth of its size.
 
     python scripts/make_full_shape.py DST [--distinct 8]
 
 All 60 layers have their 512 experts of 7 MB, but only --distinct record files are written: layer n
-is a hard link to layer n modulo that number, which makes 35 GB of 223. So computation, cache and
-reads have the size of the real model. The page cache of the system differs, since it holds more of
-29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets too. Needs a
-filesystem with hard links, and a few hundred MB of memory.
+is a hard link to layer n modulo that number, which takes 35 GB instead of 223. So computation,
+cache and reads have the size of the real model. The page cache of the system differs, since it
+holds more of 29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets
+too. Needs a filesystem with hard links, and a few hundred MB of memory.
 """
 
 from __future__ import annotations

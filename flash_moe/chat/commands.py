@@ -91,7 +91,7 @@ def _tools(chat: Chat, rest: str) -> None:
     if rest == "ask":
         chat.permissions.reset()
     elif rest:
-        raise ConfigError("chat", f"/tools: expected nothing or ask, got {rest!r:.40}")
+        raise ConfigError("chat", f"/tools: expected no argument or ask, got {rest!r:.40}")
     if not chat.tools:
         chat.view.line("(no tools)")
     for tool in chat.tools:
@@ -162,7 +162,7 @@ def _quit(chat: Chat, rest: str) -> None:
 
 def _file(command: str, rest: str) -> Path:
     if not rest:
-        raise ConfigError("chat", f"{command}: expected the name of a file")
+        raise ConfigError("chat", f"{command}: expected a file name")
     return Path(rest).expanduser()
 
 

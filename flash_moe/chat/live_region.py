@@ -1,4 +1,4 @@
-"""Live region at the lower end of the screen, and its console.
+"""Live region at the bottom of the screen, and its console.
 
 rich writes under a lock but renders outside of it: if a refresh thread measures a region while
 another print is on its way to the terminal, the region is erased at the wrong height, and lines are

@@ -1,6 +1,6 @@
 """Reader of untrusted JSON files, with size limits and strict types.
 
-Python's reader accepts much that no writer of such files intends: ``True`` for 1, 1.5 where
+Python's reader accepts values that no writer of such files intends: ``True`` for 1, 1.5 where
 ``int()`` gives 1, ``"12"``, duplicate keys, lone surrogates. Here each raises a ``ValueError`` that
 names what was expected; callers add the file name and raise an error of this package.
 """
@@ -60,7 +60,7 @@ def parse_json(content: bytes) -> Table:
 def _parse_int(digits: str) -> int:
     # Python before 3.10.7 takes minutes for a million digits.
     if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
+        raise ValueError(f"expected at most {_MAX_DIGITS} digits in a number, got {len(digits)}")
     return int(digits)
 
 
@@ -127,8 +127,8 @@ def array(row: Any, key: str) -> list[Any]:
 
 
 def text(row: Any, key: str) -> str:
-    """Return a key's text of one line. Raises ValueError otherwise."""
+    """Return a key's single-line string. Raises ValueError otherwise."""
     value = member(row, key)
     if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
-        raise ValueError(f"{key}: expected a line of text, got {kind(value)}")
+        raise ValueError(f"{key}: expected a single-line string, got {kind(value)}")
     return value

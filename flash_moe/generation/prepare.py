@@ -37,7 +37,7 @@ from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
-# Agents send the same tools with each request; building a grammar of 20 tools takes some ms.
+# Agents send the same tools with each request; building a grammar of 20 tools takes a few ms.
 _MAX_CONSTRAINTS = 32
 # Texts have 3 to 5 characters per token. A text with more than this per token of the context is
 # counted in pieces first: if it fits, it is tokenized twice; otherwise it is rejected.

@@ -43,7 +43,7 @@ def encode_prompt(
         ids = [int(i) for i in prompt.reshape(-1).tolist()]  # type: ignore[arg-type, union-attr]
     elif is_chat(prompt):
         if not tokenizer.has_chat_template:
-            raise PromptError("prompt", "this model has no chat template", "Give text instead.")
+            raise PromptError("prompt", "this model has no chat template", "Pass text instead.")
         try:
             ids = list(
                 tokenizer.apply_chat_template(
@@ -62,7 +62,7 @@ def encode_prompt(
                 "prompt", f"expected text, messages or token ids, got {prompt!r:.80}"
             ) from None
     if not ids:
-        raise PromptError("prompt", "the prompt is empty", "Give at least one token.")
+        raise PromptError("prompt", "the prompt is empty", "Pass at least one token.")
     if min(ids) < 0 or (vocab_size is not None and max(ids) >= vocab_size):
         raise PromptError(
             "prompt",
@@ -79,10 +79,10 @@ def is_chat(prompt: Prompt) -> bool:
 
 
 def placed(tokenizer: Any, messages: Messages) -> Messages:
-    """Return messages in a form that the chat template takes, in the same order.
+    """Return messages in a form that the chat template accepts, in the same order.
 
-    Agents send several system messages, also in the middle. Many templates allow one, at the
-    front. For these, leading ones become one message, and later ones join the user's text.
+    Agents send several system messages, some of them between others. Many templates allow one, at
+    the front. For these, leading ones become one message, and later ones join the user's text.
     """
     if all(each["role"] != "system" for each in messages[1:]) or _takes_system(tokenizer):
         return messages

@@ -17,7 +17,7 @@ from flash_moe.grammar.schema_shapes import check_shapes, closed
 # The form of json.dumps. A choice of white space costs tokens, and weak models repeat line breaks.
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
-# they are the same. So control characters without an escape of their own cannot be written.
+# they are the same. So control characters without a short escape cannot be written.
 ESCAPES = 'nrbtf\\"'
 
 
@@ -52,7 +52,7 @@ def json_schema(
     Properties come in the order of the schema. ``docs/constrained.md`` lists the keywords.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
         after: Text of the token that ends reasoning, for models that think: ``"</think>"``.
         thinking: "may" if the model decides whether to think.
 
@@ -114,7 +114,7 @@ def from_response_format(
             enforced; ``strict`` makes no difference.
 
     Raises:
-        GrammarError: The value has another form, or the schema cannot be enforced.
+        GrammarError: The value has an unknown form, or the schema cannot be enforced.
     """
     grammar = response_grammar(value)
     if grammar is None:

@@ -57,10 +57,10 @@ _SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(_NAMED, ("an object of schemas", _is_named_schemas)),
     **dict.fromkeys(_COUNTS, ("a whole number of at least 0", _is_count)),
     **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
-    **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
-    "type": ("a text, or a list of texts", _is_type),
+    **dict.fromkeys(_TEXTS, ("a string", lambda value: isinstance(value, str))),
+    "type": ("a string, or a list of strings", _is_type),
     "enum": ("a list", lambda value: isinstance(value, list)),
-    "required": ("a list of texts", _are_texts),
+    "required": ("a list of strings", _are_texts),
 }
 
 
@@ -68,7 +68,7 @@ def check_shapes(schema: Mapping[str, Any], what: str) -> None:
     """Check a schema and all nested schemas. Unknown keywords may have any value.
 
     Raises:
-        GrammarError: The value of a keyword has another type than JSON schema requires.
+        GrammarError: The value of a keyword does not have the type that JSON schema requires.
     """
     for current in _all(schema):
         for key, value in current.items():

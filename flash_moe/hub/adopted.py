@@ -1,4 +1,4 @@
-"""Adoption of record files of the original Flash-MoE, with a checkpoint at the hub."""
+"""Adoption of record files of the original Flash-MoE, with a checkpoint on the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_adopted(
     for the 397B, 16 MB in total.
 
     Args:
-        places: Path of each shard of the checkpoint to its file at the hub.
+        places: Path of each shard of the checkpoint to its file on the hub.
         packed: ``packed_experts`` directory.
 
     Raises:

@@ -87,7 +87,7 @@ class ExpertKernels:
             slab: The words of their slab, whose size may have changed since the last call.
 
         Raises:
-            UnsupportedModelError: An id outside of the slab, another dtype or shape.
+            UnsupportedModelError: An id is outside of the slab, or the dtype or shape is wrong.
         """
         if slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
             raise UnsupportedModelError(
@@ -112,8 +112,8 @@ class ExpertKernels:
     ) -> mx.array:
         """Run both kernels: the weighted sum of the experts of each token.
 
-        ``mx.compile`` records the two launches once: building them in Python for each call took 44
-        of its 82 microseconds on an H100, replaying them takes 6.
+        ``mx.compile`` records the two launches once. Building them in Python took 44 of 82 us per
+        call on an H100; replaying them takes 6 us.
 
         Args:
             x: ``[tokens, hidden]`` in float32, float16 or bfloat16.

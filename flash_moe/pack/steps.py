@@ -173,7 +173,7 @@ def open_shards() -> AbstractContextManager[FileSet]:
     read-ahead and 300 MB of page cache, 2 GB became 7 GB of reads (bench_pack's checkpoint on
     Linux), because pages were dropped before their use.
     """
-    return closing(FileSet("cached"))
+    return closing(FileSet("buffered"))
 
 
 def read_exactly(shards: FileSet, entry: TensorEntry, start: int, part: memoryview) -> None:

@@ -1,7 +1,7 @@
 """Measures cold reads of a store's records on this disk, and picks the reader settings.
 
-The access pattern is that of a token: as many random experts of a layer as a token uses, through
-the product's own reader threads, one such batch at a time. Every read is cold: its pages are
+The access pattern is that of a token: batches of ``top_k`` random experts of one layer, read
+through the product's own reader threads, one batch at a time. Every read is cold: its pages are
 dropped from the page cache first, and the cache is checked.
 """
 
@@ -50,7 +50,7 @@ def tune(
     top_k: int,
     on_trial: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Trial]:
-    """Measure cold reads with 1 to 32 threads, cached and direct, whole and split.
+    """Measure cold reads with 1 to 32 threads, buffered and direct, whole and split.
 
     Args:
         top_k: Experts of a layer that are read together.

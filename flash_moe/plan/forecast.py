@@ -150,7 +150,7 @@ class Forecast:
         read_s: Seconds for these reads.
         compute_s: Seconds for the weights of a token.
         tokens_per_s: Decode speed.
-        chunk_read_s: Most seconds of reads for a chunk of a prompt: every expert that is not
+        chunk_read_s: Maximum seconds of reads for a chunk of a prompt: every expert that is not
             cached, once, for any length.
         memory_bytes: Memory of the process, with the smallest chunk of a prompt.
         fits: True if the machine has that plus the reserve of ``pressure.reserve``.

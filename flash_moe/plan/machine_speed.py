@@ -1,8 +1,9 @@
 """Measurement of this disk and this device in a few seconds, for a forecast.
 
-The disk test reads like a model: cold random records of the given size, through the product's own
-reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
-new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
+The disk test has the access pattern of a model: cold random records of the given size, through the
+product's own reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary
+file. That file is new, and a drive, or the host of a virtual machine, may read recent data faster
+than old data.
 
 A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
@@ -85,9 +86,9 @@ def disk_read_bytes_per_s(
 ) -> Speed:
     """Measure cold random reads in a folder, through the page cache and, if supported, direct.
 
-    Writes a temporary file of random bytes there, of at most 1.5 GB: as much as 8 seconds can
-    write, and leaving 1 GB of the disk free. It is always removed, unless the process is killed;
-    then ``.flash-moe-speed-*`` is left.
+    Writes a temporary file of random bytes there, of at most 1.5 GB. It is smaller if writing it
+    would take more than 8 seconds or leave less than 1 GB of the disk free. It is always removed,
+    unless the process is killed; then ``.flash-moe-speed-*`` is left.
 
     Args:
         folder: Existing folder on the disk to measure.
@@ -158,7 +159,7 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     """Measure the weight bytes per second of quantized matrix-vector products on MLX's device.
 
     Decoding runs these products; where they are slower than the memory, as on CPUs, they are the
-    limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
+    limit. The matrix has about ``n_bytes``, 4096 inputs and groups of 64.
     """
     import mlx.core as mx
 

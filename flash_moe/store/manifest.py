@@ -58,7 +58,7 @@ class Manifest:
         """Parse the object in the file, without checking the files of the store.
 
         Raises:
-            ValueError: A value is missing, has another type, or contradicts others.
+            ValueError: A value is missing, has the wrong type, or contradicts others.
             UnsupportedModelError: The components of a layout do not form an expert.
         """
         layouts = tuple(RecordLayout.from_json(layout) for layout in array(row, "layouts"))
@@ -152,7 +152,7 @@ def check_sizes(root: Path, manifest: Manifest) -> None:
     """Compare the size of each file with the manifest.
 
     Raises:
-        ManifestError: A file is missing or has another size.
+        ManifestError: A file is missing or has the wrong size.
     """
     for name, expected in file_sizes(manifest).items():
         check_size(root / name, expected)
@@ -170,7 +170,7 @@ def check_size(file: Path, expected: int) -> None:
     """Compare the size of one file.
 
     Raises:
-        ManifestError: The file is missing or has another size.
+        ManifestError: The file is missing or has the wrong size.
     """
     hint = "Run flash-moe verify --repair, or pack the model again."
     try:

@@ -142,7 +142,7 @@ class Source:
 
     Attributes:
         kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
-        name: Directory or repository name, never a full path.
+        name: Name of the directory or repository, never a full path.
         files: Weight files of a repository, for repairs; empty for local checkpoints.
         asked: Requested revision, such as a branch or a tag; ``None`` if unknown.
         quantization: Quantization options that the user chose.

@@ -4,7 +4,7 @@
 and releases the GIL). There are three modes of opening a file:
 
 - ``sequential``: with the system's read-ahead, for packing and verifying.
-- ``cached``: through the page cache without read-ahead, because records are read in random order.
+- ``buffered``: through the page cache without read-ahead, because records are read in random order.
 - ``direct``: bypassing the page cache (``O_DIRECT`` on Linux, ``F_NOCACHE`` on macOS). Offsets,
   lengths and buffers must be multiples of 4096; :func:`check_direct` checks this.
 """
@@ -40,7 +40,7 @@ class FileSet:
     """Opens each file once, on first use, and closes all of them together.
 
     Args:
-        io: ``"sequential"``, ``"cached"`` or ``"direct"``.
+        io: ``"sequential"``, ``"buffered"`` or ``"direct"``.
     """
 
     def __init__(self, io: str = "sequential") -> None:
@@ -68,7 +68,7 @@ class FileSet:
 
 
 def open_for(file: Path, io: str) -> int:
-    """Open a file for reading: ``"sequential"``, ``"cached"`` or ``"direct"``."""
+    """Open a file for reading: ``"sequential"``, ``"buffered"`` or ``"direct"``."""
     flags = os.O_RDONLY | os.O_CLOEXEC
     if io == "direct":
         flags |= getattr(os, "O_DIRECT", 0)
@@ -77,7 +77,7 @@ def open_for(file: Path, io: str) -> int:
         if io == "direct" and hasattr(fcntl, "F_NOCACHE"):
             fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
             fcntl.fcntl(fd, _F_RDAHEAD, 0)
-        elif io == "cached" and hasattr(os, "posix_fadvise"):
+        elif io == "buffered" and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     except BaseException:
         os.close(fd)
@@ -121,7 +121,7 @@ def check_direct(experts: ExpertFiles) -> None:
                     "store",
                     f"io='direct': {segment.file} has {segment.n_bytes} bytes of an expert at byte "
                     f"{segment.offset}: expected multiples of {DIRECT_ALIGNMENT}",
-                    "Pack the model, which aligns its experts, or use io='cached'.",
+                    "Pack the model, which aligns its experts, or use io='buffered'.",
                 )
     file = experts.segments(0, 0)[0].file
     try:
@@ -137,7 +137,7 @@ def check_direct(experts: ExpertFiles) -> None:
         raise ConfigError(
             "store",
             f"io='direct': the filesystem of {file} refuses direct reads: {error.strerror}",
-            "Use io='cached', or move the store to a disk.",
+            "Use io='buffered', or move the store to a disk.",
         ) from None
 
 
@@ -146,8 +146,8 @@ def supported_modes(experts: ExpertFiles) -> list[str]:
     try:
         check_direct(experts)
     except FlashMoEError:
-        return ["cached"]
-    return ["cached", "direct"]
+        return ["buffered"]
+    return ["buffered", "direct"]
 
 
 class RecordReader:
@@ -156,7 +156,7 @@ class RecordReader:
     Args:
         experts: Byte ranges of the records.
         verify: Compare each record with its checksum, if the store has one.
-        io: ``"sequential"``, ``"cached"`` or ``"direct"``; see this module.
+        io: ``"sequential"``, ``"buffered"`` or ``"direct"``; see the module docstring.
 
     Raises:
         UnsupportedModelError, ConfigError: These records cannot be read with ``io="direct"``.

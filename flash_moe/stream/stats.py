@@ -22,7 +22,7 @@ class LayerStats:
         wait_s: Seconds that the layer waited for its reads.
         overlap_s: Seconds in which its reads ran and it did not wait for them.
         compute_s: Seconds of MLX work up to this layer's router: the experts of the previous layer,
-            and this layer's attention and router; in prefill also of experts between its waves.
+            and this layer's attention and router; in prefill also the experts between its waves.
         predicted: Distinct experts needed in calls for which a lookahead made a prediction.
         foreseen: Those of them that it predicted.
         wasted_bytes: Bytes of prefetches that the next call did not need.

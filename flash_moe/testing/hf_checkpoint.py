@@ -1,6 +1,6 @@
 """HF-format original of a toy checkpoint, with the names and shapes of transformers.
 
-Needs numpy only; the result loads in transformers' ``Qwen3_5MoeForConditionalGeneration`` and in
+Needs only numpy; the result loads in transformers' ``Qwen3_5MoeForConditionalGeneration`` and in
 mlx-lm.
 """
 

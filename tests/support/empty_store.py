@@ -1,4 +1,4 @@
-"""A small store of sparse files: a manifest with all that may stand in one, and no weights."""
+"""A small store of sparse files: a manifest with all possible entries, and no weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SOUND = Manifest(
 
 
 def make_store(root: Path) -> Path:
-    """A store whose files have the right sizes and nothing in them."""
+    """A store whose files have the right sizes and no content."""
     (root / "experts").mkdir(parents=True)
     make_file(root / "experts/layer_001.bin", 2 * PLAIN.record_bytes)
     make_file(root / "experts/layer_004.bin", MIXED.record_bytes)

@@ -1,6 +1,6 @@
 """A checkpoint as its headers describe it: names, shapes and positions of tensors, no data.
 
-The shards may be on this disk, or still at the hub; then their paths are those of the downloads.
+The shards may be on this disk, or still on the hub; then their paths are those of the downloads.
 """
 
 from __future__ import annotations

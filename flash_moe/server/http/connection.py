@@ -126,7 +126,7 @@ def _chunk_line(reader: io.BufferedIOBase) -> bytes:
 
 
 def drain(connection: socket.socket) -> None:
-    """Shut down sending, and read what still arrives for a moment.
+    """Shut down sending, and briefly read and drop incoming bytes.
 
     Closing a socket with unread bytes resets the connection, and the client may lose a response
     that it has not read yet.
@@ -145,7 +145,7 @@ def drain(connection: socket.socket) -> None:
 
 
 class HttpServer(ThreadingHTTPServer):
-    """HTTP server with one thread per connection and a limit of connections.
+    """HTTP server with one thread per connection and a connection limit.
 
     Args:
         host, port: Address to listen on; port 0 picks a free one.

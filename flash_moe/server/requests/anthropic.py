@@ -129,7 +129,7 @@ def _format(body: Fields, config: Fields | None) -> tuple[dict[str, Any] | None,
 
 
 def _texts(body: Fields, field: str) -> Iterator[str]:
-    """Yield a text, or the texts of a list of text blocks."""
+    """Yield a string, or the strings of a list of text blocks."""
     value = body.get(field)
     if isinstance(value, str):
         yield value
@@ -162,7 +162,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
         yield {"role": role, "content": content}
         return
     if not isinstance(content, list):
-        raise message.wrong("content", "a text or a list of blocks")
+        raise message.wrong("content", "a string or a list of blocks")
     texts: list[str] = []
     reasoning: list[str] = []
     calls: list[dict[str, Any]] = []

@@ -152,7 +152,7 @@ def _content(message: Fields) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise message.wrong("content", "a text or a list of parts")
+        raise message.wrong("content", "a string or a list of parts")
     texts = []
     for part in message.objects("content"):
         kind = part.required_text("type")
@@ -245,7 +245,7 @@ def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, list):
-        raise body.wrong("prompt", "a text or a list of token ids")
+        raise body.wrong("prompt", "a string or a list of token ids")
     if any(isinstance(each, str | list) for each in prompt):
         raise invalid("prompt", "expected one prompt", "unsupported_parameter")
     for token in prompt:
