@@ -79,7 +79,7 @@ def typed(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
     all text without a schema; the strict conversion of the tool decides.
 
     Args:
-        schema: JSON schema of the argument; ``None`` if there is none.
+        schema: JSON schema of the argument, or ``None``.
         root: Schema with the definitions that ``$ref`` names.
 
     Raises:
@@ -112,7 +112,8 @@ def typed(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
     kind = json_type(value)
     if kind == "number" and "integer" in types and "number" not in types and value.is_integer():
         return int(value)
-    return value if kind in types or only_containers else text
+    fits = kind in types and not (is_text and kind in ("string", "null"))
+    return value if fits or only_containers else text
 
 
 def _types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
