@@ -1,4 +1,4 @@
-"""Slab: one ``mx.array`` of slots, written by reader threads and read by kernels.
+"""Slab in memory that host and device share: one ``mx.array`` of slots.
 
 A slab is a flat array of 32-bit words. Its bytes are written through its ``memoryview``; the
 components of its records are zero-copy views ``[slots, ...]`` made by ``mx.as_strided``, so that
@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -66,6 +66,10 @@ class Slab:
         start = slot * self.slot_bytes
         return self._bytes[start : start + n_bytes]
 
+    def write(self, slot: int, record: bytes) -> None:
+        """Write a whole record into a slot that no computation reads."""
+        self.record(slot, len(record))[:] = record
+
     def views(self, layout: RecordLayout) -> Mapping[str, mx.array]:
         """Component name to array ``[slots, *shape]`` that aliases the slots."""
         if layout not in self._views or not self._keep_views:
@@ -86,6 +90,29 @@ class Slab:
             strides=(self.slot_bytes // size, *strides),
             offset=c.offset // size,
         )
+
+
+class SharedMemory:
+    """Memory that host and device share: Metal, a CPU, and managed memory of CUDA.
+
+    Attributes:
+        early_waves: True if computing on cached experts while others are read is worth a wave.
+    """
+
+    early_waves = True
+
+    def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> Slab:
+        """Allocate a slab."""
+        return Slab(n_slots, slot_bytes, keep_views=keep_views)
+
+    def move(self, source: Slab, target: Slab, moves: Iterable[tuple[int, int]]) -> None:
+        """Copy slots of one slab to another: (old slot, new slot)."""
+        for old, new in moves:
+            size = source.slot_bytes
+            target.record(new, size)[:] = source.record(old, size)
+
+    def close(self) -> None:
+        """Free what the slabs share: nothing."""
 
 
 def _make_huge(address: int, n_bytes: int) -> None:

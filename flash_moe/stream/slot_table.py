@@ -57,6 +57,10 @@ class SlotTable:
     def __contains__(self, key: object) -> bool:
         return key in self._cached
 
+    def slot(self, layer: int, expert: int) -> int:
+        """The slot of a cached expert."""
+        return self._cached[layer, expert]
+
     def begin_call(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
         """Begin a call of a layer and split its distinct experts into groups.
 

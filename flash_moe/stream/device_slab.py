@@ -1,0 +1,243 @@
+"""Slab in the memory of an NVIDIA GPU, which the host never touches.
+
+A reader thread reads a record into a pinned buffer and copies it to its slot on a stream of its
+own. MLX keeps an array in plain device memory as long as the host does not look at its bytes, so a
+device slab has no ``memoryview``: its records are :class:`StagedRecord`. MLX's kernels see the
+copied bytes; the fence of the bank protects a slot as it does in shared memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable
+
+import mlx.core as mx
+
+from flash_moe.compat.cudart import CudaError, CudaRuntime, array_address, cuda_runtime
+from flash_moe.errors import KernelError
+from flash_moe.stream.slab import SharedMemory, Slab
+
+
+class Staging:
+    """Pinned buffers and streams of the reader threads. Grows on demand, up to one each per thread.
+
+    Args:
+        runtime: CUDA's runtime.
+    """
+
+    def __init__(self, runtime: CudaRuntime) -> None:
+        self.runtime = runtime
+        self._lock = threading.Lock()
+        self._free: list[tuple[int, int]] = []  # (bytes, address)
+        self._buffers: list[int] = []
+        self._streams: list[int] = []
+        self._of_thread = threading.local()
+        self._closed = False
+
+    def take(self, n_bytes: int) -> tuple[int, int]:
+        """Return a free buffer of at least ``n_bytes``: its size and address.
+
+        Raises:
+            CudaError: No more memory can be pinned.
+        """
+        with self._lock:
+            for index, buffer in enumerate(self._free):
+                if buffer[0] >= n_bytes:
+                    return self._free.pop(index)
+            address = self.runtime.allocate_pinned(n_bytes)
+            self._buffers.append(address)
+        return n_bytes, address
+
+    def give_back(self, buffer: tuple[int, int]) -> None:
+        with self._lock:
+            if not self._closed:
+                self._free.append(buffer)
+
+    def stream(self) -> int:
+        """The stream of the calling thread."""
+        stream: int | None = getattr(self._of_thread, "stream", None)
+        if stream is None:
+            with self._lock:
+                stream = self._of_thread.stream = self.runtime.create_stream()
+                self._streams.append(stream)
+        return stream
+
+    def close(self) -> None:
+        """Free buffers and streams. No copy may run; may be called repeatedly."""
+        with self._lock:
+            self._closed = True
+            self._free.clear()
+            while self._buffers:
+                self.runtime.free_pinned(self._buffers.pop())
+            while self._streams:
+                self.runtime.destroy_stream(self._streams.pop())
+
+
+class StagedRecord:
+    """Destination of one record in a device slab.
+
+    Threads may share a record, each with its own part. ``release`` must follow the last use.
+
+    Args:
+        address: Device address of the slot.
+        pinned: Address of pinned memory of the record's size that the caller owns; by default the
+            record takes a buffer of the staging when it is first needed.
+    """
+
+    __slots__ = ("_address", "_buffer", "_lock", "_n_bytes", "_pinned", "_staging")
+
+    def __init__(
+        self, staging: Staging, address: int, n_bytes: int, pinned: int | None = None
+    ) -> None:
+        self._staging = staging
+        self._address = address
+        self._n_bytes = n_bytes
+        self._pinned = pinned
+        self._buffer: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._n_bytes
+
+    def host(self) -> memoryview:
+        """Host bytes of the record, to read it into before ``deliver``.
+
+        Raises:
+            CudaError: No more memory can be pinned.
+        """
+        return _bytes_at(self._host_address(), self._n_bytes)
+
+    def deliver(self, start: int, stop: int) -> None:
+        """Copy bytes ``start`` to ``stop`` to the slot; they are there when it returns.
+
+        Raises:
+            CudaError: The copy failed.
+        """
+        runtime, stream = self._staging.runtime, self._staging.stream()
+        source = self._host_address() + start
+        runtime.copy_to_device(self._address + start, source, stop - start, stream)
+        runtime.synchronize(stream)
+
+    def release(self) -> None:
+        """Return the buffer to the staging. A second call does nothing."""
+        with self._lock:
+            buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._staging.give_back(buffer)
+
+    def _host_address(self) -> int:
+        if self._pinned is not None:
+            return self._pinned
+        with self._lock:
+            if self._buffer is None:
+                self._buffer = self._staging.take(self._n_bytes)
+            return self._buffer[1]
+
+
+def _bytes_at(address: int, n_bytes: int) -> memoryview:
+    return memoryview((ctypes.c_char * n_bytes).from_address(address)).cast("B")
+
+
+class DeviceSlab(Slab):
+    """A slab in plain device memory.
+
+    Attributes:
+        address: Device address of slot 0.
+    """
+
+    def __init__(
+        self, staging: Staging, n_slots: int, slot_bytes: int, *, keep_views: bool = True
+    ) -> None:
+        self.n_slots = n_slots
+        self.slot_bytes = slot_bytes
+        self._keep_views = keep_views
+        self._views = {}
+        self._staging = staging
+        self.array = mx.zeros((n_slots * slot_bytes // 4,), dtype=mx.uint32)
+        mx.eval(self.array)
+        self.address = array_address(self.array)
+
+    def record(self, slot: int, n_bytes: int) -> StagedRecord:  # type: ignore[override]
+        """Destination of the first ``n_bytes`` of a slot."""
+        return StagedRecord(self._staging, self.address + slot * self.slot_bytes, n_bytes)
+
+    def write(self, slot: int, record: bytes) -> None:
+        target = self.record(slot, len(record))
+        try:
+            target.host()[:] = record
+            target.deliver(0, len(record))
+        finally:
+            target.release()
+
+    def check(self) -> None:
+        """Check that the host has not looked at the slab since it was made.
+
+        Raises:
+            KernelError: MLX has moved the slab.
+        """
+        if array_address(self.array) != self.address:
+            raise KernelError(
+                "bank",
+                "the expert cache was moved to managed memory: expected that no code of the host "
+                "reads the array of a device slab",
+                "Load the model again.",
+            )
+
+
+class DeviceMemory:
+    """Memory of an NVIDIA GPU: makes device slabs (``slab_memory`` chooses it).
+
+    Attributes:
+        early_waves: See ``SharedMemory``. False: the experts of one token take the GPU less time
+            than Python needs for one more wave.
+    """
+
+    early_waves = False
+
+    def __init__(self, runtime: CudaRuntime) -> None:
+        self.staging = Staging(runtime)
+
+    def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> DeviceSlab:
+        """Allocate a slab.
+
+        Raises:
+            MemoryError: The device has not enough memory.
+        """
+        runtime, n_bytes = self.staging.runtime, n_slots * slot_bytes
+        try:
+            return DeviceSlab(self.staging, n_slots, slot_bytes, keep_views=keep_views)
+        except RuntimeError as error:
+            free, total = runtime.memory()
+            raise MemoryError(
+                f"expected {n_bytes} bytes of device memory for a slab of the expert cache, {free} "
+                f"of {total} are free ({error}). Lower cache_gb"
+            ) from None
+
+    def move(
+        self, source: DeviceSlab, target: DeviceSlab, moves: Iterable[tuple[int, int]]
+    ) -> None:
+        """Copy slots of one slab to another: (old slot, new slot).
+
+        Raises:
+            MemoryError: A copy failed.
+        """
+        source.check()
+        runtime, stream, size = self.staging.runtime, self.staging.stream(), source.slot_bytes
+        try:
+            for old, new in moves:
+                runtime.copy_on_device(
+                    target.address + new * size, source.address + old * size, size, stream
+                )
+            runtime.synchronize(stream)
+        except CudaError as error:
+            raise MemoryError(str(error)) from None
+
+    def close(self) -> None:
+        self.staging.close()
+
+
+def slab_memory() -> SharedMemory | DeviceMemory:
+    """Return the memory of slabs on MLX's default device. The only place that chooses it."""
+    runtime = cuda_runtime()
+    return SharedMemory() if runtime is None else DeviceMemory(runtime)
