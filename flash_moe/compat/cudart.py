@@ -55,7 +55,7 @@ class CudaRuntime:
     """The calls that a device slab needs. Any thread may make them; each releases the GIL.
 
     Args:
-        library: ``libcudart``, or an object with its functions.
+        library: Result of ``open_library``, or an object with its functions.
 
     Raises:
         CudaError: The library does not work with this driver.
@@ -122,18 +122,11 @@ class CudaRuntime:
         self._copy(target, source, n_bytes, _ON_DEVICE, stream)
 
     def _copy(self, target: int, source: int, n_bytes: int, kind: int, stream: int) -> None:
-        self._call(
-            "cudaMemcpyAsync",
-            ctypes.c_void_p(target),
-            ctypes.c_void_p(source),
-            ctypes.c_size_t(n_bytes),
-            ctypes.c_int(kind),
-            ctypes.c_void_p(stream),
-        )
+        self._call("cudaMemcpyAsync", target, source, n_bytes, kind, stream)
 
     def synchronize(self, stream: int) -> None:
         """Wait until the copies of a stream are in device memory."""
-        self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+        self._call("cudaStreamSynchronize", stream)
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = int(getattr(self._library, name)(*arguments))
@@ -160,7 +153,7 @@ def cuda_runtime() -> CudaRuntime | None:
     problems = []
     for file in libraries():
         try:
-            runtime = CudaRuntime(ctypes.CDLL(file))
+            runtime = CudaRuntime(open_library(file))
             if (version := runtime.version()) >= OLDEST:
                 return runtime
             problems.append(f"{file}: expected version {OLDEST} or newer, got {version}")
@@ -172,6 +165,20 @@ def cuda_runtime() -> CudaRuntime | None:
         "; ".join(dict.fromkeys(problems)) or "no file",
     )
     return None
+
+
+def open_library(file: str) -> Any:
+    """Open a libcudart.
+
+    Raises:
+        OSError, AttributeError: The file is missing, or no such library.
+    """
+    library = ctypes.CDLL(file)
+    # Each read calls these two, and plain numbers are faster to pass than ctypes objects.
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.cudaMemcpyAsync.argtypes = [pointer, pointer, size, ctypes.c_int, pointer]
+    library.cudaStreamSynchronize.argtypes = [pointer]
+    return library
 
 
 def libraries() -> Iterator[str]:

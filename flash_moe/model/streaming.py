@@ -16,7 +16,7 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
-from flash_moe.stream.device_slab import slab_memory
+from flash_moe.stream.device_memory import slab_memory
 from flash_moe.stream.events import EventLog
 from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.trace import TraceHeader, TraceWriter
@@ -120,7 +120,10 @@ class Streaming:
             io=reads.io,
             io_split=reads.split,
             verify_reads=options.verify_reads,
-            memory=slab_memory(),
+            memory=slab_memory(
+                round((options.host_cache_gb or 0) * 1e9),
+                max(layer.layout.record_bytes for layer in self.experts.layers),
+            ),
             keep_views=keep_views,
             policy=options.cache_policy,
             trace=TraceWriter(Path(options.trace), header) if options.trace else None,

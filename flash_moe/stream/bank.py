@@ -26,7 +26,7 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
-from flash_moe.stream.device_slab import DeviceMemory
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.held import HeldLayers
 from flash_moe.stream.prefetch import Prefetch, Prefetcher
@@ -104,7 +104,7 @@ class ExpertBank:
         self._prefetcher = Prefetcher(self._counters)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
-        self._readers = ReaderPool(reader, io_threads, io_split)
+        self._readers = ReaderPool(reader, io_threads, io_split, self._memory.min_part)
 
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
@@ -176,6 +176,7 @@ class ExpertBank:
         if self._reading is not None:
             self._reading.batch.drain()
             self._add_counters(self._reading)
+        self._memory.recover()
         self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
         for pool in set(self._pool_of.values()):
             pool.table.recover()
@@ -197,9 +198,9 @@ class ExpertBank:
         room = max(pool.plan.n_slots - max(self._top_k, n_cached) - len(pending), 0)
         new = [e for e in experts if (layer, e) not in pool.table and e not in pending][:room]
         reserved = pool.table.reserve(layer, new, keep=experts)
-        n_bytes = self._record_bytes(layer)
+        self._memory.evicted(reserved.evicted)
         for expert, slot in reserved.reads:
-            read = Read(layer, expert, pool.slab.record(slot, n_bytes))
+            read = self._read(pool, layer, expert, slot)
             batch = self._readers.batch([read], spread=False)
             self._prefetcher.add(Prefetch(layer, expert, slot, batch))
             self._readers.submit(batch)
@@ -320,19 +321,20 @@ class ExpertBank:
 
     def _begin(self, layer: int, pool: SlotPool, experts: Sequence[int]) -> Reading:
         """Assign slots to experts and submit the reads of the missing ones."""
-        n_bytes = self._record_bytes(layer)
         assignment = pool.table.assign(layer, experts)
-        batch = self._readers.batch(
-            [
-                Read(layer, expert, pool.slab.record(slot, n_bytes))
-                for expert, slot in assignment.reads
-            ]
-        )
+        reads = [self._read(pool, layer, expert, slot) for expert, slot in assignment.reads]
+        batch = self._readers.batch(self._memory.begin_copies(reads, self.layers[layer].number))
+        self._memory.evicted(assignment.evicted)
         reading = Reading(layer, pool, experts, assignment, batch, time.perf_counter())
         self._reading = reading  # visible to recover() before the first read begins
-        if assignment.reads:
+        if batch.n_parts:
             self._readers.submit(batch)
         return reading
+
+    def _read(self, pool: SlotPool, layer: int, expert: int, slot: int) -> Read:
+        n_bytes = self._record_bytes(layer)
+        record = self._memory.record(pool.slab, slot, n_bytes, (layer, expert))
+        return Read(layer, expert, record)
 
     def _wait(self, reading: Reading, wait: Callable[..., T], *arguments: int) -> T:
         """Return ``wait(*arguments)`` and add its time to the layer's wait."""
@@ -349,6 +351,10 @@ class ExpertBank:
         """Wait for the reads and commit their experts to the slot table."""
         if not reading.batch.complete:
             self._wait(reading, reading.batch.wait)
+        if self._memory.copying:
+            number = self.layers[reading.layer].number
+            copied = self._wait(reading, self._memory.end_copies, number)
+            self._counters.add(reading.layer, **copied)
         reading.pool.table.commit(reading.assignment)
         self._add_counters(reading)
         return self._wave(reading, reading.experts, reading.assignment.slots)

@@ -9,14 +9,17 @@ copied bytes; the fence of the bank protects a slot as it does in shared memory.
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import mlx.core as mx
 
-from flash_moe.compat.cudart import CudaError, CudaRuntime, array_address, cuda_runtime
+from flash_moe.compat.cudart import CudaError, CudaRuntime, array_address
 from flash_moe.errors import KernelError
-from flash_moe.stream.slab import SharedMemory, Slab
+from flash_moe.stream.host_tier import HostTier
+from flash_moe.stream.policy import Key
+from flash_moe.stream.slab import Slab
 
 
 class Staging:
@@ -81,21 +84,50 @@ class StagedRecord:
 
     Args:
         address: Device address of the slot.
-        pinned: Address of pinned memory of the record's size that the caller owns; by default the
-            record takes a buffer of the staging when it is first needed.
+        tier: Second tier that keeps the record, or its bytes are read into a buffer of the staging.
+        key: Layer index and expert, for the tier.
+
+    Attributes:
+        key: Layer index and expert.
+        in_host: True if the tier has the bytes: nothing has to be read.
     """
 
-    __slots__ = ("_address", "_buffer", "_lock", "_n_bytes", "_pinned", "_staging")
+    __slots__ = (
+        "_address",
+        "_buffer",
+        "_lock",
+        "_n_bytes",
+        "_pinned",
+        "_release",
+        "_staging",
+        "in_host",
+        "key",
+    )
 
     def __init__(
-        self, staging: Staging, address: int, n_bytes: int, pinned: int | None = None
+        self,
+        staging: Staging,
+        address: int,
+        n_bytes: int,
+        tier: HostTier | None = None,
+        key: Key = (0, 0),
     ) -> None:
         self._staging = staging
         self._address = address
         self._n_bytes = n_bytes
-        self._pinned = pinned
         self._buffer: tuple[int, int] | None = None
         self._lock = threading.Lock()
+        self._pinned: int | None = None
+        self._release: Callable[[bool], None] | None = None
+        self.in_host = False
+        self.key = key
+        place = tier and tier.table.acquire(key)
+        if tier and place:
+            self._release = functools.partial(tier.table.release, key)
+            try:
+                self._pinned, self.in_host = tier.address(place[0]), place[1]
+            except CudaError:  # no more memory can be pinned: read it without the tier
+                self.release()
 
     def __len__(self) -> int:
         return self._n_bytes
@@ -119,10 +151,22 @@ class StagedRecord:
         runtime.copy_to_device(self._address + start, source, stop - start, stream)
         runtime.synchronize(stream)
 
-    def release(self) -> None:
-        """Return the buffer to the staging. A second call does nothing."""
+    def start_copy(self, stream: int) -> None:
+        """Queue the copy of a record in the tier; it is there when the stream is synchronised."""
+        source = self._host_address()
+        self._staging.runtime.copy_to_device(self._address, source, self._n_bytes, stream)
+
+    def release(self, complete: bool = False) -> None:
+        """Return the buffer to the staging, or the slot to the tier. A second call does nothing.
+
+        Args:
+            complete: The host bytes are those of the record.
+        """
         with self._lock:
             buffer, self._buffer = self._buffer, None
+            release, self._release = self._release, None
+        if release is not None:
+            release(complete)
         if buffer is not None:
             self._staging.give_back(buffer)
 
@@ -183,61 +227,3 @@ class DeviceSlab(Slab):
                 "reads the array of a device slab",
                 "Load the model again.",
             )
-
-
-class DeviceMemory:
-    """Memory of an NVIDIA GPU: makes device slabs (``slab_memory`` chooses it).
-
-    Attributes:
-        early_waves: See ``SharedMemory``. False: the experts of one token take the GPU less time
-            than Python needs for one more wave.
-    """
-
-    early_waves = False
-
-    def __init__(self, runtime: CudaRuntime) -> None:
-        self.staging = Staging(runtime)
-
-    def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> DeviceSlab:
-        """Allocate a slab.
-
-        Raises:
-            MemoryError: The device has not enough memory.
-        """
-        runtime, n_bytes = self.staging.runtime, n_slots * slot_bytes
-        try:
-            return DeviceSlab(self.staging, n_slots, slot_bytes, keep_views=keep_views)
-        except RuntimeError as error:
-            free, total = runtime.memory()
-            raise MemoryError(
-                f"expected {n_bytes} bytes of device memory for a slab of the expert cache, {free} "
-                f"of {total} are free ({error}). Lower cache_gb"
-            ) from None
-
-    def move(
-        self, source: DeviceSlab, target: DeviceSlab, moves: Iterable[tuple[int, int]]
-    ) -> None:
-        """Copy slots of one slab to another: (old slot, new slot).
-
-        Raises:
-            MemoryError: A copy failed.
-        """
-        source.check()
-        runtime, stream, size = self.staging.runtime, self.staging.stream(), source.slot_bytes
-        try:
-            for old, new in moves:
-                runtime.copy_on_device(
-                    target.address + new * size, source.address + old * size, size, stream
-                )
-            runtime.synchronize(stream)
-        except CudaError as error:
-            raise MemoryError(str(error)) from None
-
-    def close(self) -> None:
-        self.staging.close()
-
-
-def slab_memory() -> SharedMemory | DeviceMemory:
-    """Return the memory of slabs on MLX's default device. The only place that chooses it."""
-    runtime = cuda_runtime()
-    return SharedMemory() if runtime is None else DeviceMemory(runtime)

@@ -11,9 +11,7 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream import readers
 from flash_moe.stream.readers import Read, ReadBatch
-
-# Bytes. Smaller parts of a record cost more in calls than they gain by parallel reads.
-MIN_PART = 512 * 1024
+from flash_moe.stream.slab import SharedMemory
 
 
 class ReaderPool:
@@ -24,9 +22,17 @@ class ReaderPool:
         n_threads: Number of threads, and maximum number of reads in flight.
         split: Parts that each record is read in, by different threads. ``None``: as many as keep
             all threads busy, if a batch has fewer records than there are threads.
+        min_part: Bytes of the smallest part of such a split.
     """
 
-    def __init__(self, reader: RecordReader, n_threads: int, split: int | None = 1) -> None:
+    def __init__(
+        self,
+        reader: RecordReader,
+        n_threads: int,
+        split: int | None = 1,
+        min_part: int = SharedMemory.min_part,
+    ) -> None:
+        self._min_part = min_part
         self._reader = reader
         self._n_threads = n_threads
         self._split = split
@@ -59,7 +65,7 @@ class ReaderPool:
             split = 1
             if reads and spread:
                 largest = max(len(read.record) for read in reads)
-                split = max(min(self._n_threads // len(reads), largest // MIN_PART), 1)
+                split = max(min(self._n_threads // len(reads), largest // self._min_part), 1)
         return ReadBatch(reads, split, self._check_threads)
 
     def submit(self, batch: ReadBatch) -> None:

@@ -45,11 +45,27 @@ def split_record(n_bytes: int, n_parts: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, n_bytes)) for start in range(0, n_bytes, step)] or [(0, 0)]
 
 
+def _split(read: Read, n_parts: int) -> int:
+    """Number of parts of a read: a record that is only copied stays whole."""
+    return n_parts if isinstance(read.record, memoryview) or not read.record.in_host else 1
+
+
 @dataclass(frozen=True)
 class _Part:
     index: int  # of the read in its batch
     start: int
     stop: int
+
+
+def copy_error(error: CudaError, layer: int, expert: int) -> ReadError:
+    """Return the error for an expert whose copy to the GPU failed."""
+    return ReadError(
+        "stream",
+        f"the copy to the GPU failed: {error}",
+        "The model stays usable. After a fault of the GPU, load it in a new process.",
+        layer=layer,
+        expert=expert,
+    )
 
 
 class ReadBatch:
@@ -73,6 +89,7 @@ class ReadBatch:
         n_bytes: Bytes read so far.
         read_s: Seconds inside reads, summed over threads.
         n_copied, copy_s: The same for copies to device memory.
+        n_host: Records that were copied from the second tier and not read.
         ended: Time of ``time.perf_counter`` at which the latest read ended.
     """
 
@@ -84,11 +101,11 @@ class ReadBatch:
     ) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
-        self.n_copied = 0
+        self.n_copied = self.n_host = 0
         self.copy_s = 0.0
         self.ended = 0.0
         self._reads = reads
-        parts = [split_record(len(read.record), split) for read in reads]
+        parts = [split_record(len(read.record), _split(read, split)) for read in reads]
         self._missing = [len(ranges) for ranges in parts]  # unread parts of each read
         self._todo = deque(
             _Part(index, start, stop)
@@ -144,6 +161,7 @@ class ReadBatch:
             "read_s": self.read_s,
             "bytes_copied": self.n_copied,
             "copy_s": self.copy_s,
+            "host_hits": self.n_host,
         }
 
     @property
@@ -250,7 +268,7 @@ class ReadBatch:
                 read = self._reads[part.index]
                 self._completed.append(read)
                 if not isinstance(read.record, memoryview):
-                    read.record.release()
+                    read.record.release(complete=True)
             self._end_part(me, error)
         return True
 
@@ -261,20 +279,17 @@ class ReadBatch:
         try:
             host = read.record if isinstance(read.record, memoryview) else read.record.host()
             whole = part.stop - part.start == len(read.record)
-            if whole:
+            if staged is not None and staged.in_host:
+                n_bytes = 0
+            elif whole:
                 n_bytes = reader.read(read.layer, read.expert, host)
             else:
                 n_bytes = reader.read_part(read.layer, read.expert, host, part.start, part.stop)
             if staged is not None:
                 self._copy(staged, part)
         except CudaError as error:
-            raise ReadError(
-                "stream",
-                f"the copy to the GPU failed: {error}",
-                "The model stays usable. After a fault of the GPU, load it in a new process.",
-                layer=reader.experts.layers[read.layer].number,
-                expert=read.expert,
-            ) from error
+            number = reader.experts.layers[read.layer].number
+            raise copy_error(error, number, read.expert) from error
         if whole:
             return n_bytes, True
         with self._changed:
@@ -290,6 +305,7 @@ class ReadBatch:
         seconds = time.perf_counter() - started
         with self._changed:
             self.n_copied += part.stop - part.start
+            self.n_host += record.in_host
             self.copy_s += seconds
             self.read_s -= seconds  # run_one adds all of the part's time
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,10 @@ import numpy as np
 from flash_moe.compat.dtypes import DTYPES, on_cpu
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
+from flash_moe.stream.policy import Key
+
+if TYPE_CHECKING:
+    from flash_moe.stream.readers import Read
 
 _HUGE_PAGE = 2 * 1024 * 1024
 
@@ -97,13 +101,35 @@ class SharedMemory:
 
     Attributes:
         early_waves: True if computing on cached experts while others are read is worth a wave.
+        min_part: Bytes. Smaller parts of a record cost more in calls than parallel reads gain.
+        copying: True if copies are queued.
     """
 
     early_waves = True
+    copying = False
+    min_part = 512 * 1024
 
     def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> Slab:
         """Allocate a slab."""
         return Slab(n_slots, slot_bytes, keep_views=keep_views)
+
+    def record(self, slab: Slab, slot: int, n_bytes: int, key: Key) -> memoryview:
+        """Return the destination of a record in a slot."""
+        return slab.record(slot, n_bytes)
+
+    def begin_copies(self, reads: Sequence[Read], layer: int) -> Sequence[Read]:
+        """Return the reads that readers have to do: all of them."""
+        return reads
+
+    def end_copies(self, layer: int) -> dict[str, float]:
+        """Return the amounts of copies: none."""
+        return {}
+
+    def recover(self) -> None:
+        """Forget copies: there are none."""
+
+    def evicted(self, keys: Iterable[Key]) -> None:
+        """Ignore experts that leave the slots."""
 
     def move(self, source: Slab, target: Slab, moves: Iterable[tuple[int, int]]) -> None:
         """Copy slots of one slab to another: (old slot, new slot)."""

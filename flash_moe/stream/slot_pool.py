@@ -17,7 +17,7 @@ import mlx.core as mx
 from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import release_free_memory
 from flash_moe.stream.budget import SlabPlan
-from flash_moe.stream.device_slab import DeviceMemory
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.policy import POLICIES
 from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_table import SlotTable

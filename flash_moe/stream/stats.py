@@ -29,6 +29,7 @@ class LayerStats:
         bytes_asked: Bytes of the records needed, cached or not.
         bytes_copied: Bytes copied to the memory of a GPU; 0 in memory that host and GPU share.
         copy_s: Seconds inside those copies, summed over the reader threads.
+        host_hits: Misses that were copied from the second tier, and not read.
     """
 
     layer: int
@@ -46,6 +47,7 @@ class LayerStats:
     bytes_asked: int = 0
     bytes_copied: int = 0
     copy_s: float = 0.0
+    host_hits: int = 0
 
     def __sub__(self, other: LayerStats) -> LayerStats:
         mine, theirs = astuple(self)[1:], astuple(other)[1:]
@@ -98,6 +100,10 @@ class StreamStats:
         return int(self._sum("bytes_copied"))
 
     @property
+    def host_hits(self) -> int:
+        return int(self._sum("host_hits"))
+
+    @property
     def copy_s(self) -> float:
         return self._sum("copy_s")
 
@@ -143,7 +149,7 @@ class StreamStats:
         totals = (
             *("bank_bytes", "expert_bytes", "shrinks", "hits", "misses", "hit_rate"),
             *("bytes_asked", "bytes_read", "read_s", "wait_s", "compute_s", "overlap_s"),
-            *("wasted_bytes", "recall", "bytes_copied", "copy_s"),
+            *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
         return {**rows, "layers": [asdict(layer) for layer in self.layers]}

@@ -19,9 +19,10 @@ from flash_moe.errors import BudgetError, ChecksumError, KernelError, ReadError
 from flash_moe.model import streaming
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream import device_slab
+from flash_moe.stream import device_memory, device_slab
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.device_slab import DeviceMemory, DeviceSlab, StagedRecord
+from flash_moe.stream.device_memory import DeviceMemory
+from flash_moe.stream.device_slab import DeviceSlab, StagedRecord
 from flash_moe.stream.slab import SharedMemory
 from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
 from tests.support.fake_cudart import (
@@ -43,7 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
 @pytest.fixture
 def on_device(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
     """``load`` puts experts on the fake device."""
-    monkeypatch.setattr(device_slab, "cuda_runtime", lambda: fake_runtime(fake))
+    monkeypatch.setattr(device_memory, "cuda_runtime", lambda: fake_runtime(fake))
     monkeypatch.setattr(streaming, "cuda_runtime", lambda: fake_runtime(fake))
     return fake
 
@@ -236,7 +237,7 @@ def test_a_model_on_a_device(tiny_store: Path, on_device: FakeCudart) -> None:
         assert not on_device.pinned
         assert not on_device.streams
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_slab, "cuda_runtime", lambda: None)
+        patch.setattr(device_memory, "cuda_runtime", lambda: None)
         patch.setattr(streaming, "cuda_runtime", lambda: None)
         with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
             assert flash.generate(prompt, max_tokens=12).text == expected
@@ -303,12 +304,12 @@ def test_without_libcudart_memory_is_managed_and_the_log_says_so_once(
             return broken
         raise OSError(f"{file}: cannot open shared object file")
 
-    monkeypatch.setattr(cudart.ctypes, "CDLL", open_library)
+    monkeypatch.setattr(cudart, "open_library", open_library)
     cudart.cuda_runtime.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
-                assert isinstance(device_slab.slab_memory(), SharedMemory)
+                assert isinstance(device_memory.slab_memory(), SharedMemory)
         (record,) = caplog.records
         message = record.getMessage()
         for part in ("managed memory", "error 35", "11080"):
@@ -320,7 +321,7 @@ def test_without_libcudart_memory_is_managed_and_the_log_says_so_once(
 
 def test_on_a_cpu_no_library_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudart, "libraries", lambda: pytest.fail("searched"))
-    assert isinstance(device_slab.slab_memory(), SharedMemory)
+    assert isinstance(device_memory.slab_memory(), SharedMemory)
 
 
 def test_out_of_pinned_memory(open_bank: Any, tensors: Tensors, fake: FakeCudart) -> None:

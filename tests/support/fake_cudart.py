@@ -91,15 +91,15 @@ class FakeCudart:
             self.streams.remove(stream.value)
         return self._begin("cudaStreamDestroy")
 
-    def cudaMemcpyAsync(self, target: Any, source: Any, n: Any, kind: Any, stream: Any) -> int:
+    def cudaMemcpyAsync(self, target: int, source: int, n: int, kind: int, stream: int) -> int:
         if code := self._begin("cudaMemcpyAsync"):
             return code
-        assert stream.value in self.streams
-        self._queued[stream.value].append((target.value, source.value, n.value, kind.value))
+        assert stream in self.streams
+        self._queued[stream].append((target, source, n, kind))
         return 0
 
-    def cudaStreamSynchronize(self, stream: Any) -> int:
-        queued, self._queued[stream.value] = self._queued[stream.value], []
+    def cudaStreamSynchronize(self, stream: int) -> int:
+        queued, self._queued[stream] = self._queued[stream], []
         if code := self._begin("cudaStreamSynchronize"):
             return code
         self.before_copy()
