@@ -21,7 +21,7 @@ from flash_moe.model.next_router import MAX_ROWS, Predict
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops import kernel
-from flash_moe.ops.expert_mlp import Activation, ExpertMLP
+from flash_moe.ops.expert_mlp import DENSE_ROWS, Activation, ExpertMLP
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.reading import Wave
@@ -148,7 +148,7 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        held = self._held_slots(ids)
+        held = None if self._in_pairs(len(x)) else self._held_slots(ids)
         if held is not None:
             slab = self._bank.slab(self._layer).array
             y = self._kernels(x, weights, held, slab, shared=shared)
@@ -157,7 +157,7 @@ class StreamedSwitchGLU(nn.Module):
         chosen, experts, waves = self._fetch(x, ids)
         if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
-        if not self._kernels_take(chosen.size, len(experts)):
+        if self._in_pairs(len(x)) or not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
@@ -256,6 +256,14 @@ class StreamedSwitchGLU(nn.Module):
             experts = np.unique(chosen).tolist()
         return chosen, experts, self._bank.waves(self._layer, experts, ahead)
 
+    def _in_pairs(self, n_rows: int) -> bool:
+        """True if each (row, expert) pair has to be computed alone, whatever the bank's size.
+
+        On CUDA the kernels compute prompts in waves too. The sum within a kernel is rounded in
+        another way than a sum of pairs, so only one row, which fits every bank, may use it.
+        """
+        return self._on_cuda and n_rows > 1
+
     def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
         """True if the rows per expert are few and all experts fit the slots at once."""
         fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
@@ -287,6 +295,10 @@ class StreamedSwitchGLU(nn.Module):
         """
         rows = x.reshape(-1, 1, x.shape[-1])
         expert_of_pair = chosen.reshape(-1)
+        # Decided for all waves, so that no bits depend on the size of the bank.
+        n_experts = len(np.unique(chosen)) if kernel.backend() == "cuda" else chosen.size
+        use_kernels = self._on_cuda and self._few_rows(chosen.size, n_experts)
+        dense = chosen.size >= DENSE_ROWS * n_experts
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
@@ -295,18 +307,14 @@ class StreamedSwitchGLU(nn.Module):
             pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
             x_of_pair = rows[mx.array(pairs // chosen.shape[-1])]
             slots = slot_of_pair[pairs].astype(np.uint32)
-            part = self._wave_outputs(x_of_pair, slots, wave)
+            if use_kernels and self._kernels:
+                ids = self._kernels.slot_ids(slots[:, None], wave.slab.array)
+                part = self._kernels.unweighted(x_of_pair.squeeze(1), ids, wave.slab.array)
+            else:
+                part = self._mlp(x_of_pair, slots, wave.views, sorted_slots=True, dense=dense)
             self._bank.track(part)
             parts.append(part)
             order.append(pairs)
         inverse = np.argsort(np.concatenate(order))
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
         return y[mx.array(inverse)].reshape(*chosen.shape, x.shape[-1])
-
-    def _wave_outputs(self, x: mx.array, slots: npt.NDArray[np.uint32], wave: Wave) -> mx.array:
-        """Return the outputs of rows ``[n, 1, hidden]`` with one sorted slot each."""
-        if self._kernels and self._on_cuda and self._few_rows(len(slots), len(wave.experts)):
-            slab = wave.slab.array
-            ids = self._kernels.slot_ids(slots[:, None], slab)
-            return self._kernels.unweighted(x.squeeze(1), ids, slab)
-        return self._mlp(x, slots, wave.views, sorted_slots=True)

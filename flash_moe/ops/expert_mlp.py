@@ -63,6 +63,7 @@ class ExpertMLP:
         views: Mapping[str, mx.array],
         *,
         sorted_slots: bool = False,
+        dense: bool = False,
     ) -> mx.array:
         """Compute the experts.
 
@@ -71,13 +72,14 @@ class ExpertMLP:
             slots: Slot ids ``[..., k]``, or ``[n]``; not an MLX array on CUDA.
             views: Component name to ``[slots, ...]`` array.
             sorted_slots: The slots are in ascending order, which lets MLX use a faster kernel.
+            dense: Dequantize the experts of sorted slots once, for many rows (CUDA only).
 
         Returns:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
         """
         if kernel.backend() == "cuda":
             used, inverse = np.unique(np.asarray(slots), return_inverse=True)
-            if sorted_slots and len(inverse) >= DENSE_ROWS * len(used):
+            if dense:
                 return self._dense(x, used, inverse, views)
             views = _without_gaps(views, used)
             slots = inverse.reshape(slots.shape).astype(np.uint32)
