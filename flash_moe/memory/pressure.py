@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.memory.system import available_memory, machine_memory
 
 PERIOD_S = 0.5  # between checks; one takes 35 us, more in a control group
@@ -29,7 +30,10 @@ def memory_shortage(bank_bytes: int) -> int:
     On Linux this is the difference between ``reserve`` and the available memory. macOS only reports
     a level of pressure: a tenth of the bank at a warning, a quarter if it is critical. The macOS
     part was never run by us.
+    A cache in the memory of a GPU frees no host memory, so it never shrinks for that.
     """
+    if cuda_runtime() is not None:
+        return 0
     if sys.platform == "darwin":
         level = _pressure_level()
         return 0 if level <= NORMAL else bank_bytes // (4 if level >= CRITICAL else 10)

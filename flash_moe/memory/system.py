@@ -27,10 +27,15 @@ def machine_memory() -> int:
 def usable_memory() -> int:
     """``machine_memory()``, or on Metal the recommended maximum working set if that is less.
 
-    Beyond that, macOS wires pages at the expense of every other process.
+    Beyond that, macOS wires pages at the expense of every other process. On an NVIDIA GPU it is the
+    memory of the GPU.
     """
     import mlx.core as mx  # only where a model runs
 
+    from flash_moe.compat.cudart import cuda_runtime
+
+    if (runtime := cuda_runtime()) is not None:
+        return runtime.memory()[1]
     working_set = mx.device_info().get("max_recommended_working_set_size")
     if mx.metal.is_available() and isinstance(working_set, int) and working_set > 0:
         return min(machine_memory(), working_set)
@@ -49,6 +54,18 @@ def available_memory(root: Path = _ROOT) -> int | None:
         return None
     left = [group.available() for group in control_groups(root)]
     return min([1024 * kilobytes, *(n for n in left if n is not None)])
+
+
+def available_to_model() -> int | None:
+    """``available_memory()``, or on an NVIDIA GPU the free memory of the GPU."""
+    import mlx.core as mx  # only where a model runs
+
+    from flash_moe.compat.cudart import cuda_runtime
+
+    runtime = cuda_runtime()
+    if runtime is None:
+        return available_memory()
+    return runtime.memory()[0] + mx.get_cache_memory()
 
 
 def resident_memory() -> int:

@@ -28,7 +28,7 @@ from flash_moe.errors import ClosedError, UnsupportedModelError
 from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
-from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
+from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import next_router
 from flash_moe.model.padding import Padding
@@ -97,7 +97,7 @@ class StreamedModel(nn.Module):
             bank=self._bank.n_bytes,
             unfilled=self.unfilled_bytes,
             machine=usable_memory(),
-            available=available_memory(),
+            available=available_to_model(),
         )
         most = chunk_tokens(
             self._prefill_workspace,

@@ -11,7 +11,7 @@ from flash_moe.errors import BudgetError
 from flash_moe.files.sizes import format_bytes, format_least_gb
 from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
-from flash_moe.memory.system import available_memory, resident_memory, usable_memory
+from flash_moe.memory.system import available_to_model, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
@@ -66,7 +66,7 @@ class Streaming:
             )
         bank = default_bank(
             machine=usable_memory(),
-            available=available_memory(),
+            available=available_to_model(),
             resident=resident,
             expert_bytes=expert_bytes,
             smallest_bank=smallest,

@@ -24,8 +24,8 @@ class DeviceMemory:
 
     Attributes:
         early_waves, min_part: See ``SharedMemory``. The experts of one token take the GPU less time
-            than Python needs for one more wave. A part costs about 0.1 ms of Python, which threads
-            do not share, and a core reads 2 MB in 0.4 ms.
+            than Python needs for one more wave. Smaller parts were slower: their Python runs in
+            one thread at a time (docs/experiments.md).
     """
 
     early_waves = False

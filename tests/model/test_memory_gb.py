@@ -137,7 +137,7 @@ def test_the_default_bank(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streaming, "usable_memory", lambda: machine)
-    monkeypatch.setattr(streaming, "available_memory", lambda: available)
+    monkeypatch.setattr(streaming, "available_to_model", lambda: available)
     with load(tiny_store) as flash:
         assert flash.stats.bank_bytes == round(budget_gb(tiny_store, share) * 1e9)
 

@@ -62,7 +62,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
     share: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streamed, "usable_memory", lambda: 10**12)
-    monkeypatch.setattr(streamed, "available_memory", lambda: None)
+    monkeypatch.setattr(streamed, "available_to_model", lambda: None)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         assert run(flash, 601) == [600, 1]
         assert run(flash, 1) == [1]
@@ -73,7 +73,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
 def test_where_memory_is_short_chunks_are_short(
     tiny_store: Path, tiny_mlx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "available_memory", lambda: 0)
+    monkeypatch.setattr(streamed, "available_to_model", lambda: 0)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         assert run(flash, 150) == [50, 50, 49, 1]
         assert run(flash, 150, prefill_step=100) == [100, 49, 1]
