@@ -12,8 +12,10 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, invalid
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.request import (
+    IGNORED_OF_PARTS,
     ApiRequest,
     Choice,
+    read_content,
     read_function,
     read_sampling,
     tools_spec,
@@ -26,7 +28,6 @@ IGNORED = (
     *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
 REFUSED: dict[str, Any] = {"mcp_servers": [], "compaction": None}
-IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
 IGNORED_OF_TOOLS = (
     *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
     "input_examples",
@@ -68,7 +69,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
             "messages",
             "expected a last message of role user: prefilling the answer is not supported",
         )
-    if system := "\n\n".join(_texts(body, "system")):
+    if system := read_content(body, "system", ("text",), separator="\n\n"):
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
     response_format, format_field = _format(body)
@@ -120,20 +121,6 @@ def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, form.where
 
 
-def _texts(body: Fields, field: str) -> Iterator[str]:
-    """Yield a text, or the texts of a list of text blocks."""
-    value = body.get(field)
-    if isinstance(value, str):
-        yield value
-        return
-    for block in body.objects(field):
-        kind = block.required_text("type")
-        if kind != "text":
-            raise invalid(block.name("type"), f"expected text, got {kind!r:.80}")
-        yield block.required_text("text")
-        block.ignore(IGNORED_OF_BLOCKS)
-
-
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     """Yield a message in OpenAI's format: tool results come first, as own messages."""
     role = message.one_of("role", ("user", "assistant"))
@@ -160,7 +147,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             reasoning.append(block.required_text("thinking"))
         else:
             raise invalid(block.name("type"), f"messages of {role} cannot have {kind!r:.80}")
-        block.ignore(IGNORED_OF_BLOCKS)
+        block.ignore(IGNORED_OF_PARTS)
     if role == "user":
         if texts or not n_results:
             yield {"role": "user", "content": "\n\n".join(texts)}
@@ -182,29 +169,29 @@ def _call(block: Fields) -> dict[str, Any]:
 
 
 def _result(block: Fields) -> dict[str, Any]:
-    content = "\n\n".join(_texts(block, "content"))
+    content = read_content(block, "content", ("text",), separator="\n\n")
     if block.flag("is_error"):
         content = f"Error: {content}"
     return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}
 
 
 def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
-    definitions: list[dict[str, Any]] = []
-    strict = set()
-    for tool in body.objects("tools"):
-        if (kind := tool.text("type", "custom")) != "custom":
-            raise invalid(
-                tool.name("type"), f"expected custom (a tool of the client), got {kind!r:.80}"
-            )
-        tool.required("input_schema")
-        definitions.append(read_function(tool, tool.mapping("input_schema")))
-        if tool.flag("strict") or options.strict_tools:
-            strict.add(tool.required_text("name"))
-        tool.ignore(IGNORED_OF_TOOLS)
     choice = body.inner("tool_choice")
     mode, named, parallel = "auto", "", True
     if choice is not None:
         mode = choice.one_of("type", tuple(CHOICES))
         named = choice.required_text("name") if mode == "tool" else ""
         parallel = not choice.flag("disable_parallel_tool_use")
-    return tools_spec(definitions, CHOICES[mode], named, strict, parallel, "tool_choice.name")
+    where = "tool_choice.name"
+    return tools_spec(_functions(body), options, CHOICES[mode], named, parallel, where)
+
+
+def _functions(body: Fields) -> Iterator[tuple[dict[str, Any], bool]]:
+    for tool in body.objects("tools"):
+        if (kind := tool.text("type", "custom")) != "custom":
+            raise invalid(
+                tool.name("type"), f"expected custom (a tool of the client), got {kind!r:.80}"
+            )
+        tool.required("input_schema")
+        tool.ignore(IGNORED_OF_TOOLS)
+        yield read_function(tool, tool.mapping("input_schema")), tool.flag("strict")

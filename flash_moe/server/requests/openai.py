@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
     ApiRequest,
     Choice,
+    read_content,
     read_function,
     read_logit_bias,
     read_model,
@@ -30,6 +32,7 @@ IGNORED = (
     *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier", "verbosity", "prompt_cache_options", "moderation"),
 )
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 REFUSED = {
     "n": 1,
     "audio": None,
@@ -64,21 +67,22 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ap
         raise invalid("top_logprobs", "expected logprobs: true as well")
     # The name that servers of Qwen's models use.
     budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
-    template_args = _template_args(body)
-    if body.text("reasoning_effort") == "none":
-        template_args.setdefault("enable_thinking", False)
     generation = Request(
         messages,
-        _sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
+        sampling_of(body, options, vocab_size, limit, max_thinking_tokens=budget),
         replace(_tools(body, options), response_format=body.mapping("response_format")),
-        {**options.template_args, **template_args},
+        template_args_of(body, options, body.text("reasoning_effort")),
         top if logprobs else None,
     )
     return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
 
 
-def _template_args(body: Fields) -> dict[str, Any]:
-    """Return arguments of the chat template; those of its renderer are rejected."""
+def template_args_of(body: Fields, options: ServeOptions, effort: str) -> dict[str, Any]:
+    """Return arguments of the chat template; those of its renderer are rejected.
+
+    Args:
+        effort: Reasoning effort; "none" turns reasoning off.
+    """
     from transformers import PreTrainedTokenizerBase
 
     arguments = dict(body.mapping("chat_template_kwargs") or {})
@@ -86,10 +90,12 @@ def _template_args(body: Fields) -> dict[str, Any]:
     for name in arguments:
         if name in reserved or not name.isidentifier():
             raise invalid(f"chat_template_kwargs.{name[:80]}", "a request cannot set this argument")
-    return arguments
+    if effort == "none":
+        arguments.setdefault("enable_thinking", False)
+    return {**options.template_args, **arguments}
 
 
-def _sampling(
+def sampling_of(
     body: Fields, options: ServeOptions, vocab_size: int | None, limit: str, **others: Any
 ) -> SamplingParams:
     """Read the sampling fields of OpenAI's API and of mlx-lm.
@@ -126,7 +132,7 @@ def _message(message: Fields) -> dict[str, Any]:
     calls = [_call(each) for each in message.objects("tool_calls")]
     if message.get("content") is None and role != "assistant":
         message.required("content")
-    result["content"] = _content(message)
+    result["content"] = read_content(message, "content", ("text", "refusal"))
     if name := message.text("name"):
         result["name"] = name
     if role == "tool":
@@ -143,30 +149,19 @@ def _message(message: Fields) -> dict[str, Any]:
     return result
 
 
-def _content(message: Fields) -> str:
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise message.wrong("content", "a text or a list of parts")
-    texts = []
-    for part in message.objects("content"):
-        kind = part.required_text("type")
-        if kind not in ("text", "refusal"):
-            raise invalid(part.name("type"), f"expected text, got {kind!r:.80}")
-        part.ignore(("cache_control", "prompt_cache_breakpoint"))
-        texts.append(part.required_text(kind))
-    return "".join(texts)
+def arguments_of(call: Fields) -> dict[str, Any] | None:
+    """Return the arguments of a call as chat templates take them; ``None`` for no JSON object."""
+    try:
+        arguments = json.loads(call.text("arguments") or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def _call(call: Fields) -> dict[str, Any]:
     function = call.required_inner("function")
-    try:
-        # Chat templates take a mapping.
-        arguments = json.loads(function.text("arguments") or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
+    arguments = arguments_of(function)
+    if arguments is None:
         raise invalid(function.name("arguments"), "expected a JSON object as text")
     call.ignore(("type", "index"))
     function.ignore(("parsed_arguments",))
@@ -177,24 +172,29 @@ def _call(call: Fields) -> dict[str, Any]:
 
 
 def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
-    definitions: list[dict[str, Any]] = []
-    strict = set()
+    choice, named = read_choice(body)
+    parallel = body.flag("parallel_tool_calls", True)
+    where = "tool_choice.function.name"
+    return tools_spec(_functions(body), options, choice, named, parallel, where)
+
+
+def _functions(body: Fields) -> Iterator[tuple[dict[str, Any], bool]]:
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
             raise invalid(tool.name("type"), "expected function")
         function = tool.required_inner("function")
         # OpenAI's newer API has strict next to the function.
-        if any((function.flag("strict"), tool.flag("strict"), options.strict_tools)):
-            strict.add(function.required_text("name"))
-        parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
-        definitions.append(read_function(function, parameters))
+        strict = any((function.flag("strict"), tool.flag("strict")))
         tool.ignore(("cache_control",))
-    choice, named = _choice(body)
-    parallel = body.flag("parallel_tool_calls", True)
-    return tools_spec(definitions, choice, named, strict, parallel, "tool_choice.function.name")
+        yield read_function(function, function.mapping("parameters") or NO_PARAMETERS), strict
 
 
-def _choice(body: Fields) -> tuple[Choice, str]:
+def read_choice(body: Fields, *, flat: bool = False) -> tuple[Choice, str]:
+    """Return the tool choice, and the name of the chosen tool.
+
+    Args:
+        flat: The name stands in the choice, not in an object ``function``.
+    """
     choice = body.get("tool_choice")
     mode: Choice = "auto"
     named = ""
@@ -205,7 +205,8 @@ def _choice(body: Fields) -> tuple[Choice, str]:
         field = body.required_inner("tool_choice")
         if field.required_text("type") != "function":
             raise invalid(field.name("type"), "expected function")
-        mode, named = "named", field.required_inner("function").required_text("name")
+        mode = "named"
+        named = (field if flat else field.required_inner("function")).required_text("name")
     return mode, named
 
 
@@ -225,11 +226,12 @@ def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None)
     logprobs = top is not None and top is not False
     if logprobs:
         top = 0 if top is True else body.integer("logprobs", 0, 0, 5)
-    sampling = _sampling(body, options, vocab_size, "max_tokens")
+    sampling = sampling_of(body, options, vocab_size, "max_tokens")
     generation = Request(
         _prompt(body, vocab_size), sampling, top_logprobs=top if logprobs else None
     )
-    return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
+    stream, usage = body.flag("stream"), _include_usage(body)
+    return ApiRequest(read_model(body), generation, stream, usage, prompt_field="prompt")
 
 
 def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:
