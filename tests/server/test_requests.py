@@ -15,6 +15,7 @@ from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.requests.fields import Fields, parse_body
 from flash_moe.server.requests.openai import read_chat, read_completion
+from flash_moe.server.requests.responses import read_response
 
 OPTIONS = ServeOptions("demo")
 # A machine that does much else may take seconds for one input.
@@ -31,6 +32,7 @@ NAMES = [
         "model",
         "messages",
         "prompt",
+        "input",
         "max_tokens",
         "temperature",
         "stop",
@@ -60,6 +62,7 @@ def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None
         lambda fields: read_chat(fields, OPTIONS, 100),
         lambda fields: read_completion(fields, OPTIONS, 100),
         lambda fields: read_messages(fields, OPTIONS),
+        lambda fields: read_response(fields, OPTIONS, 100),
     ):
         refused = refusal(lambda read=read: read(Fields(body)))
         if refused is not None:

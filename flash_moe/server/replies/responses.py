@@ -15,7 +15,7 @@ from flash_moe.server.http.event_stream import event
 from flash_moe.server.replies import openai
 from flash_moe.server.requests.errors import as_api_error
 from flash_moe.server.requests.request import ApiRequest
-from flash_moe.server.requests.responses import ENCRYPTED, REASONING_MARK, flat_name
+from flash_moe.server.requests.responses import flat_name
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, ThinkingPiece
 
@@ -30,7 +30,6 @@ class Response:
     def __init__(self, answer: Answer, request: ApiRequest, fingerprint: str) -> None:
         self._answer = answer
         self._top_logprobs = request.generation.top_logprobs
-        self._keep_reasoning = ENCRYPTED in request.echo["include"]
         self._head = {"id": _new_id("resp"), "object": "response", "created_at": int(time.time())}
         self._head |= {"model": request.model, "background": False, "store": False}
         self._head |= {"previous_response_id": None, "truncation": "disabled", **request.echo}
@@ -38,7 +37,8 @@ class Response:
             flat_name(tool["name"], each["name"]): {"namespace": tool["name"], "name": each["name"]}
             for tool in request.echo["tools"]
             if tool["type"] == "namespace"
-            for each in tool["tools"]
+            for each in tool.get("tools") or ()
+            if each["type"] == "function"
         }
         self._output: list[dict[str, Any]] = []
         self._item: dict[str, Any] = {}  # the open reasoning or message; empty: none
@@ -75,6 +75,8 @@ class Response:
                 yield from self._piece_events(piece)
         cut = self._answer.finish_reason == "length"
         status = "incomplete" if cut else "completed"
+        if self._item:
+            self._take_tokens()
         yield from self._close(status)
         details = {"reason": "max_output_tokens"} if cut else None
         yield self._response(status, usage=self._usage(), incomplete_details=details)
@@ -91,7 +93,7 @@ class Response:
                 self._item = {"id": _new_id("msg"), "role": "assistant"}
             else:
                 part = {"type": "reasoning_text", "text": ""}
-                self._item = {"id": _new_id("rs"), "summary": [], "encrypted_content": None}
+                self._item = {"id": _new_id("rs"), "summary": []}
             self._item |= {"type": kind, "status": "in_progress", "content": [part]}
             yield self._at("output_item.added", item={**self._item, "content": []})
             yield self._at("content_part.added", content_index=0, part=dict(part))
@@ -115,14 +117,11 @@ class Response:
     def _close(self, status: str = "completed") -> Iterator[Event]:
         if not self._item:
             return
-        self._take_tokens()
         (part,) = self._item["content"]
         logprobs = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
         yield self._at(f"{part['type']}.done", content_index=0, text=part["text"], **logprobs)
         yield self._at("content_part.done", content_index=0, part=part)
-        keep = self._keep_reasoning and self._item["type"] == "reasoning"
-        kept = {"encrypted_content": REASONING_MARK + part["text"]} if keep else {}
-        yield self._done(status, **kept)
+        yield self._done(status)
 
     def _done(self, status: str, **fields: Any) -> Event:
         item = {**self._item, **fields, "status": status}

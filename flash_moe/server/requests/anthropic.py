@@ -69,7 +69,7 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
             "messages",
             "expected a last message of role user: prefilling the answer is not supported",
         )
-    if system := read_content(body, "system", ("text",), separator="\n\n"):
+    if system := read_content(body, "system", ("text",), sep="\n\n"):
         messages.insert(0, {"role": "system", "content": system})
     thinks, budget = _thinking(body, options)
     response_format, format_field = _format(body)
@@ -169,7 +169,7 @@ def _call(block: Fields) -> dict[str, Any]:
 
 
 def _result(block: Fields) -> dict[str, Any]:
-    content = read_content(block, "content", ("text",), separator="\n\n")
+    content = read_content(block, "content", ("text",), sep="\n\n")
     if block.flag("is_error"):
         content = f"Error: {content}"
     return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}

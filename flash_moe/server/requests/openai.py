@@ -78,11 +78,7 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ap
 
 
 def template_args_of(body: Fields, options: ServeOptions, effort: str) -> dict[str, Any]:
-    """Return arguments of the chat template; those of its renderer are rejected.
-
-    Args:
-        effort: Reasoning effort; "none" turns reasoning off.
-    """
+    """Return arguments of the chat template; those of its renderer are rejected."""
     from transformers import PreTrainedTokenizerBase
 
     arguments = dict(body.mapping("chat_template_kwargs") or {})
@@ -190,11 +186,7 @@ def _functions(body: Fields) -> Iterator[tuple[dict[str, Any], bool]]:
 
 
 def read_choice(body: Fields, *, flat: bool = False) -> tuple[Choice, str]:
-    """Return the tool choice, and the name of the chosen tool.
-
-    Args:
-        flat: The name stands in the choice, not in an object ``function``.
-    """
+    """Return the tool choice, and the name of a chosen tool (``flat``: not in ``function``)."""
     choice = body.get("tool_choice")
     mode: Choice = "auto"
     named = ""

@@ -98,7 +98,7 @@ def read_content(
     kinds: Collection[str],
     *,
     omitted: Collection[str] = (),
-    separator: str = "",
+    sep: str = "",
 ) -> str:
     """Return the text of a message, or the texts of its parts; "" if it is missing.
 
@@ -122,7 +122,7 @@ def read_content(
             raise invalid(part.name("type"), f"expected {' or '.join(kinds)}, got {kind!r:.80}")
         part.ignore(IGNORED_OF_PARTS)
         texts.append(part.required_text("refusal" if kind == "refusal" else "text"))
-    return separator.join(texts)
+    return sep.join(texts)
 
 
 def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str, Any]:

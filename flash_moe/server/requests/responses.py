@@ -34,8 +34,8 @@ IGNORED = (
     *("context_management", "stream_options", "moderation", "client_metadata", "access_programs"),
 )
 REFUSED: dict[str, Any] = {"background": False, "conversation": None, "prompt": None}
-# Tools of OpenAI's servers that Codex sends with every request, whatever the model.
-HOSTED_TOOLS = ("web_search", "image_generation", "tool_search")
+# Tools of OpenAI's servers that Codex sends whatever the model; the model does not see them.
+HOSTED_TOOLS = ("web_search", "image_generation")
 IGNORED_OF_TOOLS = ("defer_loading", "allowed_callers", "output_schema", "async", "cache_control")
 IGNORED_OF_ITEMS = (
     *("id", "status", "phase", "metadata", "internal_chat_message_metadata_passthrough"),
@@ -46,7 +46,6 @@ TEXTS = ("input_text", "output_text", "text", "refusal")
 ECHOED: dict[str, Any] = {
     **dict.fromkeys(("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key")),
     **dict.fromkeys(("safety_identifier", "user")),
-    "include": [],
     "metadata": {},
     "parallel_tool_calls": True,
     "reasoning": {"effort": None, "summary": None},
@@ -55,10 +54,6 @@ ECHOED: dict[str, Any] = {
     "tools": [],
     "top_logprobs": 0,
 }
-LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
-# Codex sends reasoning back only as ``encrypted_content``. The mark distinguishes it from content
-# that OpenAI's servers have encrypted.
-REASONING_MARK = "flash-moe:"
 
 
 def read_response(body: Fields, options: ServeOptions, vocab_size: int | None) -> ApiRequest:
@@ -75,11 +70,12 @@ def read_response(body: Fields, options: ServeOptions, vocab_size: int | None) -
         )
     body.refuse(REFUSED)
     body.ignore(IGNORED)
-    include, effort = body.items("include"), ""
+    effort = ""
     if reasoning := body.inner("reasoning"):
         effort = reasoning.text("effort")
         reasoning.ignore(("summary", "generate_summary", "context", "mode"))
     top = body.integer("top_logprobs", 0, 0, 20)
+    logprobs = "message.output_text.logprobs" in body.items("include") or top
     budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
     limit = "max_output_tokens"
     sampling = sampling_of(body, options, vocab_size, limit, max_thinking_tokens=budget)
@@ -88,7 +84,7 @@ def read_response(body: Fields, options: ServeOptions, vocab_size: int | None) -
         sampling,
         replace(_tools(body, options), response_format=_format(body)),
         template_args_of(body, options, effort),
-        top if top or LOGPROBS in include else None,
+        top if logprobs else None,
     )
     echo = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     for name, default in ECHOED.items():
@@ -135,10 +131,8 @@ def _message(item: Fields) -> dict[str, Any]:
             content = read_content(item, "content", TEXTS)
             return {"role": "system" if role == "developer" else role, "content": content}
         case "reasoning":
-            item.ignore(("summary",))
+            item.ignore(("summary", "encrypted_content"))
             text = read_content(item, "content", ("reasoning_text", "text"))
-            if (kept := item.text("encrypted_content")).startswith(REASONING_MARK):
-                text = kept.removeprefix(REASONING_MARK)
             return {"role": "assistant", "content": "", "reasoning_content": text}
         case "function_call":
             arguments = arguments_of(item)
