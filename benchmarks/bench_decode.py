@@ -10,9 +10,9 @@ tokens/s are given as a share of resident mlx-lm's, and the extra time per token
 waiting for reads and the rest.
 
 The case ``cold`` has a bank of one token's experts and reads past the page cache (``io="direct"``).
-Its limits are measured in the same run: plain direct reads of the records that the tokens miss, by
-as many threads, a token's all at once or layer by layer; and the time of a token whose experts are
-all cached. Prints a table and one JSON line last.
+Its limits are measured in the same run: plain direct reads of the records that the tokens miss,
+with the same number of threads, those of a token all at once or layer by layer; and the time of a
+token whose experts are all cached. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations

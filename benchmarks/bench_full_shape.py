@@ -3,13 +3,13 @@
     python scripts/make_full_shape.py DIR
     python scripts/leave_memory.py 12 -- python benchmarks/bench_full_shape.py DIR --cache-gb 2
 
-For each number of experts per token (--top-k) a process of its own drops the files of the store
+For each number of experts per token (--top-k) a separate process drops the files of the store
 from the page cache, loads it, processes a prompt and makes new tokens. The first token comes with
 the prompt; the columns of a token are medians over the others. ``compute`` is MLX work up to the
 last layer's router, ``wait`` is for reads that computing did not hide, ``rest`` is the last layer's
 experts, the output head and everything else; ``read`` is time inside reads, summed over the reader
 threads. ``of all`` is the bytes read, as a share of top-k experts of all layers. The raw rate is
-that of ``bench_read.py`` with as many threads, before the load and after the last token.
+that of ``bench_read.py`` with the same number of threads, before the load and after the last token.
 
 Reads are direct by default: layers that share a record file would be in the page cache more often
 than those of the real model. Prints a table, then one JSON line.
@@ -47,7 +47,7 @@ def drop_all(store: Path) -> float:
 
 
 def raw_rate(experts: Any, io: str) -> float:
-    """GB/s of plain cold reads of random records, with as many threads as the product."""
+    """GB/s of plain cold reads of random records, with the product's number of threads."""
     from bench_read import prepare, raw
 
     from flash_moe.plan.disk_tuning import slots
@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
 
 
 def in_process(top_k: int) -> dict[str, Any]:
-    """The row of this command with one number of experts, from a process of its own."""
+    """The row of this command with one number of experts, from a separate process."""
     words = [sys.executable, *sys.argv, "--top-k", str(top_k)]  # the last --top-k counts
     out = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     if out.returncode:
@@ -175,11 +175,11 @@ def main() -> int:
     parser.add_argument("-n", "--tokens", type=int, default=8, help="new tokens, at least 2")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
-    parser.add_argument("--io", choices=("direct", "cached"), default="direct")
+    parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
     args = parser.parse_args()
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
-        parser.error("expected at least 1 token of a prompt, and 2 new ones")
+        parser.error("expected at least 1 prompt token and 2 new tokens")
     try:
         if len(numbers) == 1:
             rows = [measure(args, numbers[0])]

@@ -1,12 +1,12 @@
-"""Decode of ``mid`` with little memory left, beside resident mlx-lm with all of it.
+"""Decode of ``mid`` with little memory left, compared with resident mlx-lm with all of it.
 
     python benchmarks/bench_low_memory.py [--dir DIR] [--left 1.5] [--share 0.25] [--rounds 5]
 
 The bank has a quarter of the experts. Process and page cache share the memory that
 ``scripts/leave_memory.py`` leaves (GB of 10^9 bytes), so most of the store is read from the disk
-again and again. Resident mlx-lm needs more than that and runs in a process of
-its own before each turn, with all memory. Both decode the same tokens, the first pass warms up and
-is not counted. Prints medians and one JSON line last. Linux only.
+again and again. Resident mlx-lm needs more than that and runs in a separate process before each
+turn, with all memory. Both decode the same tokens; the first pass warms up and is not counted.
+Prints medians and one JSON line last. Linux only.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def streamed_turn(store: Path, share: float, io: str | None) -> dict[str, Any]:
 
 
 def turn(*words: str, left: float | None = None) -> dict[str, Any]:
-    """One turn in a process of its own."""
+    """One turn in a separate process."""
     before = [] if left is None else [str(LEAVE), str(left), "--", sys.executable]
     command = [sys.executable, *before, __file__, *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--left", type=float, default=1.5, metavar="GB")
     parser.add_argument("--share", type=float, default=0.25, help="bank, as a share of the experts")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--io", choices=("cached", "direct"))
+    parser.add_argument("--io", choices=("buffered", "direct"))
     parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.turn:

@@ -6,7 +6,7 @@ The bound is given to ``load`` as ``memory_gb``, which chooses the size of the b
 chunks of the prompt by itself. Without --model it writes the ``mid`` checkpoint (2 GB) under --dir,
 packs it, and removes it at the end unless --keep is given. The figures are those of this process,
 without the page cache of the system. Prints a table, then one JSON line. Exit code 1 if the bound
-is broken.
+is exceeded.
 """
 
 from __future__ import annotations

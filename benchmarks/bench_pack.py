@@ -5,9 +5,9 @@
 
 The copy is `shutil.copyfile` (`sendfile` or `copy_file_range` on Linux) of one shard after the
 other, each followed by `fsync`. Packing is timed from the opening of the checkpoint to the end of
-`pack`, in a process of its own, whose start is not timed and whose peak of memory is reported
-whole. Both take turns. Cold drops the shards from the page cache before each and checks that
-with `mincore`; warm reads them first. Cases:
+`pack`, in a separate process; its start is not timed, and its total peak memory is reported. Both
+take turns. Cold drops the shards from the page cache before each and checks that with `mincore`;
+warm reads them first. Cases:
 
 - `mlx`: the checkpoint `mid`, 2 GB in 4 shards, or the one given;
 - `one-shard`: the same bytes in one shard;
@@ -124,7 +124,7 @@ def prepare(shards: list[Path], state: str, dst: Path) -> None:
 def timed(
     what: str, checkpoint: Path, dst: Path, options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Seconds of ``pack``, or of a ``copy`` that is on the disk when it ends, and the memory."""
+    """Seconds of ``pack``, or of a ``copy`` and its flush to the disk, and the peak memory."""
     arguments = (what, str(checkpoint), str(dst), json.dumps(options or {}))
     found: dict[str, Any] = json.loads(child(_RUN, *arguments))
     return found

@@ -4,11 +4,11 @@
         [--preset mid]
 
 One pass over the prompt, from an empty cache. Models take turns; the first round warms up and is
-not timed, and the page cache is warm. In that round the banks are empty: the bytes read are given
-against (distinct experts of the prompt, as resident mlx-lm's routers pick them) x record. Before
-each later pass a bank is filled by decoding the last tokens of the prompt. The bytes of the last
-case are also compared with the same tokens one by one. On two cores one round takes five minutes.
-Prints a table and one JSON line last.
+not timed, and the page cache is warm. In that round the banks are empty: the bytes read are
+compared with (distinct experts of the prompt, as resident mlx-lm's routers pick them) x record.
+Before each later pass a bank is filled by decoding the last tokens of the prompt. The bytes of the
+last case are also compared with the same tokens one by one. On two cores one round takes five
+minutes. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations

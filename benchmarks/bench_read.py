@@ -1,14 +1,14 @@
 """Reads of random experts by the product's reader threads, against plain preadv in the same run.
 
     python benchmarks/bench_read.py STORE [--threads 1,2,4,8,16,32] [--split 1,4]
-        [--io cached,direct] [--cold | --warm] [--records 64] [--rounds 5]
+        [--io buffered,direct] [--cold | --warm] [--records 64] [--rounds 5]
 
 The product reads through `ReaderPool` into slots of a `Slab`. The raw limit reads the same records,
-whole, with as many threads that do nothing but `os.preadv` into memory touched before. Both take
-turns, each round with other records. Cold (the default) drops the files from the page cache before
-each measurement, warm reads the records first, and `mincore` checks both. `--io sequential` leaves
-the read-ahead of the system on, which the product does only when it packs. Prints a table (medians,
-lowest to highest), then one JSON line.
+whole, with the same number of threads that do nothing but `os.preadv` into memory touched before.
+Both take turns, each round with other records. Cold (the default) drops the files from the page
+cache before each measurement, warm reads the records first, and `mincore` checks both. `--io
+sequential` leaves the read-ahead of the system on, which the product does only when it packs.
+Prints a table (medians, lowest to highest), then one JSON line.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def prepare(experts: ExpertFiles, keys: list[Key], cold: bool) -> None:
         if all(cached_bytes(s.file, s.offset, s.n_bytes) >= s.n_bytes for s in segments):
             reader.close()
             return
-    sys.exit("the records do not stay in the page cache: fewer --records?")
+    sys.exit("the records do not stay in the page cache; try fewer --records")
 
 
 def product(experts: ExpertFiles, slab: Slab, keys: list[Key], settings: IoSettings) -> float:
@@ -90,7 +90,7 @@ def raw(
     ]
     flags = os.O_RDONLY | (getattr(os, "O_DIRECT", 0) if settings.io == "direct" else 0)
     fds = {file: os.open(file, flags) for file in {file for file, *_ in ranges}}
-    if settings.io == "cached" and hasattr(os, "posix_fadvise"):
+    if settings.io == "buffered" and hasattr(os, "posix_fadvise"):
         for fd in fds.values():
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     counter = itertools.count()
@@ -172,7 +172,7 @@ def main() -> int:
     parser.add_argument("store", type=Path, help="store or mlx checkpoint")
     parser.add_argument("--threads", default="1,2,4,8,16,32")
     parser.add_argument("--split", default="1,4")
-    parser.add_argument("--io", help="cached, direct or sequential (default: all supported)")
+    parser.add_argument("--io", help="buffered, direct or sequential (default: all supported)")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--cold", action="store_true", help="the default")
     state.add_argument("--warm", action="store_true", help="records in the page cache; not direct")
@@ -180,7 +180,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     experts = open_streaming(args.store, LoadOptions()).experts
-    modes = (args.io or ("cached" if args.warm else "cached,direct")).split(",")
+    modes = (args.io or ("buffered" if args.warm else "buffered,direct")).split(",")
     if args.warm and "direct" in modes:
         parser.error("direct reads are never warm")
     if "direct" in modes:

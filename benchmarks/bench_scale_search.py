@@ -62,7 +62,7 @@ def errors(kind: str, shape: tuple[int, int], seed: int, bits: int) -> dict[str,
     ours, squares = relative_error(weight, found, bits, GROUP_SIZE)
     theirs, _ = relative_error(weight, plain, bits, GROUP_SIZE)
     original = original_error(weight, bits)
-    # 0 against 0: weights that are on a grid of so many codes already.
+    # 0 divided by 0: the weights already lie on a grid of this many codes.
     return {
         "to_plain": ours / theirs if theirs else 1.0,
         "to_original": ours / original,

@@ -6,7 +6,7 @@
 Everything is measured in turns in one run, warm, greedy, with all experts cached:
 
 - time per token of one streamed answer, and of ``model.generate`` in this process;
-- tokens/s of several clients at once in sum, and of one;
+- total tokens/s of several concurrent clients, and of one;
 - time to the first token of a short prompt sent behind a prompt of ``--long`` tokens, on a copy of
   the model whose config allows such a context, against the time of one prefill chunk.
 
@@ -65,7 +65,7 @@ def server(root: Path, model: str, clients: int, *flags: str) -> Iterator[int]:
 
 
 def ask(port: int, prompt: Any, n_tokens: int, bias: dict[str, float]) -> list[float]:
-    """Stream a completion; return the times of its events, the first that of sending it."""
+    """Stream a completion; return the times of its events; the first is that of sending it."""
     body = {"model": "default_model", "prompt": prompt, "max_tokens": n_tokens, "stream": True}
     body |= {"logit_bias": bias, "temperature": 0, "logprobs": 0}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
@@ -84,7 +84,7 @@ def per_token(times: list[float], n_tokens: int) -> float:
 
 
 def together(port: int, clients: int, n_tokens: int, bias: dict[str, float]) -> float:
-    """Tokens/s of several clients in sum."""
+    """Total tokens/s of several clients."""
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as threads:
         texts = (PROMPTS[n % len(PROMPTS)] + " " * n for n in range(clients))
@@ -127,6 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
+        print(f"{name} {value:.4g}", file=sys.stderr)
 
     with load(args.model, cache_gb=1) as flash:
         ends = dict.fromkeys(flash.tokenizer.eos_token_ids, -100.0)

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
         },
     ),
 }
-# Keyword: schema, right values, wrong ones.
+# Keyword: schema, valid values, invalid values.
 KEYWORDS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "type list": ({"type": ["string", "null"]}, ["a", None], [1]),
     "enum": ({"enum": ["a", 1, None, [2]]}, ["a", 1, None, [2]], ["b", 2]),

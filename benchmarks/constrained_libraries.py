@@ -1,7 +1,7 @@
 """Libraries that bench_constrained.py compares, behind one interface, and vocabularies for them.
 
 Each class reads a vocabulary (the end token comes after all others), builds a schema, starts an
-answer, takes tokens, and gives the mask of what may follow as uint32 words [ceil(ids / 32)].
+answer, takes tokens, and returns the mask of the allowed tokens as uint32 words [ceil(ids / 32)].
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def vocabulary(size: int) -> tuple[list[bytes], str]:
 
 
 def cut(text: bytes, ids: dict[bytes, int]) -> list[int]:
-    """Token ids of a text, the longest token first."""
+    """Token ids of a text, by the longest match at each position."""
     longest, found, at = max(map(len, ids)), [], 0
     while at < len(text):
         n = next(n for n in range(longest, 0, -1) if text[at : at + n] in ids)

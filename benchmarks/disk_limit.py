@@ -15,16 +15,16 @@ from flash_moe.stream.trace import Call, read_trace
 
 
 class DiskLimit:
-    """Plain direct reads of tokens' records, by as many threads as the model has.
+    """Plain direct reads of tokens' records, with the model's number of threads.
 
-    Only of the records that a bank of one token's experts misses: those that the previous token
+    Reads only the records that a bank of one token's experts misses: those that the previous token
     did not use.
 
     Args:
         store: A packed store.
         trace: Routing of a run that ended with decoded tokens, and at least one before them.
         n_tokens: Number of those tokens.
-        n_threads: Threads that read.
+        n_threads: Number of reader threads.
     """
 
     def __init__(self, store: Path, trace: Path, n_tokens: int, n_threads: int) -> None:
@@ -47,7 +47,7 @@ class DiskLimit:
     def by_layer(self, token: int) -> float:
         """Bytes per second, layer by layer.
 
-        A model can only do this: a layer's experts are known when the layer before is done.
+        A model cannot read sooner: a layer's experts are known only after the previous layer.
         """
         return self._rate(self._keys(token))
 

@@ -4,8 +4,8 @@
 
 Each of a set of requests (chats, completions, tool calls, JSON by a schema, with and without a
 seed) is answered alone first. Then the clients send them in random order and in random ways: whole,
-streamed, or given up after some pieces. Every answer must be the one that the request had alone; of
-one given up, the pieces that came must be its beginning. Memory is the server's own metric, first
+streamed, or cancelled after some pieces. Every answer must be the one that the request got alone;
+the pieces of a cancelled answer must be its beginning. Memory is the server's own metric, first
 after each request was answered once, then during the run.
 
 Prints one JSON line last; exits with 1 if an answer differs, or anything fails.
@@ -74,7 +74,7 @@ def requests(max_tokens: int) -> list[Request]:
 
 
 class Server:
-    """The server in a process of its own."""
+    """The server in a separate process."""
 
     def __init__(self, model: str, log: Path, *options: str) -> None:
         self._log = log

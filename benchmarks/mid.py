@@ -23,7 +23,7 @@ if not (root / f"{name}-store" / "flash_moe.json").exists():
 def make_mid(root: Path, *, keep_checkpoint: bool = False, preset: str = "mid") -> Path:
     """Write and pack ``mid`` under ``root``, unless it exists. Return the store.
 
-    Runs in a process of its own, so that its memory is not counted in this one.
+    Runs in a separate process, so that its memory is not counted in this one.
 
     Args:
         keep_checkpoint: Also keep the mlx checkpoint, ``root / "mid-mlx"``, for resident mlx-lm.

@@ -95,13 +95,13 @@ def read_config(path: Path) -> dict[str, Any]:
         ModelNotFoundError: ``path`` is not a directory, or has no readable config.json.
     """
     if not os.path.isdir(path):
-        raise ModelNotFoundError("model", f"{path} is not a directory", "Give a model directory.")
+        raise ModelNotFoundError("model", f"{path} is not a directory", "Pass a model directory.")
     file = path / "config.json"
     if not os.path.isfile(file):
         raise ModelNotFoundError(
             "model",
             f"{path} is not a model directory: it has no config.json",
-            "Give the directory with config.json and the weights.",
+            "Pass the directory with config.json and the weights.",
         )
     try:
         size = file.stat().st_size

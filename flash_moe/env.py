@@ -36,7 +36,7 @@ class Environment:
         None, "directory of chat sessions", env=True, default="in the user's state directory"
     )
     kernel_dir: Path | None = option(
-        None, "directory of edited kernels, with all kernel files", env=True, default="the shipped"
+        None, "directory of edited kernels, with all kernel files", env=True, default="shipped"
     )
 
 

@@ -166,7 +166,7 @@ class ToolArgumentError(ToolError, ValueError):
 
 
 class GrammarError(FlashMoEError, ValueError):
-    """The requested schema, grammar or tools, or this tokenizer, cannot be enforced."""
+    """The requested schema, grammar or tools cannot be enforced with this tokenizer."""
 
 
 class ClosedError(FlashMoEError, RuntimeError):

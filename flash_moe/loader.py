@@ -57,8 +57,8 @@ class GeneratingModel(_Closing, StreamedModel):
 
         Raises:
             PromptError: The prompt is empty or too long.
-            ConfigError: A bad option.
-            GrammarError: The requested schema, or this model's tokenizer, cannot be enforced.
+            ConfigError: An option is invalid.
+            GrammarError: The requested schema cannot be enforced with this model's tokenizer.
             ReadError, ChecksumError: The experts cannot be read; the model stays usable.
         """
         return generate(self, self.tokenizer, prompt, options)
@@ -129,7 +129,7 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
         UnsupportedModelError: Its experts cannot be streamed.
         ManifestError, CorruptFileError: The files are damaged or inconsistent.
         BudgetError: ``cache_gb`` or ``memory_gb`` is too small; the message names the minimum.
-        ConfigError: Another bad option.
+        ConfigError: Another option is invalid.
         KernelError: ``kernels="require"`` and the kernels cannot be used.
         TraceError: A trace cannot be written.
     """

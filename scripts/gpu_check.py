@@ -70,7 +70,7 @@ class Tally:
 
 
 def check_width(bits: int, quick: bool) -> Tally:
-    """All group sizes and dtypes, k and tokens of one width; the types of scales take turns."""
+    """All group sizes and dtypes, k and tokens of one width; the types of scales alternate."""
     tally = Tally()
     tokens = (3,) if quick else (1, 2, 7, 8)
     for (turn, (group, (hidden, width))), (i, dtype) in itertools.product(
@@ -80,7 +80,7 @@ def check_width(bits: int, quick: bool) -> Tally:
         experts = random_experts(
             hidden, width, 12, bits=bits, group_size=group, scale_dtype=scale_dtype, seed=bits
         )
-        # Each of the two is a kernel of its own to compile; every width and dtype sees both.
+        # Each of the two is compiled separately; every width and dtype sees both.
         extras = (i + turn) % 3 != 0
         for k, n_tokens in itertools.product((1, 4, 8, 10), tokens):
             error = kernel_error(
@@ -118,7 +118,7 @@ def check_397b() -> Tally:
 def check_model() -> Tally:
     """A whole small model: a prompt, then tokens one by one, against resident mlx-lm on the CPU.
 
-    All weights that are not packed are float32. The smaller bank overwrites experts all the time.
+    All weights that are not packed are float32. The smaller bank overwrites experts constantly.
     (Not the sizes of the ``tiny`` preset: for more than one row MLX 0.32.4 on CUDA computes
     quantized products as small as those of its shared expert wrong.)
     """

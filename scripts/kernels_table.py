@@ -2,8 +2,8 @@
 
     python scripts/kernels_table.py [--check]
 
-The operation is the first sentence of a file, the launcher is found in flash_moe/ops. Every kernel
-must document its operation, inputs and outputs; a test runs the check.
+The operation is the first sentence of a file, and the launcher is found in flash_moe/ops. Every
+kernel must document its operation, inputs and outputs; a test runs the check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- made by scripts/kernels_table.py -->", "<!-- end of the table -->"
-# What the block at the head of a kernel names, each at the start of a line.
+# Entries of the head block of a kernel, each at the start of a line.
 PARTS = {
     "Inputs": r"^Inputs\b",
     "Output": r"^Outputs?\b",
@@ -36,7 +36,7 @@ def head_block(text: str) -> list[str]:
 
 
 def purpose(file: Path) -> str:
-    """The first sentence of the head block, of a kernel without its name; may be empty."""
+    """The first sentence of the head block, without the name of the kernel; may be empty."""
     block = head_block(file.read_text(encoding="utf-8"))
     paragraph = " ".join(block[: block.index("")] if "" in block else block)
     sentence = re.split(r"\.(?:\s|$)", paragraph, maxsplit=1)[0]

@@ -2,7 +2,7 @@
 
     python scripts/leave_memory.py 12 -- python benchmarks/bench_memory.py
 
-A process beside the command holds memory until MemAvailable of /proc/meminfo is GB (10^9 bytes).
+A second process holds memory until MemAvailable of /proc/meminfo is GB (10^9 bytes).
 That counts the page cache, since the system gives it back; so the command and its page cache share
 the rest. This happens once: memory that other programs take or free later is not balanced.
 
@@ -29,7 +29,7 @@ from typing import Any
 
 FAILED, NOT_FOUND = 125, 127  # those of timeout(1)
 STEP = 256 << 20
-NEAR = 4 << 20  # the kernel's counters are no more exact
+NEAR = 4 << 20  # the kernel's counters are not more precise
 _PR_SET_PDEATHSIG = 1
 
 
@@ -81,7 +81,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    # In a session of its own, so that it can be killed with all that it started.
+    # In its own session, so that it can be killed with all that it started.
     return subprocess.Popen(command, preexec_fn=in_child, start_new_session=True, **options)
 
 
@@ -143,7 +143,7 @@ def main() -> int:
     except OSError as error:
         code = fail(f"{command[0]}: {error.strerror}", NOT_FOUND)
     # The end of its stdin ends it. Memory of a killed process is freed before its pipes close, so
-    # only this exit code shows whether it lived to the end.
+    # only this exit code shows whether it survived the run.
     holder.stdin.close()
     if ended := holder.wait():
         return fail(f"the holder of memory died ({ended}); the command had more: no valid run")

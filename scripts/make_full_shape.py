@@ -1,12 +1,12 @@
-"""Write a store in the exact shape of the 397B with random weights, in a sixth of its size.
+"""Write a store in the exact shape of the 397B with random weights, at a sixth of its size.
 
     python scripts/make_full_shape.py DST [--distinct 8]
 
 All 60 layers have their 512 experts of 7 MB, but only --distinct record files are written: layer n
-is a hard link to layer n modulo that number, which makes 35 GB of 223. So computation, cache and
-reads have the size of the real model. The page cache of the system differs, since it holds more of
-29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets too. Needs a
-filesystem with hard links, and a few hundred MB of memory.
+is a hard link to layer n modulo that number, which takes 35 GB instead of 223. So computation,
+cache and reads have the size of the real model. The page cache of the system differs, since it
+holds more of 29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets
+too. Needs a filesystem with hard links, and a few hundred MB of memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
-from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
+from flash_moe.store.manifest_entries import Source
 from flash_moe.testing import PRESETS, Geometry, write_tokenizer
 from flash_moe.testing.mlx_checkpoint import mlx_config
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors

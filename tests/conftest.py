@@ -66,10 +66,10 @@ def tiny_mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_store(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model packed. Do not change it; copy it first."""
     from flash_moe.pack.packer import pack
-    from flash_moe.pack.sources.base import MlxCheckpoint
+    from flash_moe.pack.sources.open_source import open_source
 
     path = tmp_path_factory.mktemp("models") / "tiny-store"
-    pack(MlxCheckpoint(tiny_mlx), path)
+    pack(open_source(tiny_mlx), path)
     return path
 
 

@@ -98,7 +98,7 @@ def cache_bytes(held: CachedPrompt) -> int:
 
 
 def write_cache(folder: Path, place: Place, expected: Mapping[str, Any]) -> None:
-    """Save a cache and delete the one before.
+    """Save a cache and delete the previous one.
 
     Raises:
         OSError, RuntimeError: It cannot be written.

@@ -33,7 +33,7 @@ class Command:
         words: Completions of the argument.
     """
 
-    run: Callable[[Chat, str, Callable[[str], str]], None]
+    run: Callable[[Chat, str], None]
     summary: str
     argument: str = ""
     words: tuple[str, ...] = ()
@@ -44,11 +44,8 @@ def is_command(text: str) -> bool:
     return bool(_WORD.fullmatch(text.split(maxsplit=1)[0])) if text.strip() else False
 
 
-def run_command(chat: Chat, text: str, confirm: Callable[[str], str]) -> None:
+def run_command(chat: Chat, text: str) -> None:
     """Run a command.
-
-    Args:
-        confirm: Displays a question and returns the user's answer, one line.
 
     Raises:
         QuitError: /quit.
@@ -58,10 +55,10 @@ def run_command(chat: Chat, text: str, confirm: Callable[[str], str]) -> None:
     command = COMMANDS.get(name.lower())
     if command is None:
         raise ConfigError("chat", f"no such command: {one_line(name, 40)}", "/help lists them.")
-    command.run(chat, rest.strip(), confirm)
+    command.run(chat, rest.strip())
 
 
-def _help(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _help(chat: Chat, rest: str) -> None:
     names = {f"{name} {c.argument}".strip(): c for name, c in COMMANDS.items()}
     width = max(map(len, names))
     lines = [f"{name:{width}}  {command.summary}" for name, command in names.items()]
@@ -69,7 +66,7 @@ def _help(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
     chat.view.line("\n".join([*lines, keys]))
 
 
-def _system(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _system(chat: Chat, rest: str) -> None:
     if not rest:
         chat.view.line(chat.conversation.system or "(no system message)")
         return
@@ -77,24 +74,24 @@ def _system(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
     chat.view.note("system message set")
 
 
-def _thinking(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _thinking(chat: Chat, rest: str) -> None:
     if rest not in ("", *THINKING):
         raise ConfigError("chat", f"/thinking: expected {', '.join(THINKING)}, got {rest!r:.40}")
-    chat.settings.thinking = rest or chat.settings.thinking
+    chat.thinking = rest or chat.thinking
     chat.view.note(
         {
             "on": "reasoning is displayed",
             "hide": "the model reasons, but its reasoning is hidden",
             "off": "reasoning is turned off in the chat template",
-        }[chat.settings.thinking]
+        }[chat.thinking]
     )
 
 
-def _tools(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _tools(chat: Chat, rest: str) -> None:
     if rest == "ask":
         chat.permissions.reset()
     elif rest:
-        raise ConfigError("chat", f"/tools: expected nothing or ask, got {rest!r:.40}")
+        raise ConfigError("chat", f"/tools: expected no argument or ask, got {rest!r:.40}")
     if not chat.tools:
         chat.view.line("(no tools)")
     for tool in chat.tools:
@@ -102,10 +99,10 @@ def _tools(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
         chat.view.line(f"{tool.name}: {about} ({chat.permissions.describe(tool.name)})")
 
 
-def _save(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _save(chat: Chat, rest: str) -> None:
     file = _file("/save", rest)
     question = f"{one_line(str(file), 200)} exists. Overwrite it? y/n "
-    if file.exists() and confirm(question).lower() not in ("y", "yes"):
+    if file.exists() and chat.confirm(question).lower() not in ("y", "yes"):
         chat.view.note("not saved")
         return
     try:
@@ -115,7 +112,7 @@ def _save(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
     chat.view.note(f"{len(chat.conversation.messages)} messages saved to {file}")
 
 
-def _load(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _load(chat: Chat, rest: str) -> None:
     file = _file("/load", rest)
     messages = checked_messages(read_json(file), str(file))
     _leave(chat)
@@ -126,7 +123,7 @@ def _load(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
     chat.view.note(f"{len(messages)} messages loaded; the next answer continues from them")
 
 
-def _clear(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _clear(chat: Chat, rest: str) -> None:
     _leave(chat)
     chat.view.note("new conversation; the system message and the tools remain")
 
@@ -138,7 +135,7 @@ def _leave(chat: Chat) -> None:
     chat.conversation.reset()
 
 
-def _stats(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _stats(chat: Chat, rest: str) -> None:
     conversation, turns = chat.conversation, chat.turns
     stream = chat.loaded.stats
     lines = []
@@ -149,7 +146,7 @@ def _stats(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
         f"messages      {len(conversation.messages)}",
         f"all turns     {len(turns)}: {sum(t.prompt_tokens for t in turns)} prompt tokens, "
         f"{sum(t.answer_tokens for t in turns)} tokens, "
-        f"{format_bytes(sum(t.bytes_read for t in turns))} read",
+        f"{format_bytes(sum(t.stream.bytes_read for t in turns))} read",
         f"experts       {format_bytes(stream.bank_bytes)} cached of "
         f"{format_bytes(stream.expert_bytes)}",
         f"peak memory   {format_bytes(peak_memory())}",
@@ -159,13 +156,13 @@ def _stats(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
     chat.view.line("\n".join(lines))
 
 
-def _quit(chat: Chat, rest: str, confirm: Callable[[str], str]) -> None:
+def _quit(chat: Chat, rest: str) -> None:
     raise QuitError
 
 
 def _file(command: str, rest: str) -> Path:
     if not rest:
-        raise ConfigError("chat", f"{command}: expected the name of a file")
+        raise ConfigError("chat", f"{command}: expected a file name")
     return Path(rest).expanduser()
 
 

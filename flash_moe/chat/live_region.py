@@ -1,4 +1,4 @@
-"""Live region at the lower end of the screen, and its console.
+"""Live region at the bottom of the screen, and its console.
 
 rich writes under a lock but renders outside of it: if a refresh thread measures a region while
 another print is on its way to the terminal, the region is erased at the wrong height, and lines are
@@ -8,7 +8,6 @@ lost or duplicated. Here one lock covers rendering and writing.
 from __future__ import annotations
 
 from threading import Event, RLock, Thread
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, ConsoleRenderable
@@ -32,14 +31,9 @@ class OneWriter(Console):
         super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            super().__exit__(kind, error, trace)
+            super().__exit__(*error)
         finally:
             self.in_use.release()
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 from flash_moe.chat.commands import QuitError, is_command, run_command
+from flash_moe.chat.keyboard import Keyboard
 from flash_moe.chat.turn import Chat
 from flash_moe.errors import FlashMoEError
-from flash_moe.tools import ToolCall
 
 _LAST_MESSAGES = 2  # messages of a resumed session
 
 
-class InputSource(Protocol):
-    """Input source, as :class:`flash_moe.chat.keyboard.Keyboard`."""
-
-    def ask(self) -> str: ...
-    def confirm(self, question: str) -> str: ...
-
-
-def run_chat(chat: Chat, keyboard: InputSource) -> None:
+def run_chat(chat: Chat, keyboard: Keyboard) -> None:
     """Run turns and commands until /quit, Ctrl-D or a signal."""
     while not chat.shutdown.code:
         try:
@@ -32,7 +22,7 @@ def run_chat(chat: Chat, keyboard: InputSource) -> None:
             chat.view.line("")
             continue
         try:
-            run_command(chat, text, keyboard.confirm)
+            run_command(chat, text)
         except QuitError:
             return
         except KeyboardInterrupt:  # at a confirmation
@@ -50,12 +40,3 @@ def show_last(chat: Chat) -> None:
         else:
             chat.view.show(message["content"])
             chat.view.line("")
-
-
-def asker(confirm: Callable[[str], str]) -> Callable[[ToolCall], str]:
-    """Return a function that confirms a call: y, n, a, or a reason to refuse."""
-
-    def ask(call: ToolCall) -> str:
-        return confirm("Run it? y(es), n(o), a(lways): ")
-
-    return ask

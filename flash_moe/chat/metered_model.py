@@ -43,7 +43,6 @@ class MeteredModel:
 
     def turn_stats(self, prompt_tokens: int, context: int, stopped: bool) -> TurnStats:
         """Stats since ``begin``."""
-        stream = self.stats - self._before
         return TurnStats(
             prompt_tokens=prompt_tokens,
             answer_tokens=self._tokens,
@@ -51,9 +50,7 @@ class MeteredModel:
             timed_tokens=self._timed,
             first_token_s=self._first,
             context=context,
-            bytes_read=stream.bytes_read,
-            requested=stream.hits + stream.misses,
-            hits=stream.hits,
+            stream=self.stats - self._before,
             stopped=stopped,
         )
 

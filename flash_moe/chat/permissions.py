@@ -133,7 +133,7 @@ class Permissions:
         self._always.clear()
 
     def confirm(self, call: ToolCall) -> bool | str:
-        """Return whether a call may run; a text is the reason for the model why not."""
+        """Return whether a call may run; a string is the reason for a refusal, for the model."""
         if not self.needs_confirmation(call.name):
             return True
         if self._ask is None:

@@ -1,8 +1,8 @@
 """Sanitizes untrusted text for a terminal.
 
 Output of a model or a command, or a file name, can contain escape sequences, which hide text, move
-the cursor, or set the clipboard. Each control character becomes a visible sign; so do characters
-that change the direction of writing, with which a command would not read as it runs.
+the cursor, or set the clipboard. Each control character becomes a visible symbol. So do characters
+that change the writing direction, which could make a command look different from what it runs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def _sign(match: re.Match[str]) -> str:
 
 
 def sanitized(text: str) -> str:
-    """Replace each control character by a visible sign; keep new lines and tabs."""
+    """Replace each control character with a visible symbol; keep newlines and tabs."""
     return _UNSAFE.sub(_sign, text.replace("\r\n", "\n"))
 
 
 def replaced(text: str) -> str:
-    """Sanitize one character to one character, U+FFFD."""
+    """Replace each unsafe character with U+FFFD, which keeps the length."""
     return _UNSAFE.sub("\ufffd", text)
 
 

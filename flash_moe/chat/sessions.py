@@ -110,7 +110,6 @@ class SessionInfo:
     changed: float
     title: str
     n_messages: int
-    store: str
     message_bytes: int
     cache_bytes: int
 
@@ -223,9 +222,9 @@ def _info(path: Path) -> SessionInfo:
         changed, message_bytes = status.st_mtime, status.st_size
         cache = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     try:
-        messages, store = _read(path)
+        messages, _ = _read(path)
         questions = [m["content"] for m in messages if m["role"] == "user"]
         title = one_line(questions[0], _TITLE) if questions else "(no question)"
     except FlashMoEError:
-        messages, store, title = [], "", "(damaged)"
-    return SessionInfo(path.name, changed, title, len(messages), store, message_bytes, cache)
+        messages, title = [], "(damaged)"
+    return SessionInfo(path.name, changed, title, len(messages), message_bytes, cache)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 
 from flash_moe.files.sizes import format_bytes
+from flash_moe.stream.stats import StreamStats
+
+NOTHING_READ = StreamStats(bank_bytes=0, expert_bytes=0, layers=())
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,7 @@ class TurnStats:
         timed_tokens: Tokens generated in ``seconds``.
         first_token_s: Seconds from the question to the first token; ``None`` without a token.
         context: Tokens of the conversation after the turn.
-        bytes_read: Bytes of experts read.
-        requested: Experts requested, of which ``hits`` were cached.
+        stream: Statistics of the expert cache.
         stopped: The user ended the turn.
     """
 
@@ -31,18 +33,12 @@ class TurnStats:
     timed_tokens: int = 0
     first_token_s: float | None = None
     context: int = 0
-    bytes_read: int = 0
-    requested: int = 0
-    hits: int = 0
+    stream: StreamStats = NOTHING_READ
     stopped: bool = False
 
     @property
     def tokens_per_s(self) -> float:
         return self.timed_tokens / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def hit_rate(self) -> float:
-        return self.hits / self.requested if self.requested else 0.0
 
     def parts(self) -> list[str]:
         """Texts of the stats, the most important first."""
@@ -52,7 +48,8 @@ class TurnStats:
         parts.append(f"prompt {self.prompt_tokens}")
         if self.first_token_s is not None:
             parts.append(f"first {self.first_token_s:.2f} s")
-        parts += [f"read {format_bytes(self.bytes_read)}", f"hits {self.hit_rate:.0%}"]
+        stream = self.stream
+        parts += [f"read {format_bytes(stream.bytes_read)}", f"hits {stream.hit_rate:.0%}"]
         if self.stopped:
             parts.insert(0, "stopped")
         return parts
@@ -65,11 +62,11 @@ def footer(stats: TurnStats | None, columns: int) -> str:
     return fitting(stats.parts(), columns)
 
 
-def fitting(parts: list[str], columns: int, between: str = " · ") -> str:
+def fitting(parts: list[str], columns: int) -> str:
     """Join as many parts as fit, in order."""
     line = ""
     for part in parts:
-        longer = f"{line}{between}{part}" if line else part
+        longer = f"{line} · {part}" if line else part
         if cell_len(longer) > max(1, columns):
             break
         line = longer

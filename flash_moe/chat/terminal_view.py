@@ -128,7 +128,7 @@ class _Document:
 class Screen:
     """View on a terminal with cursor control.
 
-    Between ``begin`` and ``end`` it owns the lower end of the screen; other output appears above.
+    Between ``begin`` and ``end`` it owns the bottom of the screen; other output appears above.
     """
 
     def __init__(self, console: OneWriter | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from flash_moe.chat.autosave import Autosave
@@ -25,36 +24,24 @@ READING = "reading the prompt"
 
 
 @dataclass
-class Settings:
-    """Settings that may change between turns.
-
-    Attributes:
-        thinking: ``"on"`` displays reasoning, ``"hide"`` hides it, ``"off"`` turns it off in the
-            chat template.
-    """
-
-    thinking: str = "on"
-
-
-@dataclass
 class Chat:
     """A conversation with its view, permissions, stats and autosave.
 
     Args:
         loaded: Result of :func:`flash_moe.load`.
-        path: Directory it is loaded from.
         always: Names of tools that run without confirmation.
+        thinking: ``"on"`` displays reasoning, ``"hide"`` hides it, ``"off"`` turns it off in the
+            chat template; may change between turns.
         options: Generation options: sampling, ``max_tokens``.
         shutdown: State of the signal handlers.
     """
 
     loaded: Any
-    path: Path
     view: View
     tools: list[AnyTool]
     always: list[str] = field(default_factory=list)
     system: str | None = None
-    settings: Settings = field(default_factory=Settings)
+    thinking: str = "on"
     autosave: Autosave | None = None
     options: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
@@ -66,7 +53,7 @@ class Chat:
         self._calling = False  # a call of the last answer was run or refused
         self._interrupts = Interrupts(self._stopping, self.shutdown)
         self._model = MeteredModel(self.loaded, self._token)
-        self._ask: Callable[[ToolCall], str] | None = None
+        self.confirm: Callable[[str], str] = lambda question: ""
         self.permissions = Permissions(self.tools, self.always)
         self.conversation = Conversation(
             self._model,
@@ -77,9 +64,9 @@ class Chat:
             **self.options,
         )
 
-    def ask_with(self, ask: Callable[[ToolCall], str]) -> None:
-        """Confirm calls by ``ask``, as described at ``Permissions``."""
-        self._ask = ask
+    def confirm_with(self, confirm: Callable[[str], str]) -> None:
+        """Set the function that displays a question and returns the user's answer, one line."""
+        self.confirm = confirm
         self.permissions = Permissions(self.tools, self.always, self._ask_user)
 
     def set_system(self, text: str) -> None:
@@ -93,8 +80,7 @@ class Chat:
         """Run one turn; return False after an error. The conversation remains usable."""
         conversation = self.conversation
         rounds, messages = len(conversation.prefilled), len(conversation.messages)
-        thinking = self.settings.thinking != "off"
-        template_args = {} if thinking else {"enable_thinking": False}
+        template_args = {"enable_thinking": False} if self.thinking == "off" else {}
         conversation.options = replace(conversation.options, template_args=template_args)
         self._interrupts = interrupts = Interrupts(self._stopping, self.shutdown)
         self._model.begin()
@@ -140,7 +126,8 @@ class Chat:
         """Display events; return the finish reason."""
         for event in events:
             if isinstance(event, ThinkingPiece):
-                self._reasoning(event.text)
+                if self.thinking == "on":
+                    self.view.thinking(event.text)
             elif isinstance(event, TextPiece):
                 self.view.text(event.text)
             elif isinstance(event, CallRequested):
@@ -163,10 +150,6 @@ class Chat:
         self._calling = True
         self.view.status(READING)
 
-    def _reasoning(self, piece: str) -> None:
-        if self.settings.thinking == "on":
-            self.view.thinking(piece)
-
     def _token(self) -> bool:
         """Display progress after a token; return whether the answer should end."""
         self._calling = False
@@ -188,10 +171,9 @@ class Chat:
         return allowed
 
     def _ask_user(self, call: ToolCall) -> str:
-        assert self._ask is not None
         self.view.end()
         try:
-            return self._ask(call)
+            return self.confirm("Run it? y(es), n(o), a(lways): ")
         finally:
             self.view.begin("")
 

@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = current_names(sys.argv[1:] if arguments is None else arguments)
-    args = build_parser().parse_args(arguments)
     warnings.showwarning = _warn
+    args = build_parser().parse_args(arguments)
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
 
-_LAST = "last"
-
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("chat", parents=[common], help="chat with a model on the terminal")
@@ -75,7 +73,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         nargs="?",
-        const=_LAST,
+        const="last",
         metavar="NAME",
         help="continue a saved conversation (without a name: the last one)",
     )
@@ -103,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model is loaded, which takes longer
+    from flash_moe.chat.autosave import Autosave
+    from flash_moe.chat.cache_file import fingerprint
     from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.chat.signals import Shutdown
     from flash_moe.hub.resolve import resolve
@@ -122,8 +122,12 @@ def run(args: argparse.Namespace) -> int:
             tools = []
         keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
-        autosave = _autosave(args, path, flash, session, view) if keep else None
-        chat = _chat(args, flash, path, view, tools, autosave, shutdown)
+        autosave = None
+        if keep:
+            limit = int(args.session_disk_gb * 1e9)
+            made_for = fingerprint(path, flash.model.top_k)
+            autosave = Autosave(path, made_for, limit, view.note, session)
+        chat = _chat(args, flash, view, tools, autosave, shutdown)
         if question is not None:
             answered = chat.run_turn(question)
             stopped = chat.turn_stats is not None and chat.turn_stats.stopped
@@ -172,35 +176,23 @@ def _view(on_terminal: bool) -> View:
     return Plain() if screen.console.is_dumb_terminal else screen
 
 
-def _autosave(
-    args: argparse.Namespace, path: Path, flash: Any, session: Session | None, view: View
-) -> Autosave:
-    from flash_moe.chat.autosave import Autosave
-    from flash_moe.chat.cache_file import fingerprint
-
-    of = fingerprint(path, flash.model.top_k)
-    return Autosave(path, of, int(args.session_disk_gb * 1e9), view.note, session)
-
-
 def _chat(
     args: argparse.Namespace,
     flash: Any,
-    path: Path,
     view: View,
     tools: list[AnyTool],
     autosave: Autosave | None,
     shutdown: Shutdown,
 ) -> Chat:
-    from flash_moe.chat.turn import Chat, Settings
+    from flash_moe.chat.turn import Chat
 
     chat = Chat(
         flash,
-        path,
         view,
         tools,
         always=args.allow_tool,
         system=args.system,
-        settings=Settings("hide" if args.hide_thinking else "on"),
+        thinking="hide" if args.hide_thinking else "on",
         autosave=autosave,
         options=given(args, GenerationOptions),
         debug=args.debug,
@@ -217,7 +209,7 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
     from flash_moe.chat.commands import COMMANDS
     from flash_moe.chat.interrupt import ignored
     from flash_moe.chat.keyboard import Keyboard
-    from flash_moe.chat.loop import asker, run_chat, show_last
+    from flash_moe.chat.loop import run_chat, show_last
     from flash_moe.chat.sessions import sessions_dir
     from flash_moe.chat.stats import footer
 
@@ -227,7 +219,7 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
         lambda columns: footer(chat.turn_stats, columns),
         chat.shutdown,
     )
-    chat.ask_with(asker(keyboard.confirm))
+    chat.confirm_with(keyboard.confirm)
     if chat.autosave is not None and chat.autosave.session is not None:
         chat.view.note(
             f"resumed session {chat.autosave.session.name}: "

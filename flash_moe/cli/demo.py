@@ -102,15 +102,13 @@ def _report(conversation: Conversation, answer: Answer, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"text": answer.text, "messages": conversation.messages, **stats_json}))
         return
-    print(f"tokens/s        {stats.generation_tps:.1f}", file=sys.stderr)
-    print(f"experts read    {format_bytes(bytes_read)}", file=sys.stderr)
-    print(f"hit rate        {stream.hit_rate:.0%}", file=sys.stderr)
-    print(
-        f"expert budget   {format_bytes(stream.bank_bytes)} "
-        f"of {format_bytes(stream.expert_bytes)} of experts",
-        file=sys.stderr,
-    )
-    print(
-        f"peak memory     {format_bytes(peak_memory())}, mostly Python, MLX and mlx-lm",
-        file=sys.stderr,
-    )
+    budget = f"{format_bytes(stream.bank_bytes)} of {format_bytes(stream.expert_bytes)} of experts"
+    rows = {
+        "tokens/s": f"{stats.generation_tps:.1f}",
+        "experts read": format_bytes(bytes_read),
+        "hit rate": f"{stream.hit_rate:.0%}",
+        "expert budget": budget,
+        "peak memory": f"{format_bytes(peak_memory())}, mostly Python, MLX and mlx-lm",
+    }
+    for name, value in rows.items():
+        print(f"{name:16}{value}", file=sys.stderr)

@@ -36,8 +36,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="measure the disk of MODEL (some seconds) and save the fastest --io, --io-threads and "
-        "--io-split as the defaults of models on that disk",
+        help="measure the disk of MODEL in a few seconds and save the fastest --io, --io-threads "
+        "and --io-split as the defaults of models on that disk",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -13,7 +13,6 @@ from flash_moe.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from flash_moe.eval.evaluation import Plan, Run
-    from flash_moe.eval.scoring import Prompt
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -99,10 +98,13 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> Plan:
     """Read and check all inputs before a model is loaded."""
     from flash_moe.eval.evaluation import make_plan
+    from flash_moe.eval.prompts import read_prompts
     from flash_moe.eval.windows import read_text
 
     options = given(args, LoadOptions)
-    text, prompts = read_text(args.text), _prompts(args.prompts)
+    text = read_text(args.text)
+    file = None if args.prompts is None else Path(args.prompts)
+    prompts = [] if args.prompts == "none" else read_prompts(file)
     plan = make_plan(
         args.store,
         text,
@@ -122,11 +124,3 @@ def _plan(args: argparse.Namespace) -> Plan:
             "Pass one store and no list of --top-k-experts.",
         )
     return plan
-
-
-def _prompts(option: str | None) -> list[Prompt]:
-    from flash_moe.eval.prompts import read_prompts
-
-    if option == "none":
-        return []
-    return read_prompts(None if option is None else Path(option))

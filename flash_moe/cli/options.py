@@ -43,7 +43,7 @@ def add_options(
         if each.kind is bool:
             how |= {"action": "store_const", "const": True}
         elif o.choices:
-            how |= {"choices": o.choices}
+            how |= {"choices": o.choices, "type": each.current}
         else:
             how |= {"metavar": o.metavar or ("N" if each.kind in (int, float) else "TEXT")}
             if each.kind in (int, float):

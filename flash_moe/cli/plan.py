@@ -58,13 +58,16 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="do not measure this machine; tokens/s then needs both rates below",
     )
     parser.add_argument(
-        "--disk-gbps", type=float, metavar="X", help="GB/s that the disk reads; skips measuring it"
+        "--disk-gbps",
+        type=float,
+        metavar="X",
+        help="read rate of the disk in GB/s (default: measured)",
     )
     parser.add_argument(
         "--memory-gbps",
         type=float,
         metavar="X",
-        help="GB/s of weights that decoding reads, at most memory bandwidth; skips measuring",
+        help="GB/s of weights that decoding reads, at most memory bandwidth (default: measured)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)
@@ -154,7 +157,7 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: None
         return
     print(
-        f"measuring the disk for some seconds with a temporary file of up to "
+        f"measuring the disk for a few seconds with a temporary file of up to "
         f"{format_bytes(MAX_FILE_BYTES)} in {existing(folder)} (--no-measure skips this)",
         file=sys.stderr,
     )
@@ -165,7 +168,7 @@ def measuring(folder: Path, writes: bool) -> Iterator[Callable[[int, int], None]
 
 
 def _finite(value: Any) -> Any:
-    """Replace infinities and NaN, which JSON lacks, by ``None``."""
+    """Replace infinities and NaN, which JSON lacks, with ``None``."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

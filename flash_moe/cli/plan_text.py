@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
 from flash_moe.store.layout import describe as describe_records
 
 if TYPE_CHECKING:
-    from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range, Row
+    from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range
     from flash_moe.plan.planned import Planned
     from flash_moe.plan.report import PlanReport
     from flash_moe.plan.this_machine import LeastMemory
@@ -145,17 +145,16 @@ def speed_facts(machine: Machine) -> dict[str, str]:
     }
 
 
-def budget_table(shape: ModelShape, machine: Machine, rows: Sequence[Row]) -> Table:
+def budget_table(shape: ModelShape, machine: Machine, rows: Mapping[str, Forecast]) -> Table:
     """Format forecasts: one row per size of the bank, with ranges."""
     table = Table(box=None, pad_edge=False)
     table.add_column("option\n", no_wrap=True)
     for title in ("bank\n", "experts\ncached", "hits,\nassumed", "read per token,\nassumed",
                   "tokens/s,\nassumed", "memory\n", "fits in\nmemory"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        f = row.forecast
+    for label, f in rows.items():
         table.add_row(
-            row.label,
+            label,
             format_bytes(f.bank_bytes),
             f"{f.bank_bytes / shape.expert_bytes:.0%}",
             _range(f.hit_rate, lambda x: f"{100 * x:.0f}", " %"),
@@ -171,7 +170,7 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
     """Print the expected speed, the verdict, its reasons and the next command."""
     planned, machine, end = report.planned, report.machine, report.verdict
     if rates_known(machine):
-        forecast = report.rows[0].forecast
+        forecast = next(iter(report.rows.values()))
         parts = {
             "reading": forecast.read_s.high,
             "computing": forecast.compute_s.value,

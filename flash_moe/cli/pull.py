@@ -125,12 +125,6 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
 
 def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.hub.pull import working_on
-
-    with working_on(args.dst):
-        return _pack_local(args)
-
-
-def _pack_local(args: argparse.Namespace) -> int:
     from flash_moe.hub.resolve import resolve
     from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
     from flash_moe.pack.sources.checkpoint import local_checkpoint
@@ -144,14 +138,15 @@ def _pack_local(args: argparse.Namespace) -> int:
             "Drop --delete-source, and delete the shards after verifying the store.",
         )
     kept = args.dst / HEADERS_DIR
-    checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
-    quantization = QuantizationConfig(**given(args, QuantizationConfig))
-    source = open_source(checkpoint, quantization, adopt=args.adopt)
-    shards = None
-    if args.delete_source:
-        check_outside(checkpoint.shards, args.dst)
-        shards = DeletedShards(checkpoint.shards, kept)
-    return _pack(source, args.dst, shards)
+    with working_on(args.dst):
+        checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
+        quantization = QuantizationConfig(**given(args, QuantizationConfig))
+        source = open_source(checkpoint, quantization, adopt=args.adopt)
+        shards = None
+        if args.delete_source:
+            check_outside(checkpoint.shards, args.dst)
+            shards = DeletedShards(checkpoint.shards, kept)
+        return _pack(source, args.dst, shards)
 
 
 def _pack(

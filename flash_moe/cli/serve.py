@@ -64,6 +64,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="API key clients must send (prefer FLASH_MOE_API_KEY: arguments are visible in ps)",
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further name of this machine in Host headers, such as host.docker.internal; "
+        "repeatable (default: localhost and the address)",
+    )
+    parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
@@ -71,7 +79,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="web origin that may call the server, such as https://example.org; * allows all; "
         "repeatable (default: none)",
     )
-    _add_limits(parser)
+    limits = parser.add_argument_group("limits")
+    for flag, default, text in _LIMITS:
+        kind = int if isinstance(default, int) else float
+        limits.add_argument(flag, type=kind, default=default, metavar="N", help=text)
     _add_defaults(parser)
     add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
@@ -81,13 +92,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="least severe messages on standard error (default: info, one line per request)",
     )
     parser.set_defaults(run=run)
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("limits")
-    for flag, default, text in _LIMITS:
-        kind = int if isinstance(default, int) else float
-        group.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
 def _add_defaults(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         port=args.port,
         aliases=tuple(args.alias),
         api_key=args.api_key or read_environment().api_key,
+        hosts=tuple(args.allow_host),
         origins=tuple(args.allow_origin),
         max_request_bytes=round(args.max_request_mb * 1e6),
         max_queue=args.max_queue,

@@ -43,7 +43,9 @@ def run(path_or_repo: str, as_json: bool) -> int:
     if as_json:
         facts = {
             "disk": disk,
-            "trials": [{**asdict(t.settings), **_rates(t)} for t in trials],
+            "trials": [
+                {**asdict(t.settings), "gb_s": t.gb_s, "low": t.low, "high": t.high} for t in trials
+            ],
             "best": {io: asdict(row) for io, row in best.items()},
             "used": asdict(used),
             "file": str(file),
@@ -56,10 +58,6 @@ def run(path_or_repo: str, as_json: bool) -> int:
         print(f"{io}: {row.threads} threads, split {row.split}, {row.gb_s:.2f} GB/s")
     print(f"saved in {file}; this model loads with {used} unless options override it")
     return 0
-
-
-def _rates(trial: Trial) -> dict[str, float]:
-    return {"gb_s": trial.gb_s, "low": trial.low, "high": trial.high}
 
 
 def table(trials: Sequence[Trial]) -> list[str]:

@@ -1,8 +1,8 @@
 """The parts of mlx-lm that flash_moe relies on.
 
 The rest of the package imports mlx-lm's names from here. If mlx-lm lacks one of them, or a
-parameter that we pass, the import of this module fails with a clear error, and not later inside a
-model. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
+parameter that we pass, the import of this module fails with a clear error, instead of a model
+failing later. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def check() -> None:
 
 
 def _optional(module: str, name: str) -> Any:
-    """Return a name that only saves work, or an unused class if mlx-lm lacks it."""
+    """Return an optional class of mlx-lm, or an unused one if mlx-lm lacks it."""
     try:
         return _lookup(module, name, ())
     except IncompatibleMlxLmError:
@@ -138,7 +138,7 @@ Qwen3NextSparseMoeBlock: Any = _names["Qwen3NextSparseMoeBlock"]
 make_sampler: Callable[..., Callable[[Any], Any]] = _names["make_sampler"]
 make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processors"]
 
-# flash_moe/model/padding.py reads padding from these classes, also from private attributes.
+# flash_moe/model/padding.py reads padding from these classes, including private attributes.
 ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")

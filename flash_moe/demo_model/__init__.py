@@ -1,6 +1,6 @@
 """Small trained mixture of experts, packed at 4 bits; README.md describes its training.
 
-``load("demo")`` loads it. It calls tools, answers in JSON and knows little else.
+``load("demo")`` loads it. It can call tools and answer in JSON, and little else.
 """
 
 from pathlib import Path

@@ -23,7 +23,7 @@ _TAIL = 64
 def supported_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts that a model supports.
 
-    There are none without a chat template. Without a tool parser of mlx-lm for the model, prompts
+    There are none without a chat template. If mlx-lm has no tool parser for the model, prompts
     that need tools are left out, and ``json`` prompts lose their tools.
     """
     if not tokenizer.has_chat_template:

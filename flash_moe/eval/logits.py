@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import mlx.core as mx
@@ -134,17 +133,8 @@ class ReferenceLogits:
             raise ConfigError("eval", "the temporary file of the reference is truncated")
         return rows
 
-    def close(self) -> None:
-        """Delete the file."""
-        self._file.close()
-
     def __enter__(self) -> ReferenceLogits:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

@@ -102,7 +102,7 @@ def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
     if not panels:
         raise ConfigError(
             "eval",
-            "--plot: expected another run than the reference, or prompts; got neither",
+            "--plot: expected a run other than the reference, or prompts; got neither",
             "Pass several --top-k-experts, several stores, or a --reference.",
         )
     page, ink, colors = _COLORS[dark]

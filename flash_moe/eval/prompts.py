@@ -16,7 +16,7 @@ from flash_moe.files.names import open_regular, regular_size
 
 
 def read_prompts(file: Path | None = None) -> list[Prompt]:
-    """Return the prompts of a file, or the bundled ones; ``scoring.py`` has the format.
+    """Return the prompts of a file, or the bundled ones; ``scoring.py`` describes the format.
 
     Raises:
         PromptError: The file cannot be read, or is not a list of prompts.
@@ -53,20 +53,20 @@ def kinds(prompts: Sequence[Prompt]) -> dict[str, int]:
 def _check(prompt: Any) -> None:
     """Raise ValueError if a value is not a valid prompt."""
     if not isinstance(prompt, dict):
-        raise ValueError(f"expected a table, got {kind(prompt)}")
+        raise ValueError(f"expected an object, got {kind(prompt)}")
     for key in ("kind", "messages", "expected"):
         if key not in prompt:
             raise ValueError(f"{key} is missing")
     name, messages, expected = prompt["kind"], prompt["messages"], prompt["expected"]
     if not isinstance(name, str):
-        raise ValueError(f"kind: expected a text, got {kind(name)}")
+        raise ValueError(f"kind: expected a string, got {kind(name)}")
     if not (isinstance(messages, list) and messages):
         raise ValueError(f"messages: expected a non-empty list, got {kind(messages)}")
     if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
-        raise ValueError("messages: expected tables, each with a role")
+        raise ValueError("messages: expected objects, each with a role")
     tools = prompt.get("tools", [])
     if not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise ValueError(f"tools: expected a list of tables, got {kind(tools)}")
+        raise ValueError(f"tools: expected a list of objects, got {kind(tools)}")
     if name in TOOL_KINDS:
         call = expected if isinstance(expected, dict) else {}
         if not (isinstance(call.get("name"), str) and isinstance(call.get("arguments"), dict)):
@@ -74,4 +74,4 @@ def _check(prompt: Any) -> None:
     elif name != "json" and not (
         isinstance(expected, list) and all(isinstance(value, str) for value in expected)
     ):
-        raise ValueError(f"expected: a prompt of kind {name!r} needs a list of texts")
+        raise ValueError(f"expected: a prompt of kind {name!r} needs a list of strings")

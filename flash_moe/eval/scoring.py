@@ -1,12 +1,12 @@
 """Scoring of answers to prompts; needs no model and no MLX.
 
-A prompt is a table ``{"kind", "messages", "tools", "expected"}``:
+A prompt is an object ``{"kind", "messages", "tools", "expected"}``:
 
 * ``tool`` and ``foreign`` (a tool not in the training data): expected is the call,
   ``{"name", "arguments"}``. The first call of the answer counts.
 * ``json``: expected is the value. The whole answer must be JSON; one code fence around it is
   removed, since many models write one.
-* any other kind, such as ``answer``: expected is a list of texts, which the answer must contain.
+* any other kind, such as ``answer``: expected is a list of strings, which the answer must contain.
 
 Reasoning is not part of an answer.
 """

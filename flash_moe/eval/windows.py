@@ -49,7 +49,7 @@ def read_text(file: Path | None = None) -> str:
             raise PromptError(
                 "eval",
                 f"{file}: expected at most {MAX_TEXT_BYTES} bytes of text, got {size}",
-                "Shorten it: some thousand words are enough.",
+                "Shorten it: a few thousand words are enough.",
             )
         with open_regular(file) as stream:
             return stream.read(size).decode("utf-8")

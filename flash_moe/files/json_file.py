@@ -1,6 +1,6 @@
 """Reader of untrusted JSON files, with size limits and strict types.
 
-Python's reader accepts much that no writer of such files intends: ``True`` for 1, 1.5 where
+Python's reader accepts values that no writer of such files intends: ``True`` for 1, 1.5 where
 ``int()`` gives 1, ``"12"``, duplicate keys, lone surrogates. Here each raises a ``ValueError`` that
 names what was expected; callers add the file name and raise an error of this package.
 """
@@ -25,7 +25,7 @@ _MAX_DIGITS = 40
 _MAX_TEXT = 1000
 
 
-def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
+def read_json(file: Path) -> Table:
     """Read a file with one JSON object.
 
     Raises:
@@ -33,8 +33,8 @@ def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Table:
     """
     try:
         size = regular_size(file)
-        if size > max_bytes:
-            raise ValueError(f"{size} bytes, expected at most {max_bytes}")
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {MAX_JSON_BYTES}")
         with open_regular(file) as stream:
             content = stream.read(size)
     except OSError as error:
@@ -60,7 +60,7 @@ def parse_json(content: bytes) -> Table:
 def _parse_int(digits: str) -> int:
     # Python before 3.10.7 takes minutes for a million digits.
     if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
+        raise ValueError(f"expected at most {_MAX_DIGITS} digits in a number, got {len(digits)}")
     return int(digits)
 
 
@@ -127,8 +127,8 @@ def array(row: Any, key: str) -> list[Any]:
 
 
 def text(row: Any, key: str) -> str:
-    """Return a key's text of one line. Raises ValueError otherwise."""
+    """Return a key's single-line string. Raises ValueError otherwise."""
     value = member(row, key)
     if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
-        raise ValueError(f"{key}: expected a line of text, got {kind(value)}")
+        raise ValueError(f"{key}: expected a single-line string, got {kind(value)}")
     return value

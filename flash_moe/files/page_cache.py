@@ -34,11 +34,8 @@ def drop_cached(file: Path) -> None:
     if sys.platform == "darwin":
         _with_mapping(file, 0, os.path.getsize(file), _invalidate)
         return
-    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+    with open(file, "rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @functools.cache

@@ -34,7 +34,7 @@ class Conversation:
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
-        ConfigError: A bad option.
+        ConfigError: An option is invalid.
     """
 
     @accepts(ConversationOptions, method=True)

@@ -41,7 +41,7 @@ def token_ids(
     prefill_step: int | None = None,
     on_prefill: Callable[[int, int], None] | None = None,
 ) -> Iterator[int]:
-    """Yield tokens without end, each before the next forward pass.
+    """Yield tokens endlessly, each before the next forward pass.
 
     As in mlx-lm, the prompt is processed in chunks, then its last token alone.
 
@@ -76,8 +76,8 @@ def stream(
 
     Raises:
         PromptError: The prompt is empty or too long.
-        ConfigError: A bad option.
-        GrammarError: The requested schema, or this model's tokenizer, cannot be enforced.
+        ConfigError: An option is invalid.
+        GrammarError: The requested schema cannot be enforced with this model's tokenizer.
         ReadError, ChecksumError: While iterating; the model stays usable.
     """
     return _begin(model, tokenizer, prompt, options)[1]

@@ -28,7 +28,7 @@ class GenerationOptions(SamplingParams):
         "prompt cache of mlx-lm (make_prompt_cache(model)) to continue from; updated in place",
     )
     on_prefill: Callable[[int, int], None] | None = option(
-        None, "function called after each chunk with the prompt tokens processed and in total"
+        None, "function called after each chunk with the prompt tokens processed and their total"
     )
     template_args: Mapping[str, Any] = option(
         {}, 'arguments of the chat template, such as {"enable_thinking": False}'
@@ -36,7 +36,7 @@ class GenerationOptions(SamplingParams):
     tools: Sequence[AnyTool] = option(
         (),
         "functions with type hints, flash_moe.tools.Tool objects, or schemas in OpenAI's form, "
-        "for the chat template; Generation.calls has the model's calls, and none is run",
+        "for the chat template; Generation.calls contains the model's calls, which are not run",
     )
     tool_choice: str = option(
         "auto", "auto, none, required (only calls), or the name of the tool to call"

@@ -27,7 +27,7 @@ class OutputSpec:
         choice: ``"auto"``, ``"required"``, the name of a tool, or OpenAI's object for one.
         strict: Names of the tools whose calls always have to fit their schemas.
         response_format: Format of answers without calls, in OpenAI's form, or ``None``.
-        parallel: Whether constrained calls may be more than one.
+        parallel: Whether more than one constrained call is allowed.
     """
 
     schemas: Sequence[Mapping[str, Any]] = ()
@@ -80,7 +80,7 @@ class OutputSpec:
             after, thinking: Result of :func:`thinking_state` for the prompt.
 
         Raises:
-            GrammarError: The schemas or the tokenizer cannot be enforced.
+            GrammarError: The schemas cannot be enforced with this tokenizer.
         """
         if not self.constrains_calls and self.response_format is None:
             return None
@@ -123,7 +123,7 @@ def output_spec(
     if tool_choice == "none":
         schemas = []
     if not schemas and tool_choice not in ("auto", "none"):
-        raise ConfigError("generate", f"tool_choice: {tool_choice!r} without tools")
+        raise ConfigError("generate", f"tool_choice: {tool_choice!r} requires tools")
     values = (schema.get("function") for schema in schemas)
     functions = [value if isinstance(value, Mapping) else {} for value in values]
     names = frozenset(str(f.get("name")) for f in functions if strict or f.get("strict") is True)

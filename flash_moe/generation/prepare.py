@@ -27,6 +27,7 @@ from flash_moe.generation.prompt import (
     end_of_messages,
     end_of_system,
     is_chat,
+    placed,
     too_long,
 )
 from flash_moe.generation.sampling import LogitsProcessor
@@ -36,7 +37,7 @@ from flash_moe.grammar import Constraint, from_response_format
 from flash_moe.options.sampling import SamplingParams
 from flash_moe.tools.splitter import ReplySplitter, opens_thinking
 
-# Agents send the same tools with each request; building a grammar of 20 tools takes some ms.
+# Agents send the same tools with each request; building a grammar of 20 tools takes a few ms.
 _MAX_CONSTRAINTS = 32
 # Texts have 3 to 5 characters per token. A text with more than this per token of the context is
 # counted in pieces first: if it fits, it is tokenized twice; otherwise it is rejected.
@@ -136,10 +137,13 @@ class Preparer:
         Arguments and errors as for :meth:`prepare`.
         """
         self._reject_too_long(request.prompt, check)
-        prompt, arguments = request.prompt, dict(request.template_args)
+        arguments = dict(request.template_args)
         if request.spec.schemas:
             arguments["tools"] = list(request.spec.schemas)
         with self._turn(check):
+            prompt = request.prompt
+            if is_chat(prompt) and self._tokenizer.has_chat_template:
+                prompt = placed(self._tokenizer, prompt)  # type: ignore[arg-type]
             ids = encode_prompt(self._tokenizer, prompt, arguments, self._config.vocab_size)
             if not is_chat(prompt):
                 return ids, ()

@@ -43,7 +43,7 @@ def encode_prompt(
         ids = [int(i) for i in prompt.reshape(-1).tolist()]  # type: ignore[arg-type, union-attr]
     elif is_chat(prompt):
         if not tokenizer.has_chat_template:
-            raise PromptError("prompt", "this model has no chat template", "Give text instead.")
+            raise PromptError("prompt", "this model has no chat template", "Pass text instead.")
         try:
             ids = list(
                 tokenizer.apply_chat_template(
@@ -62,7 +62,7 @@ def encode_prompt(
                 "prompt", f"expected text, messages or token ids, got {prompt!r:.80}"
             ) from None
     if not ids:
-        raise PromptError("prompt", "the prompt is empty", "Give at least one token.")
+        raise PromptError("prompt", "the prompt is empty", "Pass at least one token.")
     if min(ids) < 0 or (vocab_size is not None and max(ids) >= vocab_size):
         raise PromptError(
             "prompt",
@@ -76,6 +76,41 @@ def is_chat(prompt: Prompt) -> bool:
     """Return true for chat messages."""
     given = not isinstance(prompt, str | mx.array) and len(prompt) > 0
     return given and isinstance(prompt[0], Mapping)
+
+
+def placed(tokenizer: Any, messages: Messages) -> Messages:
+    """Return messages in a form that the chat template accepts, in the same order.
+
+    Agents send several system messages, some of them between others. Many templates allow one, at
+    the front. For these, leading ones become one message, and later ones join the user's text.
+    """
+    if all(each["role"] != "system" for each in messages[1:]) or _takes_system(tokenizer):
+        return messages
+    made: list[Mapping[str, Any]] = []
+    at_front, was_system = True, False
+    for message in messages:
+        is_system = message["role"] == "system"
+        at_front = at_front and is_system
+        each = {**message, "role": "user"} if is_system and not at_front else message
+        if made and made[-1]["role"] == each["role"] and (is_system or was_system):
+            made[-1] = {**made[-1], "content": f"{made[-1]['content']}\n\n{each['content']}"}
+        else:
+            made.append(each)
+        was_system = is_system
+    return made
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    """Return true if the chat template takes several system messages, at any place."""
+    roles = ("system", "system", "user", "system", "user")
+    texts = [f"<{n}>" for n in range(len(roles))]
+    probe = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    try:
+        shown = tokenizer.decode(tokenizer.apply_chat_template(probe, add_generation_prompt=True))
+    except Exception:  # a template may raise anything
+        return False
+    places = [shown.find(text) for text in texts]
+    return min(places) >= 0 and places == sorted(places)
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ class EngineRequest:
         ids: Token ids of the prompt, at least one.
         sampling: ``max_tokens`` has to fit the context; the receiver applies stop texts.
         processors: Creates further logits processors of this answer, in the engine's thread.
-        checkpoints: Numbers of prompt tokens after which the prompt cache is kept, with its kind.
+        checkpoints: Pairs (prompt tokens, kind): where to keep the prompt cache.
         top_logprobs: Most likely tokens to report with each token; ``None`` reports no
             probabilities.
     """

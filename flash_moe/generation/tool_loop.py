@@ -32,11 +32,11 @@ class ToolLoopOptions(GenerationOptions):
     confirm: Confirm | None = option(
         None,
         "function called before each valid call; any result but True refuses the call, and a "
-        "text is the reason that the model gets",
+        "string is the reason that the model gets",
         default="all calls run",
     )
     max_rounds: int = option(
-        8, "most answers to one question; the calls of the last are refused", minimum=1
+        8, "maximum answers to one question; the calls of the last are refused", minimum=1
     )
     cache: TurnCache | None = option(
         None,
@@ -65,7 +65,7 @@ def converse(model: Any, messages: list[Message], options: ToolLoopOptions) -> E
 
     Raises:
         ToolDefinitionError: A function cannot be a tool, or two have one name.
-        ConfigError: A bad option, or tools for a model whose template takes none.
+        ConfigError: An option is invalid, or the model's template does not support tools.
         PromptError: The chat template rejects the messages, or they do not fit the context.
     """
     known = as_tools(options.tools)
@@ -188,7 +188,7 @@ class _Turn:
         return end_of_messages(self.model.tokenizer, self.messages, self.template_args, ids)
 
     def _results(self, calls: Sequence[ToolCall], limit: int | None) -> Events:
-        """Run calls in order; each gets a result in the messages, also after an interrupt."""
+        """Run calls in order; each gets a result in the messages, even after an interrupt."""
         waiting = list(calls)
         markers = markers_of(self.model.tokenizer)
         try:
@@ -210,7 +210,7 @@ class _Turn:
         if call.error is not None:
             return CallFinished(call, error_text(call.error), failed=True)
         if tool is None:
-            text = f"there is no tool {call.name!r:.80}. There are: {', '.join(self.tools)}."
+            text = f"there is no tool {call.name!r:.80}. Available: {', '.join(self.tools)}."
             return CallFinished(call, error_text(text), failed=True)
         try:
             bound = tool.bind(call.arguments)

@@ -61,8 +61,8 @@ class TurnCache:
 
         Args:
             ids: The whole prompt.
-            mark: Number of leading ids that the next turn's prompt shares for certain: up to the
-                end of the last user message.
+            mark: Number of leading ids that the next turn's prompt certainly shares: up to the end
+                of the last user message.
         """
         started, before = time.perf_counter(), getattr(self._model, "stats", None)
         reused = self._reuse(list(ids))

@@ -265,7 +265,7 @@ class Answer:
         return GrammarError(
             "grammar",
             f"expected a token that the constraint allows, got {token} ({text})",
-            "Put the constraint's processor last, and give each answer a processor of its own.",
+            "Put the constraint's processor last, and create one processor per answer.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Constraints of answers, shared by threads; each answer has a logits processor of its own."""
+"""Constraints of answers, shared by threads; each answer has its own logits processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Constraint:
     """Constraint of answers; :func:`json_schema`, :func:`tool_calls` and others create one.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
         grammar: Grammar in llguidance's form.
         what: Name of the grammar in errors.
         after: Text of the token that ends reasoning, like ``"</think>"``; the grammar applies
@@ -112,7 +112,7 @@ def _matcher(vocabulary: Vocabulary, grammar: str, what: str) -> LLMatcher:
     begun = made.deep_copy()
     begun.compute_bitmask()
     if begun.is_stopped() and not begun.is_accepting():
-        raise GrammarError("grammar", f"{what}: expected something that fits, but nothing can")
+        raise GrammarError("grammar", f"{what}: expected a valid answer, but none exists")
     return made
 
 
@@ -130,7 +130,7 @@ def _reasoning(vocabulary: Vocabulary, tokenizer: Any, after: str, thinking: Thi
         raise GrammarError(
             "grammar",
             f"after: expected the text of one of the tokenizer's added tokens, got {after!r}",
-            "Give tokenizer.think_end, or None if this model does not think.",
+            "Pass tokenizer.think_end, or None if this model does not think.",
         )
     begin = None
     if thinking == "may":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from reprlib import repr as brief
 from typing import Any
 
@@ -12,18 +12,17 @@ from llguidance import LLMatcher
 from flash_moe.errors import GrammarError
 from flash_moe.grammar.answer import Thinking
 from flash_moe.grammar.constraint import JSON_SCHEMA, Constraint
-from flash_moe.grammar.schema_shapes import check_shapes
+from flash_moe.grammar.schema_shapes import check_shapes, closed
 
-# Nothing, a space, or a line break with indentation: models write all three, and the bound keeps
-# a weak model from generating white space without end.
-WHITESPACE = r" |\n[ \t]{0,40}"
+# The form of json.dumps. A choice of white space costs tokens, and weak models repeat line breaks.
+SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # Without \uXXXX: llguidance 1.9 takes the keys "\u0061" and "a" for different ones, and in JSON
-# they are the same. So control characters without an escape of their own cannot be written.
+# they are the same. So control characters without a short escape cannot be written.
 ESCAPES = 'nrbtf\\"'
 
 
 def json_source(schema: Any, what: str) -> str:
-    """Return a schema as text for llguidance, with our white space and escapes.
+    """Return a schema as text for llguidance, closed, with our white space and escapes.
 
     Raises:
         GrammarError: It is not a JSON schema, or cannot be serialized.
@@ -32,13 +31,13 @@ def json_source(schema: Any, what: str) -> str:
         schema = {} if schema else {"not": {}}
     if not isinstance(schema, Mapping):
         raise GrammarError("grammar", f"{what}: expected an object, got {brief(schema)}")
-    options = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}
+    options = {**SEPARATORS, "json_allowed_escapes": ESCAPES}
     try:
-        source = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
+        json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", f"{what}: expected a JSON schema, got: {error}") from error
     check_shapes(schema, what)
-    return source
+    return json.dumps({**closed(schema), "x-guidance": options})
 
 
 def json_schema(
@@ -53,7 +52,7 @@ def json_schema(
     Properties come in the order of the schema. ``docs/constrained.md`` lists the keywords.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
         after: Text of the token that ends reasoning, for models that think: ``"</think>"``.
         thinking: "may" if the model decides whether to think.
 
@@ -110,11 +109,12 @@ def from_response_format(
 
     Args:
         value: ``{"type": "text"}``, ``{"type": "json_object"}``, ``{"type": "json_schema",
-            "json_schema": {"name": ..., "schema": {...}, "strict": true}}``, or ``None``. The
-            schema is always enforced; ``strict`` makes no difference.
+            "json_schema": {"name": ..., "schema": {...}, "strict": true}}``, or ``None``.
+            ``json_object`` may have a ``schema`` too, as in llama.cpp. A schema is always
+            enforced; ``strict`` makes no difference.
 
     Raises:
-        GrammarError: The value has another form, or the schema cannot be enforced.
+        GrammarError: The value has an unknown form, or the schema cannot be enforced.
     """
     grammar = response_grammar(value)
     if grammar is None:
@@ -131,19 +131,38 @@ def response_grammar(value: Mapping[str, Any] | None) -> str | None:
     if value is None:
         return None
     kind = value.get("type") if isinstance(value, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return _grammar_of({"type": "object"})
-    if kind != "json_schema":
+    if kind not in _FORMATS:
         raise GrammarError(
             "grammar",
             'response_format: expected type "text", "json_object" or "json_schema", '
             f"got {brief(value)}",
         )
-    named = value.get("json_schema")
-    if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping):
+    _known(value, _FORMATS[kind], "response_format")
+    if kind == "text":
+        return None
+    if kind == "json_object" and value.get("schema") is None:
+        return _grammar_of({"type": "object"})
+    holder = value if kind == "json_object" else value.get("json_schema")
+    if not isinstance(holder, Mapping) or not isinstance(holder.get("schema"), Mapping):
         raise GrammarError(
-            "grammar", f'response_format: expected "json_schema" with "schema", got {brief(named)}'
+            "grammar", f'response_format: expected "{kind}" with "schema", got {brief(holder)}'
         )
-    return _grammar_of(named["schema"])
+    if kind == "json_schema":
+        named = ("name", "description", "schema", "strict")
+        _known(holder, named, "response_format.json_schema")
+    return _grammar_of(holder["schema"])
+
+
+_FORMATS = {
+    "text": ("type",),
+    "json_object": ("type", "schema"),
+    "json_schema": ("type", "json_schema"),
+}
+
+
+def _known(value: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
+    for field in value:
+        if field not in fields:
+            raise GrammarError(
+                "grammar", f"{where}: expected only {', '.join(fields)}, got {field!r:.80}"
+            )

@@ -41,7 +41,7 @@ class NewTokens:
             tokens: Prompt, or its end, and all tokens generated so far: ints [n].
 
         Raises:
-            ConfigError: There are fewer than at the first call: this is another answer.
+            ConfigError: There are fewer tokens than at the first call: this is a different answer.
         """
         if self._n_before is None:
             self._n_before = tokens.size
@@ -51,7 +51,7 @@ class NewTokens:
                 "logits processor",
                 f"expected at least the {self._n_before} tokens of the first call, "
                 f"got {tokens.size}",
-                "Give each answer a processor of its own.",
+                "Create one processor per answer.",
             )
         if n == len(self._ids) + 1:
             new = New([int(tokens[-1].item())])  # type: ignore[arg-type]

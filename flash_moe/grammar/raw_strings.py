@@ -61,7 +61,7 @@ def terminal(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
         GrammarError: A keyword for strings is not supported.
     """
     if depth > MAX_DEPTH:
-        raise GrammarError("grammar", "$ref: expected an end, got a cycle")
+        raise GrammarError("grammar", "$ref: expected a definition, got a cycle of references")
     if not isinstance(schema, Mapping):
         return ANY
     named = schema.get("type", "string")
@@ -112,10 +112,10 @@ def pattern_terminal(pattern: Any) -> str:
     """Return the terminal of strings that a pattern of JSON schema matches, unanchored.
 
     Raises:
-        GrammarError: The pattern is not a text, or has anchors inside an alternative.
+        GrammarError: The pattern is not a string, or has anchors inside an alternative.
     """
     if not isinstance(pattern, str):
-        raise _unsupported("pattern", f"{brief(pattern)}", "Give a text.")
+        raise _unsupported("pattern", f"{brief(pattern)}", "Pass a string.")
     ways = []
     for way in alternatives(pattern):
         begins, ends = way.startswith("^"), way.endswith("$") and not way.endswith("\\$")

@@ -50,7 +50,7 @@ def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[
         GrammarError: An unknown type, or cyclic references.
     """
     if depth > MAX_DEPTH:
-        raise GrammarError("grammar", "$ref: expected an end, got a cycle")
+        raise GrammarError("grammar", "$ref: expected a definition, got a cycle of references")
     if not isinstance(schema, Mapping):
         return TYPES
     types = TYPES

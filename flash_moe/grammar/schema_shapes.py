@@ -57,10 +57,10 @@ _SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(_NAMED, ("an object of schemas", _is_named_schemas)),
     **dict.fromkeys(_COUNTS, ("a whole number of at least 0", _is_count)),
     **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
-    **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
-    "type": ("a text, or a list of texts", _is_type),
+    **dict.fromkeys(_TEXTS, ("a string", lambda value: isinstance(value, str))),
+    "type": ("a string, or a list of strings", _is_type),
     "enum": ("a list", lambda value: isinstance(value, list)),
-    "required": ("a list of texts", _are_texts),
+    "required": ("a list of strings", _are_texts),
 }
 
 
@@ -68,22 +68,15 @@ def check_shapes(schema: Mapping[str, Any], what: str) -> None:
     """Check a schema and all nested schemas. Unknown keywords may have any value.
 
     Raises:
-        GrammarError: The value of a keyword has another type than JSON schema requires.
+        GrammarError: The value of a keyword does not have the type that JSON schema requires.
     """
-    left: list[Any] = [schema]
-    while left:
-        current = left.pop()
-        if not isinstance(current, Mapping):
-            continue
+    for current in _all(schema):
         for key, value in current.items():
-            if key not in _SHAPES:
-                continue
-            expected, fits = _SHAPES[key]
+            expected, fits = _SHAPES.get(key, ("", lambda value: True))
             if not fits(value):
                 raise GrammarError(
                     "grammar", f"{what}: {key}: expected {expected}, got {brief(value)}"
                 )
-            left += _inside(key, value)
 
 
 def _inside(key: str, value: Any) -> Iterator[Any]:
@@ -93,3 +86,50 @@ def _inside(key: str, value: Any) -> Iterator[Any]:
         yield from value
     elif key in _NAMED:
         yield from value.values()
+
+
+# With these, properties may stand in another schema than the object's own.
+_COMPOSED = {"$dynamicRef", "if", "dependentSchemas", "unevaluatedProperties"}
+_ALTERNATIVES = {"allOf", "anyOf", "oneOf", "$ref"}
+
+
+def closed(schema: Any) -> Any:
+    """Return a checked schema whose objects have no other properties than those it names.
+
+    OpenAI's strict mode requires ``additionalProperties: false``; generators such as pydantic
+    leave it out, and a weak model then invents properties without end. An object stays open if the
+    schema sets ``additionalProperties``, or composes objects of several schemas.
+    """
+    return schema if any(map(_is_composed, _all(schema))) else _closed(schema)
+
+
+def _is_composed(schema: Mapping[str, Any]) -> bool:
+    if _COMPOSED & schema.keys() or len(schema.get("allOf", ())) > 1:
+        return True
+    return "properties" in schema and bool(_ALTERNATIVES & schema.keys())
+
+
+def _all(schema: Any) -> Iterator[Mapping[str, Any]]:
+    left = [schema]
+    while left:
+        current = left.pop()
+        if isinstance(current, Mapping):
+            yield current
+            for key, value in current.items():
+                left += _inside(key, value)
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    made = dict(schema)
+    for key, value in schema.items():
+        if key in _INNER:
+            made[key] = _closed(value)
+        elif key in _LISTED:
+            made[key] = [_closed(each) for each in value]
+        elif key in _NAMED:
+            made[key] = {name: _closed(each) for name, each in value.items()}
+    if "properties" in made and set(made.get("required", ())) <= made["properties"].keys():
+        made.setdefault("additionalProperties", False)
+    return made

@@ -58,25 +58,32 @@ def tool_calls(
     form = call_format(tokenizer)
     schemas = _schemas(tools, strict)
     instead = response_grammar(response_format)
-    if isinstance(mode, Mapping):
-        function = mode.get("function")
-        mode = function.get("name", "") if isinstance(function, Mapping) else ""
-    elif mode in ("auto", "required"):
-        calls = _calls(tokenizer, mode, parallel, free=instead is None)
-        if mode == "required":
-            instead = None
-        if instead is not None:
-            _check_markers(calls, response_format, "response_format")
-        return _constraint(tokenizer, form, schemas, calls, instead, after, thinking)
-    if mode not in schemas:
-        raise GrammarError(
-            "grammar",
-            f'tool choice: expected "auto", "required" or one of {", ".join(schemas)}, '
-            f"got {brief(mode)}",
-        )
-    only = {mode: schemas[mode]}
-    calls = _calls(tokenizer, "required", parallel)
-    return _constraint(tokenizer, form, only, calls, None, after, thinking)
+    if mode not in ("auto", "required"):
+        function = mode.get("function") if isinstance(mode, Mapping) else {"name": mode}
+        name = function.get("name", "") if isinstance(function, Mapping) else ""
+        if name not in schemas:
+            raise GrammarError(
+                "grammar",
+                f'tool choice: expected "auto", "required" or one of {", ".join(schemas)}, '
+                f"got {brief(name)}",
+            )
+        schemas, mode = {name: schemas[name]}, "required"
+    if mode == "required":
+        instead = None
+    calls = _calls(tokenizer, text=mode == "auto" and instead is None, many=parallel)
+    if instead is not None:
+        _check_markers(calls, response_format, "response_format")
+    _check_markers(calls, schemas, "tools")
+    make_grammar = xml_calls.call_grammar if form == "qwen3_coder" else _json_grammar
+    return Constraint(
+        tokenizer,
+        make_grammar(schemas, calls.end),
+        "tool calls",
+        after=after,
+        thinking=thinking,
+        calls=calls,
+        instead=instead,
+    )
 
 
 def call_format(tokenizer: Any) -> str:
@@ -120,12 +127,8 @@ def parser_tools(
     return result
 
 
-def _calls(tokenizer: Any, mode: str, parallel: bool, free: bool = True) -> Calls:
-    """Return the rules for all calls.
-
-    Args:
-        free: Whether text outside of calls is free, in modes that allow such text.
-    """
+def _calls(tokenizer: Any, *, text: bool, many: bool) -> Calls:
+    """Return the rules for all calls; arguments as in :class:`Calls`."""
     ids = vocabulary_of(tokenizer).marker_ids
     markers = (tokenizer.tool_call_start, tokenizer.tool_call_end)
     begin, end = (ids.get(marker) for marker in markers)
@@ -134,34 +137,7 @@ def _calls(tokenizer: Any, mode: str, parallel: bool, free: bool = True) -> Call
             "grammar", f"expected one token each for {' and '.join(markers)} in this tokenizer"
         )
     texts = tuple(marker.encode() for marker in markers)
-    text = free and mode == "auto"
-    return Calls(begin, end, text=text, required=not text, many=parallel, markers=texts)
-
-
-def _constraint(
-    tokenizer: Any,
-    form: str,
-    schemas: Schemas,
-    calls: Calls,
-    instead: str | None,
-    after: str | None,
-    thinking: Thinking,
-) -> Constraint:
-    _check_markers(calls, schemas, "tools")
-    grammar = (
-        xml_calls.call_grammar(schemas, calls.end)
-        if form == "qwen3_coder"
-        else _json_grammar(schemas, calls.end)
-    )
-    return Constraint(
-        tokenizer,
-        grammar,
-        "tool calls",
-        after=after,
-        thinking=thinking,
-        calls=calls,
-        instead=instead,
-    )
+    return Calls(begin, end, text=text, required=not text, many=many, markers=texts)
 
 
 def _check_markers(calls: Calls, schemas: Any, what: str) -> None:

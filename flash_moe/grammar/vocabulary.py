@@ -58,7 +58,7 @@ class Vocabulary:
         marker_ids: The same for markers only.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or a fast tokenizer of transformers.
+        tokenizer: mlx-lm's wrapper, or a fast tokenizer from transformers.
 
     Raises:
         GrammarError: Not a fast tokenizer, or one that llguidance cannot read.
@@ -87,7 +87,7 @@ class Vocabulary:
 
     @cached_property
     def text_words(self) -> Words:
-        """Tokens of free text: all with a text, without markers."""
+        """Tokens of free text: all tokens with text, without markers."""
         return words_of(np.flatnonzero(self._first_bytes >= 0).tolist(), self.size)
 
     @cached_property

@@ -79,7 +79,7 @@ def properties_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if key not in (*known, *silent):
             raise GrammarError(
                 "grammar",
-                f"tool {name}: expected parameters with only properties, got {key!r} too",
+                f"tool {name}: expected only properties in the parameters, got {key!r}",
                 "Describe each parameter separately.",
             )
     described = parameters.get("properties") or {}
@@ -116,11 +116,11 @@ def _value_rules(at: str, where: str, key: str, schema: Any, root: Mapping[str, 
     begin = f'p_{at}: "<parameter={key}>\\n"'
     kinds = types_of(schema, root)
     if not kinds:
-        raise GrammarError("grammar", f"{where}: expected a schema that a value can fit")
+        raise GrammarError("grammar", f"{where}: expected a schema with a valid value")
     if is_raw(schema, root):
         value = terminal(schema, root)
         if value == NOTHING:
-            raise GrammarError("grammar", f"{where}: expected a schema that a string can fit")
+            raise GrammarError("grammar", f"{where}: expected a schema with a valid string")
         value = f"{without(value, '</parameter>')} & ~{_NULL}"
         if "null" in kinds:
             value = f'({value}) | "null"'
@@ -152,5 +152,5 @@ def _exact(schema: dict[str, Any]) -> dict[str, Any]:
 def _check_name(what: str, name: Any) -> None:
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise GrammarError(
-            "grammar", f"{what}: expected a name without spaces, quotes and <>, got {brief(name)}"
+            "grammar", f"{what}: expected a name without spaces, quotes, < and >, got {brief(name)}"
         )

@@ -1,4 +1,4 @@
-"""Adoption of record files of the original Flash-MoE, with a checkpoint at the hub."""
+"""Adoption of record files of the original Flash-MoE, with a checkpoint on the hub."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError
-from flash_moe.hub.repository import HEADER_THREADS
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
+from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.store.experts import expert_stacks
-from flash_moe.store.safetensors_header import TensorEntry
 
 
 def open_adopted(
     checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
-) -> OriginalFlashMoE:
+) -> PackSource:
     """Open record files for adoption, and compare a sample of each layer with the hub.
 
     The sample is the smallest component of the first and the last expert of a layer: 131,072 bytes
     for the 397B, 16 MB in total.
 
     Args:
-        places: Path of each shard of the checkpoint to its file at the hub.
+        places: Path of each shard of the checkpoint to its file on the hub.
         packed: ``packed_experts`` directory.
 
     Raises:
         CorruptFileError: The bytes or the layout differ.
         HubError: The sample cannot be fetched.
     """
-    source = OriginalFlashMoE(checkpoint, packed, compare=False)
+    source = original_source(checkpoint, packed, compare=False)
     stacks = expert_stacks(checkpoint.tensors)
     samples = [
         (layer, expert)
@@ -43,45 +42,30 @@ def open_adopted(
     ]
 
     stop = threading.Event()
+    made_from = f"{source.source.name} at {source.source.revision}"
 
     def compare(sample: tuple[int, int]) -> None:
         layer, expert = sample
-        _compare(source, layer, expert, stacks[source.layers[layer].path], places, stop)
+        info, file = source.layers[layer], source.record_files[layer]
+        component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
+        entry = stacks[info.path].get(component.name)
+        if entry is None or entry.shape != (info.n_experts, *component.shape):
+            raise CorruptFileError(
+                "store",
+                f"{file}: layout.json does not match the experts of {made_from}",
+                "Name the repository that the records were made from.",
+            )
+        start = entry.offset + expert * component.n_bytes
+        theirs = places[entry.file].read(start, start + component.n_bytes, Retry(stop))
+        with open(file, "rb") as stream:
+            stream.seek(expert * info.layout.record_bytes + component.offset)
+            ours = stream.read(component.n_bytes)
+        if ours != theirs:
+            raise CorruptFileError(
+                "store",
+                f"{file}: expert {expert}: {component.name} differs from {made_from}",
+                "Name the repository and the revision that the records were made from.",
+            )
 
-    in_threads(compare, samples, HEADER_THREADS, stop)
+    in_threads(compare, samples, stop)
     return source
-
-
-def _compare(
-    source: OriginalFlashMoE,
-    layer: int,
-    expert: int,
-    stack: Mapping[str, TensorEntry],
-    places: Mapping[Path, RemoteFile],
-    stop: threading.Event,
-) -> None:
-    info = source.layers[layer]
-    file = source.record_files[layer]
-    component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
-    entry = stack.get(component.name)
-    if entry is None or entry.shape != (info.n_experts, *component.shape):
-        raise CorruptFileError(
-            "store",
-            f"{file}: layout.json does not match the experts of {checkpoint_name(source)}",
-            "Name the repository that the records were made from.",
-        )
-    start = entry.offset + expert * component.n_bytes
-    theirs = places[entry.file].read(start, start + component.n_bytes, Retry(stop))
-    with open(file, "rb") as stream:
-        stream.seek(expert * info.layout.record_bytes + component.offset)
-        ours = stream.read(component.n_bytes)
-    if ours != theirs:
-        raise CorruptFileError(
-            "store",
-            f"{file}: expert {expert}: {component.name} differs from {checkpoint_name(source)}",
-            "Name the repository and the revision that the records were made from.",
-        )
-
-
-def checkpoint_name(source: OriginalFlashMoE) -> str:
-    return f"{source.source.name} at {source.source.revision}"

@@ -15,7 +15,7 @@ from flash_moe.hub.repository import Repository
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 # A tokenizer with 250,000 tokens takes 20 MB; larger files are not metadata.
@@ -23,7 +23,7 @@ MAX_AUXILIARY_BYTES = 200_000_000
 
 
 def auxiliary_files(remote: Repository) -> list[RemoteFile]:
-    """Return the small files that a pull fetches: config, tokenizer and the like."""
+    """Return the small files that a pull fetches: config, tokenizer and others."""
     return [
         file
         for name, file in remote.files.items()
@@ -43,10 +43,10 @@ def fetch_metadata(
     Args:
         folder: Directory for the small files.
         incoming: Download directory of the shards, or ``None`` for the same folder.
-        only: Names of the small files to fetch; ``None`` is all of them.
+        only: Names of the small files to fetch; ``None`` fetches all.
 
     Returns:
-        The checkpoint, and the path of each shard with its file at the hub.
+        The checkpoint, and the path of each shard with its file on the hub.
     """
     if "config.json" in remote.files:  # first, to refuse a model without experts at once
         remote.fetch_small("config.json", folder, MAX_AUXILIARY_BYTES)

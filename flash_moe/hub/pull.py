@@ -1,4 +1,4 @@
-"""Pulls: opens a repository at the hub as a source for the packer, downloaded shard by shard."""
+"""Pull of a repository on the hub: a source for the packer, downloaded shard by shard."""
 
 from __future__ import annotations
 

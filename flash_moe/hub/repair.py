@@ -123,11 +123,12 @@ def _open_repair(
     if resident & damaged:
         damaged |= resident  # the manifest does not record which tensor is in which file
     files = [entry.file for entry in manifest.layers]
-    source = source.with_steps(
+    steps = (
         step
         for step in source.steps
         if (resident & damaged if step.layer is None else files[step.layer] in damaged)
     )
+    source = replace(source, steps=tuple(steps))
     entries = [entry for step in source.steps for entry in step.entries]
     origin = {"repo": remote.name, "revision": remote.commit, "commit": remote.commit}
     shards = HubShards(

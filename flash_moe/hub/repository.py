@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from flash_moe.hub.retry import Retry, with_retry
 from flash_moe.hub.threads import in_threads
 from flash_moe.store.safetensors_header import TensorEntry, parse_header
 
-HEADER_THREADS = 8
 _FIRST_BYTES = 100_000  # most headers are smaller, so that one request is enough
 
 
@@ -88,13 +86,10 @@ class Repository:
                 file.unlink()
         file.parent.mkdir(parents=True, exist_ok=True)
         part = part_of(file)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            remote.fetch(fd, 0, remote.n_bytes)
+        with open(part, "wb") as stream:
+            remote.fetch(stream.fileno(), 0, remote.n_bytes)
             remote.check(part)
-            sync_and_rename(fd, part, file)
-        finally:
-            os.close(fd)
+            sync_and_rename(stream.fileno(), part, file)
 
     def headers(self, shards: list[str], place: Callable[[str], Path]) -> dict[str, TensorEntry]:
         """Return all tensors of some shards, by name, from their headers only.
@@ -113,7 +108,7 @@ class Repository:
             return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
 
         tensors: dict[str, TensorEntry] = {}
-        for found in in_threads(one, shards, HEADER_THREADS, stop):
+        for found in in_threads(one, shards, stop):
             tensors.update(found)
         return tensors
 

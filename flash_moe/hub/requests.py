@@ -2,7 +2,7 @@
 
 huggingface_hub itself downloads a file in one call, which restarts after a kill (1.20 and later)
 and does not verify the content. So this module fetches ranges: a stopped download resumes where it
-stopped, and a dropped connection, 429 or 503 costs a wait.
+stopped, and a dropped connection, 429 or 503 only causes a wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from flash_moe.errors import HubError
 from flash_moe.hub.retry import NoBytes, Retry, failures
-from flash_moe.store.manifest import SourceFile
+from flash_moe.store.manifest_entries import SourceFile
 
 TIMEOUT = 30.0  # seconds without any byte
 _HASH_BYTES = 8 * 1024 * 1024
@@ -52,7 +52,7 @@ class RemoteFile:
         """Request a range once and yield the open response.
 
         Raises:
-            HubError: The response has another range.
+            HubError: The response has a different range.
             HfHubHTTPError and transport errors of the session.
         """
         headers = dict(build_hf_headers(library_name="flash_moe"))

@@ -67,10 +67,7 @@ class Retry:
         wait = WAITS[self._failures] if wait is None else min(wait, MAX_WAIT)
         self._failures += 1
         _report(error, wait)
-        self._pause(wait)
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
+        if self._stop.wait(wait):
             raise Stopped
 
 

@@ -29,7 +29,7 @@ class HubShards(ShardSource):
     """Shards downloaded from the hub.
 
     Args:
-        remote: Path on this disk to file at the hub.
+        remote: Path on this disk to file on the hub.
         tensors: Tensors by name, as the headers describe them.
         folder: Download directory. Paths elsewhere are files of the hub's cache, which are kept.
         max_shards: Shards on the disk at a time, in flight or complete. One more is downloaded

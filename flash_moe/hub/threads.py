@@ -14,6 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 
+N_THREADS = 8
 # Wait for threads after a stop: long enough to finish a write, short enough after Ctrl-C.
 GRACE_SECONDS = 2.0
 
@@ -34,10 +35,8 @@ def in_thread(call: Callable[..., T], *arguments: object) -> Future[T]:
     return future
 
 
-def in_threads(
-    call: Callable[[T], U], items: Iterable[T], n_threads: int, stop: threading.Event
-) -> list[U]:
-    """Call a function for each item, in up to ``n_threads`` threads.
+def in_threads(call: Callable[[T], U], items: Iterable[T], stop: threading.Event) -> list[U]:
+    """Call a function for each item, in up to ``N_THREADS`` threads.
 
     Args:
         stop: Set when a call fails or the caller is interrupted; the calls should check it.
@@ -57,7 +56,7 @@ def in_threads(
                 index, item = todo.pop(0)
             done[index] = call(item)
 
-    threads = [in_thread(run) for _ in range(min(n_threads, len(todo)))]
+    threads = [in_thread(run) for _ in range(min(N_THREADS, len(todo)))]
     try:
         left = set(threads)
         while left:

@@ -28,7 +28,7 @@ class MemoryPlan:
         bank_bytes: Budget of the bank.
         resident_bytes: Size of the resident weights, in the dtype of the computation.
         prompt_bytes: Limit of prefill workspace and prompt cache; ``None`` if no limit was given:
-            the memory available when a prompt arrives then decides.
+            then the memory available when a prompt arrives is the limit.
     """
 
     bank_bytes: int
@@ -54,7 +54,7 @@ def plan_for_limit(
         taken: Bytes that the process takes already.
 
     Raises:
-        BudgetError: Not enough for the smallest bank and a chunk of 64 tokens; names the minimum.
+        BudgetError: ``limit`` is too small for the smallest bank and a chunk of 64 tokens.
     """
     smallest_chunk = workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
     left = limit - taken - resident
@@ -84,9 +84,10 @@ def default_bank(
     """Return a budget for a machine: half of its memory without the resident weights.
 
     The budget is at most the size of all experts. The other half is for the system, its page cache
-    and the activations; a bank of all the memory makes the machine swap. The bank leaves twice the
-    reserve available beside the memory of other programs, so that it does not have to shrink at
-    once. It gets its smallest size whatever is available, if that fits the machine at all.
+    and the activations; a bank that takes all memory makes the machine swap. The bank leaves twice
+    the reserve available in addition to the memory of other programs, so that it does not have to
+    shrink at once. It gets its smallest size whatever is available, if that fits the machine at
+    all.
 
     Args:
         machine: Memory of the machine.
@@ -105,8 +106,9 @@ def prompt_allowance(
 ) -> int:
     """Return the bytes allowed for the pass over a chunk of a prompt.
 
-    With ``memory_gb`` the rest of that limit. Else a quarter of the machine's memory without
-    resident weights and bank, and at most half of the memory available now beyond the reserve.
+    With ``memory_gb`` this is the rest of that limit. Otherwise it is a quarter of the machine's
+    memory without resident weights and bank, but at most half of the memory available now beyond
+    the reserve.
 
     Args:
         bank: Bytes of the bank now.

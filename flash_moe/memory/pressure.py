@@ -26,9 +26,9 @@ def reserve(machine_bytes: int) -> int:
 def memory_shortage(bank_bytes: int) -> int:
     """Bytes that a bank of this size should free now; 0 without memory pressure.
 
-    On Linux the difference between ``reserve`` and the available memory. macOS only reports a level
-    of pressure: a tenth of the bank at a warning, a quarter if it is critical. The macOS part was
-    never run by us.
+    On Linux this is the difference between ``reserve`` and the available memory. macOS only reports
+    a level of pressure: a tenth of the bank at a warning, a quarter if it is critical. The macOS
+    part was never run by us.
     """
     if sys.platform == "darwin":
         level = _pressure_level()

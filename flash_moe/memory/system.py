@@ -40,8 +40,8 @@ def usable_memory() -> int:
 def available_memory(root: Path = _ROOT) -> int | None:
     """Bytes that can be allocated now without swapping: free and reclaimable memory.
 
-    On Linux ``MemAvailable``, or the rest of a control group's limit if that is less. ``None``
-    elsewhere.
+    On Linux this is ``MemAvailable``, or the rest of a control group's limit if that is less. On
+    other systems it is ``None``.
     """
     try:
         (kilobytes,) = _numbers(root / "proc/meminfo", "MemAvailable:")

@@ -32,7 +32,7 @@ class SharedExpert:
     """Handle of a shared expert for the module of the layer's other experts.
 
     Not every block passes the same array to both. If it did so in the last pass, it is expected to
-    in this one.
+    do so in this one.
 
     Args:
         module: The module that mlx-lm calls.

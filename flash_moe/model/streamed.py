@@ -110,8 +110,8 @@ class StreamedModel(nn.Module):
     def _parts(self, passed: Mapping[str, Any], tokens_name: str) -> list[mx.array]:
         """Split the tokens of a pass that exceeds ``memory_gb``; empty if it is not split.
 
-        mlx-lm's own functions cut prompts without regard to it. Only a pass that fills a cache and
-        has no other arguments can be split: none of its outputs depends on later ones.
+        mlx-lm's own functions split prompts without regard to that limit. Only a pass that fills a
+        cache and has no other arguments can be split: none of its outputs depends on later ones.
         """
         tokens, cache = passed.get(tokens_name), passed.get("cache")
         others = {name for name, value in passed.items() if value is not None}
@@ -129,7 +129,7 @@ class StreamedModel(nn.Module):
         return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _shrink_if_short(self) -> None:
-        """Shrink the bank if memory is short. A failure is logged and costs no output."""
+        """Shrink the bank if memory is short. A failure is logged and changes no output."""
         missing = self._watch.bytes_to_free(self._bank.n_bytes)
         if not missing:
             return

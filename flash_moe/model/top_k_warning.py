@@ -1,7 +1,7 @@
 """Warning about the quality loss of fewer experts per token, with measurements if known.
 
-Figures of others are public and name their source; ``docs/quality.md`` has ours and describes how
-to measure your own model.
+Published figures name their source; ``docs/quality.md`` has ours and describes how to measure your
+own model.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _without_gaps(
 ) -> tuple[Mapping[str, mx.array], npt.NDArray[np.uint32]]:
     """Return contiguous copies of the used slots, and the ids in the copies.
 
-    gather_qmm of MLX 0.32.4 on CUDA has no kernel for arrays with gaps between the experts, such as
+    MLX 0.32.4's gather_qmm on CUDA has no kernel for arrays with gaps between the experts, such as
     views of a slab. Metal and the CPU support them.
     """
     used, ids = np.unique(slots, return_inverse=True)

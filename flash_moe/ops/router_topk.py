@@ -34,7 +34,7 @@ def router_topk(logits: mx.array, k: int, *, renormalise: bool) -> tuple[mx.arra
         Ids ``[tokens, k]`` uint32 and weights ``[tokens, k]`` float32.
 
     Raises:
-        UnsupportedModelError: Another shape or dtype, or more than 1024 experts.
+        UnsupportedModelError: The shape or dtype is wrong, or there are more than 1024 experts.
     """
     _check(logits, k)
     n_tokens, n_experts = logits.shape

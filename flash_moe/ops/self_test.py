@@ -36,9 +36,9 @@ class SelfTest:
 
     Attributes:
         passed: Every test passed.
-        problems: One text per failed test.
+        problems: One description per failed test.
         plain_works: ``mx.gather_qmm`` on the slab's views is correct, whatever the kernels do.
-        keep_views: It is correct also with views that were made before a slot was written.
+        keep_views: It is also correct with views that were made before a slot was written.
         seconds: Duration of the test, or of the look-up of an earlier pass.
         backend: ``"metal"`` or ``"cuda"``.
         device: Name of the device.

@@ -33,7 +33,7 @@ def kernels_dir() -> Path:
 def shipped_kernels_dir() -> Path:
     """Return the directory of the ``*.metal`` files shipped with flash_moe.
 
-    A wheel has them inside the package, an editable install in the repository beside the package.
+    A wheel has them inside the package, an editable install in the repository next to the package.
     The path never depends on the current directory.
 
     Raises:

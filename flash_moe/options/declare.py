@@ -34,7 +34,8 @@ class Option:
         unit: Unit of a number.
         minimum, maximum: Inclusive range of a number.
         positive: Whether a real number must be above 0.
-        choices: Valid values of a text.
+        choices: Valid values of a string.
+        renamed: Deprecated values, still accepted, and their current names.
         default: The default in words, if the value itself is not clear.
         flags: Command-line flags; empty for an option of the library only.
         metavar: Placeholder of the value in help texts.
@@ -48,6 +49,7 @@ class Option:
     maximum: float | None = None
     positive: bool = False
     choices: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     default: str = ""
     flags: tuple[str, ...] = ()
     metavar: str | None = None
@@ -127,17 +129,25 @@ class Declared:
         """Name of the environment variable."""
         return f"FLASH_MOE_{self.name.upper()}"
 
+    def current(self, value: Any) -> Any:
+        """Return a value, or the current name of a deprecated one, with a ``FutureWarning``."""
+        if not isinstance(value, str) or value not in self.option.renamed:
+            return value
+        new = self.option.renamed[value]
+        warnings.warn(f"flash_moe: {self.name}: {value} is now {new}", FutureWarning, stacklevel=2)
+        return new
+
     def parse(self, text: str) -> Any:
-        """Return the value of a text.
+        """Return the value that a string stands for.
 
         Raises:
-            ValueError: The text is invalid; the message is the expected form.
+            ValueError: The string is invalid; the message is the expected form.
         """
         try:
             if self.kind is bool:
                 return {"0": False, "1": True, "false": False, "true": True}[text.lower()]
             if self.option.choices:
-                return self.option.choices[self.option.choices.index(text.lower())]
+                return self.option.choices[self.option.choices.index(self.current(text.lower()))]
             return Path(text).expanduser() if self.kind is Path else self.kind(text)
         except (ValueError, KeyError):
             words = {bool: "0 or 1", int: "a whole number", float: "a number"}
@@ -151,7 +161,7 @@ def _kind(hint: Any) -> type:
     """Return the type of an option's values, without ``None``."""
     arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        # In a union the type that a text is converted to: ``str | Path`` is a path.
+        # In a union the type that a string is converted to: ``str | Path`` is a path.
         hint = Path if Path in arms else arms[0]
     kind: type = typing.get_origin(hint) or hint
     return kind
@@ -184,15 +194,17 @@ def values(options: Any, base: type | None = None) -> dict[str, Any]:
 
 
 def check(options: Any, component: str) -> None:
-    """Check the types and ranges of all options of an instance.
+    """Check the types and ranges of all options of an instance; replace deprecated values.
 
     Raises:
         ConfigError: One is out of range; the message has its name, the expected and actual value.
     """
     for name, each in declared(type(options)).items():
-        value = getattr(options, name)
+        value = each.current(given := getattr(options, name))
         if value is None:
             continue
+        if value is not given:
+            object.__setattr__(options, name, value)
         fits, expected = True, each.option.expected
         if each.kind in (int, float):
             number = isinstance(value, int if each.kind is int else int | float)

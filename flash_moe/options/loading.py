@@ -12,7 +12,8 @@ from flash_moe.options.declare import check, declared, option
 
 KERNEL_OPTIONS = ("auto", "off", "require")
 CACHE_POLICIES = ("lru", "lrfu")
-IO_OPTIONS = ("cached", "direct")
+IO_OPTIONS = ("buffered", "direct")
+IO_RENAMED = {"cached": "buffered"}  # the old value works for one release
 
 DEFAULT_IO_THREADS = 8
 MAX_IO_THREADS = 256
@@ -74,11 +75,12 @@ class LoadOptions:
     )
     io: str | None = option(
         None,
-        "read experts through the page cache (cached) or past it (direct, packed stores only)",
+        "read experts through the page cache (buffered) or past it (direct, packed stores only)",
         "--io",
         choices=IO_OPTIONS,
+        renamed=IO_RENAMED,
         env=True,
-        default="cached, or as tuned for this disk",
+        default="buffered, or as tuned for this disk",
     )
     io_threads: int | None = option(
         None,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flash_moe.options.declare import check, option
+
+
+def _context_size(kind: str) -> Any:
+    text = f"recent tokens that the {kind} penalty counts"
+    flag = f"--{kind}-context-size"
+    return option(20, text, flag, unit="tokens", minimum=0, maximum=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +84,7 @@ class SamplingParams:
         "--repetition-penalty",
         minimum=0,
     )
-    repetition_context_size: int = option(
-        20,
-        "recent tokens that the repetition penalty counts",
-        "--repetition-context-size",
-        unit="tokens",
-        minimum=0,
-        maximum=100_000,
-    )
+    repetition_context_size: int = _context_size("repetition")
     presence_penalty: float = option(
         0.0,
         "subtract this from the logits of tokens that occur among the recent ones",
@@ -92,14 +92,7 @@ class SamplingParams:
         minimum=-2,
         maximum=2,
     )
-    presence_context_size: int = option(
-        20,
-        "recent tokens that the presence penalty counts",
-        "--presence-context-size",
-        unit="tokens",
-        minimum=0,
-        maximum=100_000,
-    )
+    presence_context_size: int = _context_size("presence")
     frequency_penalty: float = option(
         0.0,
         "subtract this from the logits of recent tokens, once per occurrence",
@@ -107,14 +100,7 @@ class SamplingParams:
         minimum=-2,
         maximum=2,
     )
-    frequency_context_size: int = option(
-        20,
-        "recent tokens that the frequency penalty counts",
-        "--frequency-context-size",
-        unit="tokens",
-        minimum=0,
-        maximum=100_000,
-    )
+    frequency_context_size: int = _context_size("frequency")
     logit_bias: Mapping[int, float] = option({}, "token ids and what is added to their logits")
     seed: int | None = option(
         None,

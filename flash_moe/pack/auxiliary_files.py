@@ -29,10 +29,10 @@ _NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PAR
 def write_auxiliary_files(
     source: PackSource, dst: Path, only: frozenset[str] | None = None
 ) -> list[str]:
-    """Copy the tokenizer and the like, and write the config of the store; all atomic and synced.
+    """Copy the auxiliary files and write the config of the store, atomically and synced.
 
     Args:
-        only: Names of the files to write; ``None`` is all.
+        only: Names of the files to write; ``None`` writes all.
 
     Returns:
         The names of all non-weight files, in order.
@@ -55,7 +55,7 @@ def write_auxiliary_files(
 
 
 def _copy(file: Path, to: Path) -> None:
-    """Copy a file; JSON without references to code, which trusting the store would run."""
+    """Copy a file; drop references to code from JSON, because trusting the store would run it."""
     if file.suffix == ".json":
         try:
             table = read_json(file)

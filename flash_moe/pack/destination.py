@@ -18,13 +18,8 @@ from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import describe
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
-from flash_moe.store.manifest import (
-    MANIFEST_FILE,
-    PARTIAL_FILE,
-    LayerEntry,
-    Manifest,
-    read_manifest,
-)
+from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, read_manifest
+from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.version import __version__
 
 

@@ -95,7 +95,7 @@ def rewrite(
 
     Args:
         source: As for :func:`pack`; its ``steps`` may be limited to those that write these files.
-        manifest: Manifest of the store before.
+        manifest: Previous manifest of the store.
         damaged: File names; auxiliary files among them are rewritten even if they exist.
 
     Raises:
@@ -121,10 +121,10 @@ def _whole_run(
     on_progress: Progress | None,
     open_journal: Callable[[StoreFiles, ShardSource], Journal],
 ) -> Iterator[Run]:
-    """Run all steps; leaving the ``with`` closes threads and files, also after an error.
+    """Run all steps; leaving the ``with`` closes threads and files, even after an error.
 
     Raises:
-        PackError: Replaces an OSError, also one of the body.
+        PackError: Replaces an OSError, including one raised in the body.
     """
     files = StoreFiles(dst, source.layers, source.resident)
     journal, run = Journal(), None

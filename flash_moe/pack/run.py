@@ -1,6 +1,6 @@
 """One run of packing: runs the remaining steps in threads.
 
-Steps run layer by layer as shards become ready. While one layer is written, the one before is
+Steps run layer by layer as shards become ready. While one layer is written, the previous one is
 synced. The journal records only synced data, and only recorded shards are released.
 """
 

@@ -53,14 +53,12 @@ def write_shards(
     tensors: Iterable[TensorSource],
     shard_bytes: int,
     *,
-    on_bytes: Callable[[int], None] | None = None,
     odd_offsets: bool = False,
 ) -> dict[str, str]:
     """Write ``dst/model*.safetensors``, with tensors in the given order.
 
     Args:
         shard_bytes: Maximum size of a shard; a larger tensor gets its own.
-        on_bytes: Called with the size of each piece written.
         odd_offsets: Start the tensors at an odd byte instead of a multiple of 8, as in files of
             MLX, which does not pad its headers.
 
@@ -72,7 +70,7 @@ def write_shards(
     """
     weight_map: dict[str, str] = {}
     for name, shard in split_shards(tensors, shard_bytes).items():
-        _write_file(dst / name, shard, on_bytes or (lambda n: None), odd_offsets)
+        _write_file(dst / name, shard, odd_offsets)
         weight_map.update(dict.fromkeys((t.name for t in shard), name))
     return weight_map
 
@@ -118,9 +116,7 @@ def header_of(tensors: Sequence[TensorSpec], odd_offsets: bool = False) -> bytes
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_file(
-    file: Path, tensors: Sequence[TensorSource], on_bytes: Callable[[int], None], odd_offsets: bool
-) -> None:
+def _write_file(file: Path, tensors: Sequence[TensorSource], odd_offsets: bool) -> None:
     with atomic_file(file) as out:
         out.write(header_of(tensors, odd_offsets))
         for tensor in tensors:
@@ -128,7 +124,6 @@ def _write_file(
             for chunk in tensor.chunks():
                 out.write(chunk)
                 written += len(chunk)
-                on_bytes(len(chunk))
             if written != tensor.n_bytes:
                 raise OSError(
                     f"tensor {tensor.name}: expected {tensor.n_bytes} bytes, got {written}"

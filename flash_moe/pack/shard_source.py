@@ -47,7 +47,7 @@ class ShardSource:
         """Clean up after the store is complete."""
 
     def close(self) -> None:
-        """Stop all activity; always called, also after errors."""
+        """Stop all activity; always called, even after errors."""
 
 
 class DeletedShards(ShardSource):
@@ -57,7 +57,7 @@ class DeletedShards(ShardSource):
     names, sizes, times and headers.
 
     Args:
-        shards: All shards of the source, also those that no step reads.
+        shards: All shards of the source, including those that no step reads.
         headers: Directory in the destination for the headers.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from flash_moe.errors import CorruptFileError
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import COPY_BYTES
 from flash_moe.store.layout import Component
-from flash_moe.store.reader import open_for, read_range
+from flash_moe.store.reader import FileSet, read_range
 from flash_moe.store.safetensors_header import TensorEntry
 
 OnBytes = Callable[[int], None]
@@ -87,7 +87,9 @@ class CopyExperts(PackStep):
             on_bytes(len(part))
         return {}
 
-    def gather(self, fd: int, experts: range, buffer: memoryview, record_bytes: int) -> None:
+    def gather(
+        self, shards: FileSet, experts: range, buffer: memoryview, record_bytes: int
+    ) -> None:
         """Read this tensor of some experts into their records, which are contiguous in ``buffer``.
 
         Raises:
@@ -97,10 +99,10 @@ class CopyExperts(PackStep):
         places = range(offset, len(experts) * record_bytes, record_bytes)
         parts = [buffer[place : place + size] for place in places]
         start = experts.start * size
-        done = os.preadv(fd, parts, self.entry.offset + start)
+        done = os.preadv(shards.fd(self.entry.file), parts, self.entry.offset + start)
         if done != len(experts) * size:  # a signal, or the end of the file
             for number, part in enumerate(parts):
-                read_exactly(fd, self.entry, start + number * size, part)
+                read_exactly(shards, self.entry, start + number * size, part)
 
 
 def copy_records(
@@ -125,17 +127,15 @@ def copy_records(
     # Bytes between components are never written, so they stay zero.
     buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
     sums = []
-    with ExitStack() as stack:
-        files_of = sorted({step.entry.file for step in steps})
-        fds = {file: open_shard(file, stack) for file in files_of}
+    with open_shards() as shards:
         for begin in experts[::at_once]:
             records = range(begin, min(begin + at_once, experts.stop))
             for step in steps:
-                step.gather(fds[step.entry.file], records, buffer, size)
+                step.gather(shards, records, buffer, size)
             whole = buffer[: len(records) * size]
             for start in range(0, len(whole), size):
                 sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
-            files.write_records(layer, begin, whole)
+            files.write_component(layer, begin, 0, whole)
             on_bytes(len(records) * payload)
     return sums
 
@@ -159,33 +159,30 @@ def pieces(entry: TensorEntry, at_once: int) -> Iterator[tuple[int, memoryview]]
         CorruptFileError: The file ends inside the tensor.
     """
     buffer = memoryview(bytearray(min(at_once, entry.n_bytes)))
-    with ExitStack() as stack:
-        fd = open_shard(entry.file, stack)
+    with open_shards() as shards:
         for start in range(0, entry.n_bytes, at_once):
             part = buffer[: min(at_once, entry.n_bytes - start)]
-            read_exactly(fd, entry, start, part)
+            read_exactly(shards, entry, start, part)
             yield start, part
 
 
-def open_shard(file: Path, stack: ExitStack) -> int:
-    """Open a shard for reading; the stack closes it.
+def open_shards() -> AbstractContextManager[FileSet]:
+    """Return the open shards of a step that copies.
 
     Read-ahead is off, because several tensors of a file are read in turn, in large pieces. With
     read-ahead and 300 MB of page cache, 2 GB became 7 GB of reads (bench_pack's checkpoint on
     Linux), because pages were dropped before their use.
     """
-    fd = open_for(file, "cached")
-    stack.callback(os.close, fd)
-    return fd
+    return closing(FileSet("buffered"))
 
 
-def read_exactly(fd: int, entry: TensorEntry, start: int, part: memoryview) -> None:
+def read_exactly(shards: FileSet, entry: TensorEntry, start: int, part: memoryview) -> None:
     """Fill ``part`` from byte ``start`` of a tensor.
 
     Raises:
         CorruptFileError: The file is too short.
     """
-    got = read_range(fd, entry.offset + start, part)
+    got = read_range(shards.fd(entry.file), entry.offset + start, part)
     if got != len(part):
         raise CorruptFileError(
             "pack",

@@ -68,14 +68,9 @@ class StoreFiles:
         return sum(self._sizes[file] for file in files)
 
     def write_component(self, layer: int, expert: int, offset: int, data: Bytes) -> None:
-        """Write part of a record; ``offset`` is from the start of the record."""
+        """Write bytes from ``offset`` in a record; they may extend over the records after it."""
         base = expert * self.layers[layer].layout.record_bytes
         _write(self._fd(self.record_file(layer)), base + offset, data)
-
-    def write_records(self, layer: int, first: int, records: Bytes) -> None:
-        """Write contiguous records, starting with expert ``first``."""
-        size = self.layers[layer].layout.record_bytes
-        _write(self._fd(self.record_file(layer)), first * size, records)
 
     def write_tensor(self, name: str, offset: int, data: Bytes) -> None:
         """Write part of a resident tensor; ``offset`` is from the start of the tensor."""

@@ -1,7 +1,7 @@
 """Measures cold reads of a store's records on this disk, and picks the reader settings.
 
-The access pattern is that of a token: as many random experts of a layer as a token uses, through
-the product's own reader threads, one such batch at a time. Every read is cold: its pages are
+The access pattern is that of a token: batches of ``top_k`` random experts of one layer, read
+through the product's own reader threads, one batch at a time. Every read is cold: its pages are
 dropped from the page cache first, and the cache is checked.
 """
 
@@ -12,13 +12,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from flash_moe.errors import ConfigError, FlashMoEError
+from flash_moe.errors import ConfigError
 from flash_moe.files.page_cache import cached_bytes, drop_cached
 from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.reader import RecordReader, check_direct
+from flash_moe.store.reader import RecordReader, supported_modes
 from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
 from flash_moe.stream.readers import Read, ReaderPool
 
@@ -49,10 +49,8 @@ def tune(
     experts: ExpertFiles,
     top_k: int,
     on_trial: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    seed: int = 0,
 ) -> list[Trial]:
-    """Measure cold reads with 1 to 32 threads, cached and direct, whole and split.
+    """Measure cold reads with 1 to 32 threads, buffered and direct, whole and split.
 
     Args:
         top_k: Experts of a layer that are read together.
@@ -62,29 +60,33 @@ def tune(
         ConfigError: The files stay in the page cache, so cold reads cannot be measured.
         StoreError: A record cannot be read.
     """
-    modes = ["cached"]
-    try:
-        check_direct(experts)
-        modes.append("direct")
-    except FlashMoEError:
-        pass  # the model or the filesystem does not support direct reads
-    choose = random.Random(seed)
+    modes = supported_modes(experts)
     whole = [IoSettings(io, threads) for io in modes for threads in THREADS]
     splits = [IoSettings(io, threads, n) for io in modes for n in SPLITS for threads in THREADS[2:]]
-    settings = whole + splits
-    n_bytes = bytes_of_a_trial(experts, top_k, choose)
-    rates: dict[IoSettings, list[float]] = {setting: [] for setting in settings}
-    for number in range(ROUNDS):
-        for index, setting in enumerate(settings):
-            rates[setting].append(measure(experts, setting, top_k, n_bytes, choose))
-            on_trial(number * len(settings) + index + 1, ROUNDS * len(settings))
-    return [Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items()]
+    return run_trials(experts, whole + splits, top_k, ROUNDS, on_trial)
 
 
-def bytes_of_a_trial(experts: ExpertFiles, top_k: int, choose: random.Random) -> int:
-    """Return the bytes to read in a trial of ``TRIAL_S``, after one short measurement."""
+def run_trials(
+    experts: ExpertFiles,
+    settings: Sequence[IoSettings],
+    top_k: int,
+    rounds: int,
+    on_trial: Callable[[int, int], None],
+) -> list[Trial]:
+    """Measure settings in turn, so that other disk activity affects all of them.
+
+    A trial reads as much as ``TRIAL_S`` allows, by one short measurement. Arguments as in ``tune``.
+    """
+    choose = random.Random(0)
     gb_s = measure(experts, IoSettings(), top_k, MAX_TRIAL_BYTES // 20, choose)
-    return round(min(max(gb_s * 1e9 * TRIAL_S, 1), MAX_TRIAL_BYTES, experts.n_bytes))
+    n_bytes = round(min(max(gb_s * 1e9 * TRIAL_S, 1), MAX_TRIAL_BYTES, experts.n_bytes))
+    rates: dict[IoSettings, list[float]] = {setting: [] for setting in settings}
+    total = rounds * len(settings)
+    for done in range(total):
+        setting = settings[done % len(settings)]
+        rates[setting].append(measure(experts, setting, top_k, n_bytes, choose))
+        on_trial(done + 1, total)
+    return [Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items()]
 
 
 def measure(
@@ -173,15 +175,10 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
             memory.close()
 
 
-@contextmanager
-def pool_for(experts: ExpertFiles, settings: IoSettings) -> Iterator[ReaderPool]:
-    """Yield the reader threads of a bank with these settings."""
+def pool_for(experts: ExpertFiles, settings: IoSettings) -> AbstractContextManager[ReaderPool]:
+    """Return the reader threads of a bank with these settings; leaving the ``with`` ends them."""
     reader = RecordReader(experts, io=settings.io)
-    pool = ReaderPool(reader, settings.threads, settings.split)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    return closing(ReaderPool(reader, settings.threads, settings.split))
 
 
 def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:

@@ -24,7 +24,7 @@ Published by others for the 397B, compared with this forecast, in tokens/s:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 from flash_moe.plan.hit_rate_model import TEXT, hit_rates
 from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
-from flash_moe.stream.budget import SlabPlan, plan_slabs, smallest_budget
+from flash_moe.stream.budget import plan_slabs, smallest_budget
 
 # A process with Python, MLX and mlx-lm, before the model (docs/experiments.md).
 PROCESS_BYTES = 77_000_000
@@ -150,7 +150,7 @@ class Forecast:
         read_s: Seconds for these reads.
         compute_s: Seconds for the weights of a token.
         tokens_per_s: Decode speed.
-        chunk_read_s: Most seconds of reads for a chunk of a prompt: every expert that is not
+        chunk_read_s: Maximum seconds of reads for a chunk of a prompt: every expert that is not
             cached, once, for any length.
         memory_bytes: Memory of the process, with the smallest chunk of a prompt.
         fits: True if the machine has that plus the reserve of ``pressure.reserve``.
@@ -182,7 +182,8 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     used = 0
     hits = np.zeros(2)  # per token, at the low and the high rate
     missed_bytes = np.zeros(2)
-    for layer, n_slots in _slots_of(shape, plans):
+    slots_of = [(shape.layers[index], plan.n_slots) for plan in plans for index in plan.layers]
+    for layer, n_slots in slots_of:
         n = min(shape.top_k, layer.n_experts)
         # In a shared slab the other layers evict the experts of each layer.
         rates = np.zeros(2) if shared else np.array(hit_rates(layer.n_experts, n, n_slots))
@@ -271,22 +272,3 @@ def assumptions(machine: Machine) -> tuple[str, ...]:
         "texts were 5 to 15 points off.",
         "Not counted: experts in the page cache, attention over a long context.",
     )
-
-
-def _slots_of(shape: ModelShape, plans: Sequence[SlabPlan]) -> Iterator[tuple[ExpertLayer, int]]:
-    """Yield each layer with the slots of its slab."""
-    for plan in plans:
-        for index in plan.layers:
-            yield shape.layers[index], plan.n_slots
-
-
-@dataclass(frozen=True)
-class Row:
-    """Forecast for one size of the bank.
-
-    Attributes:
-        label: Option that sets this size.
-    """
-
-    label: str
-    forecast: Forecast

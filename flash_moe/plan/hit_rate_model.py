@@ -64,7 +64,7 @@ class Routing:
 
     Attributes:
         used: [n_experts] float64, probability that a token uses an expert; the sum is ``top_k``.
-        drawn: [n_experts] float64, the same if the token before did not use it.
+        drawn: [n_experts] float64, the same if the previous token did not use it.
     """
 
     used: np.ndarray[tuple[int], np.dtype[np.float64]]

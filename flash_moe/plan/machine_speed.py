@@ -1,8 +1,9 @@
 """Measurement of this disk and this device in a few seconds, for a forecast.
 
-The disk test reads like a model: cold random records of the given size, through the product's own
-reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary file. That file is
-new, and a drive, or the host of a virtual machine, may read recent data faster than old data.
+The disk test has the access pattern of a model: cold random records of the given size, through the
+product's own reader threads, as ``plan/disk_tuning.py`` does for a store, but from a temporary
+file. That file is new, and a drive, or the host of a virtual machine, may read recent data faster
+than old data.
 
 A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
@@ -10,7 +11,6 @@ A measurement that is not possible returns a ``Speed`` with the reason instead o
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import statistics
 import time
@@ -18,21 +18,16 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flash_moe.errors import FlashMoEError
 from flash_moe.files.sizes import format_bytes
-from flash_moe.options.loading import DEFAULT_IO_THREADS
-from flash_moe.plan.disk_tuning import Trial, bytes_of_a_trial, measure
+from flash_moe.plan.disk_tuning import Trial, run_trials
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, Segment
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.reader import check_direct
+from flash_moe.store.reader import supported_modes
 from flash_moe.stream.io_settings import IoSettings
-
-if TYPE_CHECKING:
-    import mlx.core as mx
 
 ROUNDS = 5
 # Limits of the temporary file: many times the cache of a drive, and written in seconds.
@@ -40,7 +35,7 @@ MAX_FILE_BYTES = 1_500_000_000
 WRITE_S = 8.0
 # Disk space left free for other programs, which may be writing too.
 LEAVE_FREE_BYTES = 1_000_000_000
-# One array on the device: larger than its caches; memory has to hold three of them.
+# One array on the device: larger than its caches.
 ARRAY_BYTES = 256_000_000
 
 
@@ -53,22 +48,14 @@ class Speed:
         low: The lowest measurement.
         high: The highest measurement.
         note: Description of the measurement, or the reason why it failed.
+        trials: Of a disk: one per supported mode, cached and direct; the speed is that of the
+            faster.
     """
 
     bytes_per_s: float | None
     low: float = 0.0
     high: float = 0.0
     note: str = ""
-
-
-@dataclass(frozen=True)
-class DiskSpeed(Speed):
-    """``Speed`` of reading records.
-
-    Attributes:
-        trials: One per supported mode, cached and direct; the speed is that of the faster.
-    """
-
     trials: tuple[Trial, ...] = ()
 
 
@@ -93,23 +80,20 @@ def disk_read_bytes_per_s(
     record_bytes: int,
     *,
     at_once: int = 8,
-    threads: int = DEFAULT_IO_THREADS,
     max_file_bytes: int = MAX_FILE_BYTES,
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-    seed: int = 0,
-) -> DiskSpeed:
+) -> Speed:
     """Measure cold random reads in a folder, through the page cache and, if supported, direct.
 
-    Writes a temporary file of random bytes there, of at most 1.5 GB: as much as 8 seconds can
-    write, and leaving 1 GB of the disk free. It is always removed, unless the process is killed;
-    then ``.flash-moe-speed-*`` is left.
+    Writes a temporary file of random bytes there, of at most 1.5 GB. It is smaller if writing it
+    would take more than 8 seconds or leave less than 1 GB of the disk free. It is always removed,
+    unless the process is killed; then ``.flash-moe-speed-*`` is left.
 
     Args:
         folder: Existing folder on the disk to measure.
         record_bytes: Size of a record.
         at_once: Records that are read together: the misses of a layer.
-        threads: Reader threads.
         max_file_bytes: Maximum size of the file.
         free_bytes: Returns the free space of a folder.
         on_step: Called with (steps done, total); the first step is writing the file.
@@ -118,28 +102,28 @@ def disk_read_bytes_per_s(
         n_records = min(free_bytes(folder) - LEAVE_FREE_BYTES, max_file_bytes) // record_bytes
         if n_records < 2 * at_once:
             room = 2 * at_once * record_bytes + LEAVE_FREE_BYTES
-            return DiskSpeed(None, note=f"{folder} has less than {format_bytes(room)} free")
+            return Speed(None, note=f"{folder} has less than {format_bytes(room)} free")
         # Named before it exists, so that no interrupt can come between its creation and removal.
         file = folder / f".flash-moe-speed-{uuid.uuid4().hex}"
         try:
             fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                written = _write(fd, n_records, 2 * at_once, record_bytes, seed)
+                written = _write(fd, n_records, 2 * at_once, record_bytes)
             finally:
                 os.close(fd)
             records = TemporaryRecords(file, written, record_bytes)
-            return _measure_disk(records, at_once, threads, on_step, seed)
+            return _measure_disk(records, at_once, on_step)
         finally:
             file.unlink(missing_ok=True)
     except OSError as error:
-        return DiskSpeed(None, note=f"{folder}: {error.strerror or error}")
+        return Speed(None, note=f"{folder}: {error.strerror or error}")
     except FlashMoEError as error:
-        return DiskSpeed(None, note=error.problem)
+        return Speed(None, note=error.problem)
 
 
-def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int) -> int:
+def _write(fd: int, n_records: int, at_least: int, record_bytes: int) -> int:
     """Write incompressible records and sync them. Return their number."""
-    numbers = np.random.default_rng(seed)
+    numbers = np.random.default_rng(0)
     step = max(64_000_000 // record_bytes, 1)
     started = time.perf_counter()
     written = 0
@@ -156,61 +140,26 @@ def _write(fd: int, n_records: int, at_least: int, record_bytes: int, seed: int)
 
 
 def _measure_disk(
-    records: TemporaryRecords,
-    at_once: int,
-    threads: int,
-    on_step: Callable[[int, int], None],
-    seed: int,
-) -> DiskSpeed:
-    """Measure the modes in turn, so that other disk activity affects both."""
-    settings = [IoSettings("cached", threads)]
-    try:
-        check_direct(records)
-        settings.append(IoSettings("direct", threads))
-    except FlashMoEError:
-        pass  # not aligned to 4096 bytes, or not supported by the filesystem
-    choose = random.Random(seed)
-    total = 1 + ROUNDS * len(settings)
-    on_step(1, total)
-    n_bytes = bytes_of_a_trial(records, at_once, choose)
-    rates: dict[IoSettings, list[float]] = {setting: [] for setting in settings}
-    for number in range(ROUNDS):
-        for index, setting in enumerate(settings):
-            rates[setting].append(measure(records, setting, at_once, n_bytes, choose))
-            on_step(2 + number * len(settings) + index, total)
-    trials = tuple(Trial(s, statistics.median(r), min(r), max(r)) for s, r in rates.items())
+    records: TemporaryRecords, at_once: int, on_step: Callable[[int, int], None]
+) -> Speed:
+    settings = [IoSettings(io) for io in supported_modes(records)]
+    on_step(1, 1 + ROUNDS * len(settings))
+    trials = run_trials(
+        records, settings, at_once, ROUNDS, lambda done, total: on_step(done + 1, total + 1)
+    )
     best = max(trials, key=lambda trial: trial.gb_s)
     note = (
         f"cold random reads of {format_bytes(records.segments(0, 0)[0].n_bytes)}, {at_once} at "
         f"once, {best.settings}, in a new file of {format_bytes(records.n_bytes)}"
     )
-    return DiskSpeed(1e9 * best.gb_s, 1e9 * best.low, 1e9 * best.high, note, trials)
-
-
-def device_copy_bytes_per_s(n_bytes: int = ARRAY_BYTES) -> Speed:
-    """Measure the memory of MLX's default device: an array negated into a new one.
-
-    Both directions count: ``n_bytes`` are read and ``n_bytes`` written. On a CPU MLX does this in
-    one thread.
-    """
-
-    def prepare() -> Callable[[], mx.array]:
-        import mlx.core as mx
-
-        x = mx.random.uniform(shape=(max(n_bytes // 4, 1),))
-        mx.eval(x)
-        return lambda: -x
-
-    return _measure_device(
-        prepare, 2 * n_bytes, f"an array of {format_bytes(n_bytes)} copied, both directions counted"
-    )
+    return Speed(1e9 * best.gb_s, 1e9 * best.low, 1e9 * best.high, note, tuple(trials))
 
 
 def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     """Measure the weight bytes per second of quantized matrix-vector products on MLX's device.
 
     Decoding runs these products; where they are slower than the memory, as on CPUs, they are the
-    limit. One matrix of about ``n_bytes`` with 4096 inputs, groups of 64.
+    limit. The matrix has about ``n_bytes``, 4096 inputs and groups of 64.
     """
     import mlx.core as mx
 
@@ -222,33 +171,22 @@ def weight_bytes_per_s(n_bytes: int = ARRAY_BYTES, bits: int = 4) -> Speed:
     n_out = max(n_bytes // row_bytes, 1)
     note = f"a {bits}-bit matrix of {format_bytes(n_out * row_bytes)} times one token"
 
-    def prepare() -> Callable[[], mx.array]:
+    try:
         weight = mx.random.randint(0, 2**31 - 1, (n_out, n_in * bits // 32)).astype(mx.uint32)
         scales = mx.random.uniform(shape=(n_out, n_in // group)).astype(dtype)
         x = mx.random.uniform(shape=(1, n_in)).astype(dtype)
         mx.eval(weight, scales, x)
-        return lambda: mx.quantized_matmul(
-            x, weight, scales, scales, transpose=True, group_size=group, bits=bits
-        )
-
-    return _measure_device(prepare, n_out * row_bytes, note)
-
-
-def _measure_device(
-    prepare: Callable[[], Callable[[], mx.array]], n_bytes: int, note: str
-) -> Speed:
-    import mlx.core as mx
-
-    try:
-        compute = prepare()
-        mx.eval(compute())  # compile, and touch the memory
         rates = []
-        for _ in range(ROUNDS):
+        for _ in range(1 + ROUNDS):
             started = time.perf_counter()
-            mx.eval(compute())
-            rates.append(n_bytes / (time.perf_counter() - started))
+            y = mx.quantized_matmul(
+                x, weight, scales, scales, transpose=True, group_size=group, bits=bits
+            )
+            mx.eval(y)
+            rates.append(n_out * row_bytes / (time.perf_counter() - started))
     except (RuntimeError, ValueError, MemoryError) as error:  # what MLX raises if it cannot
         return Speed(None, note=f"{note}: {error}")
     finally:
         mx.clear_cache()
+    rates = rates[1:]  # the first one compiles, and touches the memory
     return Speed(statistics.median(rates), min(rates), max(rates), f"{note}, {mx.default_device()}")

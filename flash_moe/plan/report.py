@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flash_moe.plan.forecast import Machine, ModelShape, Row, budgets, forecast
+from flash_moe.plan.forecast import Forecast, Machine, ModelShape, budgets, forecast
 from flash_moe.plan.planned import Planned
 from flash_moe.plan.this_machine import (
     LeastMemory,
@@ -25,14 +25,14 @@ class PlanReport:
     """A planned model on a machine.
 
     Attributes:
-        rows: Forecasts, one per size of the bank.
+        rows: Forecasts, one per size of the bank, by the option that sets it.
         least: Minimum memory of a process.
     """
 
     planned: Planned
     shape: ModelShape
     machine: Machine
-    rows: tuple[Row, ...]
+    rows: Mapping[str, Forecast]
     least: LeastMemory
     verdict: Verdict
 
@@ -78,7 +78,7 @@ class PlanReport:
                 "weight_bytes_per_s": asdict(machine.weight_bytes_per_s),
                 "layer_s": asdict(machine.layer_s),
             },
-            "budgets": [{"option": row.label, **asdict(row.forecast)} for row in self.rows],
+            "budgets": [{"option": n, **asdict(row)} for n, row in self.rows.items()],
             "assumptions": sentences(machine),
             "verdict": {**asdict(self.verdict), "shell": self.verdict.shell},
         }
@@ -101,7 +101,7 @@ def plan_report(
     return PlanReport(planned, shape, machine, _rows(shape, machine, cache_gb), least, result)
 
 
-def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tuple[Row, ...]:
+def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> dict[str, Forecast]:
     if not rates_known(machine):  # times are unknown too
         unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
         read, weights = (replace(figure, value=math.nan) for figure in unknown)
@@ -110,8 +110,10 @@ def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> tup
     for share, bank in budgets(shape, machine).items() if not banks else ():
         limit = None if share is None else share * machine.memory_bytes / 1e9
         banks["default, now" if limit is None else f"--memory-gb {limit:.3g}"] = bank
-    rows: dict[int, Row] = {}  # by the actual size of the bank, which may be smaller
+    rows: dict[str, Forecast] = {}
     for label, bank in banks.items():
-        row = Row(label, forecast(shape, machine, bank))
-        rows.setdefault(row.forecast.bank_bytes, row)
-    return tuple(rows.values())
+        row = forecast(shape, machine, bank)
+        # Slots are whole, so two options may give the same bank.
+        if all(row.bank_bytes != other.bank_bytes for other in rows.values()):
+            rows[label] = row
+    return rows

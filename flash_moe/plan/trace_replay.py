@@ -40,7 +40,7 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
 
 
 def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
-    """Return the fewest misses of reading on demand, by Belady: evict the expert used last.
+    """Return the fewest misses of reading on demand (Belady: evict the latest next use).
 
     A call with more experts than slots is read in waves, and the experts it leaves in the slots
     depend on their order. This bound may keep any of the experts cached before or read, so with

@@ -14,8 +14,15 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flash_moe.server.http.connection import ClientGone, DeadlineReader, SlowClient, drain, is_gone
-from flash_moe.server.requests.errors import Api, ApiError, as_api_error, invalid
+from flash_moe.server.http.connection import (
+    ClientGone,
+    DeadlineReader,
+    SlowClient,
+    drain,
+    is_gone,
+    read_chunks,
+)
+from flash_moe.server.requests.errors import Api, ApiError, as_api_error, invalid, too_large
 from flash_moe.server.requests.fields import parse_body
 from flash_moe.server.service import Service
 
@@ -125,7 +132,8 @@ class Handler(BaseHTTPRequestHandler):
         """Reject a request with ``Expect: 100-continue`` before its body is sent."""
         try:
             self._check_key()
-            self._content_length()
+            if not self._is_chunked:
+                self._content_length()
         except ApiError as error:
             self._send_error(error)
             return False
@@ -144,8 +152,9 @@ class Handler(BaseHTTPRequestHandler):
             raise ApiError(403, "this origin is not in --allow-origin", code="origin")
         host = self.headers.get("Host", "localhost")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self._options.local and name.lower() not in (*_LOCAL_NAMES, self._options.host):
-            raise ApiError(403, "expected localhost or the server's address as Host", code="host")
+        allowed = (*_LOCAL_NAMES, self._options.host, *self._options.hosts)
+        if self._options.local and name.lower().rstrip(".") not in map(str.lower, allowed):
+            raise ApiError(403, "expected localhost or a name in --allow-host as Host", code="host")
 
     def _check_key(self) -> None:
         expected = self._options.api_key
@@ -182,8 +191,6 @@ class Handler(BaseHTTPRequestHandler):
         return "anthropic" if anthropic else "openai"
 
     def _content_length(self) -> int:
-        if self.headers.get("Transfer-Encoding"):
-            raise ApiError(411, "expected a Content-Length, not a Transfer-Encoding")
         lengths = self.headers.get_all("Content-Length") or []
         if not lengths:
             raise ApiError(411, "expected a Content-Length")
@@ -191,18 +198,29 @@ class Handler(BaseHTTPRequestHandler):
         if len(set(lengths)) > 1 or not (length.isascii() and length.isdigit()):
             raise invalid(None, "expected a whole number as Content-Length")
         if len(length) > 18 or int(length) > self._options.max_request_bytes:
-            raise ApiError(
-                413,
-                f"expected a body of at most {self._options.max_request_bytes} bytes",
-                code="request_too_large",
-            )
+            raise too_large(self._options.max_request_bytes)
         return int(length)
 
+    @property
+    def _is_chunked(self) -> bool:
+        """True if the body comes in chunks."""
+        encodings = self.headers.get_all("Transfer-Encoding") or []
+        if not encodings:
+            return False
+        if [each.strip().lower() for each in encodings] != ["chunked"]:
+            raise ApiError(501, "expected chunked as Transfer-Encoding", code="encoding")
+        if self.headers.get("Content-Length") is not None:  # request smuggling
+            raise invalid(None, "expected either Content-Length or Transfer-Encoding")
+        return True
+
     def _body(self) -> dict[str, Any]:
-        length = self._content_length()
-        raw = self.rfile.read(length)
-        if len(raw) < length:
-            raise ClientGone
+        if self._is_chunked:
+            raw = read_chunks(self.rfile, self._options.max_request_bytes)
+        else:
+            length = self._content_length()
+            raw = self.rfile.read(length)
+            if len(raw) < length:
+                raise ClientGone
         self._body_unread = False
         return parse_body(raw)
 

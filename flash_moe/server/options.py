@@ -23,6 +23,8 @@ class ServeOptions:
         streaming: Other arguments of ``load()``.
         aliases: Further model names that requests may use.
         api_key: Key that clients must send; ``None``: no authentication.
+        hosts: Further names of this machine that ``Host`` headers may have, if only this machine
+            can reach the server.
         origins: Web origins that may call, as in ``Origin`` headers; ``*`` for all.
         max_request_bytes: Maximum size of a request body.
         max_queue: Maximum number of queued requests.
@@ -44,6 +46,7 @@ class ServeOptions:
     port: int = 8080
     aliases: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_request_bytes: int = 8_000_000
     max_queue: int = 16

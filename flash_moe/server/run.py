@@ -155,7 +155,7 @@ class Signals:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the previous handlers."""
         for number, before in self._before.items():
             signal.signal(number, before)
 

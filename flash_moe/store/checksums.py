@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import xxhash
 
-from flash_moe.store.manifest import ResidentFile
+from flash_moe.store.manifest_entries import ResidentFile
 from flash_moe.store.reader import FileSet, read_range
 
 COPY_BYTES = 8 * 1024 * 1024
@@ -40,10 +41,9 @@ def checksums(
     Raises:
         OSError: The file cannot be read, or is too short.
     """
-    opened = FileSet()
     buffer = memoryview(bytearray(min(COPY_BYTES, record_bytes)))
     sums = []
-    try:
+    with closing(FileSet()) as opened:
         fd = opened.fd(file)
         for record in range(n_records):
             digest = xxhash.xxh3_128()
@@ -54,6 +54,4 @@ def checksums(
                 digest.update(part)
             sums.append(digest.hexdigest())
             on_record()
-    finally:
-        opened.close()
     return sums

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.store.layout import Component, RecordLayout, layout_of
-from flash_moe.store.manifest import LayerEntry, Manifest
+from flash_moe.store.manifest import Manifest
+from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 _EXPERT_TENSOR = re.compile(
@@ -99,7 +100,6 @@ class PackedExperts(ExpertFiles):
     """The records of a packed store."""
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
         self._entries: tuple[LayerEntry, ...] = manifest.layers
         self.layers = tuple(
             ExpertLayer(e.number, e.path, e.n_experts, manifest.layouts[e.layout])

@@ -24,7 +24,7 @@ COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for
 COMPONENT_ALIGNMENT = 64
 RECORD_ALIGNMENT = 16 * 1024
 
-# Limit against wrong tables: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
+# Limit that rejects wrong tables: an expert as wide as 6144 x 32768 has 1.2 GB in bf16.
 MAX_RECORD_BYTES = 16 * 2**30
 
 # Element sizes of the safetensors dtypes that an expert may have.
@@ -196,14 +196,7 @@ class RecordLayout:
         return {
             "record_bytes": self.record_bytes,
             "components": [
-                {
-                    "name": c.name,
-                    "dtype": c.dtype,
-                    "shape": list(c.shape),
-                    "offset": c.offset,
-                    "size": c.n_bytes,
-                }
-                for c in self.components
+                {**vars(c), "shape": list(c.shape), "size": c.n_bytes} for c in self.components
             ],
         }
 
@@ -231,8 +224,7 @@ class RecordLayout:
             if component.n_bytes != integer(row, "size"):
                 raise UnsupportedModelError(
                     "layout",
-                    f"{name}: {dtype} {shape} takes {component.n_bytes} bytes, "
-                    f"the table says {row['size']}",
+                    f"{name}: size: expected {component.n_bytes} bytes, got {row['size']}",
                 )
             components.append(component)
         if len({c.name for c in components}) < len(components):

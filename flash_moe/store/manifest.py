@@ -15,22 +15,7 @@ from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.files.json_file import array, kind, member, read_json, text
 from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
-
-__all__ = [
-    "CHECKSUM_NAME",
-    "FORMAT",
-    "MANIFEST_FILE",
-    "PARTIAL_FILE",
-    "LayerEntry",
-    "Manifest",
-    "ResidentFile",
-    "Source",
-    "SourceFile",
-    "check_sizes",
-    "is_store",
-    "read_manifest",
-]
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source
 
 FORMAT = 1
 MANIFEST_FILE = "flash_moe.json"
@@ -73,7 +58,7 @@ class Manifest:
         """Parse the object in the file, without checking the files of the store.
 
         Raises:
-            ValueError: A value is missing, has another type, or contradicts others.
+            ValueError: A value is missing, has the wrong type, or contradicts others.
             UnsupportedModelError: The components of a layout do not form an expert.
         """
         layouts = tuple(RecordLayout.from_json(layout) for layout in array(row, "layouts"))
@@ -167,7 +152,7 @@ def check_sizes(root: Path, manifest: Manifest) -> None:
     """Compare the size of each file with the manifest.
 
     Raises:
-        ManifestError: A file is missing or has another size.
+        ManifestError: A file is missing or has the wrong size.
     """
     for name, expected in file_sizes(manifest).items():
         check_size(root / name, expected)
@@ -185,7 +170,7 @@ def check_size(file: Path, expected: int) -> None:
     """Compare the size of one file.
 
     Raises:
-        ManifestError: The file is missing or has another size.
+        ManifestError: The file is missing or has the wrong size.
     """
     hint = "Run flash-moe verify --repair, or pack the model again."
     try:

@@ -6,8 +6,9 @@ Readers raise a ``ValueError`` that describes the problem of the row.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from flash_moe.files.json_file import array, integer, kind, member, number, table, text
@@ -19,37 +20,14 @@ _CHECKSUM = re.compile("[0-9a-f]{32}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-class ProjectionErrors(Mapping[str, float]):
-    """Immutable mapping from projection to relative squared error of its requantized weights.
-
-    The error covers all experts of a layer: the sum of squared differences divided by the sum of
-    squares of the source weights. 0 is exact.
-
-    Raises:
-        ValueError: A projection is unknown, or a number is negative or not finite.
-    """
-
-    def __init__(self, errors: Mapping[str, float]) -> None:
-        if not errors or not set(errors) <= set(PROJECTIONS):
-            raise ValueError(f"error: expected {', '.join(PROJECTIONS)}, got {kind(dict(errors))}")
-        self._errors = {p: number(errors[p], p) for p in PROJECTIONS if p in errors}
-        if min(self._errors.values()) < 0:
-            raise ValueError(f"error: expected numbers of at least 0, got {self._errors}")
-
-    def __getitem__(self, projection: str) -> float:
-        return self._errors[projection]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._errors)
-
-    def __len__(self) -> int:
-        return len(self._errors)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._errors.items()))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._errors})"
+def _checked_errors(errors: Mapping[str, float]) -> dict[str, float]:
+    """Return errors in the order of the projections. Raises ValueError if one is invalid."""
+    if not errors or not set(errors) <= set(PROJECTIONS):
+        raise ValueError(f"error: expected {', '.join(PROJECTIONS)}, got {kind(dict(errors))}")
+    checked = {p: number(errors[p], p) for p in PROJECTIONS if p in errors}
+    if min(checked.values()) < 0:
+        raise ValueError(f"error: expected numbers of at least 0, got {checked}")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -62,7 +40,12 @@ class LayerEntry:
         file: Record file, relative to the store.
         layout: Index in ``Manifest.layouts``.
         checksums: xxh3-128 of each record, in hex.
-        error: Requantization errors; any mapping is converted to :class:`ProjectionErrors`.
+        error: Relative squared error of the requantized weights of each projection, over all
+            experts: the sum of squared differences divided by the sum of squares of the source
+            weights. 0 is exact. An immutable copy of the given mapping.
+
+    Raises:
+        ValueError: A projection is unknown, or an error is negative or not finite.
     """
 
     number: int
@@ -71,11 +54,11 @@ class LayerEntry:
     n_experts: int
     layout: int
     checksums: tuple[str, ...]
-    error: Mapping[str, float] | None = None
+    error: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.error is not None:
-            object.__setattr__(self, "error", ProjectionErrors(self.error))
+            object.__setattr__(self, "error", MappingProxyType(_checked_errors(self.error)))
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -159,7 +142,7 @@ class Source:
 
     Attributes:
         kind: ``"mlx"``, ``"hf"`` or ``"flash-moe-original"``.
-        name: Directory or repository name, never a full path.
+        name: Name of the directory or repository, never a full path.
         files: Weight files of a repository, for repairs; empty for local checkpoints.
         asked: Requested revision, such as a branch or a tag; ``None`` if unknown.
         quantization: Quantization options that the user chose.

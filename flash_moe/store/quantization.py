@@ -36,7 +36,7 @@ class QuantizationConfig:
     )
     expert_bits: int | None = option(
         None,
-        "quantize the experts, also quantized ones, to this many bits with searched scales: "
+        "quantize the experts, including quantized ones, to this many bits with searched scales: "
         f"{', '.join(map(str, EXPERT_BITS))}",
         "--expert-bits",
         default="like the other weights",
@@ -89,7 +89,7 @@ class QuantizationConfig:
         return f"QuantizeOptions({q}, expert_bits={self.expert_bits})"
 
     def check_adopted(self) -> None:
-        """Refuse any choice for adopted record files, with a ConfigError."""
+        """Raise ConfigError for any choice if record files are adopted."""
         if self.chosen:
             raise ConfigError(
                 "pack",
@@ -97,7 +97,7 @@ class QuantizationConfig:
             )
 
     def check_quantized(self, name: str) -> None:
-        """Refuse bits and group size for experts that are quantized, with a ConfigError."""
+        """Raise ConfigError for bits or group size if the experts are quantized already."""
         if self.is_for_all:
             raise ConfigError(
                 "pack",

@@ -4,7 +4,7 @@
 and releases the GIL). There are three modes of opening a file:
 
 - ``sequential``: with the system's read-ahead, for packing and verifying.
-- ``cached``: through the page cache without read-ahead, because records are read in random order.
+- ``buffered``: through the page cache without read-ahead, because records are read in random order.
 - ``direct``: bypassing the page cache (``O_DIRECT`` on Linux, ``F_NOCACHE`` on macOS). Offsets,
   lengths and buffers must be multiples of 4096; :func:`check_direct` checks this.
 """
@@ -16,12 +16,17 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
 
-from flash_moe.errors import ChecksumError, ConfigError, ReadError, UnsupportedModelError
+from flash_moe.errors import (
+    ChecksumError,
+    ConfigError,
+    FlashMoEError,
+    ReadError,
+    UnsupportedModelError,
+)
 from flash_moe.store.experts import ExpertFiles, Segment
 
 # O_DIRECT requires multiples of the disk's logical block: 512 or 4096 on all disks sold.
@@ -35,7 +40,7 @@ class FileSet:
     """Opens each file once, on first use, and closes all of them together.
 
     Args:
-        io: ``"sequential"``, ``"cached"`` or ``"direct"``.
+        io: ``"sequential"``, ``"buffered"`` or ``"direct"``.
     """
 
     def __init__(self, io: str = "sequential") -> None:
@@ -63,7 +68,7 @@ class FileSet:
 
 
 def open_for(file: Path, io: str) -> int:
-    """Open a file for reading: ``"sequential"``, ``"cached"`` or ``"direct"``."""
+    """Open a file for reading: ``"sequential"``, ``"buffered"`` or ``"direct"``."""
     flags = os.O_RDONLY | os.O_CLOEXEC
     if io == "direct":
         flags |= getattr(os, "O_DIRECT", 0)
@@ -72,7 +77,7 @@ def open_for(file: Path, io: str) -> int:
         if io == "direct" and hasattr(fcntl, "F_NOCACHE"):
             fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
             fcntl.fcntl(fd, _F_RDAHEAD, 0)
-        elif io == "cached" and hasattr(os, "posix_fadvise"):
+        elif io == "buffered" and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     except BaseException:
         os.close(fd)
@@ -116,7 +121,7 @@ def check_direct(experts: ExpertFiles) -> None:
                     "store",
                     f"io='direct': {segment.file} has {segment.n_bytes} bytes of an expert at byte "
                     f"{segment.offset}: expected multiples of {DIRECT_ALIGNMENT}",
-                    "Pack the model, which aligns its experts, or use io='cached'.",
+                    "Pack the model, which aligns its experts, or use io='buffered'.",
                 )
     file = experts.segments(0, 0)[0].file
     try:
@@ -132,8 +137,17 @@ def check_direct(experts: ExpertFiles) -> None:
         raise ConfigError(
             "store",
             f"io='direct': the filesystem of {file} refuses direct reads: {error.strerror}",
-            "Use io='cached', or move the store to a disk.",
+            "Use io='buffered', or move the store to a disk.",
         ) from None
+
+
+def supported_modes(experts: ExpertFiles) -> list[str]:
+    """Return the modes in which the records of a model can be read at random."""
+    try:
+        check_direct(experts)
+    except FlashMoEError:
+        return ["buffered"]
+    return ["buffered", "direct"]
 
 
 class RecordReader:
@@ -142,7 +156,7 @@ class RecordReader:
     Args:
         experts: Byte ranges of the records.
         verify: Compare each record with its checksum, if the store has one.
-        io: ``"sequential"``, ``"cached"`` or ``"direct"``; see this module.
+        io: ``"sequential"``, ``"buffered"`` or ``"direct"``; see the module docstring.
 
     Raises:
         UnsupportedModelError, ConfigError: These records cannot be read with ``io="direct"``.
@@ -194,16 +208,12 @@ class RecordReader:
         Raises:
             ChecksumError: The bytes differ from the packed ones.
         """
-        if self.verify:
-            self.check(layer, expert, record)
-
-    def check(self, layer: int, expert: int, record: memoryview) -> None:
-        expected = self.experts.checksum(layer, expert)
+        expected = self.experts.checksum(layer, expert) if self.verify else None
         if expected is None:
             return
         got = xxhash.xxh3_128_hexdigest(record)
         if got != expected:
-            files: Sequence[Segment] = self.experts.segments(layer, expert)
+            files = self.experts.segments(layer, expert)
             raise ChecksumError(
                 "store",
                 f"{files[0].file}: expected checksum {expected}, got {got}",

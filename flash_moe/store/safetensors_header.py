@@ -1,6 +1,6 @@
 """Parser of safetensors headers that checks them against the file, without reading tensors.
 
-The ``safetensors`` package has neither byte offsets nor error messages that name the tensor;
+The ``safetensors`` package provides neither byte offsets nor error messages that name the tensor;
 streaming needs both. Format: 8 bytes little-endian header length, a JSON header, then the bytes of
 the tensors.
 """
@@ -64,9 +64,12 @@ class Readable(Protocol):
 def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> TensorEntry:
     try:
         if not name.isprintable():
-            raise ValueError("its name is not a line of text")
+            raise ValueError("its name is not a single-line string")
         dtype, shape = text(row, "dtype"), integers(row, "shape")
-        begin, end = _two(integers(row, "data_offsets"))
+        offsets = integers(row, "data_offsets")
+        if len(offsets) != 2:
+            raise ValueError(f"data_offsets: expected two, got {len(offsets)}")
+        begin, end = offsets
         if dtype not in BITS:
             raise ValueError(f"unknown dtype {dtype}")
         if not begin <= end <= data_bytes:
@@ -76,21 +79,15 @@ def _entry(file: Path, name: str, row: Any, base: int, data_bytes: int) -> Tenso
         n_bits = _bits(dtype, shape)
         if n_bits != 8 * (end - begin):
             axes = quoted(", ".join(map(str, shape[:20])))
-            raise ValueError(f"{dtype} [{axes}] does not take the {end - begin} bytes it has")
+            raise ValueError(f"{dtype} [{axes}]: expected {n_bits / 8:g} bytes, got {end - begin}")
     except ValueError as error:
         problem = f"{file}: tensor {quoted(name)}: {error}"
         raise CorruptFileError("safetensors", problem, _HINT) from None
     return TensorEntry(file, name, dtype, shape, base + begin, end - begin)
 
 
-def _two(offsets: tuple[int, ...]) -> tuple[int, int]:
-    if len(offsets) != 2:
-        raise ValueError(f"data_offsets: expected two, got {len(offsets)}")
-    return offsets[0], offsets[1]
-
-
 def _bits(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the bits of a tensor, or -1 for more than any file can have."""
+    """Return the size of a tensor in bits, or -1 if no file can be that large."""
     n_bits = BITS[dtype]
     for dim in shape:
         n_bits *= dim

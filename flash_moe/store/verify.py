@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,20 +48,17 @@ def verify(
     """
     manifest = read_manifest(root, sizes=False)
     check = _Check(root, manifest, on_bytes or (lambda n: None))
-    names = [*(e.file for e in manifest.layers), *(f.file for f in check.others)]
-    try:
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            try:
-                results = list(pool.map(check.file, range(len(names))))
-            except BaseException:  # Ctrl-C: the threads end after the current record
-                check.stopped = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        check.reader.close()
+    names = [*(e.file for e in manifest.layers), *check.checksums]
+    with closing(check.reader), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        try:
+            results = list(pool.map(check.file, names))
+        except BaseException:  # Ctrl-C: the threads end after the current record
+            check.stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return VerifyReport(
         sum(e.n_experts for e in manifest.layers),
-        len(check.others),
+        len(check.checksums),
         verified_bytes(manifest),
         tuple(problem for problems in results for problem in problems),
         frozenset(name for name, problems in zip(names, results, strict=True) if problems),
@@ -76,25 +74,24 @@ class _Check:
     """Checks of single files; each thread has its own buffer."""
 
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
-        self._root, self._manifest, self._report = root, manifest, report
-        self.others = (*manifest.resident, *manifest.auxiliary_files)
+        self._root, self._report = root, report
+        self._layers = {entry.file: index for index, entry in enumerate(manifest.layers)}
+        others = (*manifest.resident, *manifest.auxiliary_files)
+        self.checksums = {file.file: file.checksum for file in others}
         self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.auxiliary_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()
         self.stopped = False
         self.reader = RecordReader(self._experts, verify=True)
 
-    def file(self, index: int) -> list[StoreError]:
-        """Return the problems of a file; record files come first in the numbering."""
-        layers = self._manifest.layers
-        is_layer = index < len(layers)
-        entry = layers[index] if is_layer else self.others[index - len(layers)]
+    def file(self, name: str) -> list[StoreError]:
+        """Return the problems of a file."""
         try:
-            check_size(self._root / entry.file, self._sizes[entry.file])
+            check_size(self._root / name, self._sizes[name])
         except StoreError as error:
-            self._report(self._sizes[entry.file])
+            self._report(self._sizes[name])
             return [error]
-        return self._layer(index) if is_layer else self._whole(index - len(layers))
+        return self._layer(self._layers[name]) if name in self._layers else self._whole(name)
 
     def _report_or_stop(self, n_bytes: int) -> None:
         """Report bytes read. Raises CancelledError if the verification was stopped."""
@@ -119,16 +116,15 @@ class _Check:
             self._report(n_bytes)
         return problems
 
-    def _whole(self, index: int) -> list[StoreError]:
-        entry = self.others[index]
-        file = self._root / entry.file
+    def _whole(self, name: str) -> list[StoreError]:
+        file, expected = self._root / name, self.checksums[name]
         hint = "Run flash-moe verify --repair, copy it back, or pack the model again."
         try:
             got = file_checksum(file, self._report_or_stop)
         except OSError as error:
             problem = f"{file}: {error.strerror or error}"
             return [CorruptFileError("store", problem, hint)]
-        if got == entry.checksum:
+        if got == expected:
             return []
-        problem = f"{file}: expected checksum {entry.checksum}, got {got}"
+        problem = f"{file}: expected checksum {expected}, got {got}"
         return [CorruptFileError("store", problem, hint)]

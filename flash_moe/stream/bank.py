@@ -5,7 +5,7 @@ be overwritten only after every array that reads it has been evaluated. The bank
 that read its slots in ``_unfenced`` and evaluates them
 
 1. before a layer fetches its experts (``fence``, together with that layer's router indices): in a
-   chain of layers the indices depend on the layer before, so this evaluates nothing extra;
+   chain of layers the indices depend on the previous layer, so this evaluates nothing extra;
 2. between the waves of one layer, when its experts do not fit the slots at once: before reads into
    slots begin, every wave but the one that was read last has been evaluated;
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
@@ -85,7 +85,7 @@ class ExpertBank:
         budget_bytes: Maximum bytes of all slots.
         top_k: Experts per token and layer, for the smallest budget.
         io_threads: Reader threads.
-        io: ``"cached"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
+        io: ``"buffered"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
         io_split: Parts that a record is read in, by different threads; see ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
         keep_views: See :class:`Slab`.
@@ -104,7 +104,7 @@ class ExpertBank:
         top_k: int,
         *,
         io_threads: int,
-        io: str = "cached",
+        io: str = "buffered",
         io_split: int | None = None,
         verify_reads: bool = False,
         keep_views: bool = True,

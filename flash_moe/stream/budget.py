@@ -1,9 +1,9 @@
 """Division of the bank's budget into slabs and slots: arithmetic on sizes.
 
 With a budget of at least one token's experts (top-k of every layer) each layer gets its own slots:
-least recently used within a layer loses nothing against a global order, because layers take turns
-anyway. Below that all layers share one set of slots, and the page cache of the system is what keeps
-experts in memory.
+least recently used within a layer loses nothing compared with a global order, because layers take
+turns anyway. Below that all layers share one set of slots, and only the page cache of the system
+keeps experts in memory.
 """
 
 from __future__ import annotations

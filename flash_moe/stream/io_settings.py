@@ -15,14 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flash_moe.errors import FlashMoEError
 from flash_moe.files.atomic import write_json
 from flash_moe.memory.system import machine_memory
-from flash_moe.options.loading import DEFAULT_IO_THREADS, IO_OPTIONS, MAX_IO_SPLIT, MAX_IO_THREADS
+from flash_moe.options.loading import (
+    DEFAULT_IO_THREADS,
+    IO_OPTIONS,
+    IO_RENAMED,
+    MAX_IO_SPLIT,
+    MAX_IO_THREADS,
+)
 from flash_moe.store.experts import ExpertFiles
-from flash_moe.store.reader import check_direct
+from flash_moe.store.reader import supported_modes
 
-# Minimum gain of a setting over a simpler one: two runs on one machine differ by as much.
+# Minimum gain of a setting over a simpler one: two runs on one machine differ by that much.
 WORTH = 1.03
 
 
@@ -31,13 +36,13 @@ class IoSettings:
     """I/O settings of the bank.
 
     Attributes:
-        io: ``"cached"`` or ``"direct"``.
+        io: ``"buffered"`` or ``"direct"``.
         threads: Number of reader threads.
         split: Parts that a record is read in; ``None`` if that depends on the number of records
             read at once (``ReaderPool``).
     """
 
-    io: str = "cached"
+    io: str = "buffered"
     threads: int = DEFAULT_IO_THREADS
     split: int | None = 1
 
@@ -68,7 +73,7 @@ def io_settings(
     """Return the settings for a model: arguments first, then settings measured on its disk."""
     saved = load_measured(disk_of(experts))
     if io is None:
-        io = "direct" if _direct_pays(experts, saved) else "cached"
+        io = "direct" if _direct_pays(experts, saved) else "buffered"
     best = saved.get(io, Measured(DEFAULT_IO_THREADS, 1, 0.0))
     if split is None and best.split > 1:
         split = best.split  # a measured 1 holds for many records at once, not for few
@@ -81,15 +86,10 @@ def _direct_pays(experts: ExpertFiles, saved: dict[str, Measured]) -> bool:
     True only if it is faster for cold reads and the experts do not fit in memory: if they fit, the
     page cache will contain all of them after a while, and no disk is as fast.
     """
-    if not {"cached", "direct"} <= set(saved) or experts.n_bytes <= machine_memory():
+    if not {"buffered", "direct"} <= set(saved) or experts.n_bytes <= machine_memory():
         return False
-    if not saved["direct"].gb_s > WORTH * saved["cached"].gb_s:
-        return False
-    try:
-        check_direct(experts)
-    except FlashMoEError:
-        return False
-    return True
+    faster = saved["direct"].gb_s > WORTH * saved["buffered"].gb_s
+    return faster and "direct" in supported_modes(experts)
 
 
 def disk_of(experts: ExpertFiles) -> str:
@@ -144,7 +144,12 @@ def save_measured(disk: str, best: dict[str, Measured]) -> Path:
 def saved_disks() -> dict[str, Any]:
     """Return the measured settings of all disks, as in the file."""
     try:
-        disks = json.loads(settings_file().read_text(encoding="utf-8"))["disks"]
+        text = settings_file().read_text(encoding="utf-8")
+        disks = json.loads(text, object_hook=_current_modes)["disks"]
         return dict(disks) if isinstance(disks, dict) else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+def _current_modes(row: dict[str, Any]) -> dict[str, Any]:
+    return {IO_RENAMED.get(name, name): value for name, value in row.items()}

@@ -107,7 +107,7 @@ class LRFU:
         self._heap: list[tuple[float, Key]] = []  # one entry per cached key
 
     def begin(self, layer: int) -> None:
-        # Layers take turns, so the calls of each layer are one clock also in a shared slab.
+        # Layers take turns, so the calls of each layer are one clock even in a shared slab.
         calls = self._calls[layer] = self._calls.get(layer, 0) + 1
         self._now = calls / self.half_life
 

@@ -38,7 +38,7 @@ class Prefetcher:
     """Prefetches that are not reconciled yet, by layer.
 
     Args:
-        counters: Of the bank.
+        counters: Counters of the bank.
     """
 
     def __init__(self, counters: Counters) -> None:

@@ -56,7 +56,7 @@ class ReadBatch:
     """Reads that are submitted together, and their results.
 
     Threads take parts of reads from the batch; the queue only wakes them. So a batch can be emptied
-    at any time, also when the caller was interrupted while submitting it.
+    at any time, even if the caller was interrupted while submitting it.
 
     One thread waits: with ``wait`` for all reads, or with ``next_completed`` for some, or both in
     turn. Each raises the first error of the batch, even of a record that it does not wait for, and
@@ -344,7 +344,7 @@ class ReaderPool:
     def close(self) -> None:
         """End the threads after the queued reads, then close the files.
 
-        May be called repeatedly, also after an interrupt.
+        May be called repeatedly, even after an interrupt.
         """
         if self._ended:
             return

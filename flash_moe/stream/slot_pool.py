@@ -48,8 +48,7 @@ class SlotPool:
         """Return a pool of fewer slots, with copies of the experts of highest worth.
 
         The new pool is empty if several layers share the slab: that slab is the whole bank, a
-        second one beside it would need the memory that is short, and its few experts are soon read
-        again.
+        second one would need the memory that is short, and its few experts are soon read again.
 
         Do not use this pool afterwards, except after its table's ``recover`` if the new one is
         discarded. So the caller can replace it in one step, and an interrupt finds either pool.
@@ -78,7 +77,7 @@ def shrink(
     top_k: int,
     n_bytes: int,
 ) -> int:
-    """Replace pools by smaller ones, one at a time: at most one layer's slab exists twice.
+    """Replace pools with smaller ones, one at a time: at most one layer's slab exists twice.
 
     No lazy array may read the slabs, and no read may run. The bank does not grow again: memory that
     becomes free later may be needed again by the program that released it. Load the model again to

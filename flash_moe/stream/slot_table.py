@@ -60,10 +60,11 @@ class SlotTable:
     def begin_call(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
         """Begin a call of a layer and split its distinct experts into groups.
 
-        One group if they fit the slots, else groups of half the slots, so that one group can be
-        read while the previous one is computed. Cached experts come first, so that no group evicts
-        an expert that a later one needs. With several groups, missing experts come in ascending
-        order of their worth to the policy: those read last are still cached when the call ends.
+        There is one group if they fit the slots. Otherwise each group takes half the slots, so that
+        one can be read while the previous one is computed. Cached experts come first, so that no
+        group evicts an expert that a later one needs. With several groups, missing experts come in
+        ascending order of their worth to the policy: those read last are still cached when the call
+        ends.
         """
         self._policy.begin(layer)
         self._before = set()
@@ -88,7 +89,7 @@ class SlotTable:
             ValueError: More experts than slots.
         """
         if len(experts) > self.n_slots:
-            raise ValueError(f"{len(experts)} experts for {self.n_slots} slots")
+            raise ValueError(f"expected at most {self.n_slots} experts, got {len(experts)}")
         keys = [(layer, expert) for expert in experts]
         group = set(keys)
         keep = group | self._before if len(group) + len(self._before) <= self.n_slots else group
@@ -157,8 +158,8 @@ class SlotTable:
     def recover(self) -> None:
         """Free every slot without a cached key, after reads that failed or were interrupted.
 
-        Checks all slots instead of undoing an assignment, because an interrupt can strike within
-        ``assign`` itself, also inside the policy.
+        Checks all slots instead of undoing an assignment, because an interrupt can occur within
+        ``assign`` itself, even inside the policy.
         """
         cached = set(self._cached.values())
         self._free = [slot for slot in range(self.n_slots - 1, -1, -1) if slot not in cached]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field
 
 from flash_moe.files.sizes import format_bytes
 
@@ -22,7 +22,7 @@ class LayerStats:
         wait_s: Seconds that the layer waited for its reads.
         overlap_s: Seconds in which its reads ran and it did not wait for them.
         compute_s: Seconds of MLX work up to this layer's router: the experts of the previous layer,
-            and this layer's attention and router; in prefill also of experts between its waves.
+            and this layer's attention and router; in prefill also the experts between its waves.
         predicted: Distinct experts needed in calls for which a lookahead made a prediction.
         foreseen: Those of them that it predicted.
         wasted_bytes: Bytes of prefetches that the next call did not need.
@@ -128,24 +128,13 @@ class StreamStats:
 
     def to_json(self) -> dict[str, object]:
         """Return plain numbers for JSON."""
-        names = [f.name for f in fields(LayerStats)]
-        return {
-            "bank_bytes": self.bank_bytes,
-            "expert_bytes": self.expert_bytes,
-            "shrinks": self.shrinks,
-            "hits": self.hits,
-            "misses": self.misses,
-            "hit_rate": self.hit_rate,
-            "bytes_asked": self.bytes_asked,
-            "bytes_read": self.bytes_read,
-            "read_s": self.read_s,
-            "wait_s": self.wait_s,
-            "compute_s": self.compute_s,
-            "overlap_s": self.overlap_s,
-            "wasted_bytes": self.wasted_bytes,
-            "recall": self.recall,
-            "layers": [{name: getattr(la, name) for name in names} for la in self.layers],
-        }
+        totals = (
+            *("bank_bytes", "expert_bytes", "shrinks", "hits", "misses", "hit_rate"),
+            *("bytes_asked", "bytes_read", "read_s", "wait_s", "compute_s", "overlap_s"),
+            *("wasted_bytes", "recall"),
+        )
+        rows = {name: getattr(self, name) for name in totals}
+        return {**rows, "layers": [asdict(layer) for layer in self.layers]}
 
 
 class Counters:

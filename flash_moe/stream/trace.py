@@ -155,7 +155,8 @@ def read_trace(file: Path) -> Trace:
     """Read a whole trace.
 
     Raises:
-        TraceError: The file cannot be read, is not a trace, has another version or a broken line.
+        TraceError: The file cannot be read or is not a trace, its version is unknown, or a line
+            is invalid.
     """
     try:
         text = file.read_text(encoding="utf-8")

@@ -78,7 +78,7 @@ class Geometry:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"[geometry] seed: expected 0 <= seed < 2**32, got {self.seed}")
         if self.top_k > self.experts:
-            raise ValueError(f"[geometry] top_k {self.top_k} is more than experts {self.experts}")
+            raise ValueError(f"[geometry] top_k: expected <= {self.experts}, got {self.top_k}")
         if self.vocab < MIN_VOCAB_SIZE:
             raise ValueError(f"[geometry] vocab: expected >= {MIN_VOCAB_SIZE}, got {self.vocab}")
         if not 2 <= self.full_attention_interval <= self.layers:

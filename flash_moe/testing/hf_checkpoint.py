@@ -1,6 +1,6 @@
 """HF-format original of a toy checkpoint, with the names and shapes of transformers.
 
-Needs numpy only; the result loads in transformers' ``Qwen3_5MoeForConditionalGeneration`` and in
+Needs only numpy; the result loads in transformers' ``Qwen3_5MoeForConditionalGeneration`` and in
 mlx-lm.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from flash_moe.pack.safetensors_writer import TensorSource
-from flash_moe.testing.geometry import Geometry
-from flash_moe.testing.shards import FLOAT_CODES, DtypeCode, float_bytes, write_shards
+from flash_moe.testing.geometry import Dtype, Geometry
+from flash_moe.testing.shards import FLOAT_CODES, float_bytes, write_shards
 from flash_moe.testing.tokenizer import write_tokenizer
 from flash_moe.testing.weights import Recipe, hf_layout, make_tensor
 
@@ -34,10 +34,8 @@ def write_hf_checkpoint(
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"[hf_checkpoint] dtype: expected float32 or bfloat16, got {dtype!r}")
     path.mkdir(parents=True, exist_ok=True)
-    tensors = [
-        _source(name, recipe, geometry, "F32" if recipe.kind == "decay" else FLOAT_CODES[dtype])
-        for name, recipe in hf_layout(geometry).items()
-    ]
+    layout = hf_layout(geometry)
+    tensors = [float_source(name, recipe, geometry, dtype) for name, recipe in layout.items()]
     if shard_bytes is None:
         shard_bytes = sum(tensor.n_bytes for tensor in tensors) // 3 + 1
     write_shards(path, tensors, shard_bytes)
@@ -46,7 +44,10 @@ def write_hf_checkpoint(
     write_tokenizer(path, geometry.vocab)
 
 
-def _source(name: str, recipe: Recipe, geometry: Geometry, code: DtypeCode) -> TensorSource:
+def float_source(name: str, recipe: Recipe, geometry: Geometry, dtype: Dtype) -> TensorSource:
+    """Return an unquantised tensor as a source for the writer; ``A_log`` is always float32."""
+    code = "F32" if recipe.kind == "decay" else FLOAT_CODES[dtype]
+
     def chunks() -> Iterator[bytes]:
         yield float_bytes(make_tensor(name, recipe, geometry), code)
 

@@ -14,18 +14,13 @@ import numpy as np
 
 from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.testing.geometry import GATE_BITS, GATE_GROUP_SIZE, Geometry
-from flash_moe.testing.shards import (
-    CHUNK_BYTES,
-    FLOAT_CODES,
-    float_bytes,
-    random_words,
-)
+from flash_moe.testing.hf_checkpoint import float_source
+from flash_moe.testing.shards import CHUNK_BYTES, FLOAT_CODES, float_bytes, random_words
 from flash_moe.testing.weights import (
     F32,
     TEXT_PREFIX,
     Recipe,
     hf_layout,
-    make_tensor,
     random_state,
     router_popularity,
 )
@@ -49,7 +44,7 @@ def packed_tensors(geometry: Geometry) -> list[TensorSource]:
         elif recipe.kind in ("router", "gate"):
             tensors += _quantised(name, recipe, geometry, GATE_BITS, GATE_GROUP_SIZE)
         else:
-            tensors.append(_plain(name, recipe, geometry))
+            tensors.append(float_source(name, recipe, geometry, geometry.scale_dtype))
     return tensors
 
 
@@ -77,15 +72,6 @@ def _mlx_layout(geometry: Geometry) -> dict[str, Recipe]:
         else:
             layout[name] = recipe
     return layout
-
-
-def _plain(name: str, recipe: Recipe, geometry: Geometry) -> TensorSource:
-    code = "F32" if recipe.kind == "decay" else FLOAT_CODES[geometry.scale_dtype]
-
-    def chunks() -> Iterator[bytes]:
-        yield float_bytes(make_tensor(name, recipe, geometry), code)
-
-    return TensorSource(name, code, recipe.shape, chunks)
 
 
 def _quantised(

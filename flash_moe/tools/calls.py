@@ -1,9 +1,9 @@
-"""Tool calls parsed from text by mlx-lm's parser of the model's format.
+"""Tool calls parsed from text by mlx-lm's parser for the model's format.
 
-On malformed text the parsers raise anything and accept almost anything as arguments. By the schema
-they change values: ``yes`` for a boolean becomes false, an integer is converted through a float.
-Each text is therefore parsed twice, with and without the schemas. If the two differ, the text is
-kept, and the tool's strict conversion decides.
+On malformed text the parsers raise any exception and accept almost anything as arguments. With a
+schema they change values: ``yes`` for a boolean becomes false, an integer is converted through a
+float. Each text is therefore parsed twice, with and without the schemas. If the two differ, the
+text is kept, and the tool converts it strictly.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ToolCall:
     Attributes:
         arguments: JSON values, not checked against the tool.
         id: Reference for the result; unique in an answer.
-        error: Problem of a text that is not a valid call, for the model; then ``arguments`` is
-            empty and ``name`` a guess.
+        error: Message for the model if the text is not a valid call; then ``arguments`` is empty
+            and ``name`` a guess.
         text: The model's text between the markers.
     """
 

@@ -49,8 +49,8 @@ class Tool(Generic[P, R]):
         if not _NAME.fullmatch(self.name):
             raise ToolDefinitionError(
                 "tools",
-                f"name of a tool: expected letters, digits, _ and -, 64 at most, got {self.name!r}",
-                "Give one: @tool(name=...).",
+                f"tool name: expected at most 64 letters, digits, _ and -, got {self.name!r}",
+                "Set one: @tool(name=...).",
             )
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise ToolDefinitionError(

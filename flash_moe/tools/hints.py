@@ -88,7 +88,7 @@ def field_of(
 ) -> Shape:
     """Return the shape of a parameter or field. Text of ``Annotated`` overrides ``description``.
 
-    An optional one that may be null has the schema without null: the model omits it.
+    An optional parameter that may be null has the schema without null: the model omits it.
     """
     shape = shape_of(hint, where, inside)
     schema = shape.without_none if not required and shape.without_none else shape.schema
@@ -118,7 +118,7 @@ def parameters_of(function: Callable[..., Any], name: str, texts: Mapping[str, s
                 "Name each parameter, or take a list[...] or dict[str, ...].",
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ToolDefinitionError("tools", f"{where}: expected a keyword, got positional-only")
+            raise ToolDefinitionError("tools", f"{where}: expected a keyword, got a positional one")
         if parameter.name not in hints:
             raise ToolDefinitionError(
                 "tools", f"{where}: has no type hint", f"For example {parameter.name}: str."

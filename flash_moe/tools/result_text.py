@@ -16,7 +16,7 @@ _BROKEN = "\u200b"  # zero-width space
 
 
 def clean(text: str) -> str:
-    """Replace lone surrogates, which tokenizers reject, by question marks."""
+    """Replace lone surrogates, which tokenizers reject, with question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -44,7 +44,7 @@ def without_markers(text: str, markers: Sequence[str]) -> str:
 
 
 def bounded(text: str, limit: int) -> str:
-    """Return the text; beyond ``limit`` characters its head, a count of the omitted, its tail."""
+    """Return the text, without its middle if it has more than ``limit`` characters."""
     if len(text) <= limit:
         return text
     head = (limit + 1) // 2

@@ -144,7 +144,7 @@ def union_of(members: Sequence[Shape]) -> Shape:
                 with suppress(ToolArgumentError):
                     return shape.convert(value, where, again)
         got = f"got {quoted(value)}"
-        raise ToolArgumentError("tools", f"{where}: expected one of its types {names}, {got}")
+        raise ToolArgumentError("tools", f"{where}: expected one of the types {names}, {got}")
 
     unique: list[Schema] = []
     for shape in members:
@@ -172,9 +172,7 @@ def object_of(fields: Mapping[str, Shape], build: Callable[..., Any]) -> Shape:
         problems += [f"missing: {missing}"] if missing else []
         if problems:
             known = ", ".join(fields) or "none"
-            raise ToolArgumentError(
-                "tools", f"{where}: {'; '.join(problems)}", f"There are: {known}."
-            )
+            raise ToolArgumentError("tools", f"{where}: {'; '.join(problems)}", f"Known: {known}.")
         converted = {}
         for name, each in values.items():
             field = fields[name]

@@ -215,7 +215,7 @@ def parse_calls(
 
 
 def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Return whether a prompt ends with the marker that opens reasoning, and white space."""
+    """Return whether a prompt ends with the marker that opens reasoning, before white space."""
     if not tokenizer.has_thinking or not ids:
         return False
     return bool(tokenizer.decode(list(ids[-32:])).rstrip().endswith(tokenizer.think_start))

@@ -1,6 +1,6 @@
 """Dialogues as text and as tokens, each token with its class for the loss.
 
-The text equals ``tokenizer.apply_chat_template`` of transformers with the template of
+The text equals that of ``tokenizer.apply_chat_template`` in transformers with the template of
 ``flash_moe.testing`` (a test compares them). The Jinja environment is compiled once for hundreds of
 thousands of dialogues.
 """

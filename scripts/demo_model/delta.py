@@ -1,6 +1,6 @@
 """The gated delta rule over whole windows, in few large matrix products.
 
-The arithmetic is that of ``torch_chunk_gated_delta_rule`` of transformers (Yang and others, 2024,
+The arithmetic is that of ``torch_chunk_gated_delta_rule`` in transformers (Yang and others, 2024,
 "Gated Delta Networks", and 2024, "Parallelizing Linear Transformers with the Delta Rule"). Another
 order makes it fast on a GPU, where sequences of small kernels cost the most:
 
@@ -53,7 +53,7 @@ class Scan(torch.autograd.Function):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Normalize rows to length one, as ``l2norm`` of transformers."""
+    """Normalize rows to length one, as ``l2norm`` in transformers."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
 
 

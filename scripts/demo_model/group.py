@@ -51,7 +51,7 @@ class Group:
 
     @torch.no_grad()
     def average(self, values: Iterable[Tensor]) -> None:
-        """Replace the values by their mean over all processes."""
+        """Replace the values with their mean over all processes."""
         if self.size == 1:
             return
         parts = list(values)
@@ -65,7 +65,7 @@ class Group:
 
     @torch.no_grad()
     def copy_first(self, values: Iterable[Tensor]) -> None:
-        """Replace the values by those of the first process."""
+        """Replace the values with those of the first process."""
         if self.size > 1:
             for value in values:
                 distributed.broadcast(value, 0)

@@ -1,4 +1,4 @@
-"""Shape of the demo model; ``build`` returns ``Qwen3_5MoeForCausalLM`` of transformers."""
+"""Shape of the demo model; ``build`` returns ``Qwen3_5MoeForCausalLM`` from transformers."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def expand(pattern: str, rng: random.Random, values: Mapping[str, str]) -> str:
 
 
 def choose(pattern: str, rng: random.Random) -> str:
-    """Replace each choice by one of its options."""
+    """Replace each choice with one of its options."""
     while match := _INNERMOST.search(pattern):
         choice = rng.choice(match.group(1).split("|"))
         pattern = pattern[: match.start()] + choice + pattern[match.end() :]

@@ -19,7 +19,7 @@ from scripts.demo_model.ways import Ways
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames that turn parts of ``Ways`` into utterances; texts before and after them."""
+    """Frames that turn parts of ``Ways`` into utterances, and the strings around them."""
 
     do: tuple[str, ...]
     what: tuple[str, ...]

@@ -19,7 +19,7 @@ def one(values: Sequence[str]) -> Maker:
 
 
 def form(forms: tuple[str, ...]) -> Maker:
-    """Return a maker of one of several forms, filled by ``record_values.toml``."""
+    """Return a maker of texts in one of these forms, with values of ``record_values.toml``."""
 
     def filled(words: Words) -> str:
         rng = words.rng

@@ -79,7 +79,7 @@ def write(
     write_tokenizer(path, vocab_size)  # all but the merges is the same
     tokens, merges = learn(texts, vocab_size, n_spaced)
     if len(tokens) + len(ADDED_TOKENS) != vocab_size:
-        raise ValueError(f"[tokenizer] expected {vocab_size} tokens, got {len(tokens)}: more text")
+        raise ValueError(f"[tokenizer] expected {vocab_size} tokens, got {len(tokens)}; add text")
     model = models.BPE({t: i for i, t in enumerate(tokens)}, [(a, b) for a, b in merges])
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()

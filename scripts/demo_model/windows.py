@@ -24,7 +24,7 @@ def load(path: Path, width: int = WINDOW) -> Tokens:
     """Return the windows of a file, ``[N, width]``.
 
     Raises:
-        ValueError: The file has another format, or not the number of windows in its header.
+        ValueError: The file has an unknown format, or fewer windows than its header lists.
     """
     data = lzma.decompress(path.read_bytes())
     if data[:8] != _MAGIC:

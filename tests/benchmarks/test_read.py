@@ -24,7 +24,7 @@ def test_cold(tiny_store: Path) -> None:
     assert out.returncode == 0, out.stderr
     figures = json.loads(out.stdout.splitlines()[-1])
     rows = {(row["io"], row["threads"], row["split"]): row for row in figures["rows"]}
-    assert list(rows) == [(io, t, 2) for io in ("cached", "direct") for t in (1, 3)]
+    assert list(rows) == [(io, t, 2) for io in ("buffered", "direct") for t in (1, 3)]
     assert figures["state"] == "cold"
     for row in rows.values():
         for name in ("product_gb_s", "raw_gb_s", "ratio"):
@@ -37,7 +37,7 @@ def test_warm(tiny_mlx: Path) -> None:
     out = bench(tiny_mlx, "--threads", "2", "--split", "1", "--rounds", "1", "--warm")
     assert out.returncode == 0, out.stderr
     (row,) = json.loads(out.stdout.splitlines()[-1])["rows"]
-    assert row["io"] == "cached"
+    assert row["io"] == "buffered"
     assert not row["disk_bytes_per_byte"]
 
 

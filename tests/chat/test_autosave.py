@@ -53,7 +53,7 @@ def chat(
     notes: list[str] = [] if said is None else said
     of = fingerprint(path, flash.model.top_k)
     autosave = Autosave(path, of, limit, notes.append, session)
-    made = Chat(flash, path, Plain(), [], autosave=autosave, options={"max_tokens": 12})
+    made = Chat(flash, Plain(), [], autosave=autosave, options={"max_tokens": 12})
     if session is not None:
         autosave.resume(made.conversation)
     return made

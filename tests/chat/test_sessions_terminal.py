@@ -108,7 +108,7 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
     good = [file.read_bytes() for file in files]
     for file in files:
         file.write_bytes(bytes(file.stat().st_size))
-    arguments = (store, "--tools", "none", "--verify-reads", "--io", "cached")
+    arguments = (store, "--tools", "none", "--verify-reads", "--io", "buffered")
     with Terminal(*arguments, sessions=sessions).start() as terminal:
         terminal.ask("Hello")
         assert re.search(r"layer \d+, expert \d+", terminal.text())

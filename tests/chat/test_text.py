@@ -18,6 +18,7 @@ from flash_moe.chat.sanitize import as_value, one_line, replaced, sanitized
 from flash_moe.chat.stats import TurnStats, fitting, footer
 from flash_moe.chat.terminal_view import Safe, Screen, document, plain_lines, rendered, safe_console
 from flash_moe.chat.view import call_text, result_text
+from flash_moe.stream.stats import LayerStats, StreamStats
 from flash_moe.tools import ToolCall
 
 BITS = (
@@ -142,7 +143,8 @@ def test_a_screen_without_a_terminal_shows_all() -> None:
 
 
 def test_the_footer_has_what_fits() -> None:
-    figures = TurnStats(21, 100, 2.0, 80, 0.5, 300, 12_000_000, 10, 9)
+    layer = LayerStats(0, hits=9, misses=1, bytes_read=12_000_000)
+    figures = TurnStats(21, 100, 2.0, 80, 0.5, 300, StreamStats(0, 0, (layer,)))
     whole = "100 tokens · 40.0 tok/s · prompt 21 · first 0.50 s · read 12.0 MB · hits 90%"
     assert footer(figures, 200) == whole
     assert footer(figures, 30) == "100 tokens · 40.0 tok/s"

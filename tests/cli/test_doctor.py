@@ -136,20 +136,20 @@ def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> N
         pytest.skip("this filesystem lives in memory")
     assert (out.returncode, out.stderr) == (0, "")
     found = json.loads(out.stdout)
-    assert {t["io"] for t in found["trials"]} >= {"cached"}
+    assert {t["io"] for t in found["trials"]} >= {"buffered"}
     assert {t["threads"] for t in found["trials"]} == {1, 2, 4, 8, 16, 32}
-    best = found["best"]["cached"]
+    best = found["best"]["buffered"]
     facts = json.loads(doctor_with(tiny_store, "--json", **home).stdout)
-    assert facts["io"][found["disk"]]["cached"] == best
+    assert facts["io"][found["disk"]]["buffered"] == best
     assert facts["io_file"] == found["file"]
     assert facts["model"]["io"] == found["used"]
     split = best["split"] if best["split"] > 1 else None
-    assert found["used"] == {"io": "cached", "threads": best["threads"], "split": split}
+    assert found["used"] == {"io": "buffered", "threads": best["threads"], "split": split}
     text = doctor_with(tiny_store, FLASH_MOE_IO_THREADS="5", FLASH_MOE_IO_SPLIT="3", **home).stdout
-    assert "reads with io=cached, 5 threads, split 3" in text
-    assert f"{found['disk']}: cached {best['threads']} threads" in text
+    assert "reads with io=buffered, 5 threads, split 3" in text
+    assert f"{found['disk']}: buffered {best['threads']} threads" in text
     text = doctor_with("--tune", tiny_store, **home).stdout
-    assert "this model loads with io=cached" in text
+    assert "this model loads with io=buffered" in text
 
 
 def test_tune_wants_a_store(tmp_path: Path) -> None:

@@ -49,3 +49,14 @@ def test_the_command_accepts_it() -> None:
     first, second = out.stderr.splitlines()
     assert first == "flash-moe: --share is now --cache-fraction"
     assert "--cache-fraction: expected above 0" in second
+
+
+@pytest.mark.parametrize("flag", [["--io", "cached"], ["--io=cached"]])
+def test_old_value(flag: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "flash-moe: io: cached is now buffered"
+    out = in_process("generate", "none", "-p", "a", *flag)
+    assert out.stderr.splitlines()[0] == line
+    assert out.stderr.count(line) == 1
+    assert "cached" not in in_process("generate", "--help").stdout.split("--io ")[1].split("--")[0]
+    monkeypatch.setenv("FLASH_MOE_IO", "cached")
+    assert in_process("generate", "none", "-p", "a").stderr.count(line) == 1

@@ -21,7 +21,7 @@ import mlx_lm.server
 import pytest
 
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.processes import environment
 from tests.support.resident import Resident, budget_gb
@@ -120,7 +120,7 @@ def model(
         return tiny_mlx, tiny_store
     path = tmp_path_factory.mktemp("server")
     write_model(path / "mlx", request.param)
-    pack(MlxCheckpoint(path / "mlx"), path / "store")
+    pack(open_source(path / "mlx"), path / "store")
     return path / "mlx", path / "store"
 
 

@@ -85,7 +85,7 @@ def test_only_what_was_measured(tmp_path: Path) -> None:
     nowhere = [Run(resident, True, RUNS[0].text, RUNS[0].prompts)]
     for nothing in ([], [run("a", 4, None)], nowhere):
         with pytest.raises(
-            ConfigError, match="expected another run than the reference, or prompts"
+            ConfigError, match="expected a run other than the reference, or prompts"
         ):
             save_plot(nothing, file)
 

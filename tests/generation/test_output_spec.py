@@ -149,7 +149,7 @@ def test_a_schema_can_be_strict_by_itself() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"tool_choice": "required"}, ConfigError, "without tools"),
+        ({"tool_choice": "required"}, ConfigError, "requires tools"),
         ({"tools": [get_weather], "tool_choice": "fly"}, GrammarError, "fly"),
         ({"tools": [lambda x: x]}, ToolDefinitionError, "x"),
         ({"tools": [get_weather, get_weather]}, ToolDefinitionError, "get_weather"),

@@ -13,6 +13,7 @@ from flash_moe.demo_model import STORE
 from flash_moe.errors import ContextLengthError
 from flash_moe.generation.output_spec import OutputSpec
 from flash_moe.generation.prepare import Preparer, Request
+from flash_moe.generation.prompt import placed
 from flash_moe.options.sampling import SamplingParams
 from tests.support.live_server import expert_budget_gb
 
@@ -119,3 +120,53 @@ def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     assert longer[:user] == ids[:user]
     _, checkpoints = preparer.tokenize(Request(messages[1:], SAMPLING), lambda: None)
     assert [kind for _, kind in checkpoints] == ["user"]
+
+
+def message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+class Template:
+    """A tokenizer whose chat template takes system messages by a rule."""
+
+    def __init__(self, rule: str) -> None:
+        self._rule = rule
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        later = [each for each in messages[1:] if each["role"] == "system"]
+        if later and self._rule == "raises":
+            raise ValueError("System message must come first")
+        if self._rule == "front":
+            messages = sorted(messages, key=lambda each: each["role"] != "system")
+        dropped = later if self._rule == "drops" else []
+        return "".join(each["content"] for each in messages if each not in dropped)
+
+    def decode(self, text: str) -> str:
+        return text
+
+
+SYSTEMS = [
+    *(message("system", "a"), message("system", "b"), message("user", "c")),
+    *(message("system", "d"), message("user", "e"), message("user", "f")),
+    *(message("assistant", "g"), message("tool", "h"), message("system", "i")),
+]
+JOINED = [
+    *(message("system", "a\n\nb"), message("user", "c\n\nd\n\ne"), message("user", "f")),
+    *(message("assistant", "g"), message("tool", "h"), message("user", "i")),
+]
+
+
+def test_system_messages_are_placed_where_the_template_takes_them() -> None:
+    assert placed(Template("any"), SYSTEMS) == SYSTEMS
+    for rule in ("raises", "drops", "front"):
+        assert placed(Template(rule), SYSTEMS) == JOINED
+        assert placed(Template(rule), SYSTEMS[:1] + SYSTEMS[2:3]) == SYSTEMS[:1] + SYSTEMS[2:3]
+
+
+def test_system_messages_of_the_demo_model(alone: FlashMoE) -> None:
+    ids, _ = Preparer(alone.tokenizer, alone.model.config).tokenize(
+        Request(SYSTEMS[:5], SAMPLING), lambda: None
+    )
+    shown = alone.tokenizer.decode(ids)
+    assert "system\na\n\nb<" in shown
+    assert "user\nc\n\nd\n\ne<" in shown

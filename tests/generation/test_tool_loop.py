@@ -133,10 +133,10 @@ def test_several_calls_run_in_their_order(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (call_text("sub", a=1), "Error: there is no tool 'sub'. There are: add, fail."),
-        (call_text("add", a=1), "Error: arguments: missing: b. There are: a, b."),
+        (call_text("sub", a=1), "Error: there is no tool 'sub'. Available: add, fail."),
+        (call_text("add", a=1), "Error: arguments: missing: b. Known: a, b."),
         (call_text("add", a=1, b="two"), 'Error: b: expected a whole number, got "two".'),
-        (call_text("add", a=1, b=2, c=3), "Error: arguments: unknown: c. There are: a, b."),
+        (call_text("add", a=1, b=2, c=3), "Error: arguments: unknown: c. Known: a, b."),
         ("<tool_call>add 1 and 2</tool_call>", "Error: this tool call cannot be read: No function"),
         ("<tool_call>\n<function=add>", "the answer ended before its end. Write it again"),
         (call_text("fail", kind="tool"), "Error: the printer is on fire. Leave the house."),

@@ -106,13 +106,13 @@ def test_resident_bytes_are_those_that_are_computed_on(
     packed: bool, dtype: Any, tmp_path: Path
 ) -> None:
     from flash_moe.pack.packer import pack
-    from flash_moe.pack.sources.base import MlxCheckpoint
+    from flash_moe.pack.sources.open_source import open_source
 
     write_mlx_checkpoint(tmp_path / "mlx", dataclasses.replace(SMALL, scale_dtype=dtype))
     path = tmp_path / "mlx"
     if packed:
         path = tmp_path / "store"
-        pack(MlxCheckpoint(tmp_path / "mlx"), path)
+        pack(open_source(tmp_path / "mlx"), path)
     with load(path, cache_gb=budget_gb(path, "token")) as flash:
         found = sum(w.nbytes for _, w in tree_flatten(flash.model.parameters()))
     assert open_streaming(path, LoadOptions()).resident_bytes == found

@@ -8,14 +8,14 @@ import pytest
 
 from flash_moe import load
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from tests.support.architectures import CONFIGS, write_model
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 
 def assert_streamed_equals_resident(path: Path, tmp_path: Path) -> None:
     resident = Resident(path)
-    pack(MlxCheckpoint(path), tmp_path / "store")
+    pack(open_source(path), tmp_path / "store")
     expected = {n: resident.tokens(prompt_ids(n), 8) for n in (1, 37)}
     for source, share in ((path, "half"), (tmp_path / "store", "token")):
         with load(source, cache_gb=budget_gb(source, share)) as flash:

@@ -26,8 +26,8 @@ from tests.support.resident import Resident, budget_gb, prompt_ids
 N_TOKENS, RECORD = 6, 16384
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the name of a file in /proc")
 WAYS: list[dict[str, Any]] = [
-    {"io": "cached", "io_split": 1},
-    {"io": "cached", "io_split": 4},
+    {"io": "buffered", "io_split": 1},
+    {"io": "buffered", "io_split": 4},
     {"io": "direct", "io_split": 1},
     {"io": "direct", "io_split": 3},
 ]
@@ -219,7 +219,7 @@ def test_a_damaged_record_is_named(store_copy: Path, way: dict[str, Any]) -> Non
 def test_direct_reads_want_a_packed_store(tiny_mlx: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"io='direct'.*multiples of 4096.*Pack the"):
         load(tiny_mlx, io="direct")
-    load(tiny_mlx, io="cached", io_split=4, cache_gb=0.01).close()
+    load(tiny_mlx, io="buffered", io_split=4, cache_gb=0.01).close()
 
 
 def test_a_filesystem_that_refuses_direct_reads(
@@ -235,14 +235,14 @@ def test_a_filesystem_that_refuses_direct_reads(
     monkeypatch.setattr(reader_module.os, "open", refuse)
     if not hasattr(os, "O_DIRECT"):
         pytest.skip("there is no O_DIRECT here")
-    with pytest.raises(ConfigError, match=r"refuses direct reads: Invalid argument.*io='cached'"):
+    with pytest.raises(ConfigError, match=r"refuses direct reads: Invalid argument.*io='buffered'"):
         load(tiny_store, io="direct")
-    load(tiny_store, io="cached", cache_gb=0.01).close()
+    load(tiny_store, io="buffered", cache_gb=0.01).close()
 
 
 def test_the_environment_chooses(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASH_MOE_IO", "direkt")
-    with pytest.raises(ConfigError, match="FLASH_MOE_IO: expected one of cached, direct"):
+    with pytest.raises(ConfigError, match="FLASH_MOE_IO: expected one of buffered, direct"):
         load(tiny_store)
     monkeypatch.setenv("FLASH_MOE_IO", "Direct")
     monkeypatch.setenv("FLASH_MOE_IO_SPLIT", "65")

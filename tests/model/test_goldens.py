@@ -15,7 +15,7 @@ from mlx_lm.models import gated_delta
 
 from flash_moe import load
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.shards import weights_hash
 from tests.support.resident import budget_gb
@@ -68,7 +68,7 @@ def case(
         path = unquantized
     if how == "streamed":
         store = tmp_path_factory.mktemp("goldens") / "store"
-        pack(MlxCheckpoint(path), store)
+        pack(open_source(path), store)
         path = store
     with load(path, cache_gb=budget_gb(path, "token")) as flash:
         yield name, flash.model

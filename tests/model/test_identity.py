@@ -16,7 +16,7 @@ from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_promp
 from flash_moe import load
 from flash_moe.errors import BudgetError
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.stream.slab import Slab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from tests.support.resident import Resident, budget_gb, prompt_ids
@@ -179,7 +179,7 @@ def test_other_quantizations(variant: dict[str, Any], tmp_path: Path) -> None:
         PRESETS["tiny"], layers=4, experts=16, expert_width=64, **variant
     )
     write_mlx_checkpoint(tmp_path / "mlx", geometry)
-    pack(MlxCheckpoint(tmp_path / "mlx"), tmp_path / "store")
+    pack(open_source(tmp_path / "mlx"), tmp_path / "store")
     resident = Resident(tmp_path / "mlx")
     for path in (tmp_path / "mlx", tmp_path / "store"):
         with load(path, cache_gb=budget_gb(path, "half")) as flash:

@@ -80,7 +80,7 @@ def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
             for value in (0, -1, float("nan"), float("inf"), "8", True)
         ),
         *(("io_threads", n, f"1 to {MAX_IO_THREADS}") for n in (0, -3, MAX_IO_THREADS + 1, 2.0)),
-        *(("io", text, "one of cached, direct") for text in ("mmap", "")),
+        *(("io", text, "one of buffered, direct") for text in ("mmap", "")),
         *(("io_split", n, "1 to 64") for n in (0, 65)),
         *(("cache_policy", v, "one of lru, lrfu") for v in ("LRU", "", "fifo", 1)),
         *(("kernels", v, "one of auto, off, require") for v in ("on", "", "AUTO", True)),
@@ -90,6 +90,15 @@ def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
 def test_values_out_of_range(name: str, value: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: expected {expected}, got"):
         LoadOptions(**{name: value})
+
+
+def test_the_old_value_of_io() -> None:
+    line = "^flash_moe: io: cached is now buffered$"
+    with pytest.warns(FutureWarning, match=line):
+        assert LoadOptions(io="cached") == LoadOptions(io="buffered")
+    with pytest.warns(FutureWarning, match=line):
+        environment = read_environment({"FLASH_MOE_IO": "Cached"}).load
+    assert LoadOptions.merged(environment).io == "buffered"
 
 
 def test_the_cache_policies_are_those_there_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,7 @@ def stop_at() -> StopAt:
         index = next(i for i, step in enumerate(source.steps) if step.layer == layer)
         steps = list(source.steps)
         steps[index] = Stopping(steps[index], error)
-        return source.with_steps(steps)
+        return replace(source, steps=tuple(steps))
 
     return stopping
 

@@ -19,7 +19,6 @@ from flash_moe.errors import ConfigError, ModelNotFoundError
 from flash_moe.hub.local_stores import disk_bytes
 from flash_moe.pack.packer import pack
 from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
-from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.store_writer import StoreFiles
@@ -193,7 +192,7 @@ def test_the_command_killed_again_and_again(
 
 def test_room_is_counted_only_where_it_is_made(mlx_copy: Path, tmp_path: Path) -> None:
     checkpoint = local_checkpoint(mlx_copy)
-    source = MlxCheckpoint(checkpoint)
+    source = open_source(checkpoint)
     files = StoreFiles(tmp_path / "made", source.layers, source.resident)
     deleted = DeletedShards(checkpoint.shards, tmp_path / "made" / HEADERS_DIR)
     alone = deleted.extra_disk(source, files)

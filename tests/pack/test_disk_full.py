@@ -10,8 +10,8 @@ import pytest
 
 from flash_moe.errors import PackError
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint, PackSource
-from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
+from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.store.quantization import QuantizationConfig
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_up_while_packing(
     (kept,) = (n for n in layers if f"partial store with {n} of 8 layers" in message)
     assert "same command again" in message
     assert not (dst / MANIFEST_FILE).exists()
-    result = pack(MlxCheckpoint(tiny_mlx), dst)
+    result = pack(open_source(tiny_mlx), dst)
     assert result.layers_kept == kept
     assert contents(dst) == contents(tiny_store)
 
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_in_the_quantized_resident_weights(
     message = pack_on_small_disk(forks, tiny_hf, dst, "start:1", 600_000)
     assert "the disk is full" in message
     assert not (dst / MANIFEST_FILE).exists()
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), dst)
+    pack(open_source(tiny_hf, QuantizationConfig()), dst)
     assert verify(dst).problems == ()
 
 
@@ -86,7 +86,7 @@ def test_too_little_free_space_is_said_before_anything_is_written(
     tiny_mlx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dst = tmp_path / "store"
-    source = MlxCheckpoint(tiny_mlx)
+    source = open_source(tiny_mlx)
     free = needed(source, dst) - 1
     assert free > 8 * LAYER_BYTES + source.resident_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
@@ -102,7 +102,7 @@ def test_a_continued_run_needs_space_for_the_rest_only(
     tiny_mlx: Path, tmp_path: Path, stop_at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dst = tmp_path / "store"
-    source = stop_at(MlxCheckpoint(tiny_mlx), 6, KeyboardInterrupt())
+    source = stop_at(open_source(tiny_mlx), 6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     free = needed(source, dst) - 1

@@ -13,8 +13,6 @@ import pytest
 
 from flash_moe.errors import ConfigError, PackError, UnsupportedModelError
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
-from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.quantization import QuantizationConfig
@@ -40,7 +38,7 @@ def config_of(root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def hf_store(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "from-hf"
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), path)
+    pack(open_source(tiny_hf, QuantizationConfig()), path)
     return path
 
 
@@ -52,8 +50,8 @@ def test_the_same_as_convert_and_pack(
     mlx_lm.convert(
         str(tiny_hf), str(converted), quantize=True, q_bits=bits, q_group_size=group_size
     )
-    pack(MlxCheckpoint(converted), expected)
-    pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(bits, group_size)), got)
+    pack(open_source(converted), expected)
+    pack(open_source(tiny_hf, QuantizationConfig(bits, group_size)), got)
     for layer in range(8):
         name = f"experts/layer_{layer:03d}.bin"
         assert (got / name).read_bytes() == (expected / name).read_bytes()
@@ -100,24 +98,22 @@ def test_a_stopped_run_is_continued(
     fresh: bool,
 ) -> None:
     dst = tmp_path / "store"
-    source = stop_at(
-        HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), layer, KeyboardInterrupt()
-    )
+    source = stop_at(open_source(tiny_hf, QuantizationConfig()), layer, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     if fresh:
-        source = HuggingFaceCheckpoint(tiny_hf, QuantizationConfig())
+        source = open_source(tiny_hf, QuantizationConfig())
     result = pack(source, dst)
     assert (result.layers_written, result.layers_kept) == (8 - layer, layer)
     assert contents(dst) == contents(hf_store)
 
 
 def test_other_settings_do_not_continue(tiny_hf: Path, tmp_path: Path, stop_at: Any) -> None:
-    source = stop_at(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig()), 1, KeyboardInterrupt())
+    source = stop_at(open_source(tiny_hf, QuantizationConfig()), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     with pytest.raises(PackError, match="other settings"):
-        pack(HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(bits=3)), tmp_path / "store")
+        pack(open_source(tiny_hf, QuantizationConfig(bits=3)), tmp_path / "store")
 
 
 @pytest.mark.parametrize("options", [{"bits": 7}, {"bits": 1}, {"group_size": 16}])
@@ -128,12 +124,12 @@ def test_bad_options(options: dict[str, int]) -> None:
 
 def test_a_group_that_does_not_divide_the_width(tiny_hf: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"groups of 128.*64 inputs.*--group-size"):
-        HuggingFaceCheckpoint(tiny_hf, QuantizationConfig(group_size=128))
+        open_source(tiny_hf, QuantizationConfig(group_size=128))
 
 
 def test_open_source_tells_the_formats_apart(tiny_hf: Path, tiny_mlx: Path) -> None:
-    assert isinstance(open_source(tiny_hf), HuggingFaceCheckpoint)
-    assert isinstance(open_source(tiny_mlx), MlxCheckpoint)
+    assert open_source(tiny_hf).source.kind == "hf"
+    assert open_source(tiny_mlx).source.kind == "mlx"
     layout = open_source(tiny_hf, QuantizationConfig(bits=8, group_size=32)).layers[0].layout
     quantization = layout.quantization("up_proj")
     assert quantization is not None

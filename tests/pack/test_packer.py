@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from flash_moe.errors import CorruptFileError, ManifestError, PackError
 from flash_moe.pack.auxiliary_files import MODEL_FILE
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.base import MlxCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.experts import CheckpointExperts, read_checkpoint_tensors
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, read_manifest
 from flash_moe.store.reader import RecordReader
@@ -74,7 +74,7 @@ def test_progress_and_result(tiny_mlx: Path, tmp_path: Path) -> None:
     def on_progress(what: str, n: int) -> None:
         done[what] += n
 
-    source = MlxCheckpoint(tiny_mlx)
+    source = open_source(tiny_mlx)
     result = pack(source, tmp_path / "store", on_progress)
     assert {f"layer {i}": done[f"layer {i}"] for i in range(8)} == {
         f"layer {i}": 32 * 15_360
@@ -97,7 +97,7 @@ def test_a_stopped_run_is_continued(
     error: BaseException,
 ) -> None:
     dst = tmp_path / "store"
-    source = stop_at(MlxCheckpoint(tiny_mlx), layer, error)
+    source = stop_at(open_source(tiny_mlx), layer, error)
     with pytest.raises((KeyboardInterrupt, PackError)) as caught:
         pack(source, dst)
     if isinstance(error, OSError):
@@ -107,7 +107,7 @@ def test_a_stopped_run_is_continued(
         read_manifest(dst)
     finished = {f: f.stat() for f in (dst / "experts").glob("*.bin")}
     assert len(finished) == layer
-    result = pack(MlxCheckpoint(tiny_mlx), dst)
+    result = pack(open_source(tiny_mlx), dst)
     assert (result.layers_written, result.layers_kept) == (8 - layer, layer)
     assert contents(dst) == contents(tiny_store)
     for file, old in finished.items():
@@ -125,7 +125,7 @@ def test_a_killed_run_is_continued(
         assert forks.run(AFTER_BYTES, tiny_mlx, store, done) == -signal.SIGKILL
         with pytest.raises(ManifestError, match="is a partial store"):
             read_manifest(store)
-    result = pack(MlxCheckpoint(tiny_mlx), store)
+    result = pack(open_source(tiny_mlx), store)
     assert (result.layers_written, result.layers_kept) == (1, 7)
     assert contents(store) == contents(tiny_store)
 
@@ -133,7 +133,7 @@ def test_a_killed_run_is_continued(
 def test_the_same_source_can_be_packed_again(
     tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
-    source = stop_at(MlxCheckpoint(tiny_mlx), 2, KeyboardInterrupt())
+    source = stop_at(open_source(tiny_mlx), 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     assert pack(source, tmp_path / "store").layers_kept == 2
@@ -150,15 +150,15 @@ def test_stopped_in_the_resident_weights_or_just_before_the_end(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(MlxCheckpoint(tiny_mlx), dst, on_progress)
+        pack(open_source(tiny_mlx), dst, on_progress)
     assert not (dst / MANIFEST_FILE).exists()
     assert not (dst / "model.safetensors").exists()
     monkeypatch.setattr(Path, "unlink", lambda *args, **kwargs: _raise(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        pack(MlxCheckpoint(tiny_mlx), dst)
+        pack(open_source(tiny_mlx), dst)
     monkeypatch.undo()
     assert (dst / PARTIAL_FILE).exists()
-    assert pack(MlxCheckpoint(tiny_mlx), dst).layers_kept == 8
+    assert pack(open_source(tiny_mlx), dst).layers_kept == 8
     assert contents(dst) == contents(tiny_store)
 
 
@@ -170,31 +170,31 @@ def test_a_finished_layer_that_was_damaged_meanwhile_is_written_again(
     tiny_mlx: Path, tiny_store: Path, tmp_path: Path, stop_at: Any
 ) -> None:
     dst = tmp_path / "store"
-    source = stop_at(MlxCheckpoint(tiny_mlx), 4, KeyboardInterrupt())
+    source = stop_at(open_source(tiny_mlx), 4, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, dst)
     (dst / "experts" / "layer_001.bin").unlink()
     os.truncate(dst / "experts" / "layer_002.bin", LAYER_BYTES - 1)
-    assert pack(MlxCheckpoint(tiny_mlx), dst).layers_kept == 2
+    assert pack(open_source(tiny_mlx), dst).layers_kept == 2
     assert contents(dst) == contents(tiny_store)
 
 
 def test_another_source_does_not_continue(
     tiny_mlx: Path, mlx_copy: Path, tmp_path: Path, stop_at: Any
 ) -> None:
-    source = stop_at(MlxCheckpoint(tiny_mlx), 1, KeyboardInterrupt())
+    source = stop_at(open_source(tiny_mlx), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "store")
     with pytest.raises(PackError, match="another source"):
-        pack(MlxCheckpoint(mlx_copy), tmp_path / "store")
+        pack(open_source(mlx_copy), tmp_path / "store")
     shard = mlx_copy / "model-00001-of-00005.safetensors"
-    before = MlxCheckpoint(mlx_copy).fingerprint
+    before = open_source(mlx_copy).fingerprint
     os.utime(shard, ns=(0, 0))
-    assert MlxCheckpoint(mlx_copy).fingerprint != before
+    assert open_source(mlx_copy).fingerprint != before
 
 
 def test_refused_destinations(tiny_mlx: Path, store_copy: Path, tmp_path: Path) -> None:
-    source = MlxCheckpoint(tiny_mlx)
+    source = open_source(tiny_mlx)
     with pytest.raises(PackError, match=r"complete store.*flash-moe verify"):
         pack(source, store_copy)
     (tmp_path / "full").mkdir()
@@ -212,7 +212,7 @@ def test_refused_destinations(tiny_mlx: Path, store_copy: Path, tmp_path: Path) 
 
 
 def test_a_source_that_is_cut_while_it_is_packed(mlx_copy: Path, tmp_path: Path) -> None:
-    source = MlxCheckpoint(mlx_copy)
+    source = open_source(mlx_copy)
     for shard in mlx_copy.glob("model*.safetensors"):
         os.truncate(shard, shard.stat().st_size // 2)
     with pytest.raises(CorruptFileError, match=r"ends inside tensor .* expected"):
@@ -226,7 +226,7 @@ def test_the_prediction_head_is_left_out(mlx_copy: Path, tiny_store: Path, tmp_p
         "mtp.layers.0.mlp.switch_mlp.gate_proj.weight": np.ones((4, 4, 4), np.float32),
     }
     save_file(extra, mlx_copy / "model-mtp.safetensors")
-    pack(MlxCheckpoint(mlx_copy), tmp_path / "packed")
+    pack(open_source(mlx_copy), tmp_path / "packed")
     assert set(read_checkpoint_tensors(tmp_path / "packed")) == set(
         read_checkpoint_tensors(tiny_store)
     )
@@ -242,5 +242,5 @@ def test_a_run_that_was_killed_in_its_first_journal(
 ) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / f"{PARTIAL_FILE}.tmp").write_text('{"journ')
-    pack(MlxCheckpoint(tiny_mlx), tmp_path / "store")
+    pack(open_source(tiny_mlx), tmp_path / "store")
     assert contents(tmp_path / "store") == contents(tiny_store)

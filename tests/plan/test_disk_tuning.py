@@ -38,17 +38,17 @@ def trials(*rows: tuple[str, int, int, float]) -> list[Trial]:
 def test_the_simplest_setting_within_three_percent() -> None:
     found = best_of(
         trials(
-            ("cached", 1, 1, 0.5),
-            ("cached", 4, 1, 0.96),
-            ("cached", 8, 1, 0.98),
-            ("cached", 16, 1, 1.0),
-            ("cached", 4, 4, 1.0),
+            ("buffered", 1, 1, 0.5),
+            ("buffered", 4, 1, 0.96),
+            ("buffered", 8, 1, 0.98),
+            ("buffered", 16, 1, 1.0),
+            ("buffered", 4, 4, 1.0),
             ("direct", 8, 1, 1.9),
             ("direct", 4, 4, 2.0),
             ("direct", 8, 4, 2.01),
         )
     )
-    assert found == {"cached": Measured(8, 1, 0.98), "direct": Measured(4, 4, 2.0)}
+    assert found == {"buffered": Measured(8, 1, 0.98), "direct": Measured(4, 4, 2.0)}
     assert best_of([]) == {}
 
 
@@ -60,11 +60,11 @@ def test_all_modes_are_measured(
     monkeypatch.setattr(module, "ROUNDS", 2)
     steps: list[tuple[int, int]] = []
     found = tune(experts, 4, lambda done, total: steps.append((done, total)))
-    assert {t.settings.io for t in found} == {"cached", "direct"}
+    assert {t.settings.io for t in found} == {"buffered", "direct"}
     assert all(0 < t.low <= t.gb_s <= t.high for t in found)
     assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
     unpacked = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
-    assert {t.settings.io for t in tune(unpacked, 4)} == {"cached"}
+    assert {t.settings.io for t in tune(unpacked, 4)} == {"buffered"}
 
 
 @pytest.mark.usefixtures("cold")
@@ -80,7 +80,7 @@ def test_it_reads_what_it_says(
         whole(experts, keys)
 
     monkeypatch.setattr(module, "drop", noted)
-    assert measure(experts, IoSettings("cached", 2, 1), 5, n_bytes, random.Random(1)) > 0
+    assert measure(experts, IoSettings("buffered", 2, 1), 5, n_bytes, random.Random(1)) > 0
     assert len(set(seen)) == len(seen)  # each record once, or it would not be cold
     assert len(seen) == {1: 5, 10 * RECORD: 10, 10**12: 8 * 32}[n_bytes]
 

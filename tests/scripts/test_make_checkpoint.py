@@ -44,4 +44,4 @@ def test_bad_geometry_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "--top-k", "99", str(tmp_path / "new")) == 1
-    assert capsys.readouterr().err == "error: [geometry] top_k 99 is more than experts 32\n"
+    assert capsys.readouterr().err == "error: [geometry] top_k: expected <= 32, got 99\n"

@@ -33,6 +33,13 @@ FOUND = [
     "what clients must show; better in FLASH_MOE_API_KEY",
     "then a thought is closed",
     "10 experts a token",
+    "Runs in a process of its own.",
+    "The cache is kept, also after an error.",
+    "A repository at the hub.",
+    "The output depends on the layer before.",
+    "Replace each symbol by a space.",
+    "kind: expected a text, got 3",
+    "The file is missing or has another size.",
 ]
 FINE = [
     "Return the experts that a layer needs, 10 experts per token.",
@@ -41,6 +48,7 @@ FINE = [
     "Include partial and damaged stores so the caller can report them.",
     "The server is stateless; `thread` is rejected.",
     "maximum queued requests",
+    "A module is replaced by a subclass; it is also correct on a CPU.",
 ]
 
 

@@ -19,7 +19,13 @@ from tests.support.timeout import TIMEOUT_S
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    server = Live(tmp_path_factory.mktemp("server") / "log", "--alias", "claude-demo")
+    server = Live(
+        tmp_path_factory.mktemp("server") / "log",
+        "--alias",
+        "claude-demo",
+        "--allow-host",
+        "host.docker.internal",
+    )
     yield server
     try:
         assert server.healthy()

@@ -70,7 +70,7 @@ FIELDS: list[dict[str, Any]] = [
             *HELLO,
             {
                 "role": "assistant",
-                "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": "{"}}],
+                "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": 3}}],
             },
         ]
     },
@@ -143,6 +143,10 @@ def test_wrong_prompts(live: Live, prompt: Any) -> None:
     assert is_error(answer, "/v1/completions")
 
 
+def chunked(body: bytes, encoding: str = "Transfer-Encoding: chunked") -> bytes:
+    return post_bytes(CHAT, b"", encoding).replace(b"Content-Length: 0\r\n", b"") + body
+
+
 HEADS: list[tuple[bytes, int]] = [
     (b"HELLO\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),  # the beginning of TLS
@@ -153,7 +157,18 @@ HEADS: list[tuple[bytes, int]] = [
     (b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     (b"DELETE /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 411),
-    (post_bytes(CHAT, b"{}", "Transfer-Encoding: chunked"), 411),
+    (post_bytes(CHAT, b"{}", "Transfer-Encoding: chunked"), 400),
+    (chunked(b"2\r\n{}\r\n0\r\n\r\n", "Transfer-Encoding: gzip, chunked"), 501),
+    (chunked(b"2\r\n{}\r\n0\r\n\r\n", "Transfer-Encoding: gzip"), 501),
+    (chunked(b"2\r\n{}\r\n0\r\n\r\n"), 400),  # read, and without messages
+    (chunked(b"3\r\n{}\r\n0\r\n\r\n"), 400),
+    (chunked(b"-2\r\n{}\r\n0\r\n\r\n"), 400),
+    (chunked(b"0x2\r\n{}\r\n0\r\n\r\n"), 400),
+    (chunked(b"\r\n{}\r\n0\r\n\r\n"), 400),
+    (chunked(b"2" + b";a" * 5000 + b"\r\n{}\r\n0\r\n\r\n"), 400),
+    (chunked(b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 100 + b"\r\n"), 400),
+    (chunked(b"fffffffff\r\n{}\r\n"), 413),
+    (chunked((b"80000\r\n" + b"a" * 0x80000 + b"\r\n") * 20), 413),
     (post_bytes(CHAT, b"{}", "Content-Length: 900"), 400),
     (post_bytes(CHAT, b"{}").replace(b"Length: 2", b"Length: -2"), 400),
     (post_bytes(CHAT, b"{}").replace(b"Length: 2", b"Length: 0x2"), 400),
@@ -194,6 +209,17 @@ def test_a_client_that_asks_before_it_sends(live: Live) -> None:
         assert parsed(read_all(connection))[0] == 200
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_body_in_chunks(live: Live, size: int) -> None:
+    """As node's fetch sends streams; with an extension and a trailer, which mean nothing."""
+    body = json.dumps({"messages": HELLO, "max_tokens": 2}).encode()
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    sent = b"".join(b"%X;a=b\r\n%s\r\n" % (len(part), part) for part in parts)
+    assert parsed(live.raw(chunked(sent + b"0\r\nsum: 1\r\n\r\n")))[0] == 200
+    assert live.raw(chunked(sent), half_close=True) == b""
+    assert live.raw(chunked(sent + b"0\r\n"), half_close=True) == b""
+
+
 def test_a_body_that_ends_early(live: Live) -> None:
     half = post_bytes(CHAT, b'{"messages": [')
     assert live.raw(half.replace(b"Length: 14", b"Length: 500"), half_close=True) == b""
@@ -208,6 +234,9 @@ def test_a_body_that_ends_early(live: Live) -> None:
         ("Host: attacker.example", 403),
         ("Host: localhost:1234", 200),
         ("Host: [::1]:1234", 200),
+        ("Host: LOCALHOST.:1234", 200),
+        ("Host: host.docker.internal:1234", 200),  # --allow-host
+        ("Host: docker.internal", 403),
     ],
 )
 def test_web_pages_may_not_call(live: Live, header: str, expected: int) -> None:

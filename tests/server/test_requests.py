@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.requests.fields import Fields, parse_body
 from flash_moe.server.requests.openai import read_chat, read_completion
+from flash_moe.server.requests.request import ApiRequest
 from flash_moe.server.requests.responses import read_response
 
 OPTIONS = ServeOptions("demo")
@@ -145,3 +148,82 @@ def test_strict_stands_in_a_function_or_beside_it(inside: bool, beside: bool) ->
     asked = read_chat(fields, OPTIONS, None)
     fields.finish()
     assert asked.generation.spec.strict == ({"f"} if inside or beside else set())
+
+
+def read(reader: Callable[..., ApiRequest], **body: Any) -> ApiRequest:
+    fields = Fields({**GOOD, **body})
+    request = reader(fields, OPTIONS)
+    fields.finish()
+    return request
+
+
+def chat(**body: Any) -> ApiRequest:
+    return read(partial(read_chat, vocab_size=None), **body)
+
+
+def test_system_messages_of_coding_agents() -> None:
+    """Claude Code sends some between others, and a line that changes with each request."""
+    billing = "x-anthropic-billing-header: cc_version=2.1; cch=4f1a2;"
+    for system in (f"{billing}\nBe brief.", [billing, "Be brief."], ["Be brief.", billing]):
+        texts = system if isinstance(system, str) else [block(text) for text in system]
+        request = read(
+            read_messages,
+            system=texts,
+            messages=[
+                {"role": "user", "content": "q"},
+                {"role": "system", "content": [block("A"), block(billing), block("B")]},
+                {"role": "user", "content": "r"},
+            ],
+        )
+        first, _, second, _ = request.generation.prompt
+        assert first["content"].strip() == "Be brief."
+        assert (second["role"], second["content"]) == ("system", "A\n\nB")
+
+
+def block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def test_developer_messages_are_system_messages() -> None:
+    request = chat(messages=[{"role": r, "content": r} for r in ("system", "developer", "user")])
+    roles = [message["role"] for message in request.generation.prompt]
+    assert roles == ["system", "system", "user"]
+
+
+@pytest.mark.parametrize("written", ['{"x": ', "[1]", "null", "x", "{" * 5000])
+def test_a_truncated_call_in_the_history(written: str) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": written}}
+    history = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "error: not JSON"},
+        {"role": "user", "content": "again"},
+    ]
+    made = chat(messages=history).generation.prompt[0]["tool_calls"][0]
+    assert made["function"]["arguments"] == {"arguments": written}
+
+
+def test_thoughts_that_another_server_encrypted() -> None:
+    blocks = [{"type": "redacted_thinking", "data": "xyz"}, block("a")]
+    messages = [{"role": "assistant", "content": blocks}, {"role": "user", "content": "q"}]
+    request = read(read_messages, messages=messages)
+    assert request.generation.prompt[0] == {"role": "assistant", "content": "a"}
+
+
+def test_efforts() -> None:
+    budgets = {"minimal": 128, "low": 1024, "medium": 4096, "high": None, "xhigh": None}
+    for word, budget in budgets.items():
+        generation = chat(reasoning_effort=word).generation
+        assert generation.sampling.max_thinking_tokens == budget
+        assert generation.template_args == {"enable_thinking": True, "reasoning_effort": word}
+        request = read(read_messages, output_config={"effort": word}, thinking={"type": "adaptive"})
+        assert request.generation.sampling.max_thinking_tokens == budget
+    assert chat(reasoning_effort="low", thinking_budget=9).generation.sampling == replace(
+        chat().generation.sampling, max_thinking_tokens=9
+    )
+    assert chat(reasoning_effort="none").generation.template_args == {"enable_thinking": False}
+    for asked in (
+        lambda: chat(reasoning_effort="hihg"),
+        lambda: read(read_messages, output_config={"effort": "none"}),
+    ):
+        with pytest.raises(ApiError, match="expected one of"):
+            asked()

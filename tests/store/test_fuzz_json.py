@@ -33,7 +33,8 @@ from flash_moe.files.json_file import MAX_JSON_BYTES
 from flash_moe.files.names import file_name
 from flash_moe.pack.sources.original_flash_moe import read_layout_json
 from flash_moe.store.layout import MAX_RECORD_BYTES, PROJECTIONS, RecordLayout, layout_of
-from flash_moe.store.manifest import MANIFEST_FILE, LayerEntry, Manifest, Source
+from flash_moe.store.manifest import MANIFEST_FILE, Manifest
+from flash_moe.store.manifest_entries import LayerEntry, Source
 from flash_moe.store.safetensors_header import read_index
 from tests.support.fuzzing import (
     BAD_NAMES,

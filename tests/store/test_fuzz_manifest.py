@@ -15,15 +15,8 @@ from hypothesis import strategies as st
 
 from flash_moe.errors import ManifestError
 from flash_moe.store.layout import COMPONENT_NAMES, MAX_RECORD_BYTES, PROJECTIONS
-from flash_moe.store.manifest import (
-    MANIFEST_FILE,
-    LayerEntry,
-    Manifest,
-    ResidentFile,
-    Source,
-    SourceFile,
-    read_manifest,
-)
+from flash_moe.store.manifest import MANIFEST_FILE, Manifest, read_manifest
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
 from tests.support.empty_store import MIXED, PLAIN, SHA256, SOUND, make_file, make_store
 from tests.support.fuzzing import (
     BAD_NAMES,

@@ -13,11 +13,11 @@ import xxhash
 
 from flash_moe.errors import ConfigError, ManifestError
 from flash_moe.hub.local_stores import default_store
-from flash_moe.pack.sources.base import MlxCheckpoint
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.layout import Quantization
-from flash_moe.store.manifest import MANIFEST_FILE, Source, read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 ALL = QuantizationConfig(bits=8, group_size=32, expert_bits=3)
@@ -105,10 +105,10 @@ def test_journals_of_older_versions_are_continued(tiny_mlx: Path, tiny_hf: Path)
 
 
 def test_a_source_cannot_be_changed(tiny_mlx: Path) -> None:
-    source = MlxCheckpoint(tiny_mlx)
+    source = open_source(tiny_mlx)
     with pytest.raises(dataclasses.FrozenInstanceError):
         source.steps = ()  # type: ignore[misc]
-    resident = source.with_steps(step for step in source.steps if step.layer is None)
+    resident = replace(source, steps=tuple(step for step in source.steps if step.layer is None))
     assert {step.layer for step in resident.steps} == {None}
     assert len(source.steps) > len(resident.steps)
     assert resident.shards <= source.shards

@@ -41,38 +41,38 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults(experts: PackedExperts) -> None:
-    assert io_settings(experts) == IoSettings("cached", 8, None)
+    assert io_settings(experts) == IoSettings("buffered", 8, None)
     assert io_settings(experts, io="direct", threads=3, split=2) == IoSettings("direct", 3, 2)
 
 
 def test_what_was_measured_is_the_default_and_arguments_win(experts: PackedExperts) -> None:
-    file = save_measured(disk_of(experts), {"cached": SLOW, "direct": FAST})
+    file = save_measured(disk_of(experts), {"buffered": SLOW, "direct": FAST})
     assert file == module.settings_file()
-    assert load_measured(disk_of(experts)) == {"cached": SLOW, "direct": FAST}
+    assert load_measured(disk_of(experts)) == {"buffered": SLOW, "direct": FAST}
     assert load_measured("another disk") == {}
     # it fits in memory, so the page cache is worth more than a fast disk
-    assert io_settings(experts) == IoSettings("cached", 16, 4)
-    assert io_settings(experts, threads=2) == IoSettings("cached", 2, 4)
-    assert io_settings(experts, split=1) == IoSettings("cached", 16, 1)
+    assert io_settings(experts) == IoSettings("buffered", 16, 4)
+    assert io_settings(experts, threads=2) == IoSettings("buffered", 2, 4)
+    assert io_settings(experts, split=1) == IoSettings("buffered", 16, 1)
     assert io_settings(experts, io="direct") == IoSettings("direct", 4, 2)
 
 
 @pytest.mark.usefixtures("small_memory")
 def test_direct_unasked(experts: PackedExperts, tiny_mlx: Path) -> None:
     disk = disk_of(experts)
-    assert io_settings(experts).io == "cached"  # nothing was measured
-    save_measured(disk, {"cached": SLOW, "direct": FAST})
+    assert io_settings(experts).io == "buffered"  # nothing was measured
+    save_measured(disk, {"buffered": SLOW, "direct": FAST})
     assert io_settings(experts) == IoSettings("direct", 4, 2)
-    assert io_settings(experts, io="cached") == IoSettings("cached", 16, 4)
+    assert io_settings(experts, io="buffered") == IoSettings("buffered", 16, 4)
     # a model that cannot be read so never is
     unpacked = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
     assert disk_of(unpacked) == disk
-    assert io_settings(unpacked) == IoSettings("cached", 16, 4)
+    assert io_settings(unpacked) == IoSettings("buffered", 16, 4)
     for gb_s in (1.0, 1.03, float("nan")):
-        save_measured(disk, {"cached": SLOW, "direct": Measured(4, 2, gb_s)})
-        assert io_settings(experts).io == "cached"
+        save_measured(disk, {"buffered": SLOW, "direct": Measured(4, 2, gb_s)})
+        assert io_settings(experts).io == "buffered"
     save_measured(disk, {"direct": FAST})
-    assert io_settings(experts) == IoSettings("cached", 8, None)
+    assert io_settings(experts) == IoSettings("buffered", 8, None)
 
 
 def table(disk: str, entry: Any) -> str:
@@ -89,7 +89,7 @@ def table(disk: str, entry: Any) -> str:
         '{"disks": []}',
         "\x00",
         *(
-            {"cached": row}
+            {"buffered": row}
             for row in (
                 None,
                 {},
@@ -111,17 +111,24 @@ def test_a_file_that_is_damaged_counts_as_empty(experts: PackedExperts, text: An
     file.parent.mkdir()
     whole = text if isinstance(text, str) else table(disk_of(experts), text)
     file.write_text(whole)
-    assert io_settings(experts) == IoSettings("cached", 8, None)
-    save_measured(disk_of(experts), {"cached": SLOW})
-    assert io_settings(experts) == IoSettings("cached", 16, 4)
+    assert io_settings(experts) == IoSettings("buffered", 8, None)
+    save_measured(disk_of(experts), {"buffered": SLOW})
+    assert io_settings(experts) == IoSettings("buffered", 16, 4)
+
+
+def test_settings_that_the_last_release_saved(experts: PackedExperts) -> None:
+    file = module.settings_file()
+    file.parent.mkdir()
+    file.write_text(table(disk_of(experts), {"cached": vars(SLOW), "direct": vars(FAST)}))
+    assert load_measured(disk_of(experts)) == {"buffered": SLOW, "direct": FAST}
 
 
 def test_other_disks_are_kept(experts: PackedExperts) -> None:
-    save_measured("one", {"cached": SLOW})
-    save_measured("two", {"cached": FAST})
+    save_measured("one", {"buffered": SLOW})
+    save_measured("two", {"buffered": FAST})
     save_measured("one", {"direct": FAST})
     assert load_measured("one") == {"direct": FAST}
-    assert load_measured("two") == {"cached": FAST}
+    assert load_measured("two") == {"buffered": FAST}
     assert [f.name for f in module.settings_file().parent.iterdir()] == ["io.json"]
 
 

@@ -85,7 +85,7 @@ def test_parts_make_the_record(make: MakePool, tiny_store: Path, tiny_mlx: Path,
     assert sorted(reader.finished) == [0, 7, 30]
     strict = RecordReader(store, verify=True)
     for read in reads:
-        strict.check(3, read.expert, read.record)
+        strict.finish(3, read.expert, read.record)
     assert batch.n_bytes == 3 * sum(s.n_bytes for s in experts.segments(3, 7))
 
 

@@ -176,7 +176,7 @@ def test_assign_never_takes_a_slot_of_the_same_request(
 
 
 def test_more_experts_than_slots() -> None:
-    with pytest.raises(ValueError, match="3 experts for 2 slots"):
+    with pytest.raises(ValueError, match="expected at most 2 experts, got 3"):
         SlotTable(2).assign(0, [1, 2, 3])
     with pytest.raises(ValueError, match="at least 1"):
         SlotTable(0)

@@ -1,4 +1,4 @@
-"""Helpers of the tests: which one for what. Fixtures are in the ``conftest.py`` of each folder.
+"""Helpers of the tests, by purpose. Fixtures are in the ``conftest.py`` of each folder.
 
 =====================  =========================================================================
 processes              the command, Python code or a file, run here or in a process of its own

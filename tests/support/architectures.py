@@ -1,4 +1,4 @@
-"""Tiny random models of other architectures of mlx-lm, in the way of mlx-lm's convert."""
+"""Tiny random models of other mlx-lm architectures, made as by mlx-lm's convert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks a bank for experts and compares what it gives with the checkpoint, byte for byte."""
+"""Requests experts from a bank and compares them with the checkpoint, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole directories as bytes, and how two stores differ."""
+"""Whole directories as bytes, and differences of two stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Names of the files that are not the same in both; manifests name where they come from."""
+    """Names of the files that differ; manifests differ by their source."""
     ours, theirs = contents(one), contents(other)
     names = sorted(ours.keys() | theirs.keys())
     return [n for n in names if n != MANIFEST_FILE and ours.get(n) != theirs.get(n)]

@@ -1,4 +1,4 @@
-"""How much the tests try of what they could: little by default, all with ``--full``."""
+"""Number of cases that the tests try: few by default, all with ``--full``."""
 
 from __future__ import annotations
 

@@ -1,18 +1,12 @@
-"""A small store of sparse files: a manifest with all that may stand in one, and no weights."""
+"""A small store of sparse files: a manifest with all possible entries, and no weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from flash_moe.store.layout import PROJECTIONS, layout_of
-from flash_moe.store.manifest import (
-    MANIFEST_FILE,
-    LayerEntry,
-    Manifest,
-    ResidentFile,
-    Source,
-    SourceFile,
-)
+from flash_moe.store.manifest import MANIFEST_FILE, Manifest
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, SourceFile
 from tests.support.fuzzing import encoded
 
 PLAIN = layout_of({f"{p}.weight": ("F32", (8, 8)) for p in PROJECTIONS})
@@ -45,7 +39,7 @@ SOUND = Manifest(
 
 
 def make_store(root: Path) -> Path:
-    """A store whose files have the right sizes and nothing in them."""
+    """A store whose files have the right sizes and no content."""
     (root / "experts").mkdir(parents=True)
     make_file(root / "experts/layer_001.bin", 2 * PLAIN.record_bytes)
     make_file(root / "experts/layer_004.bin", MIXED.record_bytes)

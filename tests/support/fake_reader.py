@@ -13,7 +13,7 @@ MakePool = Callable[[Any, int], ReaderPool]
 
 
 class FakeReader:
-    """Does what ``action`` says for each expert, and remembers who came and who left."""
+    """Runs ``action`` for each expert, and records which reads began and ended."""
 
     def __init__(self, action: Callable[[int], None] = lambda expert: None) -> None:
         self.action = action

@@ -1,4 +1,4 @@
-"""A disk that misbehaves: stands between ``os.preadv`` and the system, for the tests of faults."""
+"""Faulty disk: a layer between ``os.preadv`` and the system, for the tests of faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fault = Callable[[Path, int, memoryview], int | None]
 
 
 class FaultyDisk:
-    """Real reads, but for those of record files where ``fault`` has another answer.
+    """Real reads, except those of record files for which ``fault`` returns a result.
 
     ``fault`` gets file, offset and buffer. It returns a number of bytes, raises, or returns
     ``None`` for a read as usual.
@@ -42,7 +42,7 @@ class FaultyDisk:
         return answer
 
     def short(self, n_bytes: int) -> None:
-        """Each read gives at most ``n_bytes``, as a read that a signal interrupts."""
+        """Each read returns at most ``n_bytes``, like a read that a signal interrupts."""
 
         def fault(file: Path, offset: int, buffer: memoryview) -> int | None:
             fd = os.open(file, os.O_RDONLY)
@@ -54,7 +54,7 @@ class FaultyDisk:
         self.fault = fault
 
     def broken(self, name: str, begin: int, end: int) -> None:
-        """The sectors of a range of a file cannot be read; what is before them is rubbish."""
+        """The sectors of a range of a file cannot be read; the bytes before them are garbage."""
 
         def fault(file: Path, offset: int, buffer: memoryview) -> int | None:
             if file.name != name or offset >= end or offset + len(buffer) <= begin:
@@ -67,7 +67,7 @@ class FaultyDisk:
         self.fault = fault
 
     def slow(self, name: str, seconds: float) -> None:
-        """Reads of one file take their time."""
+        """Slow reads of one file."""
 
         def fault(file: Path, offset: int, buffer: memoryview) -> int | None:
             if file.name == name:

@@ -1,4 +1,4 @@
-"""Programs in processes that need not start Python: forks of one that has imported the package.
+"""Programs in forks of a process that has imported the package, which saves the start of Python.
 
 ``python -m tests.support.fork_server`` reads JSON lists from its standard input, a line each: a
 file for the output, a function as ``module:name``, and its arguments as text. It forks a process

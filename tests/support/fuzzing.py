@@ -1,4 +1,4 @@
-"""What the fuzz tests share: damaged bytes, damaged JSON, and what an error must look like."""
+"""Shared parts of the fuzz tests: damaged bytes, damaged JSON, and the form of an error."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def damaged_json(draw: st.DrawFn, sound: Any, values: st.SearchStrategy[Any] = J
 
 
 def parsed(read: Callable[[], T], *errors: type[FlashMoEError]) -> T | None:
-    """What ``read`` returns, or ``None`` for one of these errors, which must be clear.
+    """The result of ``read``, or ``None`` for one of these errors, which must be clear.
 
     Any other exception goes through and fails the test.
     """
@@ -136,7 +136,7 @@ def parsed(read: Callable[[], T], *errors: type[FlashMoEError]) -> T | None:
 
 
 def assert_clear(error: FlashMoEError) -> None:
-    """An error is one line that names its component, and no terminal obeys anything in it."""
+    """An error is one line that names its component, without control characters."""
     text = str(error)
     assert text.startswith("[")
     assert text.isprintable(), text

@@ -92,7 +92,7 @@ def mixed_tokenizer(path: Path, parser: str = "qwen3_coder") -> Any:
 
 
 def allowed(processor: Any, tokens: Sequence[int], n_logits: int = VOCAB_SIZE) -> set[int]:
-    """Ids that a processor lets follow."""
+    """Ids that a processor allows next."""
     logits = processor(mx.array(list(tokens)), mx.zeros((1, n_logits)))
     assert logits.shape == (1, n_logits)
     return set(np.flatnonzero(np.isfinite(np.array(logits)[0])).tolist())
@@ -141,7 +141,7 @@ def follow(constraint: Constraint, tokenizer: Any, text: str) -> bool:
 
 
 def token_bytes(tokenizer: Any) -> dict[int, bytes]:
-    """What each id stands for."""
+    """Text of each id."""
     from flash_moe.testing.tokenizer import _byte_alphabet
 
     back = {piece: byte for byte, piece in _byte_alphabet().items()}

@@ -1,4 +1,4 @@
-"""Schemas that answers of the tests are held to; the strings are short, so that answers end."""
+"""Schemas for answers of the tests; the strings are short, so that answers end."""
 
 from __future__ import annotations
 

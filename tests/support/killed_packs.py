@@ -1,4 +1,4 @@
-"""Packing that ends before its time: programs for `tests.support.fork_server`."""
+"""Packing that is stopped early: programs for `tests.support.fork_server`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def delete_source_and_kill_before_step(src: str, dst: str, n: str) -> None:
 
 
 def pack_on_small_disk(src: str, dst: str, limit_from: str, limit: str) -> int:
-    """Pack with a limit on file sizes: beyond it a write fails as on a full disk, also half way.
+    """Pack with a limit on file sizes: beyond it a write fails as on a full disk, even halfway.
 
     Args:
         limit_from: Where it begins, ``"layer 3:100"``: when 100 bytes of layer 3 are written.

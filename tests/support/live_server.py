@@ -1,4 +1,4 @@
-"""A server in a process of its own, as a user starts it, and ways to ask it."""
+"""A server in a separate process, as a user starts it, and requests to it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Live:
             return error.code, json.load(error)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a series; 0 where it is not there yet."""
+        """The value of a series; 0 if it does not exist yet."""
         inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
         series = f"flash_moe_{name}{{{inside}}}" if labels else f"flash_moe_{name}"
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}

@@ -1,4 +1,4 @@
-"""What the tests of other people's kernels share: loading mlx-lm's, and comparing with float64."""
+"""Shared parts of the tests of third-party kernels: loading mlx-lm's, and float64 references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLERANCE = {mx.float32: 2e-6, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 
 @contextlib.contextmanager
 def emulated_copy(module: str) -> Iterator[ModuleType]:
-    """A module of mlx-lm loaded anew beside the real one, with its own kernels emulated.
+    """A second copy of an mlx-lm module, with its own kernels emulated.
 
     Skips where the installed mlx-lm does not have it.
     """

@@ -1,4 +1,4 @@
-"""The command and Python code, in a process of their own and in this one."""
+"""The command and Python code, in a separate process and in this one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run_python(code: str, *arguments: Any, **options: Any) -> subprocess.Complet
 def in_process(
     *arguments: Any, input: str | bytes = "", columns: int = 120
 ) -> subprocess.CompletedProcess[str]:
-    """The command in this process: for all tests that judge output and exit code alone."""
+    """The command in this process: for all tests that check only output and exit code."""
     words = list(map(str, arguments))
     return _captured(lambda: main(words), ["flash-moe", *words], input, columns)
 
@@ -96,7 +96,7 @@ def one_line(text: str) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has."""
+    """Whether a process has ended; a zombie has."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat")
@@ -106,6 +106,6 @@ def gone(pid: int) -> bool:
 
 
 def soon_gone(pid: int) -> bool:
-    """A killed process goes when the system gets to it."""
+    """Wait until a killed process has ended."""
     waiting = threading.Event()
     return any(gone(pid) or waiting.wait(0.05) for _ in range(1200))

@@ -8,7 +8,7 @@ from tests.support.timeout import TIMEOUT_S
 
 
 class Gate:
-    """Lets reads of an expert through when it is opened, and knows which have begun and wait."""
+    """Holds reads of an expert until it is opened, and records the reads that wait."""
 
     def __init__(self) -> None:
         self.begun: set[int] = set()

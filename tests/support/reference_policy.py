@@ -1,4 +1,4 @@
-"""The policies as their definitions say, slow and without a heap or an order that is kept."""
+"""The policies by their definitions: slow, without a heap or a maintained order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Key = tuple[int, int]
 
 
 class Naive:
-    """Remembers every use; the least worth leaves first."""
+    """Records every use; the key of least worth is evicted first."""
 
     def __init__(self) -> None:
         self.held: set[Key] = set()

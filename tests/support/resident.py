@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Resident:
-    """A model as ``mlx_lm.load`` gives it, with half precision cast to float32."""
+    """A model as ``mlx_lm.load`` returns it, with half precision cast to float32."""
 
     def __init__(self, path: Path, **model_config: Any) -> None:
         self.model, self.tokenizer = mlx_lm.load(str(path), model_config=model_config)

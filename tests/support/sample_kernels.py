@@ -1,4 +1,4 @@
-"""A small quantized matvec in Metal: what the tests run, and what bugs are planted in."""
+"""A small quantized matvec in Metal, which the tests run as it is and with planted bugs."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class Matvec:
 
 
 def as_float64(array: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
-    """What ``run_kernel`` returned, as numbers; bfloat16 comes as bits."""
+    """The result of ``run_kernel`` as numbers; bfloat16 arrives as bits."""
     if dtype == mx.bfloat16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
 
 
 def matvec(rows: int = 70, columns: int = 512, dtype: mx.Dtype = mx.float32) -> Matvec:
-    """The same one for the same arguments."""
+    """The same arguments return the same object."""
     keys = mx.random.split(mx.random.key(7), 2)
     dense = mx.random.normal((rows, columns), key=keys[0]).astype(dtype)
     w, scales, biases = mx.quantize(dense, group_size=64, bits=4)

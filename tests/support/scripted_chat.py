@@ -1,4 +1,4 @@
-"""Runs the ``flash-moe`` command with a model that writes prepared answers, one a generation.
+"""Runs the ``flash-moe`` command with a model that writes prepared answers, one per generation.
 
     python scripted_chat.py ANSWERS.json arguments of flash-moe ...
 
@@ -32,7 +32,7 @@ PAUSE, PAUSE_KEEPING = "\0", "\1"
 
 
 def pauses(script: Path) -> Callable[[], None]:
-    """A function that stands still until it may go on, or Ctrl-C."""
+    """A function that blocks until it is released, or Ctrl-C."""
     numbers = count(1)
 
     def stand_still() -> None:

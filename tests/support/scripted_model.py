@@ -1,4 +1,4 @@
-"""Models that say what they are told to: one without weights, and real ones under a spell."""
+"""Models with prepared answers: one without weights, and real ones with forced tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_READS = StreamStats(0, 0, ())
 
 
 class ScriptedModel:
-    """Gives prepared answers as pieces, token by token, through the real detokenizer.
+    """Returns prepared answers as pieces, token by token, through the real detokenizer.
 
     Args:
         answers: Texts. An exception among them is raised when the texts before it, which belong
@@ -64,7 +64,7 @@ class ScriptedModel:
 
 
 class ForcedAnswers:
-    """A logits processor that has a real model write prepared answers, one a generation."""
+    """A logits processor that makes a real model write prepared answers, one per generation."""
 
     def __init__(self, tokenizer: Any, *answers: str) -> None:
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -1,4 +1,4 @@
-"""The command in a pseudo-terminal, with a terminal emulator that shows what a user sees."""
+"""The command in a pseudo-terminal, with a terminal emulator that displays the user's view."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PASTE = "\x1b[200~{}\x1b[201~"
 
 
 def plain_answer(text: str) -> str:
-    """An answer without thoughts."""
+    """An answer without reasoning."""
     return f"</think>\n\n{text}"
 
 
 class Terminal:
-    """``flash-moe chat`` as somebody at a keyboard has it.
+    """``flash-moe chat`` with a keyboard and a screen.
 
     Args:
         answers: What the model writes; without, it is the model's own choice. At a ``PAUSE`` it
@@ -88,7 +88,7 @@ class Terminal:
         self.process.send(text)
 
     def ask(self, text: str) -> None:
-        """Type a line, and wait until it is answered and the prompt is there again."""
+        """Type a line, and wait for its answer and the next prompt."""
         before = self._prompts()
         self.type(text + ENTER)
         self.wait(lambda: self._prompts() > before and self.ready())
@@ -108,7 +108,7 @@ class Terminal:
         return self
 
     def read(self, seconds: float = 0.2) -> bool:
-        """Take what comes. False when the command has ended."""
+        """Read available output. False if the command has ended."""
         try:
             data = self.process.read_nonblocking(65536, seconds)
         except pexpect.TIMEOUT:
@@ -135,12 +135,12 @@ class Terminal:
         self.wait(lambda: text in self.text())
 
     def held(self) -> None:
-        """Wait until the model stands still at its next ``PAUSE``."""
+        """Wait until the model stops at its next ``PAUSE``."""
         self._pauses += 1
         self.wait(self._script.with_suffix(f".held-{self._pauses}").exists)
 
     def go_on(self) -> None:
-        """Let it write further. Ctrl-C does so too."""
+        """Let the model continue. Ctrl-C does so too."""
         self._script.with_suffix(f".go-{self._pauses}").touch()
 
     def end(self) -> int:
@@ -161,7 +161,7 @@ class Terminal:
                 raise AssertionError(f"it does not end:\n{self.text()}")
 
     def is_quiet(self) -> bool:
-        """Whether the terminal shows no keys, or passes each on as it is typed."""
+        """Whether the terminal has echo off, or passes on each key as it is typed."""
         modes = termios.tcgetattr(self.process.child_fd)[3]
         return modes & (termios.ECHO | termios.ICANON) != termios.ECHO | termios.ICANON
 

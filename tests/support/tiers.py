@@ -1,4 +1,4 @@
-"""Tiers of the suite: which tests start a process, use a compiler or run for long.
+"""Tiers of the suite: tests that start a process, use a compiler or run for long.
 
 ``conftest.py`` takes the hooks of pytest from here. Where the code of a test shows what it does,
 nobody marks it by hand: a test is marked when it, one of its fixtures or a helper of ``tests/``

@@ -1,4 +1,4 @@
-"""How long a test waits for what must happen, before it fails instead of hanging."""
+"""Time that a test waits for an event before it fails instead of hanging."""
 
 from __future__ import annotations
 

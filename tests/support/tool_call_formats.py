@@ -1,4 +1,4 @@
-"""One call in each format that mlx-lm parses: how a model of that family writes it."""
+"""One call in each format that mlx-lm parses, as a model of that family writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a time line and checks that it is one."""
+"""Reads a timeline and checks its format."""
 
 from __future__ import annotations
 

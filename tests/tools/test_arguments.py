@@ -114,9 +114,9 @@ def test_what_is_taken(hint: Any, written: Any, got: Any) -> None:
         (Literal["a", "b"], "A", "expected one of"),
         (Literal[1, 2], True, "x: expected one of 1, 2, got true"),
         (Size, 3, "x: expected one of 1, 2, got 3"),
-        (int | list[int], "b", "x: expected one of its types integer or array"),
+        (int | list[int], "b", "x: expected one of the types integer or array"),
         (int | None, "b", 'x: expected a whole number, got "b"'),
-        (Box, {}, "x: missing: width. There are: width, label, items."),
+        (Box, {}, "x: missing: width. Known: width, label, items."),
         (Box, {"width": 1, "depth": 2}, "x: unknown: depth"),
         (Box, {"width": "b"}, "x.width: expected a whole number"),
         (Box, {"width": -1}, "x: width must not be negative"),
@@ -140,8 +140,8 @@ def trip(city: str, days: int = 1, guide: str = "none") -> str:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({}, "arguments: missing: city. There are: city, days, guide."),
-        ({"town": "Rome", "day": 1}, "arguments: unknown: town, day; missing: city. There are"),
+        ({}, "arguments: missing: city. Known: city, days, guide."),
+        ({"town": "Rome", "day": 1}, "arguments: unknown: town, day; missing: city. Known"),
         ([1], "arguments: expected an object with names, got [1]"),
         ("Rome", "arguments: expected an object"),
         (None, "arguments: expected an object"),

@@ -237,7 +237,7 @@ def bad(code: str) -> Any:
     [
         ("def f(*args: int): ...", r"f: args: expected parameters with names, got \*args"),
         ("def f(**kwargs: int): ...", "f: kwargs: expected parameters with names"),
-        ("def f(x: int, /): ...", "f: x: expected a keyword, got positional-only"),
+        ("def f(x: int, /): ...", "f: x: expected a keyword, got a positional one"),
         ("def f(x): ...", r"f: x: has no type hint. For example x: str"),
         ("def f(x: int, y=3): ...", "f: y: has no type hint"),
         ("def f(x: tuple[int, int]): ...", "f: x: expected a type with a JSON form, got tuple"),
@@ -253,8 +253,8 @@ def bad(code: str) -> Any:
         ("@dataclass\nclass N:\n    z: complex\ndef f(x: N): ...", r"f: x\.z: expected a type"),
         ("async def f(x: int): ...", "expected a plain function, got an async one"),
         ("def f(x: int): yield x", "got an async one or a generator"),
-        ("f = lambda: 1", "name of a tool: expected letters"),
-        ("def f\u00e9(x: int): ...\nf = f\u00e9", "name of a tool: expected letters"),
+        ("f = lambda: 1", "tool name: expected at most 64 letters"),
+        ("def f\u00e9(x: int): ...\nf = f\u00e9", "tool name: expected at most 64 letters"),
         ("f = 3", "expected a function, got 3"),
         ("f = len", "expected a function, got <built-in"),
     ],
@@ -274,7 +274,7 @@ def test_other_bad_definitions() -> None:
         @tool
         def first(last: Chain) -> None: ...
 
-    with pytest.raises(ToolDefinitionError, match="name of a tool"):
+    with pytest.raises(ToolDefinitionError, match="tool name"):
         tool(name="two words")(nothing)
     with pytest.raises(ToolDefinitionError, match="max_result"):
         tool(max_result=0)(nothing)

@@ -12,7 +12,7 @@ import copy
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Sanitizer:
     def __init__(self, config: dict[str, Any], tensors: Mapping[str, TensorEntry]) -> None:
         model_class, args_class = model_classes("pack", config)
         self.model: Any = model_class(args_class.from_dict(copy.deepcopy(config)))  # type: ignore[attr-defined]
-        self.zeros = {n: mx.zeros(_shape(e), _dtype(e)) for n, e in tensors.items()}
+        self.zeros = {n: mx.zeros(e.shape, _dtype(e)) for n, e in tensors.items()}
         self.outputs = self.run({})
         self.sources_of = _dependencies(self.zeros, self.outputs)
         self.experts = self._take_experts()
@@ -112,10 +112,6 @@ def caster(config: dict[str, Any], model: Any) -> Callable[[str], mx.Dtype | Non
     return lambda path: dtype if castable(path) else None
 
 
-def _shape(entry: TensorEntry) -> tuple[int, ...]:
-    return entry.shape
-
-
 def _dtype(entry: TensorEntry) -> mx.Dtype:
     if entry.dtype not in LOADED_AS:
         raise UnsupportedModelError(
@@ -136,7 +132,8 @@ def _dependencies(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ..
     arrays = {id(array): array for array in (*sources.values(), *outputs.values())}
     inputs: dict[str, list[str]] = {}  # primitive to the primitives that compute its inputs
     made_by: dict[int, str] = {}
-    for batch in _batches(list(arrays), MAX_NAMED):
+    for start in range(0, len(arrays), MAX_NAMED):
+        batch = list(arrays)[start : start + MAX_NAMED]
         labels = {f"a{number}": arrays[number] for number in batch}
         makers, users = _picture(labels)
         for primitive, names in users.items():
@@ -161,10 +158,6 @@ def _dependencies(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ..
         return known[start]
 
     return {name: sources_of(made_by[id(array)]) for name, array in outputs.items()}
-
-
-def _batches(numbers: list[int], size: int) -> Iterator[list[int]]:
-    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
 def _picture(labels: Mapping[str, mx.array]) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -92,9 +92,9 @@ def quantize_searched(
         dtype: Dtype of scales and biases: bfloat16, float16 or float32.
 
     Raises:
-        ConfigError: ``bits``, ``group_size`` or ``dtype`` has another value.
-        UnsupportedModelError: ``weight`` has another dtype or shape, is not finite, or is too
-            large for ``dtype``.
+        ConfigError: ``bits``, ``group_size`` or ``dtype`` is not supported.
+        UnsupportedModelError: ``weight`` has an unsupported dtype or shape, is not finite, or is
+            too large for ``dtype``.
     """
     _check(weight, bits, group_size, dtype)
     *lead, n_in = weight.shape

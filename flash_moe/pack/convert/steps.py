@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -16,6 +15,7 @@ from flash_moe.pack.convert.sanitize_graph import Sanitizer
 from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.reader import FileSet
 from flash_moe.store.safetensors_header import BITS, TensorEntry
 
 # Source bytes at a time: enough to keep MLX busy, little compared with the memory of a pack.
@@ -64,29 +64,26 @@ class ConvertExperts(PackStep):
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
-        lost = ErrorSum()
+        lost = []
         for experts, array in self._blocks():
             parts, sums = self.recipe.parts(array)
-            lost.add(sums)
+            lost.append(sums)
             on_bytes(write_experts(files, self.layer, projection, part, experts, parts))
-        return lost.errors(projection + self.key)
+        return _errors(projection + self.key, lost)
 
     def _blocks(self) -> Iterator[tuple[list[int], mx.array]]:
         dtype = self.slices[0].entry.dtype
         itemsize = BITS[dtype] // 8
         n_bytes = self.view.count * itemsize
         at_once = max(1, BLOCK_BYTES // n_bytes)
-        with ExitStack() as stack:
-            fds = {file: os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in sorted(self.shards)}
-            for fd in fds.values():
-                stack.callback(os.close, fd)
+        with closing(FileSet()) as shards:
             for begin in range(0, len(self.slices), at_once):
                 some = self.slices[begin : begin + at_once]
                 taken = []
                 for s in some:
                     data = np.empty(n_bytes, np.uint8)
                     start = (s.start + self.view.first) * itemsize
-                    read_exactly(fds[s.entry.file], s.entry, start, data.data)
+                    read_exactly(shards, s.entry, start, data.data)
                     taken.append(self.view.take(data.view(f"u{itemsize}")))
                 whole = np.stack(taken).reshape(-1).view(np.uint8)
                 shape = (len(some), *self.view.shape)
@@ -107,20 +104,17 @@ class ConvertTensor(PackStep):
         n_rows = entry.n_bytes // row_bytes if row_bytes else 0
         at_once = max(1, BLOCK_BYTES // max(1, row_bytes))
         written = dict.fromkeys(("weight", "scales", "biases"), 0)
-        fd = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with closing(FileSet()) as shards:
             for begin in range(0, n_rows, at_once):
                 count = min(at_once, n_rows - begin)
                 data = np.empty(count * row_bytes, np.uint8)
-                read_exactly(fd, entry, begin * row_bytes, data.data)
+                read_exactly(shards, entry, begin * row_bytes, data.data)
                 parts, _ = self.recipe.parts(array_from(data, entry.dtype, (count, width)))
                 for part, array in parts.items():
                     raw = bytes_of(array)
                     files.write_tensor(part_name(self.name, part), written[part], raw.data)
                     written[part] += raw.nbytes
                     on_bytes(raw.nbytes)
-        finally:
-            os.close(fd)
         return {}
 
 
@@ -155,13 +149,13 @@ class SanitizeTensors(PackStep):
             assert self.layer is not None
             projection, part = name.split(".")
             stacked = weights.pop(output)
-            lost = ErrorSum()
+            lost = []
             for expert in range(stacked.shape[0]):
                 parts, sums = recipe.parts(stacked[expert : expert + 1])
-                lost.add(sums)
+                lost.append(sums)
                 n = write_experts(files, self.layer, projection, part, [expert], parts)
                 on_bytes(n)
-            errors |= lost.errors(projection)
+            errors |= _errors(projection, lost)
         return errors
 
 
@@ -181,48 +175,35 @@ class RequantizeExperts(PackStep):
     recipe: Recipe
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        lost = ErrorSum()
+        lost = []
         q = self.source.layout.quantization(self.projection)
         n_experts = self.source.n_experts
         per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
         # Up to four times as large after dequantizing to float32.
         at_once = max(1, BLOCK_BYTES // 8 // per_expert)
-        with ExitStack() as stack:
-            fds = {}
-            for part, entry in self.parts.items():
-                fds[part] = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, fds[part])
+        with closing(FileSet()) as shards:
             for begin in range(0, n_experts, at_once):
                 experts = range(begin, min(begin + at_once, n_experts))
-                arrays = {p: self._read(fds[p], e, experts) for p, e in self.parts.items()}
+                arrays = {p: self._read(shards, e, experts) for p, e in self.parts.items()}
                 w = arrays["weight"]
                 if q is not None:
                     scales = arrays["scales"].astype(mx.float32)
                     biases = arrays["biases"].astype(mx.float32)
                     w = mx.dequantize(w, scales, biases, q.group_size, q.bits)
                 parts, sums = self.recipe.parts(w)
-                lost.add(sums)
+                lost.append(sums)
                 n = write_experts(files, self.layer, self.projection, "weight", experts, parts)
                 on_bytes(n)
-        return lost.errors(self.projection)
+        return _errors(self.projection, lost)
 
-    def _read(self, fd: int, entry: TensorEntry, experts: range) -> mx.array:
+    def _read(self, shards: FileSet, entry: TensorEntry, experts: range) -> mx.array:
         size = entry.n_bytes // self.source.n_experts
         data = np.empty(size * len(experts), np.uint8)
-        read_exactly(fd, entry, experts.start * size, data.data)
+        read_exactly(shards, entry, experts.start * size, data.data)
         return array_from(data, entry.dtype, (len(experts), *entry.shape[1:]))
 
 
-class ErrorSum:
-    """Error sums over several blocks."""
-
-    def __init__(self) -> None:
-        self._sums: tuple[float, float] | None = None
-
-    def add(self, sums: tuple[float, float] | None) -> None:
-        if sums is not None:
-            before = self._sums or (0.0, 0.0)
-            self._sums = before[0] + sums[0], before[1] + sums[1]
-
-    def errors(self, key: str) -> Errors:
-        return {} if self._sums is None else {key: self._sums}
+def _errors(key: str, sums: Sequence[tuple[float, float] | None]) -> Errors:
+    """Return the total of the error sums of several blocks; ``None`` in a block has no error."""
+    searched = [pair for pair in sums if pair is not None]
+    return {key: (sum(a for a, _ in searched), sum(b for _, b in searched))} if searched else {}

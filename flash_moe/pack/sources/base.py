@@ -6,8 +6,7 @@ that are quantized while packing (``hf.py``, ``requantized.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import xxhash
 
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.safetensors_writer import TensorSpec
-from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint, resident_entries
+from flash_moe.pack.sources.checkpoint import Checkpoint, resident_entries
 from flash_moe.pack.steps import CopyExperts, CopyTensor, PackStep
 from flash_moe.store.experts import (
     CheckpointExperts,
@@ -25,7 +24,7 @@ from flash_moe.store.experts import (
     expert_stacks,
     layer_number,
 )
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +53,6 @@ class PackSource:
     fingerprint: str
     record_files: tuple[Path, ...] = ()
     from_bits: tuple[int, ...] = ()
-
-    def with_steps(self, steps: Iterable[PackStep]) -> PackSource:
-        """Return this source with other steps; a repair runs only some of them."""
-        values = {field.name: getattr(self, field.name) for field in fields(PackSource)}
-        return PackSource(**{**values, "steps": tuple(steps)})
 
     def number_of(self, layer: int | None) -> int | None:
         """Return the decoder layer number of a step's ``layer``."""
@@ -93,36 +87,32 @@ class PackSource:
         return sum(step.n_bytes for step in self.steps) + linked
 
 
-class MlxCheckpoint(PackSource):
-    """A checkpoint in mlx format: stacked experts, quantized or not, copied unchanged.
+def mlx_source(checkpoint: Checkpoint) -> PackSource:
+    """Open a checkpoint in mlx format: stacked experts, quantized or not, copied unchanged.
 
     Raises:
-        ModelNotFoundError: Not a model directory, or a shard is missing.
         UnsupportedModelError: It has no stacked experts.
     """
-
-    def __init__(self, checkpoint: Checkpoint | Path) -> None:
-        checkpoint = as_checkpoint(checkpoint)
-        layers = CheckpointExperts(checkpoint.tensors).layers
-        if not layers:
-            raise UnsupportedModelError("store", f"{checkpoint.root} has no stacked experts")
-        resident, kept = copied_resident(checkpoint)
-        stacks = sorted(expert_stacks(checkpoint.tensors).items(), key=lambda s: layer_number(s[0]))
-        experts = (
-            CopyExperts((entry,), index, entry.n_bytes, component)
-            for index, (_, parts) in enumerate(stacks)
-            for component in layers[index].layout.components
-            for entry in [parts[component.name]]
-        )
-        super().__init__(
-            source=replace(checkpoint.origin, kind="mlx"),
-            root=checkpoint.root,
-            config=checkpoint.config,
-            layers=layers,
-            resident=resident,
-            steps=(*experts, *kept),
-            fingerprint=fingerprint_of(checkpoint, "('mlx',)"),
-        )
+    layers = CheckpointExperts(checkpoint.tensors).layers
+    if not layers:
+        raise UnsupportedModelError("store", f"{checkpoint.root} has no stacked experts")
+    resident, kept = copied_resident(checkpoint)
+    stacks = sorted(expert_stacks(checkpoint.tensors).items(), key=lambda s: layer_number(s[0]))
+    experts = (
+        CopyExperts((entry,), index, entry.n_bytes, component)
+        for index, (_, parts) in enumerate(stacks)
+        for component in layers[index].layout.components
+        for entry in [parts[component.name]]
+    )
+    return PackSource(
+        source=replace(checkpoint.origin, kind="mlx"),
+        root=checkpoint.root,
+        config=checkpoint.config,
+        layers=layers,
+        resident=resident,
+        steps=(*experts, *kept),
+        fingerprint=fingerprint_of(checkpoint, "('mlx',)"),
+    )
 
 
 def copied_resident(

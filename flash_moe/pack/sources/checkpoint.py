@@ -1,6 +1,6 @@
 """A checkpoint as its headers describe it: names, shapes and positions of tensors, no data.
 
-The shards may be on this disk, or still at the hub; then their paths are those of the downloads.
+The shards may be on this disk, or still on the hub; then their paths are those of the downloads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import xxhash
 
 from flash_moe.config import read_config
 from flash_moe.store.experts import expert_stacks, is_mtp, read_checkpoint_tensors
-from flash_moe.store.manifest import Source
+from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import TensorEntry
 
 
@@ -57,10 +57,6 @@ def local_checkpoint(root: Path, headers: Path | None = None) -> Checkpoint:
     name, revision = origin(root)
     source = Source("", name, revision)
     return Checkpoint(root, config, tensors, source, _fingerprint(source, tensors, headers))
-
-
-def as_checkpoint(checkpoint: Checkpoint | Path) -> Checkpoint:
-    return local_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
 
 
 def origin(root: Path) -> tuple[str, str | None]:

@@ -31,7 +31,7 @@ from flash_moe.pack.convert.sanitize_graph import Experts, Sanitizer, caster
 from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.sources.base import PackSource, fingerprint_of
-from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
+from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.steps import PackStep
 from flash_moe.store.experts import ExpertLayer, layer_number
 from flash_moe.store.layout import Quantization, layout_of
@@ -42,25 +42,22 @@ _log = logging.getLogger(__name__)
 _PARTS = ("weight", "scales", "biases")
 
 
-class HuggingFaceCheckpoint(PackSource):
-    """An original checkpoint, quantized while packing.
+def hf_source(checkpoint: Checkpoint, quantization: QuantizationConfig) -> PackSource:
+    """Open an original checkpoint, which is quantized while packing.
 
     Raises:
         UnsupportedModelError: mlx-lm does not support it, or not with this quantization.
     """
-
-    def __init__(self, checkpoint: Checkpoint | Path, quantization: QuantizationConfig) -> None:
-        checkpoint = as_checkpoint(checkpoint)
-        conversion = _Conversion(checkpoint, quantization)
-        super().__init__(
-            source=replace(checkpoint.origin, kind="hf"),
-            root=checkpoint.root,
-            config=conversion.config,
-            layers=conversion.layers,
-            resident=conversion.resident,
-            steps=tuple(conversion.steps()),
-            fingerprint=fingerprint_of(checkpoint, f"('hf', {quantization.fingerprint})"),
-        )
+    conversion = _Conversion(checkpoint, quantization)
+    return PackSource(
+        source=replace(checkpoint.origin, kind="hf"),
+        root=checkpoint.root,
+        config=conversion.config,
+        layers=conversion.layers,
+        resident=conversion.resident,
+        steps=tuple(conversion.steps()),
+        fingerprint=fingerprint_of(checkpoint, f"('hf', {quantization.fingerprint})"),
+    )
 
 
 class _Conversion:

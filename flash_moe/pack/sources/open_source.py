@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.config import model_config
-from flash_moe.pack.sources.base import MlxCheckpoint, PackSource
-from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
-from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
-from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
-from flash_moe.pack.sources.requantized import RequantizedCheckpoint
+from flash_moe.pack.sources.base import PackSource, mlx_source
+from flash_moe.pack.sources.checkpoint import Checkpoint, local_checkpoint
+from flash_moe.pack.sources.hf import hf_source
+from flash_moe.pack.sources.original_flash_moe import original_source
+from flash_moe.pack.sources.requantized import requantized_source
 from flash_moe.store.experts import expert_stacks
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
@@ -30,17 +30,18 @@ def open_source(
         ModelNotFoundError, NotMoEError, UnsupportedModelError: The model cannot be packed.
         ConfigError: These experts do not support the chosen quantization.
     """
-    checkpoint = as_checkpoint(checkpoint)
+    if isinstance(checkpoint, Path):
+        checkpoint = local_checkpoint(checkpoint)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, quantization=quantization))
     model_config(checkpoint.config)
     if adopt is not None:
         quantization.check_adopted()
-        return OriginalFlashMoE(checkpoint, adopt)
+        return original_source(checkpoint, adopt)
     stacks = expert_stacks(checkpoint.tensors)
     if any(name.endswith(".scales") for parts in stacks.values() for name in parts):
         quantization.check_quantized(checkpoint.origin.name)
     if not stacks or quantization.is_for_all:
-        return HuggingFaceCheckpoint(checkpoint, quantization)
+        return hf_source(checkpoint, quantization)
     if quantization.expert_bits is not None:
-        return RequantizedCheckpoint(checkpoint, quantization)
-    return MlxCheckpoint(checkpoint)
+        return requantized_source(checkpoint, quantization)
+    return mlx_source(checkpoint)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.files.json_file import integer, read_json
 from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
-from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
+from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertLayer,
@@ -21,15 +22,16 @@ from flash_moe.store.experts import (
     record_parts,
 )
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest import LayerEntry, Manifest
+from flash_moe.store.manifest import Manifest
+from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.safetensors_header import TensorEntry
 
 _ROUTER_TENSOR = re.compile(r"(.+\.layers\.\d+\.mlp)\.gate\.weight")
 
 
-class OriginalFlashMoE(PackSource):
-    """A directory of the original Flash-MoE, and the checkpoint that it was made from.
+def original_source(checkpoint: Checkpoint, packed: Path, *, compare: bool = True) -> PackSource:
+    """Open a directory of the original Flash-MoE, with the checkpoint that it was made from.
 
     Args:
         checkpoint: Needs the config, the tokenizer and all weights but the experts.
@@ -41,73 +43,64 @@ class OriginalFlashMoE(PackSource):
         ModelNotFoundError: A file is missing.
         CorruptFileError: A file has the wrong size, or differs from the checkpoint.
     """
-
-    def __init__(
-        self, checkpoint: Checkpoint | Path, packed: Path, *, compare: bool = True
-    ) -> None:
-        checkpoint = as_checkpoint(checkpoint)
-        tensors = checkpoint.tensors
-        layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
-        paths = sorted(expert_stacks(tensors), key=layer_number) or _paths_from_routers(tensors)
-        if len(paths) != n_layers:
-            raise CorruptFileError(
-                "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
-            )
-        layers = tuple(ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths)
-        files = tuple(packed / f"layer_{layer.number:02d}.bin" for layer in layers)
-        for file, layer in zip(files, layers, strict=True):
-            _check_size(file, layer.n_bytes)
-        resident, steps = copied_resident(checkpoint)
-        super().__init__(
-            source=replace(checkpoint.origin, kind="flash-moe-original"),
-            root=checkpoint.root,
-            config=checkpoint.config,
-            layers=layers,
-            resident=resident,
-            steps=steps,
-            fingerprint=fingerprint_of(checkpoint, repr(tuple(map(str, files)))),
-            record_files=files,
+    tensors = checkpoint.tensors
+    layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
+    stacks = expert_stacks(tensors)
+    paths = sorted(stacks, key=layer_number) or _paths_from_routers(tensors)
+    if len(paths) != n_layers:
+        raise CorruptFileError(
+            "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
         )
-        if compare:
-            self._compare_samples(tensors, packed)
+    layers = tuple(ExpertLayer(layer_number(path), path, n_experts, layout) for path in paths)
+    files = tuple(packed / f"layer_{layer.number:02d}.bin" for layer in layers)
+    for file, layer in zip(files, layers, strict=True):
+        _check_size(file, layer.n_bytes)
+    resident, steps = copied_resident(checkpoint)
+    source = PackSource(
+        source=replace(checkpoint.origin, kind="flash-moe-original"),
+        root=checkpoint.root,
+        config=checkpoint.config,
+        layers=layers,
+        resident=resident,
+        steps=steps,
+        fingerprint=fingerprint_of(checkpoint, repr(tuple(map(str, files)))),
+        record_files=files,
+    )
+    if compare and stacks:
+        _compare_samples(source, packed, CheckpointExperts(tensors))
+    return source
 
-    def _as_experts(self, packed: Path) -> PackedExperts:
-        entries = tuple(
-            LayerEntry(layer.number, layer.path, file.name, layer.n_experts, 0, ())
-            for layer, file in zip(self.layers, self.record_files, strict=True)
-        )
-        layout = self.layers[0].layout
-        return PackedExperts(packed, Manifest("", self.source, (layout,), entries, ()))
 
-    def _compare_samples(self, tensors: dict[str, TensorEntry], packed: Path) -> None:
-        if not expert_stacks(tensors):
-            return
-        checkpoint = CheckpointExperts(tensors)
-        ours, theirs = RecordReader(self._as_experts(packed)), RecordReader(checkpoint)
-        try:
-            for index, layer in enumerate(self.layers):
-                _check_same_shapes(layer, checkpoint.layers[index])
-                for expert in (0, layer.n_experts - 1):
-                    self._compare(ours, theirs, index, expert)
-        finally:
-            ours.close()
-            theirs.close()
+def _compare_samples(source: PackSource, packed: Path, checkpoint: CheckpointExperts) -> None:
+    entries = tuple(
+        LayerEntry(layer.number, layer.path, file.name, layer.n_experts, 0, ())
+        for layer, file in zip(source.layers, source.record_files, strict=True)
+    )
+    layout = source.layers[0].layout
+    records = PackedExperts(packed, Manifest("", source.source, (layout,), entries, ()))
+    with (
+        closing(RecordReader(records)) as ours,
+        closing(RecordReader(checkpoint)) as theirs,
+    ):
+        for index, layer in enumerate(source.layers):
+            _check_same_shapes(layer, checkpoint.layers[index])
+            for expert in (0, layer.n_experts - 1):
+                made, original = (_parts(reader, index, expert) for reader in (ours, theirs))
+                for name, part in original.items():
+                    if made[name] != part:
+                        raise CorruptFileError(
+                            "store",
+                            f"{source.record_files[index]}: expert {expert}: {name} differs from "
+                            f"the checkpoint {source.root}",
+                            "Pass the checkpoint that the records were made from.",
+                        )
 
-    def _compare(self, ours: RecordReader, theirs: RecordReader, layer: int, expert: int) -> None:
-        parts = []
-        for reader in (ours, theirs):
-            layout = reader.experts.layers[layer].layout
-            record = memoryview(bytearray(layout.record_bytes))
-            reader.read(layer, expert, record)
-            parts.append(record_parts(layout, record))
-        for name, part in parts[1].items():
-            if parts[0][name] != part:
-                raise CorruptFileError(
-                    "store",
-                    f"{self.record_files[layer]}: expert {expert}: {name} differs from the "
-                    f"checkpoint {self.root}",
-                    "Pass the checkpoint that the records were made from.",
-                )
+
+def _parts(reader: RecordReader, layer: int, expert: int) -> dict[str, memoryview]:
+    layout = reader.experts.layers[layer].layout
+    record = memoryview(bytearray(layout.record_bytes))
+    reader.read(layer, expert, record)
+    return record_parts(layout, record)
 
 
 def _check_same_shapes(ours: ExpertLayer, theirs: ExpertLayer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 
@@ -13,7 +12,7 @@ from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.recipe import Recipe
 from flash_moe.pack.convert.steps import RequantizeExperts
 from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
-from flash_moe.pack.sources.checkpoint import Checkpoint, as_checkpoint
+from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.steps import CopyExperts, PackStep
 from flash_moe.store.experts import CheckpointExperts, ExpertLayer, expert_stacks
 from flash_moe.store.layout import PROJECTIONS, Quantization, layout_of
@@ -21,8 +20,8 @@ from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.safetensors_header import TensorEntry
 
 
-class RequantizedCheckpoint(PackSource):
-    """An mlx checkpoint whose experts are requantized to other bits.
+def requantized_source(checkpoint: Checkpoint, quantization: QuantizationConfig) -> PackSource:
+    """Open an mlx checkpoint whose experts are requantized to other bits.
 
     Args:
         quantization: ``experts`` has the new bits; projections that already have them are copied.
@@ -31,30 +30,27 @@ class RequantizedCheckpoint(PackSource):
     Raises:
         UnsupportedModelError: The experts are quantized in a mode other than affine.
     """
-
-    def __init__(self, checkpoint: Checkpoint | Path, quantization: QuantizationConfig) -> None:
-        checkpoint = as_checkpoint(checkpoint)
-        assert quantization.experts is not None
-        resident, kept = copied_resident(checkpoint)
-        stacks = expert_stacks(checkpoint.tensors)
-        steps, layers, from_bits = [*kept], [], set()
-        for index, old in enumerate(CheckpointExperts(checkpoint.tensors).layers):
-            recipes = _recipes(old, quantization.experts)
-            new = _layer(old, recipes)
-            layers.append(new)
-            steps += _layer_steps(index, old, new, recipes, stacks[old.path])
-            before = map(old.layout.quantization, recipes)
-            from_bits |= {q.bits for q in before if q is not None}
-        super().__init__(
-            source=replace(checkpoint.origin, kind="mlx"),
-            root=checkpoint.root,
-            config=checkpoint.config,
-            layers=tuple(layers),
-            resident=resident,
-            steps=tuple(steps),
-            fingerprint=fingerprint_of(checkpoint, f"('requantized', {quantization.fingerprint})"),
-            from_bits=tuple(sorted(from_bits)),
-        )
+    assert quantization.experts is not None
+    resident, kept = copied_resident(checkpoint)
+    stacks = expert_stacks(checkpoint.tensors)
+    steps, layers, from_bits = [*kept], [], set()
+    for index, old in enumerate(CheckpointExperts(checkpoint.tensors).layers):
+        recipes = _recipes(old, quantization.experts)
+        new = _layer(old, recipes)
+        layers.append(new)
+        steps += _layer_steps(index, old, new, recipes, stacks[old.path])
+        before = map(old.layout.quantization, recipes)
+        from_bits |= {q.bits for q in before if q is not None}
+    return PackSource(
+        source=replace(checkpoint.origin, kind="mlx"),
+        root=checkpoint.root,
+        config=checkpoint.config,
+        layers=tuple(layers),
+        resident=resident,
+        steps=tuple(steps),
+        fingerprint=fingerprint_of(checkpoint, f"('requantized', {quantization.fingerprint})"),
+        from_bits=tuple(sorted(from_bits)),
+    )
 
 
 def _layer_steps(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import select
 import socket
 import socketserver
@@ -14,12 +15,13 @@ from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from flash_moe.server.requests.errors import ApiError
+from flash_moe.server.requests.errors import ApiError, invalid, too_large
 
 _log = logging.getLogger(__name__)
 # Limits for reading what a rejected client still sends, so that it receives the error.
 _LINGER_BYTES, _LINGER_S = 64_000_000, 2.0
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
+_MAX_LINE, _MAX_TRAILERS = 8192, 64  # bytes between chunks, lines after them
 _DROPPED_READS = 64  # per check; the next check drops more
 
 
@@ -85,8 +87,46 @@ def _reads_closed(connection: socket.socket) -> bool:
         connection.settimeout(seconds)
 
 
+def read_chunks(reader: io.BufferedIOBase, max_bytes: int) -> bytes:
+    """Read a body with the transfer encoding "chunked" (RFC 9112, section 7.1).
+
+    Raises:
+        ApiError: A chunk is malformed, or the body has more than ``max_bytes``.
+        ClientGone: The body ends before its last chunk.
+    """
+    body = bytearray()
+    while True:
+        size, _, _ = _chunk_line(reader).partition(b";")  # chunk extensions
+        if not re.fullmatch(rb"[0-9a-fA-F]{1,16}", size.strip()):
+            raise invalid(None, "malformed chunk size in the body", "invalid_chunk")
+        left = int(size, 16)
+        if len(body) + left > max_bytes:
+            raise too_large(max_bytes)
+        if left == 0:
+            break
+        data = reader.read(left + 2)
+        if len(data) < left + 2:
+            raise ClientGone
+        if not data.endswith(b"\r\n"):
+            raise invalid(None, "a chunk of the body is longer than its size", "invalid_chunk")
+        body += data[:-2]
+    for _ in range(_MAX_TRAILERS):
+        if not _chunk_line(reader):
+            return bytes(body)
+    raise invalid(None, "too many trailers after the body", "invalid_chunk")
+
+
+def _chunk_line(reader: io.BufferedIOBase) -> bytes:
+    line = reader.readline(_MAX_LINE)
+    if not line.endswith(b"\n"):
+        if len(line) < _MAX_LINE:
+            raise ClientGone
+        raise invalid(None, "a line between chunks of the body is too long", "invalid_chunk")
+    return line.rstrip(b"\r\n")
+
+
 def drain(connection: socket.socket) -> None:
-    """Shut down sending, and read what still arrives for a moment.
+    """Shut down sending, and briefly read and drop incoming bytes.
 
     Closing a socket with unread bytes resets the connection, and the client may lose a response
     that it has not read yet.
@@ -105,7 +145,7 @@ def drain(connection: socket.socket) -> None:
 
 
 class HttpServer(ThreadingHTTPServer):
-    """HTTP server with one thread per connection and a limit of connections.
+    """HTTP server with one thread per connection and a connection limit.
 
     Args:
         host, port: Address to listen on; port 0 picks a free one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from flash_moe.server.requests.request import (
     ApiRequest,
     Choice,
     read_content,
+    read_effort,
     read_function,
     read_sampling,
     tools_spec,
@@ -34,6 +36,7 @@ IGNORED_OF_TOOLS = (
 )
 # With these details the official client continues without threads.
 NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+_BILLING = re.compile(r"^x-anthropic-billing-header:.*\n*", re.MULTILINE)
 CHOICES: dict[str, Choice]
 CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
@@ -69,10 +72,11 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
             "messages",
             "expected a last message of role user: prefilling the answer is not supported",
         )
-    if system := read_content(body, "system", ("text",), sep="\n\n"):
+    if system := _system(body, "system"):
         messages.insert(0, {"role": "system", "content": system})
-    thinks, budget = _thinking(body, options)
-    response_format, format_field = _format(body)
+    config = body.inner("output_config")
+    thinks, budget = _thinking(body, config, options)
+    response_format, format_field = _format(body, config)
     sampling = read_sampling(
         body,
         options,
@@ -93,9 +97,13 @@ def read_messages(body: Fields, options: ServeOptions, *, counting: bool = False
     )
 
 
-def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
+def _thinking(
+    body: Fields, config: Fields | None, options: ServeOptions
+) -> tuple[bool, int | None]:
     """Return whether the model reasons (default: no, as in the API), and its token budget."""
     budget = options.sampling.max_thinking_tokens
+    if config is not None and config.get("effort") is not None:
+        budget = read_effort(config, "effort", budget)
     thinking = body.inner("thinking")
     if thinking is None:
         return False, budget
@@ -104,11 +112,11 @@ def _thinking(body: Fields, options: ServeOptions) -> tuple[bool, int | None]:
     return kind != "disabled", thinking.integer("budget_tokens", budget, 1)
 
 
-def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
+def _format(body: Fields, config: Fields | None) -> tuple[dict[str, Any] | None, str]:
     """Return structured output in OpenAI's format, and the name of its field."""
     form = None
-    if config := body.inner("output_config"):
-        config.ignore(("effort", "task_budget"))
+    if config is not None:
+        config.ignore(("task_budget",))
         form = config.inner("format")
     body.mapping("output_format")  # validated even if output_config wins
     form = form or body.inner("output_format")
@@ -121,15 +129,27 @@ def _format(body: Fields) -> tuple[dict[str, Any] | None, str]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, form.where
 
 
+def _system(fields: Fields, field: str) -> str:
+    """Return the text of a system message.
+
+    Without Claude Code's billing line: it changes with each request and means nothing to the
+    model, and no prompt cache would match behind it.
+    """
+    return _BILLING.sub("", read_content(fields, field, ("text",), sep="\n\n"))
+
+
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
     """Yield a message in OpenAI's format: tool results come first, as own messages."""
-    role = message.one_of("role", ("user", "assistant"))
+    role = message.one_of("role", ("user", "assistant", "system"))
     content = message.required("content")
+    if role == "system":
+        yield {"role": role, "content": _system(message, "content")}
+        return
     if isinstance(content, str):
         yield {"role": role, "content": content}
         return
     if not isinstance(content, list):
-        raise message.wrong("content", "a text or a list of blocks")
+        raise message.wrong("content", "a string or a list of blocks")
     texts: list[str] = []
     reasoning: list[str] = []
     calls: list[dict[str, Any]] = []
@@ -145,6 +165,8 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             calls.append(_call(block))
         elif kind == "thinking" and role == "assistant":
             reasoning.append(block.required_text("thinking"))
+        elif kind == "redacted_thinking" and role == "assistant":
+            block.ignore(("data",))  # encrypted by another server
         else:
             raise invalid(block.name("type"), f"messages of {role} cannot have {kind!r:.80}")
         block.ignore(IGNORED_OF_PARTS)

@@ -28,6 +28,7 @@ _TYPES = {
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_error"),
     500: ("server_error", "api_error"),
+    501: ("invalid_request_error", "invalid_request_error"),
     503: ("server_error", "overloaded_error"),
     504: ("timeout_error", "timeout_error"),
 }
@@ -97,6 +98,11 @@ class ApiError(Exception):
 def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
     """Return the error for an invalid or unsupported request."""
     return ApiError(400, message, param=param, code=code)
+
+
+def too_large(n_bytes: int) -> ApiError:
+    """Return the error for a body above the limit."""
+    return ApiError(413, f"expected a body of at most {n_bytes} bytes", code="request_too_large")
 
 
 def unavailable(message: str) -> ApiError:

@@ -18,7 +18,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
     Raises:
         ApiError: The body is not UTF-8, not JSON (``NaN`` is not), not an object, nested too
-            deeply, or has an unpaired surrogate in a text.
+            deeply, or has an unpaired surrogate in a string.
     """
     try:
         text = raw.decode("utf-8")
@@ -33,7 +33,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         if "\\u" in text:
             json.dumps(body, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise invalid(None, "a text has an unpaired surrogate", "invalid_encoding") from None
+        raise invalid(None, "a string has an unpaired surrogate", "invalid_encoding") from None
     except (ValueError, RecursionError) as error:
         raise invalid(None, f"the body is not JSON: {error}", "invalid_json") from None
     return body
@@ -44,7 +44,7 @@ def _no_constant(name: str) -> Any:
 
 
 _KINDS: dict[type, str] = {
-    str: "a text",
+    str: "a string",
     bool: "a boolean",
     int: "a whole number",
     float: "a number",
@@ -64,7 +64,7 @@ class Fields:
 
     Args:
         where: Path of the object in the body, for errors: ``messages[2]``.
-        lenient: Ignore unknown fields, also in nested objects.
+        lenient: Ignore unknown fields, including those in nested objects.
     """
 
     def __init__(self, value: Any, where: str = "", *, lenient: bool = False) -> None:
@@ -163,11 +163,11 @@ class Fields:
             inner.finish()
 
     def texts(self, field: str, maximum: int) -> tuple[str, ...]:
-        """Return one text or a list of texts, none of them empty."""
+        """Return one string or a list of strings, none of them empty."""
         value = self.get(field)
         texts = [value] if isinstance(value, str) else self.items(field)
         if len(texts) > maximum:
-            raise invalid(self.name(field), f"expected at most {maximum} texts, got {len(texts)}")
+            raise invalid(self.name(field), f"expected at most {maximum} strings, got {len(texts)}")
         for n, text in enumerate(texts):
             if not isinstance(text, str) or not text:
                 raise invalid(f"{self.name(field)}[{n}]", "expected a non-empty text")
@@ -188,7 +188,7 @@ class Fields:
                 )
 
     def finish(self) -> None:
-        """Reject fields that were not read, also in nested objects."""
+        """Reject fields that were not read, including those in nested objects."""
         if self._lenient:
             return
         if unknown := self._value.keys() - self._read:

@@ -18,6 +18,7 @@ from flash_moe.server.requests.request import (
     ApiRequest,
     Choice,
     read_content,
+    read_effort,
     read_function,
     read_logit_bias,
     read_model,
@@ -65,19 +66,35 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ap
     top = body.integer("top_logprobs", 0, 0, 20)
     if top and not logprobs:
         raise invalid("top_logprobs", "expected logprobs: true as well")
-    # The name that servers of Qwen's models use.
-    budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
+    template_args, budget = reasoning_of(body, options, body, "reasoning_effort")
     generation = Request(
         messages,
         sampling_of(body, options, vocab_size, limit, max_thinking_tokens=budget),
         replace(_tools(body, options), response_format=body.mapping("response_format")),
-        template_args_of(body, options, body.text("reasoning_effort")),
+        template_args,
         top if logprobs else None,
     )
     return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
 
 
-def template_args_of(body: Fields, options: ServeOptions, effort: str) -> dict[str, Any]:
+def reasoning_of(
+    body: Fields, options: ServeOptions, reasoning: Fields | None, field: str
+) -> tuple[dict[str, Any], int | None]:
+    """Return arguments of the chat template, and the maximum of reasoning tokens.
+
+    Args:
+        reasoning, field: Object and name of the field with the effort.
+    """
+    arguments, budget = _template_args(body), options.sampling.max_thinking_tokens
+    if reasoning is not None and (effort := reasoning.text(field)):
+        arguments.setdefault("enable_thinking", effort != "none")
+        if effort != "none":
+            budget = read_effort(reasoning, field, budget)
+            arguments.setdefault("reasoning_effort", effort)
+    return {**options.template_args, **arguments}, body.integer("thinking_budget", budget, 0)
+
+
+def _template_args(body: Fields) -> dict[str, Any]:
     """Return arguments of the chat template; those of its renderer are rejected."""
     from transformers import PreTrainedTokenizerBase
 
@@ -86,9 +103,7 @@ def template_args_of(body: Fields, options: ServeOptions, effort: str) -> dict[s
     for name in arguments:
         if name in reserved or not name.isidentifier():
             raise invalid(f"chat_template_kwargs.{name[:80]}", "a request cannot set this argument")
-    if effort == "none":
-        arguments.setdefault("enable_thinking", False)
-    return {**options.template_args, **arguments}
+    return arguments
 
 
 def sampling_of(
@@ -145,20 +160,20 @@ def _message(message: Fields) -> dict[str, Any]:
     return result
 
 
-def arguments_of(call: Fields) -> dict[str, Any] | None:
-    """Return the arguments of a call as chat templates take them; ``None`` for no JSON object."""
+def arguments_of(call: Fields) -> dict[str, Any]:
+    """Return the arguments of a call as chat templates take them."""
+    written = call.text("arguments")
     try:
-        arguments = json.loads(call.text("arguments") or "{}")
+        arguments = json.loads(written or "{}")
     except (ValueError, RecursionError):
-        return None
-    return arguments if isinstance(arguments, dict) else None
+        arguments = None
+    # Otherwise truncated, and sent back with each later request of the session.
+    return arguments if isinstance(arguments, dict) else {"arguments": written}
 
 
 def _call(call: Fields) -> dict[str, Any]:
     function = call.required_inner("function")
     arguments = arguments_of(function)
-    if arguments is None:
-        raise invalid(function.name("arguments"), "expected a JSON object as text")
     call.ignore(("type", "index"))
     function.ignore(("parsed_arguments",))
     return {
@@ -233,7 +248,7 @@ def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, list):
-        raise body.wrong("prompt", "a text or a list of token ids")
+        raise body.wrong("prompt", "a string or a list of token ids")
     if any(isinstance(each, str | list) for each in prompt):
         raise invalid("prompt", "expected one prompt", "unsupported_parameter")
     for token in prompt:

@@ -73,6 +73,25 @@ def read_sampling(
     return replace(options.sampling, **values, **others)
 
 
+# Reasoning tokens for each effort; None leaves the end to the model.
+EFFORTS = {
+    "minimal": 128,
+    "low": 1024,
+    "medium": 4096,
+    **dict.fromkeys(("high", "xhigh", "max")),
+}
+
+
+def read_effort(fields: Fields, field: str, limit: int | None) -> int | None:
+    """Read a word for the effort of reasoning and return the maximum of reasoning tokens.
+
+    Args:
+        limit: Maximum of the server.
+    """
+    budget = EFFORTS[fields.one_of(field, tuple(EFFORTS))]
+    return min((n for n in (budget, limit) if n is not None), default=None)
+
+
 def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
     """Read biases. Ids must be below ``vocab_size``: MLX would write out of bounds."""
     mapping = body.mapping("logit_bias")

@@ -16,8 +16,8 @@ from flash_moe.server.requests.openai import (
     NO_PARAMETERS,
     arguments_of,
     read_choice,
+    reasoning_of,
     sampling_of,
-    template_args_of,
 )
 from flash_moe.server.requests.request import (
     ApiRequest,
@@ -65,25 +65,23 @@ def read_response(body: Fields, options: ServeOptions, vocab_size: int | None) -
     if previous := body.text("previous_response_id"):
         raise invalid(
             "previous_response_id",
-            f"this server keeps no responses, also not {previous!r:.80}; send all items as input",
+            f"this server does not keep responses, got {previous!r:.80}; send all items as input",
             "previous_response_not_found",
         )
     body.refuse(REFUSED)
     body.ignore(IGNORED)
-    effort = ""
     if reasoning := body.inner("reasoning"):
-        effort = reasoning.text("effort")
         reasoning.ignore(("summary", "generate_summary", "context", "mode"))
+    template_args, budget = reasoning_of(body, options, reasoning, "effort")
     top = body.integer("top_logprobs", 0, 0, 20)
     logprobs = "message.output_text.logprobs" in body.items("include") or top
-    budget = body.integer("thinking_budget", options.sampling.max_thinking_tokens, 0)
     limit = "max_output_tokens"
     sampling = sampling_of(body, options, vocab_size, limit, max_thinking_tokens=budget)
     generation = Request(
         _messages(body),
         sampling,
         replace(_tools(body, options), response_format=_format(body)),
-        template_args_of(body, options, effort),
+        template_args,
         top if logprobs else None,
     )
     echo = {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -135,11 +133,8 @@ def _message(item: Fields) -> dict[str, Any]:
             text = read_content(item, "content", ("reasoning_text", "text"))
             return {"role": "assistant", "content": "", "reasoning_content": text}
         case "function_call":
-            arguments = arguments_of(item)
-            if arguments is None:  # cut; an error would end the conversation for ever
-                arguments = {"arguments": item.text("arguments")}
             name = flat_name(item.text("namespace"), item.required_text("name"))
-            call = openai_function(name, arguments=arguments)
+            call = openai_function(name, arguments=arguments_of(item))
             calls = [{"id": item.required_text("call_id"), **call}]
             return {"role": "assistant", "content": "", "tool_calls": calls}
         case "function_call_output":
@@ -163,7 +158,7 @@ def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
 
 
 def _functions(fields: Fields, namespace: str = "") -> Iterator[tuple[dict[str, Any], bool]]:
-    """Yield functions, also those of namespaces: Codex puts the tools of MCP servers there."""
+    """Yield functions, including those of namespaces, where Codex puts tools of MCP servers."""
     for tool in fields.objects("tools"):
         kind = tool.required_text("type")
         if kind == "function":

@@ -44,7 +44,7 @@ def below(root: Path, path: str, tool: str) -> Path:
         raise ToolError(tool, f"{path!r:.200}: {why}") from error
     if not inside.is_relative_to(root):
         raise ToolError(
-            tool, f"{path:.200} is outside of the folder that may be read", "Give a relative path."
+            tool, f"{path:.200} is outside of the folder that may be read", "Use a relative path."
         )
     if real is None:
         raise ToolError(tool, f"no such file or folder: {path:.200}")

@@ -53,9 +53,9 @@ def shell(
 ) -> Tool[[str], str]:
     """Return a tool ``run_command(command)`` that runs ``/bin/sh -c`` in a directory.
 
-    The command has no input, and a process group of its own. The group is killed at the time
-    limit, at Ctrl-C, when the command ends and leaves processes behind, and when this process
-    ends, even by a kill.
+    The command has no input and its own process group. The group is killed at the time limit, at
+    Ctrl-C, when the command ends and leaves processes behind, and when this process ends, even if
+    it is killed.
 
     Args:
         timeout_s: Time limit of a command in seconds.
@@ -124,7 +124,7 @@ def run_command(command: str, directory: Path, timeout_s: float, max_output: int
 
 
 def _watchdog(group: int) -> subprocess.Popen[bytes]:
-    """Start a process, in a session of its own, that kills a group when this process ends."""
+    """Start a process, in its own session, that kills a group when this process ends."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _WATCH, str(group)],
         cwd="/",

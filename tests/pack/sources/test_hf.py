@@ -12,8 +12,7 @@ import pytest
 from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.pack.packer import pack
 from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards
-from flash_moe.pack.sources.base import MlxCheckpoint
-from flash_moe.pack.sources.hf import HuggingFaceCheckpoint
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.quantization import QuantizationConfig
 from tests.support.hf_originals import KINDS, write_original
@@ -27,8 +26,8 @@ def resident(root: Path) -> list[bytes]:
 def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
     original = write_original(tmp_path / "hf", kind)
     mlx_lm.convert(str(original), str(tmp_path / "mlx"), quantize=True)
-    pack(MlxCheckpoint(tmp_path / "mlx"), tmp_path / "expected")
-    source = HuggingFaceCheckpoint(original, QuantizationConfig())
+    pack(open_source(tmp_path / "mlx"), tmp_path / "expected")
+    source = open_source(original, QuantizationConfig())
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
     assert (ours.layouts, ours.layers) == (theirs.layouts, theirs.layers)
@@ -46,8 +45,8 @@ def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
 def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
     """The tensors of every layer lie in every shard; each shard is gone when it was read."""
     original = write_original(tmp_path / "hf", "qwen3_next", n_shards=5, shuffle=3)
-    pack(HuggingFaceCheckpoint(original, QuantizationConfig(expert_bits=3)), tmp_path / "expected")
-    source = HuggingFaceCheckpoint(original, QuantizationConfig(expert_bits=3))
+    pack(open_source(original, QuantizationConfig(expert_bits=3)), tmp_path / "expected")
+    source = open_source(original, QuantizationConfig(expert_bits=3))
     left: list[int] = []
 
     def on_progress(what: str, n_bytes: int) -> None:
@@ -71,9 +70,9 @@ def test_a_layer_that_is_no_view_is_computed_whole(
 ) -> None:
     """As of an architecture whose sanitize computes with its experts."""
     original = write_original(tmp_path / "hf", "qwen3_moe")
-    pack(HuggingFaceCheckpoint(original, QuantizationConfig()), tmp_path / "expected")
+    pack(open_source(original, QuantizationConfig()), tmp_path / "expected")
     monkeypatch.setattr("flash_moe.pack.sources.hf.ViewFinder.find", lambda *arguments: None)
-    source = HuggingFaceCheckpoint(original, QuantizationConfig())
+    source = open_source(original, QuantizationConfig())
     assert not any(isinstance(step, ConvertExperts) for step in source.steps)
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.pack.packer import pack
-from flash_moe.pack.sources.original_flash_moe import OriginalFlashMoE
+from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.experts import PackedExperts, record_parts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
@@ -93,7 +93,7 @@ def test_record_files_are_linked(
     tiny_mlx: Path, packed: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
     before = {f.name: (f.stat().st_ino, f.stat().st_mtime_ns) for f in packed.iterdir()}
-    pack(OriginalFlashMoE(tiny_mlx, packed), tmp_path / "store")
+    pack(open_source(tiny_mlx, adopt=packed), tmp_path / "store")
     for layer in range(8):
         stat = (tmp_path / "store" / "experts" / f"layer_{layer:03d}.bin").stat()
         assert (stat.st_ino, stat.st_mtime_ns) == before[f"layer_{layer:02d}.bin"]
@@ -114,7 +114,7 @@ def test_another_disk_gets_symbolic_links(
 
     monkeypatch.setattr(os, "link", link)
     monkeypatch.chdir(packed.parent)
-    pack(OriginalFlashMoE(tiny_mlx, Path(packed.name)), tmp_path / "store")
+    pack(open_source(tiny_mlx, adopt=Path(packed.name)), tmp_path / "store")
     file = tmp_path / "store" / "experts" / "layer_003.bin"
     assert file.is_symlink()
     assert file.resolve() == (packed / "layer_03.bin").resolve()
@@ -124,7 +124,7 @@ def test_another_disk_gets_symbolic_links(
 def test_a_checkpoint_that_lost_its_experts_is_enough(
     mlx_copy: Path, packed: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
-    source = OriginalFlashMoE(without_experts(mlx_copy, tensors), packed)
+    source = open_source(without_experts(mlx_copy, tensors), adopt=packed)
     pack(source, tmp_path / "store")
     assert_sound(tmp_path / "store", packed, tensors)
 
@@ -133,7 +133,7 @@ def test_the_router_of_a_prediction_head_is_no_layer(
     mlx_copy: Path, packed: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
     router = {"mtp.layers.0.mlp.gate.weight": np.zeros((32, 128), np.float32)}
-    source = OriginalFlashMoE(without_experts(mlx_copy, tensors, router), packed)
+    source = open_source(without_experts(mlx_copy, tensors, router), adopt=packed)
     assert [layer.number for layer in source.layers] == list(range(8))
 
 
@@ -145,8 +145,8 @@ def test_a_stopped_adoption_is_continued(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(OriginalFlashMoE(tiny_mlx, packed), tmp_path / "store", on_progress)
-    result = pack(OriginalFlashMoE(tiny_mlx, packed), tmp_path / "store")
+        pack(open_source(tiny_mlx, adopt=packed), tmp_path / "store", on_progress)
+    result = pack(open_source(tiny_mlx, adopt=packed), tmp_path / "store")
     assert (result.layers_written, result.layers_kept) == (4, 4)
     assert_sound(tmp_path / "store", packed, tensors)
 
@@ -154,7 +154,7 @@ def test_a_stopped_adoption_is_continued(
 def test_the_wrong_checkpoint(packed: Path, tmp_path: Path) -> None:
     write_mlx_checkpoint(tmp_path / "other", replace(PRESETS["tiny"], seed=1))
     with pytest.raises(CorruptFileError, match=r"layer_00\.bin: expert 0: .* differs"):
-        OriginalFlashMoE(tmp_path / "other", packed)
+        open_source(tmp_path / "other", adopt=packed)
 
 
 def test_the_last_layer_is_compared_too(tiny_mlx: Path, packed: Path) -> None:
@@ -162,21 +162,21 @@ def test_the_last_layer_is_compared_too(tiny_mlx: Path, packed: Path) -> None:
     content[-1] ^= 1
     (packed / "layer_07.bin").write_bytes(content)
     with pytest.raises(CorruptFileError, match=r"layer_07\.bin: expert 31: down_proj\.biases"):
-        OriginalFlashMoE(tiny_mlx, packed)
+        open_source(tiny_mlx, adopt=packed)
 
 
 def test_a_file_that_is_one_byte_short(tiny_mlx: Path, packed: Path) -> None:
     size = (packed / "layer_05.bin").stat().st_size
     os.truncate(packed / "layer_05.bin", size - 1)
     with pytest.raises(CorruptFileError, match=rf"layer_05.*{size} bytes, got {size - 1}"):
-        OriginalFlashMoE(tiny_mlx, packed)
+        open_source(tiny_mlx, adopt=packed)
 
 
 @pytest.mark.parametrize("name", ["layer_05.bin", "layout.json"])
 def test_a_file_is_missing(tiny_mlx: Path, packed: Path, name: str) -> None:
     (packed / name).unlink()
     with pytest.raises(ModelNotFoundError, match=name):
-        OriginalFlashMoE(tiny_mlx, packed)
+        open_source(tiny_mlx, adopt=packed)
 
 
 BAD_LAYOUTS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -197,4 +197,4 @@ def test_a_layout_that_does_not_fit(
     change(table)
     (packed / "layout.json").write_text(json.dumps(table))
     with pytest.raises((CorruptFileError, UnsupportedModelError)):
-        OriginalFlashMoE(tiny_mlx, packed)
+        open_source(tiny_mlx, adopt=packed)

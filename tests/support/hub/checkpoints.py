@@ -1,4 +1,4 @@
-"""Checkpoints of several shards to publish on a fake hub, in the three forms that hubs have.
+"""Checkpoints of several shards to publish on a fake hub, in the three forms found on hubs.
 
 - ``mlx``: 4-bit, stacked experts, in the order and at the odd offsets of mlx-lm's converter, so
   that the tensors of a layer are scattered over shards;
@@ -117,7 +117,7 @@ def _read(entry: TensorEntry) -> list[bytes]:
 
 
 def _shard_bytes(sizes: list[int], n_shards: int) -> int:
-    """The smallest size of a shard that gives so many: more of it never gives more of them."""
+    """The smallest shard size that gives this number of shards; a larger one never gives more."""
     low, high = max(sizes), sum(sizes)
     while low < high:
         middle = (low + high) // 2
@@ -129,7 +129,7 @@ def _shard_bytes(sizes: list[int], n_shards: int) -> int:
 
 
 def _n_shards(sizes: list[int], shard_bytes: int) -> int:
-    """How many the writer makes: it closes a shard before it grows past its size."""
+    """Number of shards that the writer makes: it closes a shard before it exceeds its size."""
     n_shards, filled = 1, 0
     for size in sizes:
         if filled and filled + size > shard_bytes:

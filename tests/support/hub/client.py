@@ -1,4 +1,4 @@
-"""huggingface_hub made ready to talk to a fake hub: in this process, and in one of its own."""
+"""Setup of huggingface_hub for a fake hub: in this process, and in a separate one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.processes import environment
 
 
 def go_online(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Let this process ask hubs, without anything of the user's: no token, no cache, no telemetry.
+    """Allow this process to use hubs, without the user's token, cache and telemetry.
 
     The environment is read when huggingface_hub is imported, and the tests import it offline.
     """
@@ -27,7 +27,7 @@ def go_online(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def talk_to(url: str, patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Let this process know no other hub than that at ``url``, and try again at once."""
+    """Restrict this process to the hub at ``url``, with retries without a wait."""
     go_online(patch, home)
     patch.setattr(constants, "ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -44,7 +44,7 @@ def small_chunks(patch: pytest.MonkeyPatch, n_bytes: int) -> None:
 
 
 def no_waiting(patch: pytest.MonkeyPatch) -> list[float]:
-    """Have huggingface_hub try again at once. No setting of its own does that.
+    """Make huggingface_hub retry without a wait. It has no setting for that.
 
     Returns:
         A list that takes the seconds it would have waited.
@@ -57,7 +57,7 @@ def no_waiting(patch: pytest.MonkeyPatch) -> list[float]:
 
 
 def hub_environment(url: str, home: Path, **extra: str) -> dict[str, str]:
-    """The environment of a process that shall know no other hub than that at ``url``."""
+    """The environment of a process that uses only the hub at ``url``."""
     kept = {n: value for n, value in environment().items() if not n.startswith("HF_")}
     return {
         **kept,
@@ -72,7 +72,7 @@ def hub_environment(url: str, home: Path, **extra: str) -> dict[str, str]:
 
 
 def start_python(code: str, url: str, home: Path, **extra: str) -> subprocess.Popen[str]:
-    """Python code in a process of its own, its output in pipes."""
+    """Python code in a separate process, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=hub_environment(url, home, **extra),

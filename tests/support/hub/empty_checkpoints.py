@@ -1,4 +1,4 @@
-"""Checkpoints of any size that are headers alone: sparse files with true headers."""
+"""Checkpoints of any size that consist of headers: sparse files with real headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub for tests: a real HTTP server on this machine that speaks to huggingface_hub.
+"""A hub for tests: a real HTTP server on this machine for huggingface_hub.
 
     with FakeHub(tmp_path / "blobs") as hub:
         commit = hub.add_commit("org/model", folder)
@@ -133,11 +133,11 @@ class FakeHub:
         return commit
 
     def add_tag(self, repo_id: str, tag: str, revision: str = "main") -> None:
-        """Give a commit a name that stays with it."""
+        """Tag a commit."""
         self._repositories[repo_id].tags[tag] = self._commit(repo_id, revision)
 
     def replace_file(self, repo_id: str, path: str, content: bytes, revision: str = "main") -> None:
-        """Change a file without a new commit, which a true hub never does.
+        """Change a file without a new commit, which a real hub never does.
 
         Signed addresses that were given out before still lead to the old bytes.
         """

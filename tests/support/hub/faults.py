@@ -1,4 +1,4 @@
-"""What a fake hub does wrong, on demand: faults, the requests they match, and how often.
+"""Faults of a fake hub on demand: the requests they match, and how often.
 
 A fault is matched with ``fnmatch`` against the path of a file in its repository, also where the
 request is for the CDN's address of it; requests for the API are matched by their URL's path
@@ -19,7 +19,7 @@ Where = Literal["hub", "cdn"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something to go wrong.
+    """One fault.
 
     Attributes:
         pattern: Of the path.
@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Fault):
-    """Another status than the true one, before anything else.
+    """A status other than the real one, before anything else.
 
     Attributes:
         retry_after: Seconds, as the header of that name.
@@ -102,7 +102,7 @@ class Stall(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Fault):
-    """Bodies are sent at no more than so many bytes a second."""
+    """Bodies are sent at no more than this many bytes per second."""
 
     bytes_per_second: int
     times: int | None = None
@@ -119,7 +119,7 @@ F = TypeVar("F", bound=Fault)
 
 
 class _Live(Generic[F]):
-    """A fault with what is left of it."""
+    """A fault and its remaining count."""
 
     def __init__(self, fault: F) -> None:
         self.fault = fault
@@ -128,7 +128,7 @@ class _Live(Generic[F]):
 
 
 class Faults:
-    """All faults of a hub. Any thread may add, clear or meet them."""
+    """All faults of a hub. Any thread may add, clear or trigger them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ class Faults:
             self._live += [_Live(fault) for fault in faults]
 
     def clear(self) -> None:
-        """Nothing goes wrong any more, but in bodies that are being sent."""
+        """Remove all faults; bodies that are being sent keep theirs."""
         with self._lock:
             self._live.clear()
 

@@ -1,4 +1,4 @@
-"""Sends what the routes answer, with ranges applied, and does wrong what the faults say."""
+"""Sends the answers of the routes, with ranges and faults applied."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def log_message(self, format: str, *args: object) -> None:
-        """The request log is instead of it."""
+        """Nothing: the request log replaces it."""
 
     def setup(self) -> None:
         super().setup()

@@ -1,4 +1,4 @@
-"""Pulls for tests, and what they take on the disk meanwhile."""
+"""Pulls for tests, and their disk usage while they run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pull(
 
 @contextmanager
 def watching(dst: Path) -> Iterator[list[int]]:
-    """Look all the time at what a directory takes on the disk; the list ends with the most."""
+    """Record the disk usage of a directory continuously; the list ends with the maximum."""
     most = [0]
     done = threading.Event()
 

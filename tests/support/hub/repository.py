@@ -1,4 +1,4 @@
-"""What a hub has: repositories with commits, branches and tags, and the bytes of their files.
+"""Content of a hub: repositories with commits, branches and tags, and the bytes of their files.
 
 A published folder is copied, file by file, into a folder of blobs named by their sha256, so that
 later edits of it change nothing. Nothing is kept in memory but names, sizes and hashes.
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def etag(self) -> str:
-        """What the hub gives as ETag, in its quotes: sha256 of LFS files, git's sha1 of others."""
+        """ETag of the hub, in its quotes: sha256 of LFS files, git's sha1 of others."""
         return f'"{self.sha256 if self.lfs else self.git_sha}"'
 
     def listing(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Repository:
         self.by_sha256 |= {entry.sha256: entry for entry in entries.values()}
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch, a tag or a commit means; None if there is no such thing."""
+        """The commit of a branch, a tag or a commit; None if it does not exist."""
         for names in (self.branches, self.tags):
             if revision in names:
                 return names[revision]

@@ -1,4 +1,4 @@
-"""What was asked of a fake hub, and how many bytes it sent."""
+"""Requests to a fake hub, and the bytes that it sent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Request:
 
 
 class RequestLog:
-    """All requests, in the order in which they came. Any thread may ask."""
+    """All requests, in the order in which they came. Any thread may read it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -52,7 +52,7 @@ class RequestLog:
     def update(
         self, request: Request, *, sent: int = 0, status: int = 0, done: bool = False
     ) -> None:
-        """Count bytes, note the status, or say that this was all."""
+        """Count bytes, record the status, or record the end."""
         with self._changed:
             request.sent += sent
             request.status = status or request.status
@@ -60,7 +60,7 @@ class RequestLog:
             self._changed.notify_all()
 
     def clear(self) -> None:
-        """Forget all requests so far; those that go on are not counted any more."""
+        """Drop all requests so far; those in flight are no longer counted."""
         with self._changed:
             self._requests = []
 

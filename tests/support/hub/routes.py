@@ -1,4 +1,4 @@
-"""What a hub answers to a request, as far as huggingface_hub asks: no sockets, no faults.
+"""Answers of a hub to the requests of huggingface_hub, without sockets and faults.
 
 The real hub's ways: the metadata of a gated repository is public and its files are not; a missing
 repository is 401 without a token and 404 with one; ``X-Error-Code`` tells the client what is
@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Site:
-    """All that routes need to know of a hub.
+    """The state of a hub that routes need.
 
     Attributes:
         repositories: By name.

@@ -1,4 +1,4 @@
-"""Where compiled kernels and what is read out of MLX's wheel are kept: outside the repository.
+"""Cache of compiled kernels and of files from MLX's wheel, outside the repository.
 
 Everything is named by the hash of what made it and is put in place at once, so several test
 processes may share it and it may be deleted at any time.

@@ -49,7 +49,7 @@ _INCLUDE = f"-I{toolchain.SHIM}"
 
 @dataclass(frozen=True)
 class Build:
-    """How one kind of build is made. ``shared``: loaded into this process, else a program."""
+    """Flags of one kind of build. ``shared``: loaded into this process, else a program."""
 
     sanitize: tuple[str, ...]
     optimise: str

@@ -1,4 +1,4 @@
-"""What can go wrong: no emulator here, a text that does not compile, a kernel that is wrong."""
+"""Errors: no emulator here, a text that does not compile, a wrong kernel."""
 
 from __future__ import annotations
 

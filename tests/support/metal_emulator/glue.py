@@ -40,7 +40,7 @@ extern "C" msl_entry_fn msl_kernel_entry(void) {{ return msl_kernel_call; }}
 
 
 def entry_point(source: KernelSource) -> str:
-    """The text to put after the kernel."""
+    """The text that follows the kernel."""
     call = []
     for parameter in source.parameters:
         if parameter.index is not None:

@@ -25,7 +25,7 @@ Template = Sequence[tuple[str, bool | int | mx.Dtype]]
 
 @dataclass
 class How:
-    """How kernels run that are called through `metal_kernel`: see `emulated_metal`."""
+    """Settings of kernels that are called through `metal_kernel`: see `emulated_metal`."""
 
     build: str = "plain"
     schedule: str = "ascending"

@@ -1,4 +1,4 @@
-"""Runs a compiled kernel over a grid, in this process or (sanitizers) in one of its own."""
+"""Runs a compiled kernel over a grid, in this process or (sanitizers) in a separate one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds what clang accepts and Metal does not, and the traps of MLX's generated signature.
+"""Lint for code that clang accepts and Metal does not, and for traps of MLX's signature.
 
 It reads words, not C++: what it says is a reason to look. It is strict, because the kernels here
 are small and can do without; MLX's own headers would not pass.
@@ -166,7 +166,7 @@ def _program_scope(text: str, declared: set[str]) -> Iterator[tuple[int, str]]:
 def _signature_traps(
     text: str, input_names: Sequence[str], output_names: Sequence[str]
 ) -> Iterator[tuple[int, str]]:
-    """MLX looks for words inside the body, also inside longer words."""
+    """MLX searches the body for words, even inside longer words."""
     about = {f"{name}_{what}" for name in input_names for what in ("shape", "strides", "ndim")}
     types = _alternatives(TYPES | {"auto"})
     for match in re.finditer(r"\b[A-Za-z_]\w*\b", text):

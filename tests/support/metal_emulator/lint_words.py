@@ -1,4 +1,4 @@
-"""The word lists of the lint: what Metal does not have, and the names that are taken."""
+"""Word lists of the lint: names that Metal lacks, and names that are reserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLX puts before every kernel, and its own Metal headers, out of the public macOS wheel.
+"""The prelude of every MLX kernel, and MLX's Metal headers, from the public macOS wheel.
 
 Nothing of MLX lies in this repository: the wheel of the installed version is fetched by pip into
 the cache, the prelude is cut out of ``libmlx.dylib``, and the headers are unpacked.

@@ -1,4 +1,4 @@
-"""Turns Metal text into C++ that clang takes, changing as little as possible and no line number.
+"""Converts Metal text to C++ for clang, with few changes and the same line numbers.
 
 Only what C++ has no syntax for is touched: comments go, threadgroup variables become references
 into the runtime's arena, array parameters become pointers, function constants are only declared,

@@ -1,4 +1,4 @@
-"""Asks MLX for the very text that it would compile on a Mac.
+"""The exact text that MLX would compile on a Mac.
 
 MLX writes the signature around a kernel's body, and it depends on sizes, dtypes and words in the
 body. None of that is imitated here: exporting a function that calls the kernel makes MLX write the

@@ -1,4 +1,4 @@
-"""Finds the compiler, and says in one sentence why the emulator cannot run here."""
+"""Finds the compiler, or describes in one sentence why the emulator cannot run here."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def compiler_version() -> str:
 
 
 def symbolizer() -> str | None:
-    """llvm-symbolizer beside the compiler; reports of races have no line numbers without it."""
+    """llvm-symbolizer next to the compiler; reports of races have no line numbers without it."""
     return shutil.which("llvm-symbolizer-19") or shutil.which("llvm-symbolizer")
