@@ -134,6 +134,7 @@ def test_what_a_coding_agent_sends(client: openai.OpenAI, tool: dict[str, Any]) 
         {"type": "message", "id": f"msg_{role}", "role": role, "content": [part]}
         for role, part in (
             ("developer", {"type": "input_text", "text": "You have tools."}),
+            ("developer", {"type": "input_text", "text": "Be brief."}),
             ("user", {"type": "input_text", "text": QUESTION}),
         )
     ]
