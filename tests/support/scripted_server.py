@@ -1,12 +1,12 @@
-"""Runs ``flash-moe serve`` with a model that writes prepared answers.
+"""``flash-moe serve`` with a long context and a model that writes prepared answers.
 
     python -m tests.support.scripted_server SCRIPT.json MODEL arguments of flash-moe serve ...
 
 The tokenizer, the engine, its passes, the prompt caches, the splitter and HTTP are the real ones;
-only attention is cheaper, and the choice of the next token forced. SCRIPT.json is a list of texts. A request with tools
-gets the text whose index is the number of answers in its history, the last text if there are more;
-a request without tools (agents ask for titles so) gets ``TITLE``. Where the prompt opens reasoning,
-``THOUGHT`` comes first.
+only attention is cheaper, and the choice of the next token is forced. SCRIPT.json has a list of
+answers for each of some tools. A request with such a tool gets the answer whose index is the number
+of answers in its history, or the last one; any other request gets ``TITLE``, because agents ask
+without tools for a title of the session. Where the prompt opens reasoning, ``THOUGHT`` comes first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +29,7 @@ from flash_moe.demo_model import STORE
 from flash_moe.generation.prepare import PreparedRequest, Preparer
 from flash_moe.tools.splitter import opens_thinking
 from tests.support.architectures import write_model
+from tests.support.live_server import Live
 
 TITLE, THOUGHT = "A title", "The next step is clear."
 
@@ -66,18 +69,15 @@ class ForcedTokens:
         return forced
 
 
-def force_answers(script: Path) -> None:
-    answers = json.loads(script.read_text(encoding="utf-8"))
+def force_answers(scripts: dict[str, list[str]]) -> None:
     plain = Preparer.prepare
 
     def prepare(self: Any, request: Any, check: Any) -> PreparedRequest:
         made = plain(self, request, check)
-        tokenizer = self._tokenizer
-        text = answers[-1]
-        if not request.spec.schemas:
-            text = TITLE
-        elif (n := n_answers(request.prompt)) < len(answers):
-            text = answers[n]
+        tokenizer, text = self._tokenizer, TITLE
+        for schema in request.spec.schemas:
+            if answers := scripts.get(schema["function"]["name"]):
+                text = answers[min(n_answers(request.prompt), len(answers) - 1)]
         if opens_thinking(tokenizer, made.run.ids):
             text = f"{THOUGHT}\n</think>\n\n{text}"
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -93,7 +93,22 @@ def n_answers(messages: list[dict[str, Any]]) -> int:
     return sum(role == "assistant" for role, _ in groupby(each["role"] for each in messages))
 
 
+@contextmanager
+def scripted_server(model: Path, folder: Path, scripts: dict[str, list[str]]) -> Iterator[Live]:
+    """Run this server; its log is in ``folder``."""
+    script = folder / "script.json"
+    script.write_text(json.dumps(scripts), encoding="utf-8")
+    command = [sys.executable, "-m", __name__, str(script)]
+    server = Live(folder / "log", model=str(model), command=command)
+    try:
+        yield server
+        assert server.stop() == 0, server.said()
+        assert "Traceback" not in server.said()
+    finally:
+        server.close()
+
+
 if __name__ == "__main__":
     qwen3_moe.scaled_dot_product_attention = own_values
-    force_answers(Path(sys.argv[1]))
+    force_answers(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     sys.exit(main(["serve", *sys.argv[2:]]))
