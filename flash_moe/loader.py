@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from flash_moe.compat.mlx_lm import load_model, model_classes, open_tokenizer
-from flash_moe.compat.threads import clear_streams_at_thread_end
+from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.env import load_options
 from flash_moe.errors import (
     FlashMoEError,
@@ -132,7 +132,9 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
         ConfigError: Another option is invalid.
         KernelError: ``kernels="require"`` and the kernels cannot be used.
         TraceError: A trace cannot be written.
+        ClosedError: This process was forked from one that has loaded a model.
     """
+    refuse_fork()
     clear_streams_at_thread_end()
     path = resolve(path_or_repo, options.revision)
     streaming = open_streaming(path, options)

@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    _open_standard_streams()
     arguments = current_names(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _warn
     args = build_parser().parse_args(arguments)
@@ -45,12 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The process that reads our output has ended (for example head). This is not an error,
         # and the flush at exit must not report one.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except FlashMoEError as error:
         return _fail(str(error), args.debug)
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error} (--debug prints the traceback)", args.debug)
+
+
+def _open_standard_streams() -> None:
+    """Connect standard streams that the caller has closed (``>&-``) to the null device.
+
+    Otherwise Python sets them to ``None``, and the next opened file gets their descriptor.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            file = os.open(os.devnull, os.O_RDWR)
+            if file != number:
+                os.dup2(file, number)
+                os.close(file)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:

@@ -1,4 +1,4 @@
-"""Cleanup of MLX streams when a thread ends.
+"""MLX's threads: cleanup of streams when one ends, and refusal of forked processes.
 
 MLX requires each thread to call ``mx.clear_streams()`` before it ends (ml-explore/mlx issue 4327).
 Otherwise destructors of its C++ thread-local storage acquire the interpreter while it shuts down,
@@ -9,11 +9,15 @@ call ``model.generate`` in a thread need no cleanup of their own.
 
 from __future__ import annotations
 
+import os
 import threading
 
 import mlx.core as mx
 
+from flash_moe.errors import ClosedError
+
 _local = threading.local()
+_process = 0  # that uses MLX, and whose forks cannot
 
 
 class _ClearStreams:
@@ -28,3 +32,20 @@ def clear_streams_at_thread_end() -> None:
     if not hasattr(_local, "guard"):
         main = threading.current_thread() is threading.main_thread()
         _local.guard = None if main else _ClearStreams()
+
+
+def refuse_fork() -> None:
+    """Check that this process was not forked from one that has loaded a model.
+
+    Raises:
+        ClosedError: It was. MLX's threads do not survive a fork, so it would never return.
+    """
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise ClosedError(
+            "model",
+            f"this process was forked from process {_process}, which uses MLX; MLX's threads do "
+            "not survive a fork, and every computation would hang",
+            'Start processes with multiprocessing.get_context("spawn"), and load the model there.',
+        )

@@ -125,7 +125,7 @@ def _refuse(constant: str) -> Any:
 
 def answer_text(answer: str, opens: str = "<think>", closes: str = "</think>") -> str:
     """Return an answer without reasoning and end token; empty if its reasoning never ends."""
-    _, closed, after = answer.rpartition(closes)
+    _, closed, after = answer.partition(closes)
     text = after if closed else answer.split(opens)[0]
     return text.split("<|im_end|>")[0].strip()
 

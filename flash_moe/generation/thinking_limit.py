@@ -31,6 +31,7 @@ class ThinkingLimit:
         self._end: list[int] = list(tokenizer.think_end_tokens)
         # A call inside reasoning ends it, as in tools/splitter.py.
         self._call: list[int] = list(tokenizer.tool_call_start_tokens or ())
+        self._tokenizer = tokenizer
         self._begun = begun
         self._new = NewTokens()
         self._start()
@@ -38,6 +39,7 @@ class ThinkingLimit:
     def _start(self) -> None:
         self._thinks = self._begun
         self._n_tokens = 0  # of reasoning
+        self._ended = False  # whether reasoning has ended; its markers are text after that
         self._tail: list[int] = []  # of the current part of the answer
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
@@ -60,13 +62,19 @@ class ThinkingLimit:
         return mx.where(only, mx.zeros_like(logits), -mx.inf)
 
     def _take(self, token: int) -> None:
+        if self._ended:
+            return
         self._tail.append(token)
         if self._thinks:
             self._n_tokens += 1
         ends = (self._end, self._call) if self._thinks else (self._begin,)
         for marker in ends:
             if marker and self._tail[-len(marker) :] == marker:
+                before = self._tail[: -len(marker)]
+                if not self._thinks and before and self._tokenizer.decode(before).strip():
+                    continue  # reasoning begins only at the start of an answer
                 self._n_tokens -= len(marker) if self._thinks else 0
+                self._ended = self._thinks
                 self._thinks, self._tail = not self._thinks, []
                 return
 

@@ -15,7 +15,7 @@ from typing import Any
 from llguidance import regex_to_lark
 
 from flash_moe.errors import GrammarError
-from flash_moe.grammar.schema_facts import MAX_DEPTH, resolve
+from flash_moe.tools.schema_facts import MAX_DEPTH, resolve
 
 ANY = "/(?s:.*)/"
 # Keywords that do not restrict strings.
@@ -102,10 +102,9 @@ def terminal(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
 NOTHING = "nothing"
 
 
-def without(part: str, *texts: str) -> str:
-    """Return the terminal of a terminal's strings that contain none of the texts."""
-    excluded = (f"~/(?s:.*){regex_to_lark(re.escape(text))}(?s:.*)/" for text in texts)
-    return " & ".join([f"({part})", *excluded])
+def without(part: str, regex: str) -> str:
+    """Return the terminal of a terminal's strings that contain no match of a regex."""
+    return f"({part}) & ~/(?s:.*){regex_to_lark(regex)}(?s:.*)/"
 
 
 def pattern_terminal(pattern: Any) -> str:

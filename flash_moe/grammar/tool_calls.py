@@ -13,6 +13,7 @@ from flash_moe.grammar.answer import Calls, Thinking
 from flash_moe.grammar.constraint import Constraint
 from flash_moe.grammar.json_text import json_source, response_grammar
 from flash_moe.grammar.vocabulary import vocabulary_of
+from flash_moe.tools.call_formats import format_name
 from flash_moe.tools.calls import openai_function
 
 FORMATS = ("qwen3_coder", "json_tools")
@@ -92,8 +93,7 @@ def call_format(tokenizer: Any) -> str:
     Raises:
         GrammarError: It has none, or an unsupported one.
     """
-    parser = getattr(tokenizer, "tool_parser", None)
-    name = str(getattr(parser, "__module__", "none")).rpartition(".")[2]
+    name = format_name(tokenizer)
     if name not in FORMATS:
         raise GrammarError(
             "grammar",

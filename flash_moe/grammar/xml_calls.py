@@ -25,7 +25,7 @@ from typing import Any
 from flash_moe.errors import GrammarError
 from flash_moe.grammar.json_text import json_source
 from flash_moe.grammar.raw_strings import ANY, NOTHING, terminal, without
-from flash_moe.grammar.schema_facts import DEFINITIONS, types_of
+from flash_moe.tools.schema_facts import DEFINITIONS, types_of
 
 # The parser converts integers through a float (mlx-lm 0.32), which is exact up to this value.
 EXACT = 2**53
@@ -33,6 +33,7 @@ EXACT = 2**53
 NUMBER = r"/-?(0|[1-9][0-9]{0,16})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/"
 _NULL = "/[nN][uU][lL][lL]/"
 _NAME = r'[^\s<>"\\]+'
+_TAGS = "<(/parameter>|parameter=)"  # of an argument, which a string cannot contain
 _END = '"\\n</parameter>\\n"'
 
 
@@ -63,7 +64,7 @@ def call_grammar(tools: Mapping[str, Mapping[str, Any] | None], end: int) -> str
         rules.append(f'call_{n}: "<function={name}>\\n" {body} "</function>"')
     if None in tools.values():
         rules += ['free: "<parameter=" NAME ">\\n" FREE', f"NAME: /{_NAME}/"]
-        rules.append(f"FREE: ({without(ANY, '</parameter>')}) {_END}")
+        rules.append(f"FREE: ({without(ANY, _TAGS)}) {_END}")
     return "\n".join(rules) + "\n"
 
 
@@ -102,7 +103,8 @@ def is_raw(schema: Any, root: Mapping[str, Any]) -> bool:
 def parser_schema(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
     """Return the type with which mlx-lm's parser reads values constrained to a schema."""
     if is_raw(schema, root):
-        return {"type": "string"}
+        nullable = "null" in types_of(schema, root)
+        return {"type": "string", **({"nullable": True} if nullable else {})}
     kinds = types_of(schema, root) - {"null"}
     for name in ("integer", "boolean"):
         if kinds == {name}:
@@ -121,7 +123,7 @@ def _value_rules(at: str, where: str, key: str, schema: Any, root: Mapping[str, 
         value = terminal(schema, root)
         if value == NOTHING:
             raise GrammarError("grammar", f"{where}: expected a schema with a valid string")
-        value = f"{without(value, '</parameter>')} & ~{_NULL}"
+        value = f"{without(value, _TAGS)} & ~{_NULL}"
         if "null" in kinds:
             value = f'({value}) | "null"'
         return [f"{begin} V_{at}", f"V_{at}: ({value}) {_END}"]

@@ -22,7 +22,7 @@ import mlx.nn as nn
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
 from flash_moe.compat.mlx_lm import SwiGLU, cached_positions
-from flash_moe.compat.threads import clear_streams_at_thread_end
+from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
 from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
@@ -201,6 +201,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            refuse_fork()
             clear_streams_at_thread_end()
             with self._lock:
                 if self._closed:

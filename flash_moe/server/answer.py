@@ -52,6 +52,8 @@ class Answer:
         self.finish_reason = "stop"
         self.stop_text: str | None = None
         self.first_token_at: float | None = None
+        if prepared.splitter:
+            prepared.splitter.broken_as_text = True
         self._check = check
         self._engine = engine
         self.tokenizer: Any = engine.flash.tokenizer
@@ -112,15 +114,15 @@ class Answer:
             split: list[Piece] = [TextPiece(text)] if text else []
         else:
             split = splitter.feed(text)
-            if last:
+            stops = self.prepared.request.sampling.stops
+            if last or any(stop and stop in splitter.waiting_text for stop in stops):
                 split += splitter.finish()
         pieces: list[Piece] = []
         for piece in split:
             if isinstance(piece, ToolCall):
-                piece = self._parsed_call(piece)
-                if isinstance(piece, ToolCall):
-                    # A call follows, so text that was held back is not part of a stop text.
-                    pieces += self._until_stop("", last=True)
+                self._n_calls += 1
+                # A call follows, so text that was held back is not part of a stop text.
+                pieces += self._until_stop("", last=True)
             if isinstance(piece, TextPiece):
                 pieces += self._until_stop(piece.text)
                 if self.stop_text is not None:
@@ -132,14 +134,6 @@ class Answer:
         if last and self.stop_text is None:
             pieces += self._until_stop("", last=True)
         return pieces
-
-    def _parsed_call(self, call: ToolCall) -> Piece:
-        """Return the call, or its text if it could not be parsed."""
-        if call.error is None:
-            self._n_calls += 1
-            return call
-        tokenizer = self.tokenizer
-        return TextPiece(f"{tokenizer.tool_call_start}{call.text}{tokenizer.tool_call_end or ''}")
 
     def _until_stop(self, text: str, *, last: bool = False) -> list[Piece]:
         self._text += text

@@ -1,20 +1,16 @@
-"""Tool calls parsed from text by mlx-lm's parser for the model's format.
-
-On malformed text the parsers raise any exception and accept almost anything as arguments. With a
-schema they change values: ``yes`` for a boolean becomes false, an integer is converted through a
-float. Each text is therefore parsed twice, with and without the schemas. If the two differ, the
-text is kept, and the tool converts it strictly.
-"""
+"""Tool calls of a model, from the text between two markers."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flash_moe.tools.argument_text import typed, whole_json
+from flash_moe.tools.call_formats import RawText, WrittenCall, format_of
 from flash_moe.tools.result_text import clean
 
 MAX_DEPTH = 32  # lists and objects inside one another; templates recurse into them
@@ -55,20 +51,19 @@ def read_calls(
 ) -> list[ToolCall]:
     """Return the calls in the text between two markers; some formats put several there.
 
-    Never raises: an unreadable text becomes a call with an ``error``.
+    Never raises: if the text is not only calls, the result is one call with an ``error``. A parser
+    that is not one of mlx-lm's is trusted: text that it skips is lost.
 
     Args:
         schemas: Tools in OpenAI's form; some formats need them to distinguish text from numbers.
     """
-    typed, problem = _parsed(tokenizer, text, list(schemas) if schemas else None)
-    plain, _ = _parsed(tokenizer, text, None)
-    if typed is None:
-        typed = plain
-    if not typed:
-        return [broken_call(text, problem or "it names no function")]
-    if plain is None or len(plain) != len(typed):
-        plain = typed
-    return [_call(a, b, text) for a, b in zip(typed, plain, strict=True)]
+    form = format_of(tokenizer)
+    try:
+        written = form.read(text) if form else _parsed(tokenizer, text, list(schemas or ()))
+        calls = [_call(call, _parameters(schemas, call.name), text) for call in written]
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        return [broken_call(text, str(error) or type(error).__name__)]
+    return calls or [broken_call(text, "it names no function")]
 
 
 def broken_call(text: str, why: str) -> ToolCall:
@@ -88,60 +83,56 @@ def with_unique_ids(calls: Sequence[ToolCall], taken: set[str]) -> list[ToolCall
     return unique
 
 
-def _parsed(
-    tokenizer: Any, text: str, schemas: list[dict[str, Any]] | None
-) -> tuple[list[Any] | None, str]:
+def _parsed(tokenizer: Any, text: str, schemas: list[dict[str, Any]]) -> list[WrittenCall]:
     try:
-        parsed = tokenizer.tool_parser(text, schemas)
-    except Exception as error:  # mlx-lm's parsers may raise anything
-        return None, f"{error}" or type(error).__name__
-    return (parsed if isinstance(parsed, list) else [parsed]), ""
+        parsed = tokenizer.tool_parser(text, schemas or None)
+        parsed = parsed if isinstance(parsed, list) else [parsed]
+        return [WrittenCall(c["name"], c.get("arguments"), c.get("id")) for c in parsed]
+    except Exception as error:  # a parser may raise anything
+        raise ValueError(f"{error}" or type(error).__name__) from error
 
 
-def _call(typed: Any, plain: Any, text: str) -> ToolCall:
-    name = typed.get("name") if isinstance(typed, dict) else None
+def _parameters(schemas: Sequence[dict[str, Any]] | None, name: Any) -> Mapping[str, Any]:
+    """Return the schema of a tool's parameters; empty if it is unknown."""
+    for schema in schemas or ():
+        function = schema.get("function")
+        if isinstance(function, Mapping) and function.get("name") == name:
+            parameters = function.get("parameters")
+            return parameters if isinstance(parameters, Mapping) else {}
+    return {}
+
+
+def _call(written: WrittenCall, parameters: Mapping[str, Any], text: str) -> ToolCall:
+    """Check a call; convert its arguments that are written as text. Raises ``ValueError``."""
+    name, arguments = written.name, written.arguments
     if not isinstance(name, str) or not name.strip():
-        return broken_call(text, "it names no function")
-    arguments = _object(typed.get("arguments"))
-    if arguments is None:
-        return broken_call(text, "its arguments are no object")
-    written = _object(plain.get("arguments")) if isinstance(plain, dict) else None
-    exact = {key: _exact(value, (written or {}).get(key)) for key, value in arguments.items()}
+        raise ValueError("it names no function")
+    if isinstance(arguments, str):
+        arguments = whole_json(arguments) if arguments.strip() else {}
+    if not isinstance(arguments, dict | None):
+        raise ValueError("its arguments are no object")
+    properties = parameters.get("properties")
+    described = properties if isinstance(properties, Mapping) else {}
+    others = parameters.get("additionalProperties")
+    others = others if isinstance(others, Mapping) else None
+    exact = {
+        key: typed(value, described.get(key, others), parameters)
+        if isinstance(value, RawText)
+        else value
+        for key, value in (arguments or {}).items()
+    }
     try:
         # Python values without a JSON form would break the chat template later.
         as_json = json.dumps(exact, ensure_ascii=False, allow_nan=False)
         (name + as_json).encode()
         exact = json.loads(as_json)
     except (TypeError, ValueError, RecursionError) as error:
-        return broken_call(text, f"its arguments are no JSON values ({error})")
+        raise ValueError(f"its arguments are no JSON values ({error})") from error
     if depth_of(exact, MAX_DEPTH) >= MAX_DEPTH:
-        return broken_call(text, f"its arguments nest deeper than {MAX_DEPTH} levels")
-    given = typed.get("id")
+        raise ValueError(f"its arguments nest deeper than {MAX_DEPTH} levels")
+    given = written.id
     known = isinstance(given, str) and 0 < len(given) <= 200 and given.isprintable()
     return ToolCall(name.strip(), exact, given if known else new_id(), None, text)
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else {}
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, dict) else None
-
-
-def _exact(value: Any, written: Any) -> Any:
-    """Return a parsed argument, or its text if parsing changed the meaning."""
-    if not isinstance(written, str) or isinstance(value, str):
-        return value
-    text = written.strip()
-    if isinstance(value, bool):
-        return text.lower() == "true" if text.lower() in ("true", "false") else written
-    if isinstance(value, int):
-        return int(text) if re.fullmatch(r"[+-]?\d{1,400}", text) else value
-    return value
 
 
 def depth_of(value: Any, most: int) -> int:

@@ -1,42 +1,49 @@
 """Streaming split of an answer into reasoning, text and calls.
 
-The markers come from mlx-lm's tokenizer wrapper, and the rules from its server: a call may begin
-inside reasoning and ends it. mlx-lm's own state machine is not used, since mlx-lm 0.31 has none; a
-test checks that both give the same result where it exists.
+The markers come from mlx-lm's tokenizer wrapper. A call may begin inside reasoning and ends it, as
+in mlx-lm's server. Other than there, a marker inside an argument does not end the call, and
+reasoning begins only at the start of an answer: after it, its markers are text. mlx-lm's own state
+machine is not used, since mlx-lm 0.31 has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from flash_moe.tools.call_formats import format_of
 from flash_moe.tools.calls import ToolCall, broken_call, read_calls, with_unique_ids
 
 Piece: TypeAlias = "ThinkingPiece | TextPiece | ToolCall"
 NORMAL, THINKING, TOOL = "normal", "reasoning", "tool"  # mlx-lm's names of the states
+BARE = "bare"  # a call without its begin marker, whose text is kept
 
 
-def transitions(tokenizer: Any, calls: bool = True) -> dict[str, list[tuple[str, str]]]:
+def transitions(
+    tokenizer: Any, calls: bool = True, bare: Sequence[str] = ()
+) -> dict[str, list[tuple[str, str]]]:
     """Return each state's end markers, each with the state that follows.
 
     Args:
         calls: Whether to detect calls; otherwise they are text.
+        bare: Begins of calls without a marker.
     """
     table: dict[str, list[tuple[str, str]]] = {NORMAL: [], THINKING: [], TOOL: []}
     formats = getattr(tokenizer, "response_transitions", {})
     if tokenizer.has_thinking:
-        table[NORMAL].append((tokenizer.think_start, THINKING))
-        # After a call inside reasoning some models still close the reasoning: drop that marker.
-        table[NORMAL].append((tokenizer.think_end, NORMAL))
         table[THINKING].append((tokenizer.think_end, NORMAL))
     if tokenizer.has_tool_calling and calls:
+        begin, end = tokenizer.tool_call_start, tokenizer.tool_call_end
         if not any(state == TOOL for edges in formats.values() for _, state in edges):
-            table[NORMAL].append((tokenizer.tool_call_start, TOOL))
+            table[NORMAL] += [(begin, TOOL), *((marker, BARE) for marker in bare)]
         if tokenizer.has_thinking:
-            table[THINKING].append((tokenizer.tool_call_start, TOOL))
-        if tokenizer.tool_call_end:
-            table[TOOL].append((tokenizer.tool_call_end, NORMAL))
+            table[THINKING] += [(begin, TOOL), *((marker, BARE) for marker in bare)]
+        if end:
+            table[TOOL].append((end, NORMAL))
+        if bare:
+            table[BARE] = [(end, NORMAL), (begin, TOOL)]
     table[NORMAL] += [(marker, NORMAL) for marker in getattr(tokenizer, "structural_markers", ())]
     for state, edges in formats.items():
         table.setdefault(state, []).extend(e for e in edges if calls or e[1] != TOOL)
@@ -47,34 +54,62 @@ class MarkedText:
     """Cuts streamed text at markers, independent of the pieces.
 
     The marker that ends first wins; among markers with the same end, the longest.
+
+    Args:
+        inside: Returns something true if the text of a call so far ends inside an argument, where
+            markers do not count.
     """
 
-    def __init__(self, table: dict[str, list[tuple[str, str]]], state: str) -> None:
+    def __init__(
+        self,
+        table: dict[str, list[tuple[str, str]]],
+        state: str,
+        inside: Callable[[str], object] = lambda text: False,
+    ) -> None:
         self.table = table
         self.state = state
+        self._inside = inside
         self._held = ""
+        self._checked = 0  # characters of the held text without an end
 
-    def feed(self, piece: str) -> Iterator[tuple[str, str, bool]]:
-        """Yield state, text, and whether a marker ended the state there.
+    def feed(self, piece: str) -> Iterator[tuple[str, str, str]]:
+        """Yield state, text, and the marker that ended the state there, or an empty string.
 
-        Text that may be the beginning of a marker is withheld.
+        Text that may be the beginning of a marker is withheld, and the text of a call to its end.
         """
         text = self._held + piece
-        while True:
+        while end := self._end(text):
+            at, marker, following = end
+            ended, self.state, self._checked = self.state, following, 0
+            yield ended, text[:at], marker
+            text = text[at if following == BARE else at + len(marker) :]
+            if following == BARE:
+                self._checked = len(marker)
+        if self.state in (TOOL, BARE):
+            keep = len(text)
+        else:
             edges = self.table.get(self.state, [])
-            matches = [
-                (at + len(marker), -len(marker), state)
-                for marker, state in edges
-                if marker and (at := text.find(marker)) >= 0
-            ]
-            if not matches:
-                break
-            end, minus_length, state = min(matches)
-            yield self.state, text[: end + minus_length], True
-            self.state, text = state, text[end:]
-        keep = max((_overlap(text, marker) for marker, _ in edges), default=0)
+            keep = max((_overlap(text, marker) for marker, _ in edges), default=0)
         self._held = text[len(text) - keep :]
-        yield self.state, text[: len(text) - keep], False
+        yield self.state, text[: len(text) - keep], ""
+
+    def _end(self, text: str) -> tuple[int, str, str] | None:
+        """Return the position of the marker that ends the state, the marker, and the next state."""
+        edges = [edge for edge in self.table.get(self.state, []) if edge[0]]
+        while matches := [
+            (at + len(marker), -len(marker), state)
+            for marker, state in edges
+            if (at := text.find(marker, self._checked)) >= 0
+        ]:
+            end, minus_length, state = min(matches)
+            at = end + minus_length
+            if self.state not in (TOOL, BARE) or not self._inside(text[:at]):
+                return at, text[at:end], state
+            self._checked = at + 1
+        if self.state in (TOOL, BARE):
+            longest = max((len(marker) for marker, _ in edges), default=1)
+            self._checked = max(self._checked, len(text) - longest + 1)
+        return None
 
     def finish(self) -> tuple[str, str]:
         """Return the last state and the withheld text."""
@@ -110,8 +145,16 @@ class _Stripped:
 class ReplySplitter:
     """Splits a streamed answer into pieces of reasoning and text, and whole calls.
 
-    The joined pieces and the calls do not depend on how the text is cut. No part of a marker is
-    ever returned. White space around reasoning and around the text is dropped.
+    The joined pieces and the calls do not depend on how the text is cut. White space around
+    reasoning and around the text is dropped.
+
+    A call with arguments is returned at the next call or at the end of the answer, with the text
+    between them: if an argument is closed again there, the call was only the begin of a longer one
+    and is an error.
+
+    Attributes:
+        broken_as_text: Whether an unreadable call is text, with its markers, instead of a call
+            with an error.
 
     Args:
         tokenizer: mlx-lm's wrapper, with the model's markers and call parser.
@@ -130,20 +173,44 @@ class ReplySplitter:
     ) -> None:
         self._tokenizer = tokenizer
         self._schemas = schemas
+        self.broken_as_text = False
+        form = format_of(tokenizer) if calls else None
+        functions = (schema.get("function") or {} for schema in schemas or ())
+        names = [str(function.get("name")) for function in functions]
+        bare = [begin.format(name) for begin in (form.bare if form else ()) for name in names]
+        self._table = transitions(tokenizer, calls, bare)
         first = getattr(tokenizer, "response_initial_state", None)
+        # Text in which reasoning may still begin; None after that.
+        self._begin = "" if not (first or thinking) and tokenizer.has_thinking else None
         first = first or (THINKING if thinking else NORMAL)
-        self._marked = MarkedText(transitions(tokenizer, calls), first)
-        self._call: list[str] = []
+        self._unfinished = form.unfinished if form else lambda text: ""
+        self._marked = MarkedText(self._table, first, self._unfinished)
+        self._opening = ""  # begin marker of the current call
+        # Text after a call that shows that the call was cut; an end marker alone may be doubled.
+        closing = re.escape(form.closing if form else "")
+        if not closing and (end := getattr(tokenizer, "tool_call_end", None)):
+            closing = rf"\S\s*{re.escape(end)}"
+        self._closing = re.compile(closing) if closing else None
+        self._waiting: tuple[list[ToolCall], str] | None = None  # calls, and their text
+        self._after = ""  # text after them
         self._ids: set[str] = set()
         self._thinking, self._text = _Stripped(), _Stripped()
 
     def feed(self, piece: str) -> list[Piece]:
         """Take a piece; return the parts of the answer that are final."""
+        if self._begin is not None:
+            self._begin += piece
+            begin, marker = self._begin.lstrip(), self._tokenizer.think_start
+            if begin.startswith(marker):
+                self._marked.state, piece = THINKING, begin[len(marker) :]
+            elif marker.startswith(begin):
+                return []
+            else:
+                piece = self._begin
+            self._begin = None
         pieces: list[Piece] = []
-        for state, text, ended in self._marked.feed(piece):
-            pieces += self._take(state, text)
-            if ended and state == TOOL:
-                pieces += self._end_of_call()
+        for state, text, marker in self._marked.feed(piece):
+            pieces += self._take(state, text, marker)
         return pieces
 
     def finish(self) -> list[Piece]:
@@ -151,30 +218,83 @@ class ReplySplitter:
 
         Calls in formats without an end marker are complete here.
         """
+        pieces: list[Piece] = []
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            for state, text, marker in self._marked.feed(begin):
+                pieces += self._take(state, text, marker)
         state, text = self._marked.finish()
-        pieces = self._take(state, text)
-        if state == TOOL:
-            if self._tokenizer.tool_call_end:
-                half = "".join(self._call)
-                self._call = []
-                pieces.append(broken_call(half, "the answer ended before its end"))
+        if state in (TOOL, BARE):
+            written = self._opening + text
+            calls = read_calls(self._tokenizer, text, self._schemas)
+            if state == TOOL and self._tokenizer.tool_call_end:
+                problem = self._unfinished(text)
+                why = f"the answer ended before its end{problem and ': '}{problem}"
+                calls = [broken_call(text, why)]
+            pieces += self._calls(calls, written)
+        else:
+            pieces += self._take(state, text, "")
+        return pieces + self._release()
+
+    def _take(self, state: str, text: str, marker: str) -> list[Piece]:
+        """Take text of a state, and the marker that ended it."""
+        following = self._marked.state if marker else state
+        pieces: list[Piece] = []
+        if state in (TOOL, BARE):
+            if marker:
+                closed = marker if following == NORMAL else ""
+                calls = read_calls(self._tokenizer, text, self._schemas)
+                pieces = self._calls(calls, self._opening + text + closed)
+        elif state == THINKING:
+            pieces += self._release()
+            if stripped := self._thinking.feed(text):
+                pieces.append(ThinkingPiece(stripped))
+        elif state == NORMAL:  # other states are headers of a format
+            if self._waiting:
+                self._after += text
             else:
-                pieces += self._end_of_call()
+                pieces += self._text_piece(text)
+        if following in (TOOL, BARE) and marker:
+            self._opening = marker if following == TOOL else ""
+            pieces += self._release()
+        if marker and marker == getattr(self._tokenizer, "think_end", None):
+            self._table[NORMAL] = [edge for edge in self._table[NORMAL] if edge[0] != marker]
+        elif state == THINKING and following in (TOOL, BARE):
+            # Some models close the reasoning after the call: drop that marker.
+            self._table[NORMAL].append((self._tokenizer.think_end, NORMAL))
         return pieces
 
-    def _take(self, state: str, text: str) -> list[Piece]:
-        if state == TOOL:
-            self._call.append(text)
-        elif state == THINKING:
-            if stripped := self._thinking.feed(text):
-                return [ThinkingPiece(stripped)]
-        elif state == NORMAL and (stripped := self._text.feed(text)):
-            return [TextPiece(stripped)]
-        return []  # other states are headers of a format
+    @property
+    def waiting_text(self) -> str:
+        """Text after a call, returned with the call."""
+        return self._after
 
-    def _end_of_call(self) -> list[ToolCall]:
-        text, self._call = "".join(self._call), []
-        return with_unique_ids(read_calls(self._tokenizer, text, self._schemas), self._ids)
+    def _text_piece(self, text: str) -> list[Piece]:
+        stripped = self._text.feed(text)
+        return [TextPiece(stripped)] if stripped else []
+
+    def _calls(self, calls: list[ToolCall], written: str) -> list[Piece]:
+        """Return calls, or keep them until it is certain that they are whole."""
+        if any(call.arguments for call in calls):
+            self._waiting = (calls, written)
+            return []
+        return self._final(calls, written)
+
+    def _final(self, calls: list[ToolCall], written: str) -> list[Piece]:
+        if self.broken_as_text and any(call.error for call in calls):
+            return self._text_piece(written)
+        return list(with_unique_ids(calls, self._ids))
+
+    def _release(self) -> list[Piece]:
+        """Return the calls that were kept, and the text after them."""
+        if self._waiting is None:
+            return []
+        (calls, written), after = self._waiting, self._after
+        self._waiting, self._after = None, ""
+        if self._closing and (closing := self._closing.search(after)):
+            why = f"{closing[0]} follows it, so an argument may have ended too early"
+            calls = [broken_call(calls[0].text, why)]
+        return [*self._final(calls, written), *self._text_piece(after)]
 
 
 @dataclass(frozen=True)

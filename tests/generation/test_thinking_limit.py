@@ -21,7 +21,10 @@ PROMPT, VOCAB = [9, 9, 9], 12
 
 def tokenizer(begin: Sequence[int] = BEGIN, end: Sequence[int] = END) -> Any:
     return SimpleNamespace(
-        think_start_tokens=begin, think_end_tokens=end, tool_call_start_tokens=CALL
+        think_start_tokens=begin,
+        think_end_tokens=end,
+        tool_call_start_tokens=CALL,
+        decode=lambda ids: "".join(" " if i == 8 else "x" for i in ids),
     )
 
 
@@ -45,7 +48,9 @@ def all_forced(limit: ThinkingLimit, answer: Sequence[int]) -> list[int | None]:
         (True, [5, 2, 7, 7, 7], [None] * 6),
         (False, [5, 5, 5], [None] * 4),
         (False, [1, 5, 6, 2, 7], [None, None, None, 2, None, None]),
-        (False, [1, 5, 2, 7, 1, 6, 2], [None, None, None, None, None, None, 2, None]),
+        (False, [1, 5, 2, 7, 1, 6, 2], [None] * 8),  # a thought comes once
+        (False, [8, 1, 5, 6, 2, 7], [None, None, None, None, 2, None, None]),  # white space first
+        (False, [7, 1, 5, 6, 7], [None] * 6),
         (True, [5, 3, 6, 6, 6], [None] * 6),  # a call ends the thought
     ],
 )
@@ -62,11 +67,9 @@ def test_markers_of_several_tokens() -> None:
     # The model has begun the end by itself.
     limit = ThinkingLimit(tokenizer((1, 4), (2, 2, 8)), 2, begun=True)
     assert all_forced(limit, [5, 2, 2, 8, 1]) == [None, None, 2, 8, None, None]
-    # They do not count: one token of the thought is left.
     limit = ThinkingLimit(tokenizer((1, 4), (2, 2, 8)), 4, begun=True)
     answer = [5, 5, 2, 2, 8, 1, 4, 6, 6]
-    assert all_forced(limit, answer)[:-1] == [None] * 4 + [8] + [None] * 4
-    assert all_forced(limit, answer)[-1] == 2
+    assert all_forced(limit, answer) == [None] * 4 + [8] + [None] * 5
 
 
 def test_none_at_all_and_a_rejected_draft() -> None:

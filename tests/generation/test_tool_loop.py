@@ -139,6 +139,11 @@ def test_several_calls_run_in_their_order(tokenizer: Any) -> None:
         (call_text("add", a=1, b=2, c=3), "Error: arguments: unknown: c. Known: a, b."),
         ("<tool_call>add 1 and 2</tool_call>", "Error: this tool call cannot be read: No function"),
         ("<tool_call>\n<function=add>", "the answer ended before its end. Write it again"),
+        (
+            call_text("add", a=1, b=2).replace("2\n</parameter>\n", "2\n"),
+            "the argument b is not closed. Write it again",
+        ),
+        (call_text("add", a=1, b=2).replace("=b>", "=a>"), "a is given twice. Write it again"),
         (call_text("fail", kind="tool"), "Error: the printer is on fire. Leave the house."),
         (call_text("fail", kind="exit"), "Error: SystemExit: 3"),
         (call_text("fail", kind="key"), "Error: KeyError: 'key'"),
@@ -156,6 +161,27 @@ def test_the_model_hears_of_errors(call: str, says: str, tokenizer: Any) -> None
     assert messages[2]["content"] == finished.result
     assert finished.result.split("\n")[0] in model.prompts[1]
     assert messages[-1]["content"] == "Sorry."
+    assert_valid_messages(messages)
+
+
+def test_a_file_with_calls_in_it_is_written_whole(tokenizer: Any) -> None:
+    written = []
+
+    @tool
+    def write(content: str, lines: int | None = None) -> str:
+        """Write."""
+        written.append((content, lines))
+        return "ok"
+
+    value = f"<think>\n{call_text('add', a=1, b=2)}\n</think> </parameter> null\n"
+    call = call_text("write", content=value, lines="null")
+    bare = call_text("write", content="null").removeprefix("<tool_call>\n")
+    model = ScriptedModel(tokenizer, f"</think>{call}\n{bare}", "</think>Use </think>.")
+    messages = asked()
+    answer = list(converse(model, messages, [add, write]))[-1]
+    assert written == [(value, None), ("null", None)]
+    assert isinstance(answer, Answer)
+    assert answer.text == "Use </think>."
     assert_valid_messages(messages)
 
 

@@ -133,12 +133,19 @@ def test_what_a_string_may_hold(tokenizer: Any) -> None:
             "</function>\n</tool_call>"
         )
 
-    for value in ("a\n", "\nb", "", "</function>", "<parameter=x>\n", '"quoted"', "nullx", "日本"):
+    for value in ("a\n", "\nb", "", "</function>", "<parameter>\n", '"quoted"', "nullx", "日本"):
         assert follow(constraint, tokenizer, call(value)), value
         read = tokenizer.tool_parser(CALL.findall(call(value))[0], PLAIN_TOOLS)
         assert read == {"name": "note", "arguments": {"text": value}}
-    # What the parser would cut off, or take for None.
-    for value in ("a</parameter>", "\n</parameter>\nx", "null", "NULL", "x" * 31):
+    # What a reader would cut off, take for None, or not close.
+    for value in (
+        "a</parameter>",
+        "\n</parameter>\nx",
+        "<parameter=x>\n",
+        "null",
+        "NULL",
+        "x" * 31,
+    ):
         assert not follow(constraint, tokenizer, call(value)), value
 
 

@@ -62,7 +62,8 @@ def inside(*parameters: tuple[str, str], name: str = "trip") -> str:
         (("city", '{"a": 1}'), '{"a": 1}'),
         (("city", "two\nlines"), "two\nlines"),
         (("city", ""), ""),
-        (("city", "null"), None),
+        (("city", "null"), "null"),
+        (("days", "null"), None),
         (("elsewhere", "3"), "3"),
     ],
 )
