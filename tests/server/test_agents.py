@@ -6,8 +6,8 @@ The agents come from npm. A test is skipped if its agent is neither in the folde
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,13 @@ from tests.support.scripted_server import scripted_server
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 WRITE, MADE, DONE = "echo from the agent > made.txt", "from the agent\n", "The file is written."
-PROMPT = "Write made.txt."
+# No telemetry, updates and downloads.
+QUIET = {
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+}
 SCRIPTS = {
     "Bash": [call_text("Bash", command=WRITE, description="Write a file"), DONE],
     "bash": [call_text("bash", command=WRITE, description="Write a file"), DONE],
@@ -39,7 +45,7 @@ def server(long_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 class Agent:
     """A command of npm with a home and a working folder of its own."""
 
-    def __init__(self, name: str, package: str, folder: Path) -> None:
+    def __init__(self, title: str, name: str, package: str, server: Live, folder: Path) -> None:
         places = [os.environ["PATH"]]
         if agents := os.environ.get("FLASH_MOE_AGENTS"):
             places.insert(0, f"{agents}/node_modules/.bin")
@@ -48,17 +54,19 @@ class Agent:
             pytest.skip(
                 f"{name} is not installed: npm install --prefix DIR {package}, FLASH_MOE_AGENTS=DIR"
             )
-        self.command = found
+        self.title, self.command, self.server = title, found, server
         self.home, self.work = folder / "home", folder / "work"
+        self.cached = server.metric("cached_prompt_tokens_total")
         self.home.mkdir()
         self.work.mkdir()
 
-    def run(self, *arguments: str, **variables: str) -> str:
-        """Run a turn and return what the agent prints."""
+    def run(self, arguments: str) -> str:
+        """Run a turn with the line that the server prints, and return what the agent prints."""
+        (line,) = re.findall(rf"^  {self.title}: (.*)$", self.server.said(), re.MULTILINE)
+        path = os.pathsep.join([str(Path(self.command).parent), os.environ["PATH"]])
         done = run(
-            self.command,
-            *arguments,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.home), **variables},
+            *("sh", "-c", f"{line} {arguments}"),
+            env={"PATH": path, "HOME": str(self.home), **QUIET},
             cwd=self.work,
             input="",
         )
@@ -67,62 +75,29 @@ class Agent:
 
     def check(self, printed: str) -> None:
         assert DONE in printed
+        # The request with the result continues the prompt of the first one.
+        assert self.server.metric("cached_prompt_tokens_total") - self.cached > 8000
         assert (self.work / "made.txt").read_text() == MADE
 
 
 def test_claude_code(server: Live, tmp_path: Path) -> None:
-    agent = Agent("claude", "@anthropic-ai/claude-code", tmp_path)
-    variables = {
-        "ANTHROPIC_BASE_URL": server.url,
-        "ANTHROPIC_AUTH_TOKEN": "none",
-        "ANTHROPIC_MODEL": "long",
-        "ANTHROPIC_SMALL_FAST_MODEL": "long",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    }
-    agent.check(agent.run("--allowedTools", "Bash", "-p", PROMPT, **variables))
-    again = agent.run("-c", "-p", "Is it?", **variables)
-    assert again.strip() == DONE
+    agent = Agent("Claude Code", "claude", "@anthropic-ai/claude-code", server, tmp_path)
+    agent.check(agent.run("--allowedTools Bash -p 'Write made.txt.'"))
+    assert agent.run("-c -p 'Is it?'").strip() == DONE
 
 
 def test_codex(server: Live, tmp_path: Path) -> None:
-    agent = Agent("codex", "@openai/codex", tmp_path)
-    (agent.home / ".codex").mkdir()
-    (agent.home / ".codex" / "config.toml").write_text(
-        f"""\
-model = "long"
-model_provider = "flash-moe"
-check_for_update_on_startup = false
-
-[model_providers.flash-moe]
-name = "flash-moe"
-base_url = "{server.url}/v1"
-wire_api = "responses"
-
-[analytics]
-enabled = false
-"""
-    )
+    agent = Agent("Codex", "codex", "@openai/codex", server, tmp_path)
     # The sandbox of Codex needs namespaces that a container may not have.
-    freely = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
-    agent.check(agent.run("exec", *freely, PROMPT))
-    assert agent.run("exec", *freely, "resume", "--last", "Is it?").strip() == DONE
+    options = (
+        "-c analytics.enabled=false -c check_for_update_on_startup=false exec "
+        "--skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
+    )
+    agent.check(agent.run(f"{options} 'Write made.txt.'"))
+    assert agent.run(f"{options} resume --last 'Is it?'").strip() == DONE
 
 
 def test_opencode(server: Live, tmp_path: Path) -> None:
-    agent = Agent("opencode", "opencode-ai", tmp_path)
-    config = {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": "flash-moe/long",
-        "provider": {
-            "flash-moe": {
-                "npm": "@ai-sdk/openai-compatible",
-                "options": {"baseURL": f"{server.url}/v1", "apiKey": "none"},
-                "models": {"long": {"limit": {"context": 262_144, "output": 4096}}},
-            }
-        },
-    }
-    (agent.work / "opencode.json").write_text(json.dumps(config))
-    offline = {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1"}
-    agent.check(agent.run("run", PROMPT, **offline))
-    assert DONE in agent.run("run", "-c", "Is it?", **offline)
+    agent = Agent("opencode", "opencode", "opencode-ai", server, tmp_path)
+    agent.check(agent.run("run 'Write made.txt.'"))
+    assert DONE in agent.run("run -c 'Is it?'")

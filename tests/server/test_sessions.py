@@ -36,7 +36,9 @@ DESCRIPTION = "The weather of a city"
 
 
 def final_text(turn: int) -> str:
-    return "It rains there. " * 200 + f"End of turn {turn}." if turn == LONG else f"Turn {turn} ends."
+    return (
+        "It rains there. " * 200 + f"End of turn {turn}." if turn == LONG else f"Turn {turn} ends."
+    )
 
 
 def n_calls(turn: int) -> int:
