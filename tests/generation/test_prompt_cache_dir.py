@@ -28,6 +28,7 @@ from flash_moe.generation.turn_cache import TurnCache
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.store.manifest import MANIFEST_FILE
 from tests.support.architectures import write_model
+from tests.support.effort import repetitions
 from tests.support.resident import prompt_ids
 
 KINDS = {"recurrent": "", "trimmable": "qwen3_moe", "windows": "gpt_oss"}
@@ -248,7 +249,7 @@ def test_what_a_killed_writer_left_goes(opened: Callable[..., PromptCacheDir]) -
 
 
 def test_edits_of_a_conversation_give_the_tokens_of_a_fresh_prefill(
-    flash: FlashMoE, opened: Callable[..., PromptCacheDir], n_edits: int
+    flash: FlashMoE, opened: Callable[..., PromptCacheDir]
 ) -> None:
     """Another system line, cut turns, other turns; each time from a new process or the same."""
     rng, expected = random.Random(3), {}
@@ -256,7 +257,7 @@ def test_edits_of_a_conversation_give_the_tokens_of_a_fresh_prefill(
     directory = opened()
     cache = TurnCache(flash, directory)
     turns = [0, 1]
-    for _ in range(n_edits):
+    for _ in range(repetitions(30, full=200)):
         if rng.random() < 0.3:
             directory.close()
             directory = opened()
@@ -274,11 +275,6 @@ def test_edits_of_a_conversation_give_the_tokens_of_a_fresh_prefill(
         stream = cache.stream(ids, rng.choice([0, len(ids) - 4]), max_tokens=3)
         assert [chunk.token for chunk in stream] == expected[key]
     directory.close()
-
-
-@pytest.fixture
-def n_edits(pytestconfig: pytest.Config) -> int:
-    return 200 if pytestconfig.getoption("--full") else 40
 
 
 def test_a_conversation_continues_in_another_process(flash: FlashMoE, tmp_path: Path) -> None:

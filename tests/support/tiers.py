@@ -51,6 +51,8 @@ SLOW = tuple(
         "eval/test_logits.py",
         "generation/test_conversation.py",
         "generation/test_output_spec.py",
+        "generation/test_prompt_cache_dir.py",
+        "generation/test_prompt_caches_killed.py",
         "generation/test_thinking_limit.py",
         "generation/test_turn_cache.py",
         "grammar/test_model.py",
