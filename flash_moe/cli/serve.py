@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.client_settings import client_lines
 from flash_moe.cli.options import add_options, given
-from flash_moe.env import read_environment
+from flash_moe.env import prompt_cache_options, read_environment
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.options.loading import LoadOptions
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     for flag, default, text in _LIMITS:
         kind = int if isinstance(default, int) else float
         limits.add_argument(flag, type=kind, default=default, metavar="N", help=text)
+    add_options(parser, "prompt caches on disk", PromptCacheOptions)
     _add_defaults(parser)
     add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
@@ -146,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         concurrency=args.decode_concurrency,
         prompt_cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
         prompt_cache_entries=args.prompt_cache_entries,
+        prompt_caches_on_disk=prompt_cache_options(**given(args, PromptCacheOptions)),
         template_args=_template_args(args.chat_template_args),
         strict_tools=args.strict_tools,
         ignore_unknown=args.ignore_unknown_fields,

@@ -133,7 +133,7 @@ def test_a_failed_read_and_a_full_context_are_one_line(sessions: Path, tmp_path:
         (["demo", "--allow-tool", "shell"], "no tool run_command"),
         (["demo", "--tool-file", "none.py"], "expected a Python file"),
         (["demo", "--dir", "/no/such"], "expected a directory"),
-        (["demo", "--session-disk-gb", "-1"], "expected 0 or more"),
+        (["demo", "--prompt-cache-disk-gb", "-1"], "expected 0 or more"),
         (["demo", "--no-save", "--resume"], "--no-save keeps nothing"),
     ],
 )

@@ -55,6 +55,8 @@ SLOW = tuple(
         "generation/test_engine.py",
         "generation/test_generate.py",
         "generation/test_output_spec.py",
+        "generation/test_prompt_cache_dir.py",
+        "generation/test_prompt_caches_killed.py",
         "generation/test_thinking_limit.py",
         "generation/test_turn_cache.py",
         "grammar/test_calls.py",
