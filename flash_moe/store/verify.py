@@ -76,8 +76,7 @@ class _Check:
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
         self._root, self._report = root, report
         self._layers = {entry.file: index for index, entry in enumerate(manifest.layers)}
-        others = (*manifest.resident, *manifest.auxiliary_files)
-        self.checksums = {file.file: file.checksum for file in others}
+        self.checksums = {file.file: file.checksum for file in manifest.whole_files}
         self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.auxiliary_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()

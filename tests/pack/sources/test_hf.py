@@ -71,31 +71,9 @@ def test_a_layer_that_is_no_view_is_computed_whole(
     """As of an architecture whose sanitize computes with its experts."""
     original = write_original(tmp_path / "hf", "qwen3_moe")
     pack(open_source(original, QuantizationConfig()), tmp_path / "expected")
-    monkeypatch.setattr("flash_moe.pack.sources.hf.ViewFinder.find", lambda *arguments: None)
+    monkeypatch.setattr("flash_moe.pack.sources.conversion.ViewFinder.find", lambda *args: {})
     source = open_source(original, QuantizationConfig())
     assert not any(isinstance(step, ConvertExperts) for step in source.steps)
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
     assert ours.layers == theirs.layers
-
-
-def test_an_original_that_is_quantized_itself(tmp_path: Path) -> None:
-    """As gpt-oss is published: blocks of mxfp4, which mlx-lm takes as they are."""
-    import mlx.core as mx
-
-    from flash_moe.errors import UnsupportedModelError
-    from flash_moe.pack.sources.open_source import open_source
-
-    original = write_original(tmp_path / "hf", "gpt_oss", n_shards=1)
-    file = original / "model-00001-of-00001.safetensors"
-    tensors: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
-    tensors = {n: a for n, a in tensors.items() if ".experts." not in n}
-    for layer in range(4):
-        path = f"model.layers.{layer}.mlp.experts"
-        for name, rows, width in (("gate_up_proj", 128, 64), ("down_proj", 64, 64)):
-            tensors[f"{path}.{name}_blocks"] = mx.zeros((8, rows, width // 32, 16), mx.uint8)
-            tensors[f"{path}.{name}_scales"] = mx.zeros((8, rows, width // 32), mx.uint8)
-            tensors[f"{path}.{name}_bias"] = mx.zeros((8, rows), mx.bfloat16)
-    mx.save_safetensors(str(file), tensors)
-    with pytest.raises(UnsupportedModelError, match=r"already quantized .*mlx format"):
-        open_source(original)

@@ -1,6 +1,6 @@
 """Expert tensors as views of source tensors: the source position of each element.
 
-``sanitize`` runs once more on labels, numbers that identify the position of an element. If the
+mlx-lm's loading runs once more on labels, numbers that identify the position of an element. If the
 resulting expert slices are an affine view of a slice of one source tensor (the same element order,
 a half, every second row, a transpose), then each expert can be read from its own bytes.
 """
@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from flash_moe.pack.convert.sanitize_graph import Experts, Sanitizer
-from flash_moe.store.safetensors_header import TensorEntry
+from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.compat.lazy_loading import Experts, LazyLoading
+from flash_moe.errors import UnsupportedModelError
+from flash_moe.store.safetensors_header import BITS, TensorEntry
 
 SAMPLES = 4096
 
@@ -51,7 +54,7 @@ class ExpertSlice:
     """One expert's slice of a source tensor.
 
     Attributes:
-        start: Index of its first element in the tensor.
+        start: Index of its first element in the tensor, in elements of the view.
     """
 
     expert: int
@@ -61,10 +64,28 @@ class ExpertSlice:
 
 @dataclass(frozen=True)
 class ViewedTensor:
-    """A tensor of all experts of a layer: ``view`` of each expert's slice."""
+    """A tensor of all experts of a layer: ``view`` of each expert's slice.
+
+    Attributes:
+        dtype: safetensors name of the elements that the view counts: that of the source, or U32
+            for four bytes at a time of 8-bit sources.
+    """
 
     view: View
     slices: tuple[ExpertSlice, ...]
+    dtype: str
+
+    def places(self) -> list[tuple[Path, int]] | None:
+        """Return file and first byte of each expert; ``None`` if its bytes are not contiguous."""
+        shape = self.view.shape
+        steps = zip(shape, self.view.strides, _contiguous(shape).strides, strict=True)
+        if any(n > 1 and stride != wanted for n, stride, wanted in steps):
+            return None
+        size = BITS[self.dtype] // 8
+        return [
+            (one.entry.file, one.entry.offset + (one.start + self.view.first) * size)
+            for one in self.slices
+        ]
 
 
 class ViewFinder:
@@ -74,67 +95,111 @@ class ViewFinder:
     tensors have the same names and shapes, and checks that at ``SAMPLES`` positions.
     """
 
-    def __init__(self, sanitizer: Sanitizer, tensors: Mapping[str, TensorEntry]) -> None:
-        self._sanitizer, self._tensors = sanitizer, tensors
+    def __init__(self, loading: LazyLoading, tensors: Mapping[str, TensorEntry]) -> None:
+        self._loading, self._tensors = loading, tensors
         self._known: dict[tuple[Any, ...], View] = {}
         self._labels: dict[tuple[int, ...], mx.array] = {}
 
-    def find(self, layer: Experts) -> dict[str, ViewedTensor] | None:
-        """Return a layer's expert tensors as views, by name; ``None`` if one is not a view."""
-        sources_of = {n: self._sanitizer.sources_of[f"{layer.path}.{n}"] for n in layer.names}
-        labels: dict[str, mx.array] = {}
-        for sources in sources_of.values():
-            for index, source in enumerate(sources):
-                labels[source] = self._label(self._tensors[source], index, len(sources))
-        try:
-            labelled = self._sanitizer.run(labels)
-        except (ValueError, IndexError, RuntimeError, TypeError):
-            return None  # this sanitize needs the true shapes
-        views = {}
-        for name, sources in sources_of.items():
+    def find(self, layer: Experts) -> dict[str, ViewedTensor]:
+        """Return those of a layer's expert tensors that are views, by name."""
+        views, rest = {}, {}
+        for name in layer.names:
             output = f"{layer.path}.{name}"
-            shape = self._sanitizer.outputs[output].shape
-            entries = [self._tensors[source] for source in sources]
-            viewed = (
-                self._of_stack(name, labelled[output], shape, entries[0])
-                if len(entries) == 1
-                else _of_experts(labelled[output], shape, entries)
-            )
-            if viewed is None:
-                return None
-            views[name] = viewed
+            sources = self._loading.sources_of[output]
+            if sources and self._loading.outputs[output] is self._loading.zeros[sources[0]]:
+                entry = self._tensors[sources[0]]
+                view = _contiguous(entry.shape[1:])
+                views[name] = ViewedTensor(view, _slices(entry, view.count), entry.dtype)
+            else:
+                rest[name] = [self._tensors[source] for source in sources]
+        labels: dict[str, mx.array] = {}
+        for entries in rest.values():
+            for index, entry in enumerate(entries):
+                label = self._label(entry, index, len(entries))
+                if label is not None:
+                    labels[entry.name] = label
+        if not labels:
+            return views
+        try:
+            labelled = self._loading.run(labels)
+        except (UnsupportedModelError, ValueError, IndexError, RuntimeError, TypeError):
+            return views  # this sanitize needs the true shapes
+        for name, entries in rest.items():
+            output = f"{layer.path}.{name}"
+            if output not in labelled or any(e.name not in labels for e in entries):
+                continue
+            array, shape = labelled[output], self._loading.outputs[output].shape
+            if _is_bytes(entries[0]) and array.dtype == mx.uint8:
+                if shape[-1] % 4 or array.shape[-1] % 4:
+                    continue
+                array, shape = array.view(mx.uint32), (*shape[:-1], shape[-1] // 4)
+            find = self._of_stack if len(entries) == 1 else _of_experts
+            viewed = find(name, array, shape, entries)
+            if viewed is not None:
+                views[name] = viewed
         return views
 
-    def _label(self, entry: TensorEntry, index: int, n_sources: int) -> mx.array:
+    def _label(self, entry: TensorEntry, index: int, n_sources: int) -> mx.array | None:
         """Return labels: of two experts of a stack at full size, or of one expert at a small one.
 
-        They are in random order, so that no computed result looks like a view.
+        They are in random order, so that no computed result looks like a view. 8-bit sources get
+        one label in four bytes; ``None`` if their rows do not divide by four.
         """
+        if not all(_units(entry)):
+            return None
         if n_sources > 1:
             small = tuple(range(2, 2 + len(entry.shape)))
             n = math.prod(small)
-            return mx.array(_shuffled(n * n_sources)[index * n : index * n + n].reshape(small))
-        two = (2, *entry.shape[1:])
+            label = mx.array(_shuffled(n * n_sources)[index * n : index * n + n].reshape(small))
+            return label.view(mx.uint8) if _is_bytes(entry) else label
+        two = (2, *_units(entry)[1:])
         if two not in self._labels:
             self._labels[two] = mx.array(_shuffled(math.prod(two)).reshape(two))
-        return self._labels[two]
+        label = self._labels[two]
+        return label.view(mx.uint8) if _is_bytes(entry) else label
 
     def _of_stack(
-        self, name: str, labelled: mx.array, shape: tuple[int, ...], entry: TensorEntry
+        self, name: str, labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
     ) -> ViewedTensor | None:
         """Find the view of one stacked tensor of all experts."""
+        (entry,) = entries
         key = (name, labelled.shape, labelled.dtype, entry.shape)
         if entry.shape[:1] != shape[:1] or labelled.shape != (2, *shape[1:]):
             return None
-        size = math.prod(entry.shape[1:])
+        size = math.prod(_units(entry)[1:])
         view = self._known.get(key)
         if view is None or not _agrees(view, labelled, size):
             view = _whole_view(labelled, size)
             if view is None:
                 return None
             self._known[key] = view
-        slices = tuple(ExpertSlice(e, entry, e * size) for e in range(shape[0]))
-        return ViewedTensor(view, slices)
+        return ViewedTensor(view, _slices(entry, size), _viewed_as(entry))
+
+
+def _is_bytes(entry: TensorEntry) -> bool:
+    return LOADED_AS[entry.dtype] == mx.uint8
+
+
+def _viewed_as(entry: TensorEntry) -> str:
+    return "U32" if _is_bytes(entry) else entry.dtype
+
+
+def _units(entry: TensorEntry) -> tuple[int, ...]:
+    """Return the shape in elements of a view; the last axis is 0 if it does not divide."""
+    if not _is_bytes(entry):
+        return entry.shape
+    *rows, last = entry.shape or (1,)
+    return (*rows, 0 if last % 4 else last // 4)
+
+
+def _slices(entry: TensorEntry, size: int) -> tuple[ExpertSlice, ...]:
+    return tuple(ExpertSlice(e, entry, e * size) for e in range(entry.shape[0]))
+
+
+def _contiguous(shape: tuple[int, ...], first: int = 0) -> View:
+    """Return the view of a whole slice, or of its part from element ``first``."""
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return View(shape, first, strides, math.prod(shape))
 
 
 def _whole_view(labelled: mx.array, size: int) -> View | None:
@@ -176,10 +241,11 @@ def _places(labelled: mx.array, count: int) -> npt.NDArray[np.int64] | None:
 
 
 def _of_experts(
-    labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
+    name: str, labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
 ) -> ViewedTensor | None:
     """Find the views of one tensor per expert, unchanged and in any order."""
-    if len(entries) != shape[0] or any(entry.shape != shape[1:] for entry in entries):
+    one = tuple(shape[1:])
+    if len(entries) != shape[0] or any(_units(entry) != one for entry in entries):
         return None
     small = tuple(range(2, 1 + len(shape)))
     n = math.prod(small)
@@ -190,9 +256,8 @@ def _of_experts(
     order = places[:, 0] // n
     if not np.array_equal(places, order[:, None] * n + np.arange(n)):
         return None
-    view = _affine(np.arange(math.prod(shape[1:])).reshape(shape[1:]))
     slices = tuple(ExpertSlice(e, entries[i], 0) for e, i in enumerate(order))
-    return None if view is None else ViewedTensor(view, slices)
+    return ViewedTensor(_contiguous(one), slices, _viewed_as(entries[0]))
 
 
 def _affine(labels: npt.NDArray[Any]) -> View | None:
@@ -208,6 +273,6 @@ def _affine(labels: npt.NDArray[Any]) -> View | None:
         shape = [1] * labels.ndim
         shape[axis] = size
         expected += (np.arange(size, dtype=labels.dtype) * step).reshape(shape)
-    if min(strides) < 0 or not np.array_equal(labels, expected):
+    if min(strides, default=0) < 0 or not np.array_equal(labels, expected):
         return None
     return View(labels.shape, base, tuple(strides), int(labels.flat[-1]) - base + 1)
