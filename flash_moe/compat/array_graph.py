@@ -17,8 +17,9 @@ MAX_NAMED = 1000  # named arrays in one graph export; MLX allows 1024
 def sources_of(sources: Weights, outputs: Weights) -> dict[str, tuple[str, ...]]:
     """Return the names of the sources that each lazy output depends on.
 
-    In MLX's graph export nodes are arrays and primitives, and edges go to their users. A primitive has the same number in every export; an array has a name only if the caller passes
-    one. MLX allows 1024 names, so each export names some of the arrays.
+    In MLX's graph export nodes are arrays and primitives, and edges go to their users. A primitive
+    has the same number in every export; an array has a name only if the caller passes one. MLX
+    allows 1024 names, so each export names some of the arrays.
 
     Returns:
         The sources of each output, in the order in which the graph uses them.

@@ -129,12 +129,16 @@ class ViewFinder:
             if output not in labelled or any(e.name not in labels for e in entries):
                 continue
             array, shape = labelled[output], self._loading.outputs[output].shape
-            if _is_bytes(entries[0]) and array.dtype == mx.uint8:
-                if shape[-1] % 4 or array.shape[-1] % 4:
+            bytes_stay = _is_bytes(entries[0]) and array.dtype == mx.uint8
+            if bytes_stay:
+                if array.shape[-1] % 4:
                     continue
-                array, shape = array.view(mx.uint32), (*shape[:-1], shape[-1] // 4)
-            find = self._of_stack if len(entries) == 1 else _of_experts
-            viewed = find(name, array, shape, entries)
+                array = array.view(mx.uint32)
+            if len(entries) > 1:
+                viewed = _of_experts(array, shape, entries, bytes_stay)
+            else:
+                units = (*shape[:-1], shape[-1] // 4) if bytes_stay else shape
+                viewed = self._of_stack(name, array, units, entries[0])
             if viewed is not None:
                 views[name] = viewed
         return views
@@ -143,15 +147,15 @@ class ViewFinder:
         """Return labels: of two experts of a stack at full size, or of one expert at a small one.
 
         They are in random order, so that no computed result looks like a view. 8-bit sources get
-        one label in four bytes; ``None`` if their rows do not divide by four.
+        one label in four bytes; ``None`` if the rows of a stack do not divide by four.
         """
-        if not all(_units(entry)):
-            return None
         if n_sources > 1:
             small = tuple(range(2, 2 + len(entry.shape)))
             n = math.prod(small)
             label = mx.array(_shuffled(n * n_sources)[index * n : index * n + n].reshape(small))
             return label.view(mx.uint8) if _is_bytes(entry) else label
+        if not all(_units(entry)):
+            return None
         two = (2, *_units(entry)[1:])
         if two not in self._labels:
             self._labels[two] = mx.array(_shuffled(math.prod(two)).reshape(two))
@@ -159,10 +163,9 @@ class ViewFinder:
         return label.view(mx.uint8) if _is_bytes(entry) else label
 
     def _of_stack(
-        self, name: str, labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
+        self, name: str, labelled: mx.array, shape: tuple[int, ...], entry: TensorEntry
     ) -> ViewedTensor | None:
         """Find the view of one stacked tensor of all experts."""
-        (entry,) = entries
         key = (name, labelled.shape, labelled.dtype, entry.shape)
         if entry.shape[:1] != shape[:1] or labelled.shape != (2, *shape[1:]):
             return None
@@ -241,11 +244,12 @@ def _places(labelled: mx.array, count: int) -> npt.NDArray[np.int64] | None:
 
 
 def _of_experts(
-    name: str, labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry]
+    labelled: mx.array, shape: tuple[int, ...], entries: list[TensorEntry], bytes_stay: bool
 ) -> ViewedTensor | None:
     """Find the views of one tensor per expert, unchanged and in any order."""
     one = tuple(shape[1:])
-    if len(entries) != shape[0] or any(_units(entry) != one for entry in entries):
+    shapes = {entry.shape if bytes_stay else _units(entry) for entry in entries}
+    if len(entries) != shape[0] or shapes != {one}:
         return None
     small = tuple(range(2, 1 + len(shape)))
     n = math.prod(small)
@@ -257,7 +261,8 @@ def _of_experts(
     if not np.array_equal(places, order[:, None] * n + np.arange(n)):
         return None
     slices = tuple(ExpertSlice(e, entries[i], 0) for e, i in enumerate(order))
-    return ViewedTensor(_contiguous(one), slices, _viewed_as(entries[0]))
+    dtype = entries[0].dtype if bytes_stay else _viewed_as(entries[0])
+    return ViewedTensor(_contiguous(one), slices, dtype)
 
 
 def _affine(labels: npt.NDArray[Any]) -> View | None:

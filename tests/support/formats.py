@@ -53,7 +53,7 @@ MINIMAX = {
 QWEN = {
     "model_type": "qwen3_5_moe",
     "text_config": {
-        **SMALL,
+        **BASE,
         "model_type": "qwen3_5_moe_text",
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,
