@@ -128,7 +128,10 @@ class ViewFinder:
             output = f"{layer.path}.{name}"
             if output not in labelled or any(e.name not in labels for e in entries):
                 continue
-            array, shape = labelled[output], self._loading.outputs[output].shape
+            array, made = labelled[output], self._loading.outputs[output]
+            source, shape = self._loading.zeros[entries[0].name], made.shape
+            if made.dtype != source.dtype and mx.issubdtype(source.dtype, mx.floating):
+                continue  # cast; labels are integers and show no casts of floats
             bytes_stay = _is_bytes(entries[0]) and array.dtype == mx.uint8
             if bytes_stay:
                 if array.shape[-1] % 4:

@@ -11,13 +11,17 @@ from flash_moe.errors import CorruptFileError
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
-from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.base import PackSource, keep_unused
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.original_flash_moe import original_source
 
 
 def open_adopted(
-    checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
+    checkpoint: Checkpoint,
+    places: Mapping[Path, RemoteFile],
+    packed: Path,
+    *,
+    keep: bool = False,
 ) -> PackSource:
     """Open record files for adoption, and compare a sample of each layer with the hub.
 
@@ -27,6 +31,7 @@ def open_adopted(
     Args:
         places: Path of each shard of the checkpoint to its file on the hub.
         packed: ``packed_experts`` directory.
+        keep: Keep the tensors that mlx-lm does not load.
 
     Raises:
         CorruptFileError: The bytes or the layout differ.
@@ -69,4 +74,4 @@ def open_adopted(
             )
 
     in_threads(compare, samples, stop)
-    return source
+    return keep_unused(source) if keep else source

@@ -44,10 +44,14 @@ class Manifest:
     unused: UnusedWeights | None = None
 
     @property
+    def tensor_files(self) -> tuple[ResidentFile, ...]:
+        """Files of resident weights and of kept ones that are not loaded."""
+        return self.resident if self.unused is None else (*self.resident, *self.unused.files)
+
+    @property
     def whole_files(self) -> tuple[ResidentFile, ...]:
         """All files but the record files."""
-        kept = () if self.unused is None else self.unused.files
-        return (*self.resident, *kept, *self.auxiliary_files)
+        return (*self.tensor_files, *self.auxiliary_files)
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -175,8 +179,7 @@ def file_sizes(manifest: Manifest) -> dict[str, int]:
     layers = {
         e.file: e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
     }
-    kept = () if manifest.unused is None else manifest.unused.files
-    return layers | {r.file: r.n_bytes for r in (*manifest.resident, *kept)}
+    return layers | {f.file: f.n_bytes for f in manifest.tensor_files}
 
 
 def check_size(file: Path, expected: int) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_lm
 import pytest
 
 from flash_moe import load
-from flash_moe.errors import UnsupportedModelError
+from flash_moe.errors import ConfigError, UnsupportedModelError
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.manifest import read_manifest
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.verify import verify
 from tests.support.formats import (
     DEEPSEEK,
@@ -25,7 +28,9 @@ from tests.support.formats import (
     QWEN,
     Weights,
     assert_same_bits,
+    bytes_of,
     per_expert,
+    record_tensors,
     renamed,
     write,
 )
@@ -222,3 +227,71 @@ def test_the_bits_of_mlx_lm(make: Callable[[Path], Path], in_place: bool, tmp_pa
     for source, share in sources:
         with load(source, cache_gb=budget_gb(source, share)) as flash:
             assert list(flash.generate(prompt_ids(9), max_tokens=4).token_ids) == expected
+
+
+def awq(w: Weights) -> Weights:
+    """Attention as AutoAWQ saves it: words along the outputs, scales of float16."""
+    out = {}
+    for name, array in per_expert()(w).items():
+        if not name.endswith("q_proj.weight"):
+            out[name] = array
+            continue
+        base, (rows, width) = name.removesuffix(".weight"), array.shape
+        key = mx.random.key(rows)
+        out[f"{base}.qweight"] = mx.random.randint(0, 2**31 - 1, (width, rows // 8), key=key)
+        out[f"{base}.qzeros"] = mx.random.randint(0, 2**31 - 1, (width // 32, rows // 8), key=key)
+        out[f"{base}.scales"] = mx.random.uniform(0, 0.01, (width // 32, rows), mx.float16, key)
+    return out
+
+
+def test_attention_of_awq_is_that_of_convert(tmp_path: Path) -> None:
+    quantization = {"quant_method": "awq", "bits": 4, "group_size": 32}
+    changes = {"quantization_config": quantization}
+    path = write(tmp_path / "model", OLMOE, awq, quantize=False, changes=changes)
+    mlx_lm.convert(str(path), str(tmp_path / "mlx"), quantize=True)
+    pack(open_source(path), tmp_path / "store")
+    assert_same_bits(tmp_path / "mlx", tmp_path / "store")
+    expected = Resident(tmp_path / "mlx").tokens(prompt_ids(9), 4)
+    with load(tmp_path / "store") as flash:
+        assert list(flash.generate(prompt_ids(9), max_tokens=4).token_ids) == expected
+
+
+def test_quantized_originals_keep_their_bits(tmp_path: Path) -> None:
+    path = write(tmp_path / "model", MIXTRAL, per_expert(**W123))
+    with pytest.raises(ConfigError, match="quantized already"):
+        open_source(path, QuantizationConfig(bits=4))
+    assert open_source(path, QuantizationConfig(expert_bits=2)).from_bits == (4,)
+    pack(open_source(path, QuantizationConfig(expert_bits=2)), tmp_path / "store")
+    stacked = write(tmp_path / "stacked", MIXTRAL)
+    pack(open_source(stacked, QuantizationConfig(expert_bits=2)), tmp_path / "expected")
+    ours, theirs = read_manifest(tmp_path / "store"), read_manifest(tmp_path / "expected")
+    assert ours.layers == theirs.layers
+
+
+def test_experts_that_mlx_lm_computes_are_not_requantized(tmp_path: Path) -> None:
+    path = FORMATS["kimi_k2, int4"][0](tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match=r"it computes.*mlx_lm\.convert"):
+        open_source(path, QuantizationConfig(expert_bits=2))
+
+
+def test_a_global_scale_is_a_component(tmp_path: Path) -> None:
+    """MLX computes with it on a GPU only, so the records are compared, and not the tokens."""
+    projections = [f"model.layers.1.mlp.switch_mlp.{p}" for p in ("gate", "up", "down")]
+
+    def with_scale(w: Weights) -> Weights:
+        return w | {f"{p}_proj.global_scale": mx.random.uniform(shape=(16,)) for p in projections}
+
+    path = write(
+        tmp_path / "model", GLM, with_scale, mode="nvfp4", group_size=16, experts_only=True
+    )
+    source = open_source(path)
+    assert source.layers[0].layout.component("up_proj", "global_scale") is not None
+    pack(source, tmp_path / "store")
+    assert verify(tmp_path / "store").problems == ()
+    expected = dict(mx.load(str(path / "model.safetensors")))
+    assert (
+        record_tensors(tmp_path / "store").items()
+        >= {
+            name: bytes_of(array) for name, array in expected.items() if "global_scale" in name
+        }.items()
+    )

@@ -181,17 +181,11 @@ def bytes_of(array: mx.array) -> bytes:
     return np.array(mx.contiguous(array).reshape(-1).view(mx.uint8)).tobytes()
 
 
-def assert_same_bits(path: Path, store: Path) -> None:
-    """Compare a store with the parameters that mlx-lm loads from the checkpoint."""
-    expected = parameters(path)
-    manifest = read_manifest(store)
-    experts = PackedExperts(store, manifest)
+def record_tensors(store: Path) -> dict[str, bytes]:
+    """Return the stacked tensors of the experts of a store, from its records."""
+    experts = PackedExperts(store, read_manifest(store))
     reader = RecordReader(experts, verify=True)
-    got = {
-        name: bytes_of(array)
-        for file in manifest.resident
-        for name, array in dict(mx.load(str(store / file.file))).items()
-    }
+    got: dict[str, bytes] = {}
     for index, layer in enumerate(experts.layers):
         for expert in range(layer.n_experts):
             record = memoryview(bytearray(layer.layout.record_bytes))
@@ -199,6 +193,16 @@ def assert_same_bits(path: Path, store: Path) -> None:
             for name, part in record_parts(layer.layout, record).items():
                 got[f"{layer.path}.{name}"] = got.get(f"{layer.path}.{name}", b"") + bytes(part)
     reader.close()
+    return got
+
+
+def assert_same_bits(path: Path, store: Path) -> None:
+    """Compare a store with the parameters that mlx-lm loads from the checkpoint."""
+    expected = parameters(path)
+    got = record_tensors(store)
+    for file in read_manifest(store).resident:
+        loaded: Weights = dict(mx.load(str(store / file.file)))
+        got |= {name: bytes_of(array) for name, array in loaded.items()}
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         assert got[name] == bytes_of(array), name

@@ -16,7 +16,7 @@ import xxhash
 
 from flash_moe.compat.lazy_loading import LazyLoading, as_saved
 from flash_moe.pack.safetensors_writer import TensorSpec
-from flash_moe.pack.sources.checkpoint import Checkpoint
+from flash_moe.pack.sources.checkpoint import Checkpoint, resident_entries
 from flash_moe.pack.sources.conversion import Conversion
 from flash_moe.pack.steps import CopyTensor, PackStep
 from flash_moe.store.experts import ExpertLayer, expert_bytes, is_mtp
@@ -156,6 +156,22 @@ def keep_unused(source: PackSource) -> PackSource:
         kept=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in kept),
         steps=(*source.steps, *(CopyTensor((e,), None, e.n_bytes, e.name) for e in kept)),
         fingerprint=xxhash.xxh3_128_hexdigest(f"{source.fingerprint} keep unused".encode()),
+    )
+
+
+def as_older_versions(source: PackSource, checkpoint: Checkpoint) -> PackSource:
+    """Return an mlx source whose resident tensors are those that older versions copied.
+
+    They copied all tensors but experts and prediction heads, with the names of the source.
+    """
+    entries = resident_entries(checkpoint.tensors)
+    return replace(
+        source,
+        resident=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
+        steps=(
+            *(step for step in source.steps if step.layer is not None),
+            *(CopyTensor((e,), None, e.n_bytes, e.name) for e in entries),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from flash_moe.pack.sources.hf import hf_source
 from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.pack.sources.requantized import requantized_source
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
+from flash_moe.store.safetensors_header import TensorEntry
 
 
 def open_source(
@@ -44,7 +45,19 @@ def open_source(
     loading = LazyLoading(checkpoint.config, checkpoint.tensors, checkpoint.root)
     loading.check(but_experts=adopt is not None)
     source = _open(checkpoint, loading, quantization, adopt)
+    _check_store(source)
     return keep_unused(source) if keep else source
+
+
+def _check_store(source: PackSource) -> None:
+    """Check that mlx-lm can load the resident tensors of the store.
+
+    Raises:
+        UnsupportedModelError: It cannot.
+    """
+    specs = source.resident
+    entries = {s.name: TensorEntry(Path(), s.name, s.dtype, s.shape, 0, s.n_bytes) for s in specs}
+    LazyLoading(source.config, entries, source.root).check(but_experts=True)
 
 
 def _open(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import mlx_lm
 import pytest
 
@@ -40,6 +42,34 @@ def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
     assert kinds[ConvertTensor] > kinds[SanitizeTensors]
     computed = [step for step in source.steps if isinstance(step, SanitizeTensors)]
     assert not any(step.experts for step in computed)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dtype": "bfloat16"},
+        {"torch_dtype": "float16", "dtype": "bfloat16"},
+        {"torch_dtype": "auto", "text_config": {"dtype": "bfloat16"}},
+        {"text_config": {"dtype": "bfloat16"}},
+        {},
+    ],
+    ids=str,
+)
+def test_the_dtype_is_that_of_convert(tmp_path: Path, config: dict[str, Any]) -> None:
+    original = write_original(tmp_path / "hf", "olmoe", n_shards=1)
+    file = original / "model-00001-of-00001.safetensors"
+    tensors = {name: array.astype(mx.float32) for name, array in dict(mx.load(str(file))).items()}
+    mx.eval(tensors)
+    mx.save_safetensors(str(file), tensors)
+    table = json.loads((original / "config.json").read_text())
+    del table["torch_dtype"]
+    (original / "config.json").write_text(json.dumps(table | config))
+    mlx_lm.convert(str(original), str(tmp_path / "mlx"), quantize=True)
+    pack(open_source(tmp_path / "mlx"), tmp_path / "expected")
+    pack(open_source(original), tmp_path / "got")
+    ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
+    assert (ours.layouts, ours.layers) == (theirs.layouts, theirs.layers)
+    assert resident(tmp_path / "got") == resident(tmp_path / "expected")
 
 
 def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
