@@ -174,7 +174,7 @@ class LazyLoading:
             but_experts: The experts may be missing.
 
         Raises:
-            UnsupportedModelError: One is missing, unknown, or has another shape.
+            UnsupportedModelError: One is missing, unknown, or has the wrong shape.
         """
         if not self.experts:
             raise UnsupportedModelError(
