@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 from flash_moe.compat.dtypes import LOADED_AS
 from flash_moe.compat.lazy_loading import Experts, LazyLoading
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.store.experts import Places
 from flash_moe.store.safetensors_header import BITS, TensorEntry
 
 SAMPLES = 4096
@@ -75,17 +75,24 @@ class ViewedTensor:
     slices: tuple[ExpertSlice, ...]
     dtype: str
 
-    def places(self) -> list[tuple[Path, int]] | None:
-        """Return file and first byte of each expert; ``None`` if its bytes are not contiguous."""
-        shape = self.view.shape
-        steps = zip(shape, self.view.strides, _contiguous(shape).strides, strict=True)
-        if any(n > 1 and stride != wanted for n, stride, wanted in steps):
-            return None
+    def places(self) -> Places | None:
+        """Return the positions of the experts, or ``None`` if they are not rows at equal steps."""
         size = BITS[self.dtype] // 8
-        return [
+        run, rows, step = 1, 1, 0  # elements that follow each other; rows of them
+        for n, stride in zip(reversed(self.view.shape), reversed(self.view.strides), strict=True):
+            if n == 1:
+                continue
+            if rows == 1 and stride == run:
+                run *= n
+            elif rows == 1 or stride == rows * step:
+                rows, step = rows * n, step or stride
+            else:
+                return None
+        starts = tuple(
             (one.entry.file, one.entry.offset + (one.start + self.view.first) * size)
             for one in self.slices
-        ]
+        )
+        return Places(starts, rows, step * size)
 
 
 class ViewFinder:
@@ -118,10 +125,9 @@ class ViewFinder:
                 label = self._label(entry, index, len(entries))
                 if label is not None:
                     labels[entry.name] = label
-        if not labels:
-            return views
         try:
-            labelled = self._loading.run(labels)
+            labelled = self._loading.run(labels) if labels else {}
+            views |= self._byte_views(layer, {n: e[0] for n, e in rest.items() if len(e) == 1})
         except (UnsupportedModelError, ValueError, IndexError, RuntimeError, TypeError):
             return views  # this sanitize needs the true shapes
         for name, entries in rest.items():
@@ -146,6 +152,41 @@ class ViewFinder:
                 views[name] = viewed
         return views
 
+    def _byte_views(
+        self, layer: Experts, stacks: Mapping[str, TensorEntry]
+    ) -> dict[str, ViewedTensor]:
+        """Find the views of 8-bit stacks whose rows do not divide by four.
+
+        A label has four bytes, so the loading runs four times, on one byte of each label.
+        """
+        odd = {n: e for n, e in stacks.items() if _is_bytes(e) and not all(_units(e))}
+        if not odd:
+            return {}
+        labels = {e.name: self._two(e.shape[1:]) for e in odd.values()}
+        runs = [
+            self._loading.run({n: (a >> 8 * k).astype(mx.uint8) for n, a in labels.items()})
+            for k in range(4)
+        ]
+        views = {}
+        for name, entry in odd.items():
+            output = f"{layer.path}.{name}"
+            parts = [run[output] for run in runs]
+            if any(part.dtype != mx.uint8 for part in parts):
+                continue
+            labelled = sum((p.astype(mx.int32) << 8 * k for k, p in enumerate(parts)), mx.array(0))
+            shape = self._loading.outputs[output].shape
+            viewed = self._of_stack(name, labelled, shape, entry, entry.dtype)
+            if viewed is not None:
+                views[name] = viewed
+        return views
+
+    def _two(self, shape: tuple[int, ...]) -> mx.array:
+        """Return labels of two experts of a stack."""
+        two = (2, *shape)
+        if two not in self._labels:
+            self._labels[two] = mx.array(_shuffled(math.prod(two)).reshape(two))
+        return self._labels[two]
+
     def _label(self, entry: TensorEntry, index: int, n_sources: int) -> mx.array | None:
         """Return labels: of two experts of a stack at full size, or of one expert at a small one.
 
@@ -159,27 +200,31 @@ class ViewFinder:
             return label.view(mx.uint8) if _is_bytes(entry) else label
         if not all(_units(entry)):
             return None
-        two = (2, *_units(entry)[1:])
-        if two not in self._labels:
-            self._labels[two] = mx.array(_shuffled(math.prod(two)).reshape(two))
-        label = self._labels[two]
+        label = self._two(_units(entry)[1:])
         return label.view(mx.uint8) if _is_bytes(entry) else label
 
     def _of_stack(
-        self, name: str, labelled: mx.array, shape: tuple[int, ...], entry: TensorEntry
+        self,
+        name: str,
+        labelled: mx.array,
+        shape: tuple[int, ...],
+        entry: TensorEntry,
+        dtype: str | None = None,
     ) -> ViewedTensor | None:
         """Find the view of one stacked tensor of all experts."""
         key = (name, labelled.shape, labelled.dtype, entry.shape)
         if entry.shape[:1] != shape[:1] or labelled.shape != (2, *shape[1:]):
             return None
-        size = math.prod(_units(entry)[1:])
+        dtype = dtype or _viewed_as(entry)
+        units = _units(entry) if dtype == "U32" else entry.shape
+        size = math.prod(units[1:])
         view = self._known.get(key)
         if view is None or not _agrees(view, labelled, size):
             view = _whole_view(labelled, size)
             if view is None:
                 return None
             self._known[key] = view
-        return ViewedTensor(view, _slices(entry, size), _viewed_as(entry))
+        return ViewedTensor(view, _slices(entry, size), dtype)
 
 
 def _is_bytes(entry: TensorEntry) -> bool:

@@ -65,12 +65,37 @@ class Segment:
     Attributes:
         offset: First byte in ``file``.
         record_offset: First byte in the record.
+        n_bytes: Bytes of the record.
+        rows: Equal pieces of the range; only they are used, and are contiguous in the record.
+        step: Bytes from a row to the next in the file, if there are several.
     """
 
     file: Path
     offset: int
     record_offset: int
     n_bytes: int
+    rows: int = 1
+    step: int = 0
+
+    @property
+    def span(self) -> int:
+        """Bytes to read from the file."""
+        return (self.rows - 1) * self.step + self.n_bytes // self.rows
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions of one tensor of all experts of a layer.
+
+    Attributes:
+        starts: File and first byte of each expert.
+        rows: As in ``Segment``.
+        step: As in ``Segment``.
+    """
+
+    starts: Sequence[tuple[Path, int]]
+    rows: int = 1
+    step: int = 0
 
 
 class ExpertFiles(ABC):
@@ -120,13 +145,13 @@ class CheckpointExperts(ExpertFiles):
 
     Args:
         layers: The MoE layers.
-        places: For each layer: component name to file and first byte of each expert.
+        places: For each layer: component name to its positions.
     """
 
     def __init__(
         self,
         layers: Sequence[ExpertLayer],
-        places: Sequence[Mapping[str, Sequence[tuple[Path, int]]]],
+        places: Sequence[Mapping[str, Places]],
     ) -> None:
         self.layers = tuple(layers)
         self._places = tuple(places)
@@ -154,15 +179,16 @@ class CheckpointExperts(ExpertFiles):
     def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
         places = self._places[layer]
         return tuple(
-            Segment(*places[c.name][expert], c.offset, c.n_bytes)
+            Segment(*p.starts[expert], c.offset, c.n_bytes, p.rows, p.step)
             for c in self.layers[layer].layout.components
+            for p in [places[c.name]]
         )
 
 
-def stack_places(entry: TensorEntry) -> tuple[tuple[Path, int], ...]:
-    """Return file and first byte of each expert of a stacked tensor."""
+def stack_places(entry: TensorEntry) -> Places:
+    """Return the positions of a stacked tensor ``[experts, ...]``."""
     size = entry.n_bytes // max(entry.shape[0], 1)
-    return tuple((entry.file, entry.offset + e * size) for e in range(entry.shape[0]))
+    return Places(tuple((entry.file, entry.offset + e * size) for e in range(entry.shape[0])))
 
 
 def layer_number(path: str) -> int:
