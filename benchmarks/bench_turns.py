@@ -6,7 +6,9 @@ Each round has a new system message of ``--system`` tokens and measures, all exp
 
 - the first turn, which prefills everything;
 - the second turn on the same server, and on one that was restarted in between;
-- a prompt of only as many tokens as the second turn has new ones.
+- a prompt of only as many tokens as the second turn has new ones;
+- the same number of tokens behind ``--system`` cached ones, with ``model.stream`` in this process:
+  attention to the cached tokens takes time too.
 
 Prints one JSON line last. ``disk_bytes`` is the size of one cache file, the largest.
 """
@@ -14,6 +16,7 @@ Prints one JSON line last. ``disk_bytes`` is the size of one cache file, the lar
 from __future__ import annotations
 
 import argparse
+import copy
 import http.client
 import json
 import statistics
@@ -25,6 +28,7 @@ from typing import Any
 
 from bench_server import ROOT, WAIT_S, ask, server
 
+from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
 
@@ -58,10 +62,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows.setdefault(name, []).append(value)
         print(f"{name} {value:.4g}", file=sys.stderr)
 
-    with load(args.model) as flash:
-        words = " You answer briefly and kindly."
-        n_words = len(flash.tokenizer.encode(words, add_special_tokens=False))
-        system = words * (args.system // n_words)
+    flash = load(args.model)
+    words = " You answer briefly and kindly."
+    n_words = len(flash.tokenizer.encode(words, add_special_tokens=False))
+    system = words * (args.system // n_words)
+    cache = make_prompt_cache(flash.model)
+    context = [40 + 7 * i % 200 for i in range(args.system)]
+    next(flash.stream(context, max_tokens=1, prompt_cache=cache))
     warm = [{"role": "user", "content": "Hello there!"}]
     with tempfile.TemporaryDirectory() as folder:
         flags = ("--prompt-cache-dir", folder, "--prompt-cache-disk-gb", "4")
@@ -83,6 +90,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 ids = [40 + (7 * i + n) % 200 for i in range(second["new"])]
                 times = ask(port, ids, 2, {})
                 note("new_tokens_alone_s", times[1] - times[0])
+            started = time.perf_counter()
+            next(flash.stream(ids, max_tokens=1, prompt_cache=copy.deepcopy(cache)))
+            note("new_tokens_behind_context_s", time.perf_counter() - started)
             # The second turn again, from the files of the first alone.
             for file in Path(folder).glob("*.safetensors"):
                 if int(file.name.split("-")[1]) > first["new"] + first["cached"] + 16:
@@ -97,7 +107,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         note("disk_bytes", max(file.stat().st_size for file in Path(folder).iterdir()))
     found: dict[str, Any] = {name: statistics.median(values) for name, values in rows.items()}
     for name in ("same_process", "restarted"):
-        found[f"{name}_to_new_tokens"] = found[f"{name}_s"] / found["new_tokens_alone_s"]
+        for base in ("alone", "behind_context"):
+            found[f"{name}_to_{base}"] = found[f"{name}_s"] / found[f"new_tokens_{base}_s"]
     return {**found, "model": str(resolve(args.model).name), "rounds": args.rounds}
 
 

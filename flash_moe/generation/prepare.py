@@ -90,7 +90,7 @@ class Preparer:
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
         begin: list[int] = []
-        if tokenizer.has_tool_calling:
+        if getattr(tokenizer, "has_tool_calling", False):
             begin = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
         self._call_token = begin[0] if len(begin) == 1 else None
 

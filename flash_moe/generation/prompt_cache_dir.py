@@ -188,7 +188,7 @@ class PromptCacheDir:
         properties = json.dumps(properties_of(model), sort_keys=True)
         self._metadata = {"properties": properties, "store": str(model.path)}
         self._model = xxhash.xxh3_64_hexdigest(properties.encode())
-        self._trims = all(c.is_trimmable() for c in make_prompt_cache(model))
+        self._trims = always_trimmable(make_prompt_cache(model))
         self._ignored: set[str] = set()
         self._pending: dict[tuple[int, str], int] = {}  # length and hash of tokens: bytes
         self._lock = threading.Lock()  # guards the two above
@@ -337,6 +337,16 @@ class PromptCacheDir:
         finally:
             with self._lock:
                 del self._pending[key]
+
+
+def always_trimmable(cache: Sequence[Any]) -> bool:
+    """True without recurrent layers and without windows, which cannot be trimmed when full."""
+    return all(
+        always_trimmable(c.caches)
+        if hasattr(c, "caches")
+        else c.is_trimmable() and not getattr(c, "max_size", None)
+        for c in cache
+    )
 
 
 def _array(ids: Sequence[int]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.generation.prompt import common_length
-from flash_moe.generation.prompt_cache_dir import PromptCacheDir
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, always_trimmable
 from flash_moe.generation.result import Chunk
 
 # Generation options that apply to prefilling a part of the prompt. The others (samplers,
@@ -74,7 +74,7 @@ class TurnCache:
         total = len(ids) - len(reused.ids)
         report = options.pop("on_prefill", None)
         self.prefilled.append(0)
-        if len(reused.ids) < mark < len(ids) and not _always_trimmable(reused.cache):
+        if len(reused.ids) < mark < len(ids) and not always_trimmable(reused.cache):
             self._prefill(reused, list(ids[:mark]), options, _shifted(report, 0, total))
             self.checkpoint = CachedPrompt(reused.ids, copy.deepcopy(reused.cache))
         if report:
@@ -162,16 +162,6 @@ def _trimmed(cache: Sequence[Any], n: int) -> bool:
     if n == 0:
         return True
     return all(c.is_trimmable() for c in cache) and all(c.trim(n) == n for c in cache)
-
-
-def _always_trimmable(cache: Sequence[Any]) -> bool:
-    """True without recurrent layers and without windows, which cannot be trimmed when full."""
-    return all(
-        _always_trimmable(c.caches)
-        if hasattr(c, "caches")
-        else c.is_trimmable() and not getattr(c, "max_size", None)
-        for c in cache
-    )
 
 
 def _shifted(
