@@ -7,8 +7,10 @@ import functools
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flash_moe.cli.client_settings import client_lines
 from flash_moe.cli.options import add_options, given
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
@@ -18,6 +20,7 @@ from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from flash_moe.generation.engine import Engine
+    from flash_moe.server.options import ServeOptions
 
 _LIMITS: tuple[tuple[str, float | None, str], ...] = (
     ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
@@ -155,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         )
     from flash_moe.server.run import serve
 
-    serve(options, functools.partial(_report, options.model))
+    serve(options, functools.partial(_report, options))
     return 0
 
 
@@ -169,11 +172,12 @@ def _template_args(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _report(model: str, url: str, engine: Engine) -> None:
-    print(
-        f"flash-moe: {model} at {url}/v1 (Anthropic clients: {url}); "
+def _report(options: ServeOptions, url: str, engine: Engine) -> None:
+    name, context = Path(options.model).name, engine.flash.model.config.max_context
+    lines = [
+        f"flash-moe: {options.model} at {url}/v1 (Anthropic clients: {url}); "
         f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
         f"{format_bytes(engine.cache_bytes)} for prompt caches",
-        file=sys.stderr,
-        flush=True,
-    )
+        *client_lines(name, url, context, options.api_key is not None),
+    ]
+    print("\n  ".join(lines), file=sys.stderr, flush=True)

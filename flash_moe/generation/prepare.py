@@ -117,7 +117,14 @@ class Preparer:
             return limits if constraint is None else [*limits, constraint.processor()]
 
         thinking = opens_thinking(tokenizer, ids)
-        splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
+        splitter = ReplySplitter(
+            tokenizer,
+            tools or None,
+            thinking=thinking,
+            calls=bool(tools),
+            stops=sampling.stops,
+            broken_as_text=True,
+        )
         run = EngineRequest(ids, sampling, processors, checkpoints, request.top_logprobs)
         return PreparedRequest(request, run, splitter)
 

@@ -204,7 +204,10 @@ def test_decoding_goes_on_while_a_prompt_is_processed(
     assert long.events.qsize() <= 1  # it has begun, and has no token yet
 
 
-def test_a_cancelled_request_leaves_and_the_others_stay(engine: Engine, alone: FlashMoE) -> None:
+def test_a_cancelled_request_leaves_and_the_others_stay(
+    engine: Engine, alone: FlashMoE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 32)
     ids = prompt_ids(6)
     expected = solo(alone, ids, sampling(20))
     stays = engine.submit(EngineRequest(ids, sampling(20)))
