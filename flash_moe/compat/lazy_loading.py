@@ -8,8 +8,7 @@ checkpoint is checked and planned from its headers only, and converted shard by 
 
 from __future__ import annotations
 
-import json
-import shutil
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +42,17 @@ class _Placeholder(nn.Module):
     """Replacement of the experts while mlx-lm quantizes the rest."""
 
 
+class _ConfigOnly:
+    """Model directory for ``load_model`` that seems to have no files but those of the config."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __truediv__(self, name: str) -> Path:
+        shown = name in ("config.json", QUANT_CONFIG_FILE)
+        return self._root / name if shown else self._root / "config.json" / name
+
+
 @dataclass(frozen=True)
 class Experts:
     """The experts of one layer in the model.
@@ -63,7 +73,7 @@ class LazyLoading:
     Args:
         config: Its config.json.
         tensors: All its tensors, by name.
-        root: Its directory, for ``hf_quant_config.json``.
+        root: Its directory, with config.json and maybe ``hf_quant_config.json``.
         component: Component named in the errors.
 
     Attributes:
@@ -110,20 +120,23 @@ class LazyLoading:
                 loaded.update(given)
                 return self
 
-        with tempfile.TemporaryDirectory(prefix="flash-moe-") as folder, self._mlx_lm_errors():
-            (Path(folder) / "config.json").write_text(json.dumps(self._source_config))
-            if (self._root / QUANT_CONFIG_FILE).is_file():
-                shutil.copy(self._root / QUANT_CONFIG_FILE, folder)
+        with self._mlx_lm_errors():
             model, config = load_model(
-                Path(folder),
+                _ConfigOnly(self._root),
                 lazy=True,
                 strict=False,  # there are no files; ``check`` compares
-                model_config={"model_file": None},
+                model_config={**self._changes(), "model_file": None},
                 get_model_classes=lambda config: (Lazy, args_class),
             )
         # mlx-lm's classes change their config.
         derived = {key: config[key] for key in _DERIVED if key in config}
         return model, {**self._source_config, **derived}, sanitized, loaded
+
+    def _changes(self) -> dict[str, Any]:
+        """Return the differences of the config from config.json, which mlx-lm reads itself."""
+        ours, theirs = self._source_config, read_config(self._root)
+        changed = {k: v for k, v in ours.items() if k not in theirs or theirs[k] != v}
+        return copy.deepcopy({**dict.fromkeys(theirs.keys() - ours.keys()), **changed})
 
     @contextmanager
     def _mlx_lm_errors(self) -> Iterator[None]:

@@ -118,19 +118,19 @@ def plan_repository(
             incoming=dst / INCOMING,
             only=("config.json", INDEX_FILE, QUANT_CONFIG_FILE),
         )
-    small = sum(file.n_bytes for file in auxiliary_files(remote))
+        small = sum(file.n_bytes for file in auxiliary_files(remote))
 
-    def disk(source: PackSource) -> Disk:
-        needed = {place: places[place] for place in shards_left(source, None)}
-        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
-        with contextlib.closing(shards):
-            usage = _disk(source, dst, shards, small)
-        remaining = shards_left(source, journal)
-        left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
-        return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
+        def disk(source: PackSource) -> Disk:
+            needed = {place: places[place] for place in shards_left(source, None)}
+            shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
+            with contextlib.closing(shards):
+                usage = _disk(source, dst, shards, small)
+            remaining = shards_left(source, journal)
+            left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
+            return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-    open_as = partial(open_source, checkpoint)
-    return _planned(open_as, disk, quantization, repo, remote.commit, journal)
+        open_as = partial(open_source, checkpoint)
+        return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
 def plan_checkpoint(

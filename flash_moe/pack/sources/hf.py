@@ -20,9 +20,10 @@ from flash_moe.compat.lazy_loading import Experts, LazyLoading, as_saved, caster
 from flash_moe.compat.mlx_lm import quantize_model
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.recipe import Recipe
-from flash_moe.pack.sources.base import PackSource, source_of
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.conversion import Conversion
+from flash_moe.pack.sources.mlx import source_of
 from flash_moe.store.layout import Quantization
 from flash_moe.store.quantization import QuantizationConfig
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.config import model_config
-from flash_moe.pack.sources.base import PackSource, keep_unused, mlx_source
+from flash_moe.pack.sources.base import PackSource, keep_unused
 from flash_moe.pack.sources.checkpoint import Checkpoint, local_checkpoint
 from flash_moe.pack.sources.hf import hf_source
+from flash_moe.pack.sources.mlx import mlx_source
 from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.pack.sources.requantized import requantized_source
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig

@@ -10,9 +10,10 @@ from pathlib import Path
 from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.files.json_file import integer, read_json
-from flash_moe.pack.sources.base import PackSource, source_of
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.conversion import Conversion
+from flash_moe.pack.sources.mlx import source_of
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertLayer,

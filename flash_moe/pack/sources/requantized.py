@@ -12,9 +12,10 @@ from flash_moe.compat.lazy_loading import LazyLoading, as_saved
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.recipe import Recipe
 from flash_moe.pack.convert.steps import ConvertExperts, RequantizeExperts, SanitizeTensors
-from flash_moe.pack.sources.base import PackSource, source_of
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.conversion import Conversion
+from flash_moe.pack.sources.mlx import source_of
 from flash_moe.pack.steps import CopyExperts, PackStep
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import PROJECTIONS, Quantization, layout_of
