@@ -67,7 +67,7 @@ class Experts:
         self.layout = one.layout
         self.slab = Slab(N_SLOTS, one.layout.record_bytes)
         for slot in range(N_SLOTS):
-            self.slab.record(slot, one.layout.record_bytes)[:] = one.words.tobytes()
+            self.slab.write(slot, one.words.tobytes())
         mx.eval(self.slab.array + 1)  # managed memory moves to the GPU when it is first read
         self.kernels = ExpertKernels(one.layout, one.layout.record_bytes)
         self.mlp = ExpertMLP(one.layout, lambda up, gate: nn.silu(gate) * up)

@@ -44,6 +44,11 @@ class Padding:
         if isinstance(tokens, mx.array) and tokens.ndim == 2 and isinstance(cache, list | tuple):
             self._padded = padded_positions(cache, *tokens.shape, recurrent=self._recurrent)
 
+    @property
+    def present(self) -> bool:
+        """True if the current pass has padding."""
+        return self._padded is not None
+
     def clear(self) -> None:
         self._padded = None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
 from flash_moe.files.sizes import format_bytes, format_least_gb
@@ -16,6 +17,7 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
+from flash_moe.stream.device_memory import slab_memory
 from flash_moe.stream.events import EventLog
 from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.trace import TraceHeader, TraceWriter
@@ -75,9 +77,31 @@ class Streaming:
         )
         return MemoryPlan(bank, resident)
 
+    def _check_device_memory(self, bank_bytes: int) -> None:
+        """Check that bank and resident weights fit the memory of a GPU of its own.
+
+        Raises:
+            BudgetError: They do not.
+        """
+        runtime = cuda_runtime()
+        if runtime is None:
+            return
+        free = runtime.memory()[0]
+        if bank_bytes + self.resident_bytes > free:
+            smallest = smallest_budget(self.experts.layers, self.top_k)
+            raise BudgetError(
+                "bank",
+                f"expert cache of {format_bytes(bank_bytes)} on the GPU: expected at most "
+                f"{format_bytes(max(free - self.resident_bytes, 0))}: {format_bytes(free)} are "
+                f"free, the resident weights take {format_bytes(self.resident_bytes)}. The "
+                f"smallest cache is {format_least_gb(smallest)}",
+                "Lower cache_gb, or end other programs on the GPU.",
+            )
+
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
         options, top_k = self.options, self.top_k
         plans = plan_slabs(self.experts.layers, budget, top_k)  # raises before any file is opened
+        self._check_device_memory(sum(plan.n_bytes for plan in plans))
         if options.lookahead and len(plans[0].layers) > 1:
             least = token_bytes(self.experts.layers, top_k)
             raise BudgetError(
@@ -100,6 +124,10 @@ class Streaming:
             io=reads.io,
             io_split=reads.split,
             verify_reads=options.verify_reads,
+            memory=slab_memory(
+                round((options.host_cache_gb or 0) * 1e9),
+                max(layer.layout.record_bytes for layer in self.experts.layers),
+            ),
             keep_views=keep_views,
             policy=options.cache_policy,
             trace=TraceWriter(Path(options.trace), header) if options.trace else None,

@@ -16,12 +16,15 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.compat.cudart import on_cuda
 from flash_moe.model.next_router import MAX_ROWS, Predict
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
+from flash_moe.ops import kernel
 from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
-from flash_moe.stream.bank import ExpertBank, Wave
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.reading import Wave
 
 # The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
 # the same number keeps the choice of MLX kernels, and so the bits, the same.
@@ -30,9 +33,11 @@ SORT_FROM = 64
 # Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs
 # sorted by expert reuses the weights from this many rows per expert (GatherQMM in
 # mlx/backend/metal/quantized.cpp), so it computes then; below, it also reads them for each row. On
-# an H100 the kernels win by 2.2 to 3.8 times up to 20 rows per expert, the most that was measured
-# (docs/kernels.md).
+# CUDA the kernels win by 2.2 to 3.8 times up to 20 rows per expert, the most that was measured
+# (docs/kernels.md), and gather_qmm needs copies of the experts.
 MAX_ROWS_PER_EXPERT = 4
+MAX_ROWS_PER_EXPERT_CUDA = 20
+MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 
 Ints = npt.NDArray[Any]
 
@@ -65,6 +70,8 @@ class StreamedSwitchGLU(nn.Module):
         self._n_experts = bank.layers[layer].n_experts
         self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
         self._kernels = kernels
+        self._on_cuda = kernels is not None and on_cuda()
+        self._max_rows = MAX_ROWS_PER_EXPERT_CUDA if self._on_cuda else MAX_ROWS_PER_EXPERT
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
         self._predict: Predict | None = None
@@ -91,7 +98,11 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, experts, waves = self._fetch(x, mx.stop_gradient(indices))
+        indices = mx.stop_gradient(indices)
+        held = self._held_slots(indices)
+        if held is not None:
+            return self._on_held(x, held)
+        chosen, experts, waves = self._fetch(x, indices)
         shared = self._shared
         if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
             shared.begin(x)
@@ -115,7 +126,7 @@ class StreamedSwitchGLU(nn.Module):
 
     def may_use_kernels(self, n_pairs: int) -> bool:
         """True if that many (row, expert) pairs can be few enough per expert for the kernels."""
-        return self._kernels is not None and n_pairs <= MAX_ROWS_PER_EXPERT * self._n_experts
+        return self._kernels is not None and n_pairs <= self._max_rows * self._n_experts
 
     def weighted(
         self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
@@ -137,6 +148,12 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
+        held = self._held_slots(ids)
+        if held is not None:
+            slab = self._bank.slab(self._layer).array
+            y = self._kernels(x, weights, held, slab, shared=shared)
+            self._bank.track(y)
+            return y
         chosen, experts, waves = self._fetch(x, ids)
         if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
@@ -150,6 +167,35 @@ class StreamedSwitchGLU(nn.Module):
         slot_of, slab = self._merged(waves)
         slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
         y = self._kernels(x, weights, slots, slab, shared=shared)
+        self._bank.track(y)
+        return y
+
+    def _held_slots(self, ids: mx.array) -> mx.array | None:
+        """Return the slot of each id, without evaluating it, if all experts of the layer are held.
+
+        Only for few rows: with more, the choice of MLX's or our kernels depends on the number of
+        distinct experts, and pairs are sorted on the host.
+        """
+        if self._padding.present:
+            return None
+        if self._kernels is not None:
+            few = ids.size <= self._max_rows * ids.shape[-1]
+        else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
+            few = ids.size < SORT_FROM and kernel.backend() != "cuda"
+        if not few:
+            return None
+        return self._bank.held_slots(self._layer, ids)
+
+    def _on_held(self, x: mx.array, slots: mx.array) -> mx.array:
+        """Return the unweighted outputs for ``slots`` ``[..., k]`` of a layer held as a whole."""
+        slab = self._bank.slab(self._layer)
+        if self._kernels:
+            pairs = slots.reshape(-1, slots.shape[-1])
+            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, slab.array)
+            y = y.reshape(*slots.shape, -1)
+        else:
+            views = slab.views(self._bank.layers[self._layer].layout)
+            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, views).squeeze(-2)
         self._bank.track(y)
         return y
 
@@ -213,7 +259,11 @@ class StreamedSwitchGLU(nn.Module):
     def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
         """True if the rows per expert are few and all experts fit the slots at once."""
         fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
-        return fit and n_pairs <= MAX_ROWS_PER_EXPERT * n_experts
+        return fit and self._few_rows(n_pairs, n_experts)
+
+    def _few_rows(self, n_pairs: int, n_experts: int) -> bool:
+        few = n_pairs <= self._max_rows * n_experts
+        return few and not (self._on_cuda and n_pairs > MAX_CUDA_PAIRS)
 
     def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
         """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
@@ -243,15 +293,20 @@ class StreamedSwitchGLU(nn.Module):
             slot_of_pair = self._slot_of(wave)[expert_of_pair]
             pairs = np.nonzero(slot_of_pair >= 0)[0]
             pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
-            part = self._mlp(
-                rows[mx.array(pairs // chosen.shape[-1])],
-                slot_of_pair[pairs].astype(np.uint32),
-                wave.views,
-                sorted_slots=True,
-            )
+            x_of_pair = rows[mx.array(pairs // chosen.shape[-1])]
+            slots = slot_of_pair[pairs].astype(np.uint32)
+            part = self._wave_outputs(x_of_pair, slots, wave)
             self._bank.track(part)
             parts.append(part)
             order.append(pairs)
         inverse = np.argsort(np.concatenate(order))
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
         return y[mx.array(inverse)].reshape(*chosen.shape, x.shape[-1])
+
+    def _wave_outputs(self, x: mx.array, slots: npt.NDArray[np.uint32], wave: Wave) -> mx.array:
+        """Return the outputs of rows ``[n, 1, hidden]`` with one sorted slot each."""
+        if self._kernels and self._on_cuda and self._few_rows(len(slots), len(wave.experts)):
+            slab = wave.slab.array
+            ids = self._kernels.slot_ids(slots[:, None], slab)
+            return self._kernels.unweighted(x.squeeze(1), ids, slab)
+        return self._mlp(x, slots, wave.views, sorted_slots=True)

@@ -21,6 +21,13 @@ from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
 
 Activation = Callable[[mx.array, mx.array], mx.array]
 
+# On CUDA gather_qmm is faster below this many rows per expert; from here on it is faster to
+# dequantize the experts once and multiply by gather_mm, whose time hardly grows with the rows
+# (H200, 397B sizes: docs/experiments.md).
+DENSE_ROWS = 10
+# Experts that are dequantized at once: 1.6 GB at 397B sizes.
+DENSE_EXPERTS = 32
+
 
 class ExpertMLP:
     """Computation of down(activation(up x, gate x)) for the experts in given slots.
@@ -53,7 +60,7 @@ class ExpertMLP:
     def __call__(
         self,
         x: mx.array,
-        slots: npt.NDArray[np.uint32],
+        slots: npt.NDArray[np.uint32] | mx.array,
         views: Mapping[str, mx.array],
         *,
         sorted_slots: bool = False,
@@ -62,7 +69,7 @@ class ExpertMLP:
 
         Args:
             x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot per row.
-            slots: Slot ids ``[..., k]``, or ``[n]``.
+            slots: Slot ids ``[..., k]``, or ``[n]``; not an MLX array on CUDA.
             views: Component name to ``[slots, ...]`` array.
             sorted_slots: The slots are in ascending order, which lets MLX use a faster kernel.
 
@@ -70,11 +77,41 @@ class ExpertMLP:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
         """
         if kernel.backend() == "cuda":
-            views, slots = _without_gaps(views, slots)
-        ids = mx.array(slots)
-        up = self._project("up_proj", x, ids, views, sorted_slots)
-        gate = self._project("gate_proj", x, ids, views, sorted_slots)
-        return self._project("down_proj", self.activation(up, gate), ids, views, sorted_slots)
+            used, inverse = np.unique(np.asarray(slots), return_inverse=True)
+            if sorted_slots and len(inverse) >= DENSE_ROWS * len(used):
+                return self._dense(x, used, inverse, views)
+            views = _without_gaps(views, used)
+            slots = inverse.reshape(slots.shape).astype(np.uint32)
+        ids = slots if isinstance(slots, mx.array) else mx.array(slots)
+        return self._multiply(x, ids, views, sorted_slots)
+
+    def _dense(
+        self,
+        x: mx.array,
+        used: npt.NDArray[np.uint32],
+        ids: npt.NDArray[np.intp],
+        views: Mapping[str, mx.array],
+    ) -> mx.array:
+        """Compute many sorted rows per expert: dequantize the experts, some at a time."""
+        outputs = []
+        for begin in range(0, len(used), DENSE_EXPERTS):
+            first, last = np.searchsorted(ids, [begin, begin + DENSE_EXPERTS])
+            some = _without_gaps(views, used[begin : begin + DENSE_EXPERTS])
+            local = mx.array((ids[first:last] - begin).astype(np.uint32))
+            outputs.append(self._multiply(x[first:last], local, some, True, dense=True))
+        return mx.concatenate(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _multiply(
+        self,
+        x: mx.array,
+        ids: mx.array,
+        views: Mapping[str, mx.array],
+        is_sorted: bool,
+        dense: bool = False,
+    ) -> mx.array:
+        up = self._project("up_proj", x, ids, views, is_sorted, dense)
+        gate = self._project("gate_proj", x, ids, views, is_sorted, dense)
+        return self._project("down_proj", self.activation(up, gate), ids, views, is_sorted, dense)
 
     def _project(
         self,
@@ -83,10 +120,21 @@ class ExpertMLP:
         slots: mx.array,
         views: Mapping[str, mx.array],
         sorted_slots: bool,
+        dense: bool,
     ) -> mx.array:
         quantization = self._quantization[projection]
         weight = views[f"{projection}.weight"]
-        if quantization is None:
+        if dense and quantization is not None:
+            weight = mx.dequantize(
+                weight,
+                views[f"{projection}.scales"],
+                views.get(f"{projection}.biases"),
+                group_size=quantization.group_size,
+                bits=quantization.bits,
+                mode=quantization.mode,
+                dtype=x.dtype,
+            )
+        if dense or quantization is None:
             x = mx.gather_mm(
                 x, weight.swapaxes(-1, -2), rhs_indices=slots, sorted_indices=sorted_slots
             )
@@ -112,14 +160,12 @@ class ExpertMLP:
 
 
 def _without_gaps(
-    views: Mapping[str, mx.array], slots: npt.NDArray[np.uint32]
-) -> tuple[Mapping[str, mx.array], npt.NDArray[np.uint32]]:
-    """Return contiguous copies of the used slots, and the ids in the copies.
+    views: Mapping[str, mx.array], used: npt.NDArray[np.uint32]
+) -> Mapping[str, mx.array]:
+    """Return contiguous copies of some slots.
 
     MLX 0.32.4's gather_qmm on CUDA has no kernel for arrays with gaps between the experts, such as
     views of a slab. Metal and the CPU support them.
     """
-    used, ids = np.unique(slots, return_inverse=True)
     index = mx.array(used)
-    copies = {name: mx.take(view, index, axis=0) for name, view in views.items()}
-    return copies, ids.reshape(slots.shape).astype(np.uint32)
+    return {name: mx.take(view, index, axis=0) for name, view in views.items()}

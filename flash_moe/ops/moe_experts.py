@@ -25,6 +25,9 @@ BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 CHUNK = 32  # inputs per thread, as in kernels/dequant.h
 MAX_HIDDEN = 1024 * CHUNK  # each thread of a threadgroup owns one chunk
+# Pairs of an unweighted launch that mx.compile records: it keeps one graph per shape, and the waves
+# of a prompt have new shapes each time.
+MAX_RECORDED_PAIRS = 256
 # Rows and SIMD groups of a threadgroup, as in the kernel files. The fastest of 80 variants on
 # an H100 at 397B sizes (docs/experiments.md).
 GATE_UP_ROWS = 8
@@ -137,6 +140,8 @@ class ExpertKernels:
         For blocks that weight and add by their own rule: every (token, expert) pair becomes a token
         with one expert of weight 1.
         """
+        if slots.size > MAX_RECORDED_PAIRS:
+            return self._unweighted(x, slots, slab)
         return self._compiled_unweighted(x, slots, slab)
 
     def gate_up(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
@@ -235,12 +240,12 @@ class ExpertKernels:
 
     @functools.cached_property
     def _compiled_unweighted(self) -> Callable[..., mx.array]:
-        def run(x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
-            pairs = slots.reshape(-1, 1)
-            y = self.down(self.gate_up(x, slots, slab), mx.ones(pairs.shape), pairs, slab, x.dtype)
-            return y.reshape(*slots.shape, -1)
+        return mx.compile(self._unweighted)
 
-        return mx.compile(run)
+    def _unweighted(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
+        pairs = slots.reshape(-1, 1)
+        y = self.down(self.gate_up(x, slots, slab), mx.ones(pairs.shape), pairs, slab, x.dtype)
+        return y.reshape(*slots.shape, -1)
 
     @functools.cache  # noqa: B019  a layer's kernels live as long as the model
     def _template(self, x_dtype: mx.Dtype, *projections: tuple[str, str]) -> Template:

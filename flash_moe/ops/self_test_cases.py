@@ -157,10 +157,11 @@ class ExpertsCase:
 
     def _write(self, slab: Slab, slot: int, expert: int) -> None:
         """Write bytes into a slot without MLX, as the reader threads do."""
-        record = slab.record(slot, self.layout.record_bytes)
+        record = bytearray(self.layout.record_bytes)
         for c in self.layout.components:
             data = np.array(self.experts[c.name][expert].view(mx.uint8)).tobytes()
             record[c.offset : c.offset + c.n_bytes] = data
+        slab.write(slot, bytes(record))
 
     def _plain(self, ids: npt.NDArray[np.uint32], arrays: Mapping[str, mx.array]) -> mx.array:
         """Compute the reference in float32: MLX on a CPU is accurate in no narrower dtype.

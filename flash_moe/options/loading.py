@@ -51,6 +51,15 @@ class LoadOptions:
         group="memory",
         env=True,
     )
+    host_cache_gb: float | None = option(
+        None,
+        "pinned host memory for experts that do not fit the memory of an NVIDIA GPU",
+        "--host-cache-gb",
+        unit="GB (10^9 bytes)",
+        positive=True,
+        env=True,
+        default="none: the page cache of the system keeps them",
+    )
     top_k: int | None = option(
         None,
         "experts per token in each layer; fewer than the model's own is faster and not exact",

@@ -20,7 +20,8 @@ from flash_moe.files.page_cache import cached_bytes, drop_cached
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import RecordReader, supported_modes
 from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
-from flash_moe.stream.readers import Read, ReaderPool
+from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.readers import Read
 
 THREADS = (1, 2, 4, 8, 16, 32)
 SPLITS = (4,)  # the best of 2, 4, 8 and 16 on Macs, by the forks of the original Flash-MoE

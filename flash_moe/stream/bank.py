@@ -17,8 +17,7 @@ All methods but ``close`` run under the lock of the model's forward pass, in one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import mlx.core as mx
@@ -27,12 +26,15 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
+from flash_moe.stream.held import HeldLayers
 from flash_moe.stream.prefetch import Prefetch, Prefetcher
-from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
-from flash_moe.stream.slab import Slab
+from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.readers import Read
+from flash_moe.stream.reading import Reading, Wave
+from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_pool import SlotPool, shrink
-from flash_moe.stream.slot_table import Assignment
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
 
@@ -41,40 +43,6 @@ from flash_moe.stream.trace import TraceWriter
 MAX_ARRIVAL_WAVES = 8
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Wave:
-    """Experts that are in slots together.
-
-    Attributes:
-        experts: Expert numbers.
-        slots: The slot of each.
-        slab: Where the slots are.
-        views: Component name to ``[slots, ...]`` array of the slab.
-    """
-
-    experts: Sequence[int]
-    slots: Sequence[int]
-    slab: Slab
-    views: Mapping[str, mx.array]
-
-
-@dataclass(eq=False)
-class _Reading:
-    """Experts that have slots, with the batch of reads for the missing ones.
-
-    Attributes:
-        waited: Seconds that the layer has waited for the reads so far.
-    """
-
-    layer: int
-    pool: SlotPool
-    experts: Sequence[int]
-    assignment: Assignment
-    batch: ReadBatch
-    begun: float
-    waited: float = 0.0
 
 
 class ExpertBank:
@@ -88,6 +56,7 @@ class ExpertBank:
         io: ``"buffered"`` or ``"direct"``; see ``flash_moe/store/reader.py``.
         io_split: Parts that a record is read in, by different threads; see ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
+        memory: Memory of the slots; host memory by default. The bank closes it.
         keep_views: See :class:`Slab`.
         policy: Name of an eviction policy in ``flash_moe/stream/policy.py``.
         trace: Records the experts of each call. The bank closes it.
@@ -107,6 +76,7 @@ class ExpertBank:
         io: str = "buffered",
         io_split: int | None = None,
         verify_reads: bool = False,
+        memory: SharedMemory | DeviceMemory | None = None,
         keep_views: bool = True,
         policy: str = "lru",
         trace: TraceWriter | None = None,
@@ -114,13 +84,14 @@ class ExpertBank:
     ) -> None:
         self.layers: tuple[ExpertLayer, ...] = experts.layers
         plans = plan_slabs(experts.layers, budget_bytes, top_k)
+        self._memory = memory or SharedMemory()
         self._pool_of: dict[int, SlotPool] = {}
         for plan in plans:
-            pool = SlotPool(plan, policy, keep_views)
+            pool = SlotPool(plan, policy, self._memory, keep_views)
             self._pool_of.update(dict.fromkeys(plan.layers, pool))
         self._trace, self._events = trace, events
         self._unfenced: list[mx.array] = []
-        self._reading: _Reading | None = None
+        self._reading: Reading | None = None
         self._counters = Counters(
             (layer.number for layer in experts.layers),
             sum(plan.n_bytes for plan in plans),
@@ -131,8 +102,9 @@ class ExpertBank:
         else:
             reader = LoggingReader(events, experts, verify=verify_reads, io=io)
         self._prefetcher = Prefetcher(self._counters)
+        self._held = HeldLayers(self._counters)
         self._top_k = top_k
-        self._readers = ReaderPool(reader, io_threads, io_split)
+        self._readers = ReaderPool(reader, io_threads, io_split, self._memory.min_part)
 
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
@@ -157,6 +129,21 @@ class ExpertBank:
         """The plan of the slab that caches a layer's experts."""
         return self._pool_of[layer].plan
 
+    def slab(self, layer: int) -> Slab:
+        """The slab that caches a layer's experts."""
+        return self._pool_of[layer].slab
+
+    def held_slots(self, layer: int, ids: mx.array) -> mx.array | None:
+        """Return the slots of lazy expert ids, if all experts of the layer are in slots.
+
+        The outputs computed from them must be passed to ``track``. ``None`` if experts may be
+        missing, and if a trace or a timeline needs the ids of each call: then use ``waves``.
+        """
+        pool = self._pool_of.get(layer)
+        if not pool or self._trace or self._events:
+            return None
+        return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
+
     def all_cached(self, layer: int, experts: Sequence[int]) -> bool:
         """True if all of these experts are in slots, so that nothing has to be read."""
         table = self._pool_of[layer].table
@@ -169,9 +156,11 @@ class ExpertBank:
             layer: Index of the layer whose counters get the time.
         """
         outputs, self._unfenced = self._unfenced, []
+        used, ids = self._held.take_used()
         started = time.perf_counter()
-        mx.eval(*arrays, *outputs)
+        mx.eval(*arrays, *outputs, *ids)
         ended = time.perf_counter()
+        self._held.count(used, ids, self._pool_of.__getitem__, self._record_bytes)
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
@@ -187,10 +176,12 @@ class ExpertBank:
         if self._reading is not None:
             self._reading.batch.drain()
             self._add_counters(self._reading)
+        self._memory.recover()
         self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
         for pool in set(self._pool_of.values()):
             pool.table.recover()
         self._unfenced.clear()
+        self._held.forget_uses()
 
     def _prefetch(self, layer: int, experts: Sequence[int]) -> None:
         """Queue reads of experts that a layer will probably need, behind the reads in flight.
@@ -207,9 +198,9 @@ class ExpertBank:
         room = max(pool.plan.n_slots - max(self._top_k, n_cached) - len(pending), 0)
         new = [e for e in experts if (layer, e) not in pool.table and e not in pending][:room]
         reserved = pool.table.reserve(layer, new, keep=experts)
-        n_bytes = self.layers[layer].layout.record_bytes
+        self._memory.evicted(reserved.evicted)
         for expert, slot in reserved.reads:
-            read = Read(layer, expert, pool.slab.record(slot, n_bytes))
+            read = self._read(pool, layer, expert, slot)
             batch = self._readers.batch([read], spread=False)
             self._prefetcher.add(Prefetch(layer, expert, slot, batch))
             self._readers.submit(batch)
@@ -239,7 +230,7 @@ class ExpertBank:
         pool = self._pool_of[layer]
         if self._trace is not None:
             self._trace.call(layer, experts)
-        record_bytes = self.layers[layer].layout.record_bytes
+        record_bytes = self._record_bytes(layer)
         self._counters.add(layer, calls=1, bytes_asked=len(experts) * record_bytes)
         try:
             in_flight = self._prefetcher.reconcile(layer, experts, pool.table)
@@ -285,17 +276,19 @@ class ExpertBank:
         if ahead:
             self._prefetch(layer + 1, ahead)
         reads, slots = reading.assignment.reads, reading.assignment.slots
-        if not reads and not in_flight:
-            wave = self._finish(reading)
-            if experts:
-                yield wave
+        if not self._memory.early_waves or (not reads and not in_flight):
+            for prefetch in in_flight:
+                self._complete(reading, prefetch)
+            self._finish(reading)
+            if experts or in_flight:
+                numbers = [*experts, *(prefetch.expert for prefetch in in_flight)]
+                both = [*slots, *(prefetch.slot for prefetch in in_flight)]
+                yield self._wave(reading, numbers, both)
             return
         if n_cached := reading.assignment.n_hits:
             yield self._wave(reading, experts[:n_cached], slots[:n_cached])
         for prefetch in in_flight:  # submitted before this layer's own reads
-            self._wait(reading, prefetch.batch.wait)
-            self._prefetcher.completed(prefetch, pool.table)
-            yield self._wave(reading, [prefetch.expert], [prefetch.slot])
+            yield self._complete(reading, prefetch)
         slot_of = dict(reads)
         least = max(len(reads) // MAX_ARRIVAL_WAVES, 1)
         left = len(reads)
@@ -304,6 +297,11 @@ class ExpertBank:
             left -= len(new)
             yield self._wave(reading, new, [slot_of[expert] for expert in new])
         self._finish(reading)
+
+    def _complete(self, reading: Reading, prefetch: Prefetch) -> Wave:
+        self._wait(reading, prefetch.batch.wait)
+        self._prefetcher.completed(prefetch, reading.pool.table)
+        return self._wave(reading, [prefetch.expert], [prefetch.slot])
 
     def _in_turns(
         self, layer: int, pool: SlotPool, groups: Sequence[Sequence[int]]
@@ -317,27 +315,28 @@ class ExpertBank:
             yield wave
         yield self._finish(reading)
 
-    def _wave(self, reading: _Reading, experts: Sequence[int], slots: Sequence[int]) -> Wave:
+    def _wave(self, reading: Reading, experts: Sequence[int], slots: Sequence[int]) -> Wave:
         slab = reading.pool.slab
         return Wave(experts, slots, slab, slab.views(self.layers[reading.layer].layout))
 
-    def _begin(self, layer: int, pool: SlotPool, experts: Sequence[int]) -> _Reading:
+    def _begin(self, layer: int, pool: SlotPool, experts: Sequence[int]) -> Reading:
         """Assign slots to experts and submit the reads of the missing ones."""
-        n_bytes = self.layers[layer].layout.record_bytes
         assignment = pool.table.assign(layer, experts)
-        batch = self._readers.batch(
-            [
-                Read(layer, expert, pool.slab.record(slot, n_bytes))
-                for expert, slot in assignment.reads
-            ]
-        )
-        reading = _Reading(layer, pool, experts, assignment, batch, time.perf_counter())
+        reads = [self._read(pool, layer, expert, slot) for expert, slot in assignment.reads]
+        batch = self._readers.batch(self._memory.begin_copies(reads, self.layers[layer].number))
+        self._memory.evicted(assignment.evicted)
+        reading = Reading(layer, pool, experts, assignment, batch, time.perf_counter())
         self._reading = reading  # visible to recover() before the first read begins
-        if assignment.reads:
+        if batch.n_parts:
             self._readers.submit(batch)
         return reading
 
-    def _wait(self, reading: _Reading, wait: Callable[..., T], *arguments: int) -> T:
+    def _read(self, pool: SlotPool, layer: int, expert: int, slot: int) -> Read:
+        n_bytes = self._record_bytes(layer)
+        record = self._memory.record(pool.slab, slot, n_bytes, (layer, expert))
+        return Read(layer, expert, record)
+
+    def _wait(self, reading: Reading, wait: Callable[..., T], *arguments: int) -> T:
         """Return ``wait(*arguments)`` and add its time to the layer's wait."""
         started = time.perf_counter()
         try:
@@ -348,26 +347,21 @@ class ExpertBank:
             if self._events is not None:
                 self._record_span("wait", reading.layer, started, ended)
 
-    def _finish(self, reading: _Reading) -> Wave:
+    def _finish(self, reading: Reading) -> Wave:
         """Wait for the reads and commit their experts to the slot table."""
         if not reading.batch.complete:
             self._wait(reading, reading.batch.wait)
+        if self._memory.copying:
+            number = self.layers[reading.layer].number
+            copied = self._wait(reading, self._memory.end_copies, number)
+            self._counters.add(reading.layer, **copied)
         reading.pool.table.commit(reading.assignment)
         self._add_counters(reading)
         return self._wave(reading, reading.experts, reading.assignment.slots)
 
-    def _add_counters(self, reading: _Reading) -> None:
+    def _add_counters(self, reading: Reading) -> None:
         self._reading = None
-        batch, n_reads = reading.batch, len(reading.assignment.reads)
-        self._counters.add(
-            reading.layer,
-            hits=reading.assignment.n_hits,
-            misses=n_reads,
-            bytes_read=batch.n_bytes,
-            read_s=batch.read_s,
-            wait_s=reading.waited,
-            overlap_s=max(batch.ended - reading.begun - reading.waited, 0.0) if n_reads else 0.0,
-        )
+        self._counters.add(reading.layer, **reading.counts())
 
     def shrink(self, n_bytes: int) -> int:
         """Free at least ``n_bytes`` if possible; return the bytes freed (``slot_pool.py``).
@@ -376,9 +370,13 @@ class ExpertBank:
         """
         if self._unfenced:
             self.fence()
+        self._held.clear()
         self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
         n_experts = [layer.n_experts for layer in self.layers]
         return shrink(self._pool_of, self._counters, n_experts, self._top_k, n_bytes)
+
+    def _record_bytes(self, layer: int) -> int:
+        return self.layers[layer].layout.record_bytes
 
     def _record_span(self, name: str, layer: int | None, started: float, ended: float) -> None:
         assert self._events is not None
@@ -393,7 +391,9 @@ class ExpertBank:
         self._readers.close()
         self._reading = None
         self._unfenced.clear()
+        self._held.clear()
         self._pool_of.clear()
+        self._memory.close()
         for recorder in (self._trace, self._events):
-            if recorder is not None:
+            if recorder:
                 recorder.close()

@@ -121,7 +121,6 @@ class Prefetcher:
             table.release(prefetch.assignment)
         self._counters.add(
             prefetch.layer,
-            bytes_read=batch.n_bytes,
-            read_s=batch.read_s,
+            **batch.counts(),
             wasted_bytes=0 if is_needed else batch.n_bytes,
         )

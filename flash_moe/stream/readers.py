@@ -1,6 +1,6 @@
-"""Reader threads, which read records into slots. They never build or evaluate an MLX array.
+"""Batches of reads, which the reader threads run. They never build or evaluate an MLX array.
 
-Threads live as long as the model. A batch of reads belongs to the caller that submitted it: the
+A batch of reads belongs to the caller that submitted it: the
 caller waits for all reads, or takes them as they complete, and gets the first error. After a failed
 or interrupted wait no read of the batch is running any more, so its slots can be reused.
 
@@ -10,17 +10,17 @@ A record may be read in several parts by several threads; a batch hides that.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
 
-from flash_moe.errors import ClosedError
+from flash_moe.compat.cudart import CudaError
+from flash_moe.errors import ReadError
 from flash_moe.store.layout import align
 from flash_moe.store.reader import DIRECT_ALIGNMENT, RecordReader
+from flash_moe.stream.device_slab import StagedRecord
 
 # Seconds between checks for dead threads during a wait. The checks do not slow reads.
 CHECK_THREADS_S = 1.0
@@ -31,12 +31,12 @@ class Read:
     """One record to read.
 
     Attributes:
-        record: Destination: writeable bytes of the record's size.
+        record: Destination: writeable bytes of the record's size, or a place in device memory.
     """
 
     layer: int
     expert: int
-    record: memoryview
+    record: memoryview | StagedRecord
 
 
 def split_record(n_bytes: int, n_parts: int) -> list[tuple[int, int]]:
@@ -45,11 +45,27 @@ def split_record(n_bytes: int, n_parts: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, n_bytes)) for start in range(0, n_bytes, step)] or [(0, 0)]
 
 
+def _split(read: Read, n_parts: int) -> int:
+    """Number of parts of a read: a record that is only copied stays whole."""
+    return n_parts if isinstance(read.record, memoryview) or not read.record.in_host else 1
+
+
 @dataclass(frozen=True)
 class _Part:
     index: int  # of the read in its batch
     start: int
     stop: int
+
+
+def copy_error(error: CudaError, layer: int, expert: int) -> ReadError:
+    """Return the error for an expert whose copy to the GPU failed."""
+    return ReadError(
+        "stream",
+        f"the copy to the GPU failed: {error}",
+        "The model stays usable. After a fault of the GPU, load it in a new process.",
+        layer=layer,
+        expert=expert,
+    )
 
 
 class ReadBatch:
@@ -72,6 +88,8 @@ class ReadBatch:
         n_parts: Number of threads that the batch can use.
         n_bytes: Bytes read so far.
         read_s: Seconds inside reads, summed over threads.
+        n_copied, copy_s: The same for copies to device memory.
+        n_host: Records that were copied from the second tier and not read.
         ended: Time of ``time.perf_counter`` at which the latest read ended.
     """
 
@@ -83,9 +101,11 @@ class ReadBatch:
     ) -> None:
         self.n_bytes = 0
         self.read_s = 0.0
+        self.n_copied = self.n_host = 0
+        self.copy_s = 0.0
         self.ended = 0.0
         self._reads = reads
-        parts = [split_record(len(read.record), split) for read in reads]
+        parts = [split_record(len(read.record), _split(read, split)) for read in reads]
         self._missing = [len(ranges) for ranges in parts]  # unread parts of each read
         self._todo = deque(
             _Part(index, start, stop)
@@ -134,6 +154,16 @@ class ReadBatch:
             raise ValueError("reads of the batch were dropped")
         return new
 
+    def counts(self) -> dict[str, float]:
+        """Amounts of the reads so far, by the names of the counters."""
+        return {
+            "bytes_read": self.n_bytes,
+            "read_s": self.read_s,
+            "bytes_copied": self.n_copied,
+            "copy_s": self.copy_s,
+            "host_hits": self.n_host,
+        }
+
     @property
     def done(self) -> bool:
         """True if no read is queued or running, whether they succeeded or not."""
@@ -159,7 +189,14 @@ class ReadBatch:
         self._dropped = self._dropped or bool(self._todo)
         self._todo.clear()
         if not self._running:
+            self._release()
             self._changed.notify_all()
+
+    def _release(self) -> None:
+        """Return the buffers of records that no thread reads any more."""
+        for read in self._reads:
+            if not isinstance(read.record, memoryview):
+                read.record.release()
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait until ``ready()`` is true, or no read is queued or running."""
@@ -228,22 +265,49 @@ class ReadBatch:
             self.n_bytes += n_bytes
             self.read_s += time.perf_counter() - started
             if whole:
-                self._completed.append(self._reads[part.index])
+                read = self._reads[part.index]
+                self._completed.append(read)
+                if not isinstance(read.record, memoryview):
+                    read.record.release(complete=True)
             self._end_part(me, error)
         return True
 
     def _do(self, part: _Part, reader: RecordReader) -> tuple[int, bool]:
         """Read a part; return the bytes read, and True if this completes the record."""
         read = self._reads[part.index]
-        if part.stop - part.start == len(read.record):
-            return reader.read(read.layer, read.expert, read.record), True
-        n_bytes = reader.read_part(read.layer, read.expert, read.record, part.start, part.stop)
+        staged = None if isinstance(read.record, memoryview) else read.record
+        try:
+            host = read.record if isinstance(read.record, memoryview) else read.record.host()
+            whole = part.stop - part.start == len(read.record)
+            if staged is not None and staged.in_host:
+                n_bytes = 0
+            elif whole:
+                n_bytes = reader.read(read.layer, read.expert, host)
+            else:
+                n_bytes = reader.read_part(read.layer, read.expert, host, part.start, part.stop)
+            if staged is not None:
+                self._copy(staged, part)
+        except CudaError as error:
+            number = reader.experts.layers[read.layer].number
+            raise copy_error(error, number, read.expert) from error
+        if whole:
+            return n_bytes, True
         with self._changed:
             self._missing[part.index] -= 1
             last = not self._missing[part.index]
         if last:
-            reader.finish(read.layer, read.expert, read.record)
+            reader.finish(read.layer, read.expert, host)
         return n_bytes, last
+
+    def _copy(self, record: StagedRecord, part: _Part) -> None:
+        started = time.perf_counter()
+        record.deliver(part.start, part.stop)
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self.n_copied += part.stop - part.start
+            self.n_host += record.in_host
+            self.copy_s += seconds
+            self.read_s -= seconds  # run_one adds all of the part's time
 
     def fail(self, error: BaseException) -> None:
         """Record an error in the calling reader thread that ``run_one`` did not catch."""
@@ -256,122 +320,7 @@ class ReadBatch:
         if error is not None:
             self._error = self._error or error
             self._drop()  # the caller gets the error, and the whole batch is dropped
+        if (self._dropped or self._error) and not self._running:
+            self._release()
         if not self._running or len(self._completed) >= self._needed:
             self._changed.notify_all()
-
-
-# Bytes. Smaller parts of a record cost more in calls than they gain by parallel reads.
-MIN_PART = 512 * 1024
-
-
-class ReaderPool:
-    """A fixed number of reader threads with one queue.
-
-    Args:
-        reader: Source of the records. The pool closes it.
-        n_threads: Number of threads, and maximum number of reads in flight.
-        split: Parts that each record is read in, by different threads. ``None``: as many as keep
-            all threads busy, if a batch has fewer records than there are threads.
-    """
-
-    def __init__(self, reader: RecordReader, n_threads: int, split: int | None = 1) -> None:
-        self._reader = reader
-        self._n_threads = n_threads
-        self._split = split
-        self._closed = self._ended = False
-        self._start()
-
-    def _start(self) -> None:
-        self._process = os.getpid()
-        self._queue: SimpleQueue[ReadBatch | None] = SimpleQueue()
-        self._threads = [self._thread(number) for number in range(self._n_threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def _thread(self, number: int) -> threading.Thread:
-        return threading.Thread(
-            target=_serve,
-            args=(self._queue, self._reader),
-            name=f"flash-moe-reader-{number}",
-            daemon=True,
-        )
-
-    def batch(self, reads: Sequence[Read], *, spread: bool = True) -> ReadBatch:
-        """Create a batch, split by the rule of the pool. Reading begins with ``submit``.
-
-        Args:
-            spread: Let a split of ``None`` use all threads; false keeps each record whole.
-        """
-        split = self._split
-        if split is None:
-            split = 1
-            if reads and spread:
-                largest = max(len(read.record) for read in reads)
-                split = max(min(self._n_threads // len(reads), largest // MIN_PART), 1)
-        return ReadBatch(reads, split, self._check_threads)
-
-    def submit(self, batch: ReadBatch) -> None:
-        """Queue the reads of a batch, behind those of earlier batches.
-
-        Raises:
-            ClosedError: The pool was closed.
-        """
-        if self._closed:
-            raise ClosedError("stream", "the model was closed", "Load it again.")
-        if os.getpid() != self._process:
-            # A forked process has none of the threads, and the queue's lock may have been held by
-            # one of them.
-            self._start()
-        for _ in range(batch.n_parts):
-            self._queue.put(batch)
-
-    def _check_threads(self, batch: ReadBatch) -> None:
-        """Called while waiting for a batch: restart dead threads and requeue their parts.
-
-        In a forked process all threads are dead.
-        """
-        if self._closed:
-            return
-        if os.getpid() != self._process:
-            self._start()
-        dead = [n for n, thread in enumerate(self._threads) if not thread.is_alive()]
-        for n in dead:
-            self._threads[n] = self._thread(n)
-            self._threads[n].start()
-        if batch.requeue_lost():
-            self._queue.put(batch)  # its wake may have gone to a dead thread
-
-    def close(self) -> None:
-        """End the threads after the queued reads, then close the files.
-
-        May be called repeatedly, even after an interrupt.
-        """
-        if self._ended:
-            return
-        self._closed = True
-        if os.getpid() == self._process:
-            for _ in self._threads:
-                self._queue.put(None)
-            for thread in self._threads:
-                while thread.is_alive() and thread is not threading.current_thread():
-                    thread.join(CHECK_THREADS_S)
-                    self._queue.put(None)  # one more: a wake can be lost, as in _check_threads
-        self._reader.close()
-        self._ended = True
-
-
-def _serve(queue: SimpleQueue[ReadBatch | None], reader: RecordReader) -> None:
-    while True:
-        batch = None
-        try:
-            batch = queue.get()
-            if batch is None:
-                return
-            while batch.run_one(reader):
-                pass
-        except BaseException as error:
-            # An error outside of the read itself must not end the thread: the caller would wait
-            # until another one is started. It is reported like an error of a read.
-            if batch is not None:
-                batch.fail(error)
-        del batch  # it refers to slots, and the next one may come much later

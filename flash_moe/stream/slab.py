@@ -1,4 +1,4 @@
-"""Slab: one ``mx.array`` of slots, written by reader threads and read by kernels.
+"""Slab in memory that host and device share: one ``mx.array`` of slots.
 
 A slab is a flat array of 32-bit words. Its bytes are written through its ``memoryview``; the
 components of its records are zero-copy views ``[slots, ...]`` made by ``mx.as_strided``, so that
@@ -15,8 +15,8 @@ import ctypes
 import math
 import mmap
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -24,6 +24,10 @@ import numpy as np
 from flash_moe.compat.dtypes import DTYPES, on_cpu
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
+from flash_moe.stream.policy import Key
+
+if TYPE_CHECKING:
+    from flash_moe.stream.readers import Read
 
 _HUGE_PAGE = 2 * 1024 * 1024
 
@@ -67,6 +71,10 @@ class Slab:
         start = slot * self.slot_bytes
         return self._bytes[start : start + n_bytes]
 
+    def write(self, slot: int, record: bytes) -> None:
+        """Write a whole record into a slot that no computation reads."""
+        self.record(slot, len(record))[:] = record
+
     def views(self, layout: RecordLayout) -> Mapping[str, mx.array]:
         """Component name to array ``[slots, *shape]`` that aliases the slots."""
         if layout not in self._views or not self._keep_views:
@@ -85,6 +93,51 @@ class Slab:
             strides=(self.slot_bytes // size, *strides),
             offset=c.offset // size,
         )
+
+
+class SharedMemory:
+    """Memory that host and device share: Metal, a CPU, and managed memory of CUDA.
+
+    Attributes:
+        early_waves: True if computing on cached experts while others are read is worth a wave.
+        min_part: Bytes. Smaller parts of a record cost more in calls than parallel reads gain.
+        copying: True if copies are queued.
+    """
+
+    early_waves = True
+    copying = False
+    min_part = 512 * 1024
+
+    def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> Slab:
+        """Allocate a slab."""
+        return Slab(n_slots, slot_bytes, keep_views=keep_views)
+
+    def record(self, slab: Slab, slot: int, n_bytes: int, key: Key) -> memoryview:
+        """Return the destination of a record in a slot."""
+        return slab.record(slot, n_bytes)
+
+    def begin_copies(self, reads: Sequence[Read], layer: int) -> Sequence[Read]:
+        """Return the reads that readers have to do: all of them."""
+        return reads
+
+    def end_copies(self, layer: int) -> dict[str, float]:
+        """Return the amounts of copies: none."""
+        return {}
+
+    def recover(self) -> None:
+        """Forget copies: there are none."""
+
+    def evicted(self, keys: Iterable[Key]) -> None:
+        """Ignore experts that leave the slots."""
+
+    def move(self, source: Slab, target: Slab, moves: Iterable[tuple[int, int]]) -> None:
+        """Copy slots of one slab to another: (old slot, new slot)."""
+        for old, new in moves:
+            size = source.slot_bytes
+            target.record(new, size)[:] = source.record(old, size)
+
+    def close(self) -> None:
+        """Free what the slabs share: nothing."""
 
 
 def _make_huge(address: int, n_bytes: int) -> None:

@@ -10,14 +10,16 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import mlx.core as mx
 
 from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.system import release_free_memory
 from flash_moe.stream.budget import SlabPlan
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.policy import POLICIES
-from flash_moe.stream.slab import Slab
+from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_table import SlotTable
 from flash_moe.stream.stats import Counters
 
@@ -29,12 +31,16 @@ class SlotPool:
 
     Args:
         policy: Name of an eviction policy in ``flash_moe/stream/policy.py``.
+        memory: Where slabs are made.
         keep_views: See :class:`Slab`.
     """
 
-    def __init__(self, plan: SlabPlan, policy: str, keep_views: bool) -> None:
+    def __init__(
+        self, plan: SlabPlan, policy: str, memory: SharedMemory | DeviceMemory, keep_views: bool
+    ) -> None:
         self.plan = plan
-        self._policy, self._keep_views = policy, keep_views
+        # Any: a slab and the memory that makes it are of one kind.
+        self._policy, self._keep_views, self._memory = policy, keep_views, cast(Any, memory)
         self.table = SlotTable(plan.n_slots, POLICIES[policy]())
         self._slab: Slab | None = None
 
@@ -55,19 +61,20 @@ class SlotPool:
         """
         plan = replace(self.plan, n_slots=n_slots)
         if len(plan.layers) > 1:
-            return SlotPool(plan, self._policy, self._keep_views)
+            return SlotPool(plan, self._policy, self._memory, self._keep_views)
         smaller = copy.copy(self)
         smaller.plan = plan
         smaller.table, moves = self.table.shrunk(n_slots)
         if self._slab is not None:
             smaller._slab = smaller._allocate()
-            size = self.plan.slot_bytes
-            for old, new in moves:
-                smaller._slab.record(new, size)[:] = self._slab.record(old, size)
+            self._memory.move(self._slab, smaller._slab, moves)
         return smaller
 
     def _allocate(self) -> Slab:
-        return Slab(self.plan.n_slots, self.plan.slot_bytes, keep_views=self._keep_views)
+        slab: Slab = self._memory.slab(
+            self.plan.n_slots, self.plan.slot_bytes, keep_views=self._keep_views
+        )
+        return slab
 
 
 def shrink(

@@ -20,11 +20,13 @@ class Assignment:
     Attributes:
         slots: Slot of each requested expert, in the order of the request.
         reads: (expert, slot) of the missing experts, which have to be read.
+        evicted: Keys whose slots were taken.
     """
 
     layer: int
     slots: tuple[int, ...]
     reads: tuple[tuple[int, int], ...]
+    evicted: tuple[Key, ...] = ()
 
     @property
     def n_hits(self) -> int:
@@ -56,6 +58,10 @@ class SlotTable:
 
     def __contains__(self, key: object) -> bool:
         return key in self._cached
+
+    def slot(self, layer: int, expert: int) -> int:
+        """The slot of a cached expert."""
+        return self._cached[layer, expert]
 
     def begin_call(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
         """Begin a call of a layer and split its distinct experts into groups.
@@ -99,12 +105,13 @@ class SlotTable:
                 self._policy.use(key)
             else:
                 missing.append(key)
-        slot_of = self._take(missing, keep)
+        slot_of, evicted = self._take(missing, keep)
         self._before = group
         return Assignment(
             layer,
             tuple(slot_of[key] if key in slot_of else self._cached[key] for key in keys),
             tuple((expert, slot) for (_, expert), slot in slot_of.items()),
+            evicted,
         )
 
     def reserve(self, layer: int, experts: Sequence[int], keep: Sequence[int]) -> Assignment:
@@ -113,18 +120,19 @@ class SlotTable:
         Counts no use in the policy, and evicts no expert of ``keep``.
         """
         keys = [(layer, expert) for expert in experts]
-        slot_of = self._take(keys, {(layer, expert) for expert in keep})
+        slot_of, evicted = self._take(keys, {(layer, expert) for expert in keep})
         slots = tuple(slot_of.values())
-        return Assignment(layer, slots, tuple(zip(experts, slots, strict=True)))
+        return Assignment(layer, slots, tuple(zip(experts, slots, strict=True)), evicted)
 
-    def _take(self, keys: Sequence[Key], keep: set[Key]) -> dict[Key, int]:
-        """Take a slot for each key: free slots first, then those that the policy evicts."""
+    def _take(self, keys: Sequence[Key], keep: set[Key]) -> tuple[dict[Key, int], tuple[Key, ...]]:
+        """Take a slot for each key: free slots first, then those of keys that the policy evicts."""
         n_victims = max(len(keys) - len(self._free), 0)
-        victims = iter(self._policy.evict(n_victims, keep) if n_victims else ())
+        evicted = tuple(self._policy.evict(n_victims, keep)) if n_victims else ()
+        victims = iter(evicted)
         slot_of: dict[Key, int] = {}
         for key in keys:
             slot_of[key] = self._free.pop() if self._free else self._cached.pop(next(victims))
-        return slot_of
+        return slot_of, evicted
 
     def release(self, assignment: Assignment) -> None:
         """Free the slots of an assignment whose reads failed or were dropped."""

@@ -27,6 +27,9 @@ class LayerStats:
         foreseen: Those of them that it predicted.
         wasted_bytes: Bytes of prefetches that the next call did not need.
         bytes_asked: Bytes of the records needed, cached or not.
+        bytes_copied: Bytes copied to the memory of a GPU; 0 in memory that host and GPU share.
+        copy_s: Seconds inside those copies, summed over the reader threads.
+        host_hits: Misses that were copied from the second tier, and not read.
     """
 
     layer: int
@@ -42,6 +45,9 @@ class LayerStats:
     foreseen: int = 0
     wasted_bytes: int = 0
     bytes_asked: int = 0
+    bytes_copied: int = 0
+    copy_s: float = 0.0
+    host_hits: int = 0
 
     def __sub__(self, other: LayerStats) -> LayerStats:
         mine, theirs = astuple(self)[1:], astuple(other)[1:]
@@ -90,6 +96,18 @@ class StreamStats:
         return int(self._sum("bytes_asked"))
 
     @property
+    def bytes_copied(self) -> int:
+        return int(self._sum("bytes_copied"))
+
+    @property
+    def host_hits(self) -> int:
+        return int(self._sum("host_hits"))
+
+    @property
+    def copy_s(self) -> float:
+        return self._sum("copy_s")
+
+    @property
     def read_s(self) -> float:
         return self._sum("read_s")
 
@@ -131,7 +149,7 @@ class StreamStats:
         totals = (
             *("bank_bytes", "expert_bytes", "shrinks", "hits", "misses", "hit_rate"),
             *("bytes_asked", "bytes_read", "read_s", "wait_s", "compute_s", "overlap_s"),
-            *("wasted_bytes", "recall"),
+            *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
         return {**rows, "layers": [asdict(layer) for layer in self.layers]}

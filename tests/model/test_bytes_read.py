@@ -30,6 +30,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return waves(self, layer, experts, *ahead)
 
     monkeypatch.setattr(ExpertBank, "waves", counted)
+    # Layers whose experts are all held ask for none.
+    monkeypatch.setattr(ExpertBank, "held_slots", lambda self, layer, ids: None)
     return numbers
 
 

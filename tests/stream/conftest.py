@@ -13,7 +13,7 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.readers import ReaderPool
+from flash_moe.stream.reader_pool import ReaderPool
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors
 from tests.support.fake_reader import MakePool
 from tests.support.read_gate import Gate

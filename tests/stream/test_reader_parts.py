@@ -13,7 +13,8 @@ from flash_moe.errors import ChecksumError, ReadError
 from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_checkpoint_tensors
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
-from flash_moe.stream.readers import Read, ReadBatch, ReaderPool, split_record
+from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.readers import Read, ReadBatch, split_record
 from tests.support.fake_reader import FakeReader, MakePool, batch_of, read_error, still_works
 from tests.support.timeout import TIMEOUT_S
 

@@ -302,6 +302,7 @@ def test_a_forked_process_reads_with_new_threads() -> None:
     code = """
 import os, threading, warnings; warnings.simplefilter('ignore')
 from flash_moe.stream import readers
+from flash_moe.stream.reader_pool import ReaderPool
 from tests.support.fake_reader import FakeReader, batch_of, expected_bytes, still_works
 readers.CHECK_THREADS_S = 0.02
 parent, begun, gate = os.getpid(), threading.Event(), threading.Event()
@@ -309,9 +310,9 @@ def action(expert):
     if os.getpid() == parent and expert == 1:
         begun.set()
         gate.wait(60)
-idle = readers.ReaderPool(FakeReader(), 3)
+idle = ReaderPool(FakeReader(), 3)
 assert still_works(idle)
-busy = readers.ReaderPool(FakeReader(action), 1)
+busy = ReaderPool(FakeReader(action), 1)
 memory = bytearray(8)
 view = memoryview(memory)
 batch = busy.batch([readers.Read(0, e + 1, view[4 * e : 4 * e + 4]) for e in range(2)])

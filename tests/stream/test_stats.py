@@ -82,6 +82,9 @@ def test_as_json() -> None:
         "foreseen": 0,
         "wasted_bytes": 0,
         "bytes_asked": 0,
+        "bytes_copied": 0,
+        "copy_s": 0.0,
+        "host_hits": 0,
     }
     public = {name for name in dir(StreamStats) if not name.startswith("_")} - {"to_json"}
     assert set(table) == public | {"bank_bytes", "expert_bytes", "layers"}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flash_moe.stream.bank import ExpertBank, Wave
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.reading import Wave
 
 RECORD, PAYLOAD, TOP_K = 16384, 15360, 4
 TOKEN = 8 * TOP_K * RECORD  # bytes of one token's experts: four slots a layer

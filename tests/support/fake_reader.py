@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from flash_moe.errors import ReadError
-from flash_moe.stream.readers import Read, ReadBatch, ReaderPool
+from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.readers import Read, ReadBatch
 
 MakePool = Callable[[Any, int], ReaderPool]
 
