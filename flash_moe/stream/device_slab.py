@@ -1,6 +1,6 @@
 """Slab in the memory of an NVIDIA GPU, which the host never touches.
 
-A reader thread reads a record into a pinned buffer and copies it to its slot on a stream of its
+A reader thread reads the record into a pinned buffer and copies it to its slot on a stream of its
 own. MLX keeps an array in plain device memory as long as the host does not look at its bytes, so a
 device slab has no ``memoryview``: its records are :class:`StagedRecord`. MLX's kernels see the
 copied bytes; the fence of the bank protects a slot as it does in shared memory.
