@@ -4,12 +4,15 @@
     python scripts/leave_memory.py 12 -- python benchmarks/bench_full_shape.py DIR --cache-gb 2
 
 For each number of experts per token (--top-k) a separate process drops the files of the store
-from the page cache, loads it, processes a prompt and makes new tokens. The first token comes with
-the prompt; the columns of a token are medians over the others. ``compute`` is MLX work up to the
-last layer's router, ``wait`` is for reads that computing did not hide, ``rest`` is the last layer's
-experts, the output head and everything else; ``read`` is time inside reads, summed over the reader
-threads. ``of all`` is the bytes read, as a share of top-k experts of all layers. The raw rate is
-that of ``bench_read.py`` with the same number of threads, before the load and after the last token.
+from the page cache (--cached fills it instead), loads the store, processes a prompt and makes new
+tokens. The first token comes with the prompt; the columns of a token are medians over those after
+the first and the --warm-up ones. ``compute`` is MLX work up to the last layer's router, ``wait`` is
+for reads and copies that computing did not hide, ``rest`` is the last layer's experts, the output
+head, Python and everything else. ``read`` and ``copy`` are time inside reads and copies to a GPU,
+summed over the reader threads. ``of all`` is the bytes read, as a share of top-k experts of all
+layers; ``host`` the share of hits in the second tier; ``copied`` the records copied to the GPU per
+missing one, 1 without lookahead and 0 in shared memory. The raw rate is that of ``bench_read.py``
+with the same number of threads, before the load and after the last token; not with --cached.
 
 Reads are direct by default: layers that share a record file would be in the page cache more often
 than those of the real model. Prints a table, then one JSON line.
@@ -30,7 +33,7 @@ from typing import Any
 RAW_RECORDS, RAW_ROUNDS = 32, 3
 COUNTERS = (
     *("compute_s", "wait_s", "overlap_s", "read_s", "bytes_read", "hits", "misses"),
-    *("recall", "wasted_bytes"),
+    *("recall", "wasted_bytes", "host_hits", "bytes_copied", "copy_s"),
 )
 
 
@@ -44,6 +47,15 @@ def drop_all(store: Path) -> float:
         drop_cached(file)
     stayed = sum(cached_bytes(file, 0, file.stat().st_size) for file in files)
     return stayed / sum(file.stat().st_size for file in files)
+
+
+def fill_cache(store: Path) -> float:
+    """Read all files of a store once, so that the page cache has them."""
+    for file in {file.stat().st_ino: file for file in store.rglob("*") if file.is_file()}.values():
+        with open(file, "rb") as stream:
+            while stream.read(1 << 26):
+                pass
+    return 1.0
 
 
 def raw_rate(experts: Any, io: str) -> float:
@@ -101,8 +113,9 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     experts = open_streaming(args.store, LoadOptions()).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
     available = available_memory()
-    stayed = drop_all(args.store)
-    raw_before = raw_rate(experts, args.io)
+    stayed = fill_cache(args.store) if args.cached else drop_all(args.store)
+    raw = (lambda: 0.0) if args.cached else (lambda: raw_rate(experts, args.io))
+    raw_before = raw()
     started = time.perf_counter()
     with load(
         args.store,
@@ -111,13 +124,19 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         io=args.io,
         cache_policy=args.cache_policy,
         lookahead=args.lookahead,
+        io_threads=args.io_threads,
+        host_cache_gb=args.host_cache_gb,
     ) as flash:
         load_s, after_load = time.perf_counter() - started, peak_memory()
-        first, *others = generate(flash, args.prompt_tokens, args.tokens)
+        first, *others = generate(flash, args.prompt_tokens, args.warm_up + args.tokens)
+        others = others[args.warm_up :]
         bank_bytes = flash.stats.bank_bytes
     peak = peak_memory()
     del flash  # the memory that raw reads need
-    hits, misses = (sum(token[name] for token in others) for name in ("hits", "misses"))
+    hits, misses, copied = (
+        sum(token[name] for token in others) for name in ("hits", "misses", "bytes_copied")
+    )
+    record_bytes = max(layer.layout.record_bytes for layer in experts.layers)
     return {
         "top_k": top_k,
         "available_bytes": available,
@@ -131,7 +150,9 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "median": {name: statistics.median(token[name] for token in others) for name in first},
         "of_all": statistics.mean(token["bytes_read"] for token in others) / one_token,
         "hit_rate": hits / (hits + misses),
-        "raw_gb_s": [raw_before, raw_rate(experts, args.io)],
+        "host_hits": sum(token["host_hits"] for token in others) / (hits + misses),
+        "copied_per_miss": copied / record_bytes / misses if misses else 0.0,
+        "raw_gb_s": [raw_before, raw()],
         "tokens": others,
     }
 
@@ -148,16 +169,17 @@ def in_process(top_k: int) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
-        "top-k  load s  prompt s | s/token compute   wait   rest   read | GB/token  of all   hits"
-        " | bank GB  peak GB  raw GB/s"
+        "top-k  load s  prompt s | s/token compute   wait   rest   read   copy"
+        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s"
     )
     for row in rows:
         m = row["median"]
         print(
             f"{row['top_k']:5} {row['load_s']:7.1f} {row['first']['seconds']:9.1f}"
-            f" | {m['seconds']:7.2f} {m['compute_s']:7.2f} {m['wait_s']:6.2f} {m['rest_s']:6.2f}"
-            f" {m['read_s']:6.2f} | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%}"
-            f" {row['hit_rate']:6.1%} | {row['bank_bytes'] / 1e9:7.2f}"
+            f" | {m['seconds']:7.3f} {m['compute_s']:7.3f} {m['wait_s']:6.3f} {m['rest_s']:6.3f}"
+            f" {m['read_s']:6.2f} {m['copy_s']:6.2f}"
+            f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%} {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
+            f" | {row['bank_bytes'] / 1e9:7.2f}"
             f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
         )
 
@@ -173,6 +195,10 @@ def main() -> int:
     parser.add_argument("--cache-gb", type=float, help="GB of the bank (default: that of load)")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("-n", "--tokens", type=int, default=8, help="new tokens, at least 2")
+    parser.add_argument("--warm-up", type=int, default=0, help="new tokens that are not counted")
+    parser.add_argument("--host-cache-gb", type=float, help="GB of the tier in host memory")
+    parser.add_argument("--io-threads", type=int)
+    parser.add_argument("--cached", action="store_true", help="files in the page cache")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")

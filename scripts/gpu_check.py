@@ -13,14 +13,17 @@ values of size 1: 2e-5 of the largest output. In float16 and bfloat16 the output
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # Products of float32 in float32; on CUDA MLX rounds their inputs to TF32 otherwise.
 os.environ["MLX_ENABLE_TF32"] = "0"
@@ -29,12 +32,15 @@ import mlx.core as mx
 import mlx_lm
 
 from flash_moe import load
+from flash_moe.compat.cudart import CudaError, CudaRuntime, cuda_runtime
 from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.errors import ReadError
 from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import BITS
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
 from flash_moe.options.loading import LoadOptions
+from flash_moe.stream.device_slab import DeviceSlab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.random_experts import kernel_error, random_experts
 
@@ -147,6 +153,84 @@ def check_model() -> Tally:
     return tally
 
 
+def check_device_slab() -> Tally:
+    """Device slabs: same tokens for every bank and tier, failures, shrinking, leaks.
+
+    A case that must hold counts as error 0 or 1.
+    """
+    tally = Tally()
+    runtime = cuda_runtime()
+    if runtime is None:
+        return tally
+
+    def hold(what: str, is_true: bool) -> None:
+        tally.add(f"device slab: {what}", "device", 0.0 if is_true else 1.0, 0.5)
+
+    geometry = replace(PRESETS["tiny"], hidden=512, expert_width=256, shared_width=512)
+    prompt = [33 + (7 * i) % 90 for i in range(40)]
+    with tempfile.TemporaryDirectory() as root:
+        path = Path(root)
+        write_mlx_checkpoint(path, geometry)
+        n_bytes = open_streaming(path, LoadOptions()).experts.n_bytes
+        texts, free = set(), []
+        for share, host, lookahead in (
+            *((0.15, None, False), (0.15, 0.3, False), (0.3, 1.0, True), (1.0, None, False)),
+            *((0.15, None, False), (0.15, 0.3, False)),
+        ):
+            gb = n_bytes / 1e9
+            options = {"lookahead": lookahead, "host_cache_gb": host and host * gb}
+            with load(path, cache_gb=share * gb, **options) as flash:
+                texts.add(flash.generate(prompt, max_tokens=24).text)
+                check_bank(flash, hold, prompt)
+            del flash
+            gc.collect()
+            mx.clear_cache()
+            free.append(runtime.memory()[0])
+        hold(f"the same text for every bank, got {texts}", len(texts) == 1)
+        hold(f"no memory is leaked, free after each: {free}", free[-1] >= free[0] - 2**26)
+    return tally
+
+
+def check_bank(flash: Any, hold: Callable[[str, bool], None], prompt: list[int]) -> None:
+    """Check the slabs of a model, a copy that fails in the middle of a wave, and shrinking."""
+    bank, runtime = flash.model._bank, cuda_runtime()
+    assert runtime is not None
+    stats = flash.stats
+    record_bytes = bank.layers[0].layout.record_bytes
+    if not stats.wasted_bytes:
+        hold("missing records x record", stats.bytes_copied == stats.misses * record_bytes)
+
+    def slabs() -> list[DeviceSlab]:
+        return [bank.slab(layer) for layer in range(len(bank.layers))]
+
+    for slab in slabs():
+        slab.check()
+        hold("plain device memory", runtime.is_device_memory(slab.address))
+    expected = flash.generate(prompt, max_tokens=8).text
+    copies = itertools.count()
+    original = CudaRuntime.copy_to_device
+
+    def failing(self: CudaRuntime, *arguments: int) -> None:
+        if next(copies) == 5:
+            raise CudaError("cudaMemcpyAsync", 700, "made by gpu_check")
+        original(self, *arguments)
+
+    if not bank.fits_all:
+        CudaRuntime.copy_to_device = failing  # type: ignore[method-assign]
+        try:
+            flash.generate(prompt, max_tokens=8)
+            hold("a failed copy raises", False)
+        except ReadError as error:
+            hold("a failed copy names the expert", "expert" in str(error))
+        finally:
+            CudaRuntime.copy_to_device = original  # type: ignore[method-assign]
+        hold("right after a failed copy", flash.generate(prompt, max_tokens=8).text == expected)
+    bank.shrink(bank.n_bytes // 4)
+    hold("right after shrinking", flash.generate(prompt, max_tokens=8).text == expected)
+    for slab in slabs():
+        slab.check()
+
+
 def check(quick: bool) -> Tally:
     """Check each width in a process: compiling a kernel takes a second or two and one core."""
     command = [sys.executable, __file__, *(["--quick"] if quick else []), "--width"]
@@ -155,6 +239,7 @@ def check(quick: bool) -> Tally:
     ]
     tally = check_397b()
     tally.merge(**asdict(check_model()))
+    tally.merge(**asdict(check_device_slab()))
     for bits, process in zip(BITS, running, strict=True):
         lines = process.communicate()[0].splitlines()
         if process.returncode:
@@ -168,6 +253,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
     parser.add_argument("--width", type=int, help="only this number of bits; used by itself")
+    parser.add_argument("--device-slab", action="store_true", help="only the device slabs")
     parser.add_argument("--no-bench", action="store_true")
     parser.add_argument("--json", help="also write the JSON there")
     args = parser.parse_args()
@@ -177,7 +263,7 @@ def main() -> int:
     if args.width:
         print(json.dumps(asdict(check_width(args.width, args.quick))))
         return 0
-    tally = check(args.quick)
+    tally = check_device_slab() if args.device_slab else check(args.quick)
     for failure in tally.failures:
         print("FAILED", failure)
     print(

@@ -16,7 +16,7 @@ import math
 import mmap
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -26,8 +26,7 @@ from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.reader import DIRECT_ALIGNMENT
 from flash_moe.stream.policy import Key
 
-if TYPE_CHECKING:
-    from flash_moe.stream.readers import Read
+T = TypeVar("T")
 
 _HUGE_PAGE = 2 * 1024 * 1024
 
@@ -116,7 +115,7 @@ class SharedMemory:
         """Return the destination of a record in a slot."""
         return slab.record(slot, n_bytes)
 
-    def begin_copies(self, reads: Sequence[Read], layer: int) -> Sequence[Read]:
+    def begin_copies(self, reads: Sequence[T], layer: int) -> Sequence[T]:
         """Return the reads that readers have to do: all of them."""
         return reads
 
