@@ -46,7 +46,7 @@ from flash_moe.version import __version__
 
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{1,9})-([0-9a-f]{32})-([0-9a-f]{16})\.safetensors")
 # A cache is written if each token that it adds to a stored one costs at most this. Qwen3.5-397B has
-# a state of 192 MB, so 48 tokens; to prefill them it reads some 100 GB of experts.
+# a state of 192 MB, so 48 tokens; to prefill them it reads an estimated 100 GB.
 _MAX_BYTES_PER_TOKEN = 4_000_000
 # Files whose token ids are compared for a common prefix, if caches of the model can be trimmed.
 _MAX_COMPARED = 32
