@@ -178,7 +178,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['top_k']:5} {row['load_s']:7.1f} {row['first']['seconds']:9.1f}"
             f" | {m['seconds']:7.3f} {m['compute_s']:7.3f} {m['wait_s']:6.3f} {m['rest_s']:6.3f}"
             f" {m['read_s']:6.2f} {m['copy_s']:6.2f}"
-            f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%} {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
+            f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%}"
+            f" {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
             f" | {row['bank_bytes'] / 1e9:7.2f}"
             f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
         )
