@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# One more than two cores: some tests wait for processes.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -12,11 +14,11 @@ demo: $(STAMP)
 
 test: lint
 	sh scripts/emulator_tools.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 # Tests that start no process and compile no kernel; tests/support/tiers.py finds them.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not process and not kernel and not slow" $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ def server(root: Path, model: str, clients: int, *flags: str) -> Iterator[int]:
     command = [sys.executable, "-c", COMMAND, "serve", model, "--port", "0", "--cache-gb", "1"]
     command += ["--decode-concurrency", str(clients), "--log-level", "error", *flags]
     environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    environment["FLASH_MOE_PROMPT_CACHE_DISK_GB"] = "0"  # unless a flag sets it
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -15,6 +15,7 @@ from typing import Any
 from flash_moe.errors import ConfigError
 from flash_moe.options.declare import declared, option
 from flash_moe.options.loading import LoadOptions
+from flash_moe.options.prompt_cache import PromptCacheOptions
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Environment:
 
     Attributes:
         load: Options of ``load()``, by name.
+        prompt_caches: Options of the prompt caches on disk, by name.
     """
 
     load: Mapping[str, Any] = field(default_factory=dict)
+    prompt_caches: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = option(
         None, "API key that clients of flash-moe serve must send", env=True, repr=False
     )
@@ -47,12 +50,21 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         ConfigError: A value does not parse; names the variable.
     """
     source = os.environ if environ is None else environ
-    return Environment(_values(LoadOptions, source), **_values(Environment, source))
+    return Environment(
+        _values(LoadOptions, source),
+        _values(PromptCacheOptions, source),
+        **_values(Environment, source),
+    )
 
 
 def load_options(**arguments: Any) -> LoadOptions:
     """Return the options of ``load()`` from arguments, then from the environment."""
     return LoadOptions.merged(read_environment().load, arguments)
+
+
+def prompt_cache_options(**arguments: Any) -> PromptCacheOptions:
+    """Return the options of prompt caches on disk from arguments, then from the environment."""
+    return PromptCacheOptions(**{**read_environment().prompt_caches, **arguments})
 
 
 def _values(options: type, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class GeneratingModel(_Closing, StreamedModel):
     """
 
     tokenizer: Any
+    path: Path
 
     @accepts(GenerationOptions, method=True)
     def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
@@ -154,6 +155,7 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
             f"{path}: mlx-lm cannot build this model: {type(error).__name__}: {error}",
             "Does config.json belong to these weights?",
         ) from error
+    model.path = path
     model.tokenizer = open_tokenizer(
         "load", path, config.get("eos_token_id"), options.tokenizer_config
     )

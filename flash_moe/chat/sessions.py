@@ -1,8 +1,7 @@
-"""Saved conversations: one folder each, with the messages and the prompt cache.
+"""Saved conversations: one folder each, with the messages. Only the user deletes them.
 
 A folder belongs to the process that locks its ``lock`` file; the system releases the lock when that
-process ends. Messages remain until the user deletes them. Caches together have a size limit: the
-least recently used are deleted first.
+process ends.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import Any
 
 import platformdirs
 
-from flash_moe.chat.cache_file import drop_cache
 from flash_moe.chat.messages import checked_messages, read_json
 from flash_moe.chat.sanitize import one_line
 from flash_moe.env import read_environment
@@ -92,6 +90,8 @@ class Session:
 
 
 def new_session() -> Session:
+    """Create a session; remove the partial files of chats that were killed while writing."""
+    _sweep()
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Session(sessions_dir() / f"{now}-{secrets.token_hex(2)}")
 
@@ -103,15 +103,14 @@ class SessionInfo:
     Attributes:
         changed: Seconds since 1970.
         title: The first question.
-        message_bytes, cache_bytes: Sizes on disk.
+        n_bytes: Size on disk.
     """
 
     name: str
     changed: float
     title: str
     n_messages: int
-    message_bytes: int
-    cache_bytes: int
+    n_bytes: int
 
 
 def list_sessions() -> list[SessionInfo]:
@@ -138,36 +137,7 @@ def find_session(name: str) -> Path:
     raise ConfigError("chat", what, "flash-moe chat --sessions lists them.")
 
 
-def prune(limit: int) -> list[tuple[str, int]]:
-    """Delete the oldest caches until all caches together take at most ``limit`` bytes.
-
-    Caches of open sessions remain, including this one.
-
-    Returns:
-        Name and bytes of each deleted cache.
-    """
-    _sweep()
-    caches = []
-    for path in _folders():
-        with contextlib.suppress(OSError):
-            files = [file.stat() for file in path.glob("*.safetensors")]
-            if files:
-                age = max(status.st_mtime for status in files)
-                caches.append((age, path, sum(status.st_size for status in files)))
-    total, deleted = sum(n for _, _, n in caches), []
-    for _, path, n_bytes in sorted(caches):
-        if total <= limit:
-            break
-        with _unused(path) as unused:
-            if unused:
-                drop_cache(path)
-                total -= n_bytes
-                deleted.append((path.name, n_bytes))
-    return deleted
-
-
 def _sweep() -> None:
-    """Remove partial files of chats that were killed while writing."""
     for path in sessions_dir().glob("*"):
         # A folder that another chat is just creating has none, so this never takes its lock.
         if leftover_files(path):
@@ -216,15 +186,14 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _info(path: Path) -> SessionInfo:
-    changed, message_bytes, cache = time.time(), 0, 0
+    changed, n_bytes = time.time(), 0
     with contextlib.suppress(OSError):
         status = (path / FILE).stat()
-        changed, message_bytes = status.st_mtime, status.st_size
-        cache = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        changed, n_bytes = status.st_mtime, status.st_size
     try:
         messages, _ = _read(path)
         questions = [m["content"] for m in messages if m["role"] == "user"]
         title = one_line(questions[0], _TITLE) if questions else "(no question)"
     except FlashMoEError:
         messages, title = [], "(damaged)"
-    return SessionInfo(path.name, changed, title, len(messages), message_bytes, cache)
+    return SessionInfo(path.name, changed, title, len(messages), n_bytes)

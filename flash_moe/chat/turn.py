@@ -17,7 +17,9 @@ from flash_moe.chat.view import View, call_text, result_text
 from flash_moe.errors import FlashMoEError
 from flash_moe.generation.conversation import Conversation
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 from flash_moe.generation.tool_loop import Events
+from flash_moe.generation.turn_cache import TurnCache
 from flash_moe.tools import TextPiece, ThinkingPiece, ToolCall
 
 READING = "reading the prompt"
@@ -32,6 +34,7 @@ class Chat:
         always: Names of tools that run without confirmation.
         thinking: ``"on"`` displays reasoning, ``"hide"`` hides it, ``"off"`` turns it off in the
             chat template; may change between turns.
+        disk: Prompt caches on disk.
         options: Generation options: sampling, ``max_tokens``.
         shutdown: State of the signal handlers.
     """
@@ -43,6 +46,7 @@ class Chat:
     system: str | None = None
     thinking: str = "on"
     autosave: Autosave | None = None
+    disk: PromptCacheDir | None = None
     options: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
     shutdown: Shutdown = field(default_factory=Shutdown)
@@ -63,6 +67,8 @@ class Chat:
             on_prefill=self._prefill,
             **self.options,
         )
+        if self.disk is not None:
+            self.conversation.cache = TurnCache(self._model, self.disk)
 
     def confirm_with(self, confirm: Callable[[str], str]) -> None:
         """Set the function that displays a question and returns the user's answer, one line."""
@@ -183,11 +189,8 @@ class Chat:
         context = len(live.ids) if live else 0
         self.turn_stats = self._model.turn_stats(prompt_tokens, context, stopped)
         self.turns.append(self.turn_stats)
-        if self.autosave is not None:
-            if cache and live is None and cache.checkpoint is None:
-                self.autosave.restore(self.conversation)  # stopped inside a forward pass, or failed
-            if answered:
-                self.autosave.after_turn(self.conversation)
+        if self.autosave is not None and answered:
+            self.autosave.after_turn(self.conversation)
 
 
 def drop_unfinished(messages: list[dict[str, Any]]) -> None:

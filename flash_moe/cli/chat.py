@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.generate import standard_input
 from flash_moe.cli.options import add_options, given
+from flash_moe.env import prompt_cache_options
 from flash_moe.errors import ConfigError, PromptError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.options import GenerationOptions
 from flash_moe.options.loading import LoadOptions
+from flash_moe.options.prompt_cache import PromptCacheOptions
 
 if TYPE_CHECKING:
     from flash_moe.chat.autosave import Autosave
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from flash_moe.chat.signals import Shutdown
     from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
+    from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -33,6 +36,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add_options(parser, "sampling", GenerationOptions)
     _add_tools(parser)
     _add_sessions(parser)
+    add_options(parser, "prompt caches", PromptCacheOptions)
     add_options(parser, "streaming", LoadOptions)
     parser.set_defaults(run=run)
 
@@ -78,33 +82,25 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
         help="continue a saved conversation (without a name: the last one)",
     )
     group.add_argument("--sessions", action="store_true", help="list the saved conversations")
-    group.add_argument(
-        "--session-disk-gb",
-        type=float,
-        default=2.0,
-        metavar="X",
-        help="maximum disk space of all sessions' prompt caches in GB (default: 2)",
-    )
     group.add_argument("--no-save", action="store_true", help="save nothing of this chat")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.sessions:
-        return _list_sessions(args.session_disk_gb)
-    if not args.session_disk_gb >= 0:
-        raise ConfigError("chat", "--session-disk-gb: expected 0 or more")
+        return _list_sessions()
     if args.no_save and args.resume:
         raise ConfigError(
             "chat", "--no-save keeps nothing and --resume continues a saved session: drop one"
         )
+    caches = prompt_cache_options(**given(args, PromptCacheOptions))
     session, model = _session(args)
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
     tools = _tools(args)  # before the model is loaded, which takes longer
     from flash_moe.chat.autosave import Autosave
-    from flash_moe.chat.cache_file import fingerprint
     from flash_moe.chat.interrupt import quiet_terminal
     from flash_moe.chat.signals import Shutdown
+    from flash_moe.generation.prompt_cache_dir import open_prompt_caches
     from flash_moe.hub.resolve import resolve
     from flash_moe.loader import load
 
@@ -122,12 +118,9 @@ def run(args: argparse.Namespace) -> int:
             tools = []
         keep = not args.no_save and (on_terminal or session is not None)
         view = _view(on_terminal)
-        autosave = None
-        if keep:
-            limit = int(args.session_disk_gb * 1e9)
-            made_for = fingerprint(path, flash.model.top_k)
-            autosave = Autosave(path, made_for, limit, view.note, session)
-        chat = _chat(args, flash, view, tools, autosave, shutdown)
+        autosave = Autosave(path, view.note, session) if keep else None
+        disk = open_prompt_caches(flash.model, caches, view.note) if keep else None
+        chat = _chat(args, flash, view, tools, autosave, disk, shutdown)
         if question is not None:
             answered = chat.run_turn(question)
             stopped = chat.turn_stats is not None and chat.turn_stats.stopped
@@ -182,6 +175,7 @@ def _chat(
     view: View,
     tools: list[AnyTool],
     autosave: Autosave | None,
+    disk: PromptCacheDir | None,
     shutdown: Shutdown,
 ) -> Chat:
     from flash_moe.chat.turn import Chat
@@ -194,6 +188,7 @@ def _chat(
         system=args.system,
         thinking="hide" if args.hide_thinking else "on",
         autosave=autosave,
+        disk=disk,
         options=given(args, GenerationOptions),
         debug=args.debug,
         shutdown=shutdown,
@@ -223,8 +218,7 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
     if chat.autosave is not None and chat.autosave.session is not None:
         chat.view.note(
             f"resumed session {chat.autosave.session.name}: "
-            f"{len(chat.conversation.messages)} messages, {chat.autosave.cached_tokens} tokens in "
-            "its prompt cache"
+            f"{len(chat.conversation.messages)} messages"
         )
         show_last(chat)
     with ignored():
@@ -234,21 +228,16 @@ def _on_terminal(chat: Chat, no_save: bool) -> int:
     return 0
 
 
-def _list_sessions(limit_gb: float) -> int:
+def _list_sessions() -> int:
     from flash_moe.chat.sanitize import one_line
     from flash_moe.chat.sessions import list_sessions, sessions_dir
 
     sessions = list_sessions()
     for info in sessions:
         date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
-        taken = format_bytes(info.message_bytes + info.cache_bytes)
+        taken = format_bytes(info.n_bytes)
         print(
             f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"
         )
-    caches = sum(info.cache_bytes for info in sessions)
-    print(
-        f"{len(sessions)} sessions in {one_line(str(sessions_dir()))}; prompt caches use "
-        f"{format_bytes(caches)} of {format_bytes(limit_gb * 1e9)}",
-        file=sys.stderr,
-    )
+    print(f"{len(sessions)} sessions in {one_line(str(sessions_dir()))}", file=sys.stderr)
     return 0

@@ -14,6 +14,7 @@ _RENAMED = {
     ("serve", "--grace"): "--shutdown-timeout",
     ("chat", "--yes-to"): "--allow-tool",
     ("chat", "--private"): "--no-save",
+    ("chat", "--session-disk-gb"): "--prompt-cache-disk-gb",
     ("demo", "--share"): "--cache-fraction",
     ("pull", "--jobs"): "--max-shards",
 }

@@ -62,6 +62,12 @@ def _add_making_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="packed_experts directory of the original Flash-MoE; links its files, copies nothing",
     )
+    parser.add_argument(
+        "--keep-unused",
+        action="store_true",
+        help="keep weights that mlx-lm does not load (vision towers, prediction heads), in files "
+        "of their own that take no memory",
+    )
 
 
 def run_pull(args: argparse.Namespace) -> int:
@@ -77,12 +83,15 @@ def run_pull(args: argparse.Namespace) -> int:
     with working_on(dst):
         if constants.HF_HUB_OFFLINE:
             root = resolve(args.repo, args.revision)
-            return _pack(open_source(root, quantization, adopt=args.adopt), dst)
+            return _pack(
+                open_source(root, quantization, adopt=args.adopt, keep=args.keep_unused), dst
+            )
         commit = pulled_already(
             args.repo,
             dst,
             revision=args.revision,
             adopt=args.adopt is not None,
+            keep=args.keep_unused,
             quantization=quantization,
         )
         if commit is not None:
@@ -101,6 +110,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
         revision=args.revision,
         quantization=quantization,
         adopt=args.adopt,
+        keep=args.keep_unused,
         max_shards=args.max_shards,
         on_bytes=partial(bars.add, "download"),
     )
@@ -141,7 +151,7 @@ def run_pack(args: argparse.Namespace) -> int:
     with working_on(args.dst):
         checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
         quantization = QuantizationConfig(**given(args, QuantizationConfig))
-        source = open_source(checkpoint, quantization, adopt=args.adopt)
+        source = open_source(checkpoint, quantization, adopt=args.adopt, keep=args.keep_unused)
         shards = None
         if args.delete_source:
             check_outside(checkpoint.shards, args.dst)

@@ -7,17 +7,21 @@ import functools
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flash_moe.cli.client_settings import client_lines
 from flash_moe.cli.options import add_options, given
-from flash_moe.env import read_environment
+from flash_moe.env import prompt_cache_options, read_environment
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.options.loading import LoadOptions
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from flash_moe.generation.engine import Engine
+    from flash_moe.server.options import ServeOptions
 
 _LIMITS: tuple[tuple[str, float | None, str], ...] = (
     ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
@@ -83,6 +87,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     for flag, default, text in _LIMITS:
         kind = int if isinstance(default, int) else float
         limits.add_argument(flag, type=kind, default=default, metavar="N", help=text)
+    add_options(parser, "prompt caches on disk", PromptCacheOptions)
     _add_defaults(parser)
     add_options(parser, "streaming", LoadOptions)
     parser.add_argument(
@@ -143,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         concurrency=args.decode_concurrency,
         prompt_cache_bytes=None if cache_gb is None else round(cache_gb * 1e9),
         prompt_cache_entries=args.prompt_cache_entries,
+        prompt_caches_on_disk=prompt_cache_options(**given(args, PromptCacheOptions)),
         template_args=_template_args(args.chat_template_args),
         strict_tools=args.strict_tools,
         ignore_unknown=args.ignore_unknown_fields,
@@ -155,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         )
     from flash_moe.server.run import serve
 
-    serve(options, functools.partial(_report, options.model))
+    serve(options, functools.partial(_report, options))
     return 0
 
 
@@ -169,11 +175,12 @@ def _template_args(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _report(model: str, url: str, engine: Engine) -> None:
-    print(
-        f"flash-moe: {model} at {url}/v1 (Anthropic clients: {url}); "
+def _report(options: ServeOptions, url: str, engine: Engine) -> None:
+    name, context = Path(options.model).name, engine.flash.model.config.max_context
+    lines = [
+        f"flash-moe: {options.model} at {url}/v1 (Anthropic clients: {url}); "
         f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
         f"{format_bytes(engine.cache_bytes)} for prompt caches",
-        file=sys.stderr,
-        flush=True,
-    )
+        *client_lines(name, url, context, options.api_key is not None),
+    ]
+    print("\n  ".join(lines), file=sys.stderr, flush=True)

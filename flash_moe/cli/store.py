@@ -62,6 +62,8 @@ def _verify(root: Path, repair: bool) -> int:
     for problem in result.problems:
         print(problem, file=sys.stderr)
     state = f"{len(result.problems)} damaged" if result.problems else "all sound"
+    if result.unchecked:
+        state += f"; without a checksum: {', '.join(result.unchecked)}"
     print(
         f"{root}: {result.n_records} records, other files: {result.n_files}, "
         f"{format_bytes(result.n_bytes)}: {state}"
@@ -123,6 +125,7 @@ def describe(root: Path) -> dict[str, Any]:
         "resident_bytes": sum(r.n_bytes for r in manifest.resident),
         "bytes_per_token_uncached": token_bytes(layers, config.top_k),
         "quantization": quantization,
+        "unused": manifest.unused and manifest.unused.to_json(),
         "checks": checks(manifest),
         "quantization_error": errors(manifest),
     }
@@ -184,6 +187,7 @@ def run_info(args: argparse.Namespace) -> int:
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
         "all experts": format_bytes(facts["expert_bytes"]),
         "resident weights": format_bytes(facts["resident_bytes"]),
+        "not loaded": _unused(facts["unused"]),
         "checks": "; ".join(facts["checks"]),
         "read per token": f"{token} if no expert is cached",
     }
@@ -193,6 +197,18 @@ def run_info(args: argparse.Namespace) -> int:
     if error_rows := facts["quantization_error"]:
         Console().print(_error_table(error_rows), highlight=False)
     return 0
+
+
+def _unused(unused: dict[str, Any] | None) -> str:
+    """Describe the weights of the source that mlx-lm does not load."""
+    if unused is None:
+        return "not recorded, because an older version wrote the store"
+    parts = [
+        f"{group['name']}: {group['tensors']} tensors, {format_bytes(group['size'])}, {what}"
+        for key, what in (("kept", "kept"), ("dropped", "not in the store"))
+        for group in unused[key]
+    ]
+    return "; ".join(parts) or "none: mlx-lm loads all weights of the source"
 
 
 def _error_table(rows: list[dict[str, Any]]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -26,6 +26,8 @@ LOADED_AS = {
     "U64": mx.uint64, "BOOL": mx.bool_, "F64": mx.float64,
     "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
 }  # fmt: skip
+# Their names when MLX saves them: 8-bit floats are bytes.
+SAVED_AS = {LOADED_AS[name]: name for name in LOADED_AS if not name.startswith("F8")}
 
 
 def on_cpu() -> bool:
@@ -42,7 +44,7 @@ def computed_dtype(stored: mx.Dtype) -> mx.Dtype:
     return mx.float32 if on_cpu() and stored in (mx.bfloat16, mx.float16) else stored
 
 
-class Tensor(Protocol):
+class Stored(Protocol):
     """A tensor on disk. ``dtype`` is the safetensors name."""
 
     @property
@@ -51,7 +53,17 @@ class Tensor(Protocol):
     def n_bytes(self) -> int: ...
 
 
-def resident_bytes(tensors: Iterable[Tensor]) -> int:
+class _Array(NamedTuple):
+    dtype: str
+    n_bytes: int
+
+
+def stored(array: mx.array) -> Stored:
+    """Return an array as it is stored."""
+    return _Array(SAVED_AS[array.dtype], array.nbytes)
+
+
+def resident_bytes(tensors: Iterable[Stored]) -> int:
     """Return the bytes of tensors in memory, in the dtypes used for computing."""
     wider = {name: computed_dtype(dtype).size // dtype.size for name, dtype in DTYPES.items()}
     return sum(tensor.n_bytes * wider.get(tensor.dtype, 1) for tensor in tensors)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.errors import ConfigError, PromptError
+from flash_moe.generation.prompt_cache_dir import open_prompt_caches
 from flash_moe.generation.tool_loop import Events, Message, ToolLoopOptions, converse
 from flash_moe.generation.turn_cache import TurnCache, network_of
 from flash_moe.options.declare import accepts, option, values
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.tools.definition import as_tools
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationOptions(ToolLoopOptions):
+class ConversationOptions(ToolLoopOptions, PromptCacheOptions):
     """Options of a conversation: those of each turn, and the system message."""
 
     system: str | None = option(None, "system message")
@@ -48,7 +53,10 @@ class Conversation:
         self.tools = list(as_tools(options.tools).values())
         self.system = options.system
         self.options = options
-        self.cache = TurnCache(model) if network_of(model) is not None else None
+        network, disk = network_of(model), None
+        if network is not None and options.prompt_cache_dir is not None:
+            disk = open_prompt_caches(network, options, _log.warning)
+        self.cache = None if network is None else TurnCache(model, disk)
         self.messages: list[Message] = []
         self._running: Events | None = None
         self.reset()

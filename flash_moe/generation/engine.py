@@ -25,9 +25,11 @@ from flash_moe.compat.mlx_lm import BatchGenerator, LRUPromptCache, make_prompt_
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.errors import ClosedError, QueueFullError
 from flash_moe.generation.one_by_one import OneByOne
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 from flash_moe.generation.sampling import logits_processors_of, sampler_of
 from flash_moe.generation.sequence import (
     ASSISTANT,
+    USER,
     EngineRequest,
     Running,
     RunningSequence,
@@ -40,6 +42,10 @@ _IDLE_S = 0.1
 # Maximum tokens per chunk while other requests are in the engine: mlx-lm's own chunk. A shorter
 # one would shorten their wait, but each chunk reads nearly all experts.
 _SHARED_CHUNK = 2048
+# Tokens of a prompt between further checkpoints on disk. Each ends a chunk, and the next one reads
+# nearly all experts again.
+_LONG = 16_384
+_MAX_UNSAVED = 8  # caches kept in memory until no prompt waits
 
 
 class Engine:
@@ -49,13 +55,15 @@ class Engine:
         load: Calls ``flash_moe.load`` and returns its result; runs in the engine's thread.
         concurrency: Maximum running requests, decoded in one batch.
         max_queue: Maximum queued requests; the engine rejects further ones.
-        cache_entries, cache_bytes: Limits of the stored prompt caches.
+        cache_entries, cache_bytes: Limits of the prompt caches in memory.
+        open_disk: Opens the prompt caches on disk for the loaded model.
 
     Attributes:
         loaded: Set when loading has finished or failed.
         error: The error of a failed load.
         flash: The loaded model.
         prompt_caches: mlx-lm's LRU cache; its arrays belong to the engine's thread.
+        disk: Prompt caches on disk.
         cache_bytes: Its limit.
     """
 
@@ -67,12 +75,15 @@ class Engine:
         max_queue: int,
         cache_entries: int,
         cache_bytes: int,
+        open_disk: Callable[[Any], PromptCacheDir | None] = lambda flash: None,
     ) -> None:
         self.loaded = threading.Event()
         self.error: Exception | None = None
         self.flash: Any = None
         self.prompt_caches = LRUPromptCache(max_size=cache_entries, max_bytes=cache_bytes)
-        self._load = load
+        self.disk: PromptCacheDir | None = None
+        self._unsaved: deque[tuple[list[int], list[Any]]] = deque(maxlen=_MAX_UNSAVED)
+        self._load, self._open_disk = load, open_disk
         self._concurrency = concurrency
         self._max_queue = max_queue
         self.cache_bytes = cache_bytes
@@ -140,6 +151,7 @@ class Engine:
         try:
             try:
                 self.flash = self._load()
+                self.disk = self._open_disk(self.flash)
                 self._decoder = self._new_decoder()
             except Exception as error:
                 self.error = error
@@ -151,6 +163,8 @@ class Engine:
                 self._drop_cancelled()
                 self._decode()
                 self._prefill()
+                if not self._prefilling and self.disk and not self.disk.pending_bytes:
+                    self._save()
         finally:
             self._end()
 
@@ -163,6 +177,10 @@ class Engine:
         self._decoding.clear()
         if self._decoder is not None:
             self._decoder.close()
+        if self.disk is not None:
+            while self._unsaved:
+                self._save()
+            self.disk.close()
         self._decoder = self.prompt_caches = None
         if self.flash is not None:
             self.flash.close()
@@ -206,14 +224,21 @@ class Engine:
         cache, rest = self.prompt_caches.fetch_nearest_cache(None, ids[:-1])
         cache = make_prompt_cache(model) if cache is None else cache
         n_cached = len(ids) - 1 - len(rest)
+        checkpoints = dict(request.checkpoints)
+        if self.disk is not None:
+            n_stored, stored = self.disk.fetch(ids[:-1], n_cached)
+            if stored is not None:
+                cache, n_cached = stored, n_stored
+                self._keep(ids[:n_cached], copy.deepcopy(stored), checkpoints.get(n_cached, USER))
+            checkpoints |= dict.fromkeys(range(_LONG, len(ids), _LONG), USER)
         chunks = prefill(
             model,
-            rest,
+            ids[n_cached:-1],
             cache,
-            ends=[n - n_cached for n, _ in request.checkpoints],
+            ends=[n - n_cached for n in checkpoints],
             most=lambda: _SHARED_CHUNK if self.n_running > 1 else None,
         )
-        return RunningSequence(request, running, cache, n_cached, chunks)
+        return RunningSequence(request, running, cache, n_cached, chunks, checkpoints)
 
     def _drop_cancelled(self) -> None:
         for sequence in [each for each in self._prefilling if each.over]:
@@ -243,8 +268,12 @@ class Engine:
             if response.finish_reason is not None:
                 del self._decoding[response.uid]
             sequence.send(response.token, response.logprobs, response.finish_reason)
+            if response.token == sequence.request.call_token and not sequence.called:
+                sequence.called = True
+                for cache, tokens in self._decoder.extract_cache([response.uid]).values():
+                    self._keep(tokens, cache, ASSISTANT, save=True)
             if response.finish_reason is not None:
-                self._keep(response.all_tokens, response.prompt_cache, ASSISTANT)
+                self._keep(response.all_tokens, response.prompt_cache, ASSISTANT, save=True)
 
     def _prefill(self) -> None:
         """Process the next chunk of the next prompt; after the last chunk, start decoding."""
@@ -260,9 +289,8 @@ class Engine:
         ids = list(sequence.request.ids)
         try:
             done = sequence.n_cached + next(sequence.chunks, 0)
-            for n, kind in sequence.request.checkpoints:
-                if n == done:
-                    self._keep(ids[:n], copy.deepcopy(sequence.cache), kind)
+            if (kind := sequence.checkpoints.get(done)) is not None:
+                self._keep(ids[:done], copy.deepcopy(sequence.cache), kind, save=True)
             if done == len(ids) - 1:
                 self._first_token(sequence, ids)
             else:
@@ -301,16 +329,25 @@ class Engine:
             )
             self._decoding[uid] = sequence
         else:
-            self._keep(ids, sequence.cache, ASSISTANT)
+            self._keep(ids, sequence.cache, ASSISTANT, save=True)
         sequence.cache = []
         sequence.send(token, logprobs, reason)
 
-    def _keep(self, ids: list[int], cache: list[Any], kind: str) -> None:
+    def _keep(self, ids: list[int], cache: list[Any], kind: str, *, save: bool = False) -> None:
         """Store a prompt cache; caches of running answers count towards the limit."""
         self.prompt_caches.insert_cache(None, list(ids), cache, cache_type=kind)
         used = self._decoder.prompt_cache_nbytes
         used += sum(c.nbytes for sequence in self._prefilling for c in sequence.cache)
+        if self.disk is not None:
+            used += self.disk.pending_bytes
+            if save:
+                self._unsaved.append((list(ids), cache))
         self.prompt_caches.trim_to(n_bytes=self.cache_bytes - used)
+
+    def _save(self) -> None:
+        """Copy the next kept prompt cache for the disk."""
+        if self._unsaved and self.disk is not None:
+            self.disk.save(*self._unsaved.popleft())
 
 
 def _stopping() -> ClosedError:

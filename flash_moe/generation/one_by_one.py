@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,10 @@ class OneByOne:
     def remove(self, uids: Collection[int]) -> None:
         for uid in uids:
             del self._rows[uid]
+
+    def extract_cache(self, uids: Collection[int]) -> dict[int, tuple[list[Any], list[int]]]:
+        rows = {uid: self._rows[uid] for uid in uids if uid in self._rows}
+        return {uid: (copy.deepcopy(row.cache), row.seen) for uid, row in rows.items()}
 
     def close(self) -> None:
         self._rows.clear()

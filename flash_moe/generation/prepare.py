@@ -89,6 +89,10 @@ class Preparer:
         self._tokenizing = threading.Lock()
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
+        begin: list[int] = []
+        if getattr(tokenizer, "has_tool_calling", False):
+            begin = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
+        self._call_token = begin[0] if len(begin) == 1 else None
 
     def prepare(self, request: Request, check: Callable[[], None]) -> PreparedRequest:
         """Tokenize the prompt and build the constraint of a request.
@@ -117,8 +121,17 @@ class Preparer:
             return limits if constraint is None else [*limits, constraint.processor()]
 
         thinking = opens_thinking(tokenizer, ids)
-        splitter = ReplySplitter(tokenizer, tools or None, thinking=thinking, calls=bool(tools))
-        run = EngineRequest(ids, sampling, processors, checkpoints, request.top_logprobs)
+        splitter = ReplySplitter(
+            tokenizer,
+            tools or None,
+            thinking=thinking,
+            calls=bool(tools),
+            stops=sampling.stops,
+            broken_as_text=True,
+        )
+        run = EngineRequest(
+            ids, sampling, processors, checkpoints, self._call_token, request.top_logprobs
+        )
         return PreparedRequest(request, run, splitter)
 
     def rejects_format(self, spec: OutputSpec) -> bool:

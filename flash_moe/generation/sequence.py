@@ -25,6 +25,8 @@ class EngineRequest:
         sampling: ``max_tokens`` has to fit the context; the receiver applies stop texts.
         processors: Creates further logits processors of this answer, in the engine's thread.
         checkpoints: Pairs (prompt tokens, kind): where to keep the prompt cache.
+        call_token: Token that begins a tool call; the cache is kept there too, since clients may
+            send the call back in another form.
         top_logprobs: Most likely tokens to report with each token; ``None`` reports no
             probabilities.
     """
@@ -33,6 +35,7 @@ class EngineRequest:
     sampling: SamplingParams
     processors: Callable[[], list[LogitsProcessor]] = list
     checkpoints: Sequence[tuple[int, str]] = ()
+    call_token: int | None = None
     top_logprobs: int | None = None
 
 
@@ -87,7 +90,9 @@ class RunningSequence:
         cache: Its prompt cache during prefill; the batch owns it while decoding.
         n_cached: Prompt tokens that were in ``cache`` initially.
         chunks: The running prefill.
+        checkpoints: Kinds of the prompt caches to keep, by number of tokens.
         first_turn: Whether no chunk has run yet.
+        called: Whether a tool call has begun.
         failed: Whether its receiver got an exception.
     """
 
@@ -96,7 +101,9 @@ class RunningSequence:
     cache: list[Any]
     n_cached: int
     chunks: Iterator[int]
+    checkpoints: dict[int, str]
     first_turn: bool = True
+    called: bool = False
     failed: bool = False
 
     def fail(self, error: Exception) -> None:

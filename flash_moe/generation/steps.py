@@ -10,9 +10,9 @@ from tokenizers.decoders import DecodeStream
 
 from flash_moe.compat.mlx_lm import generation_stream
 from flash_moe.generation.sampling import LogitsProcessor, Sampler
-from flash_moe.generation.stop import StopText
 from flash_moe.memory.system import release_free_memory
 from flash_moe.model.streamed import StreamedModel
+from flash_moe.tools.stop_text import StopText
 
 
 def prefill(
@@ -130,6 +130,11 @@ class AnswerText:
         if self.finish_reason:
             new += self._detokenizer.finish()
         text = self._stop.feed(new, last=bool(self.finish_reason))
-        if self._stop.found:
+        if self.stop_text is not None:
             self.finish_reason = "stop"
         return text
+
+    @property
+    def stop_text(self) -> str | None:
+        """The stop text that has ended the answer."""
+        return self._stop.found

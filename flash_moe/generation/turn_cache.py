@@ -16,6 +16,7 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.generation.prompt import common_length
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, always_trimmable
 from flash_moe.generation.result import Chunk
 
 # Generation options that apply to prefilling a part of the prompt. The others (samplers,
@@ -36,14 +37,18 @@ class TurnCache:
 
     Not thread-safe: the arrays of a prompt cache belong to the thread that made them.
 
+    Args:
+        disk: Prompt caches on disk.
+
     Attributes:
         live: Cache after the last stream; ``None`` during a pass, and after a failed one.
         checkpoint: Cache at the end of the last user message, for caches without trimming.
         prefilled: Prompt tokens that each stream processed.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, disk: PromptCacheDir | None = None) -> None:
         self._model = model
+        self._disk = disk
         self._network = network_of(model)
         self.live: CachedPrompt | None = None
         self.checkpoint: CachedPrompt | None = None
@@ -69,7 +74,7 @@ class TurnCache:
         total = len(ids) - len(reused.ids)
         report = options.pop("on_prefill", None)
         self.prefilled.append(0)
-        if len(reused.ids) < mark < len(ids) and not _always_trimmable(reused.cache):
+        if len(reused.ids) < mark < len(ids) and not always_trimmable(reused.cache):
             self._prefill(reused, list(ids[:mark]), options, _shifted(report, 0, total))
             self.checkpoint = CachedPrompt(reused.ids, copy.deepcopy(reused.cache))
         if report:
@@ -89,10 +94,17 @@ class TurnCache:
                     yield self._whole(chunk, total, prefill_s, before)
                     return
                 yield chunk
+                if n == 0:
+                    self._save(self.checkpoint)
                 self.live = None
                 seen.append(chunk.token)
         finally:
             pieces.close()
+            self._save(self.live)
+
+    def _save(self, cached: CachedPrompt | None) -> None:
+        if self._disk is not None and cached is not None:
+            self._disk.save(cached.ids, cached.cache)
 
     def _prefill(
         self, cached: CachedPrompt, ids: list[int], options: dict[str, Any], report: Any
@@ -115,13 +127,18 @@ class TurnCache:
         marked = 0
         if mark and len(mark.ids) < len(ids) and ids[: len(mark.ids)] == mark.ids:
             marked = len(mark.ids)
+        best = None
         if live:
             kept = min(common_length(live.ids, ids), len(ids) - 1)
             if kept > 0 and kept >= marked and _trimmed(live.cache, len(live.ids) - kept):
-                return CachedPrompt(ids[:kept], live.cache)
-        if mark and marked:
-            return CachedPrompt(list(mark.ids), copy.deepcopy(mark.cache))
-        return CachedPrompt([], make_prompt_cache(self._network))
+                best = CachedPrompt(ids[:kept], live.cache)
+        if best is None and mark and marked:
+            best = CachedPrompt(list(mark.ids), copy.deepcopy(mark.cache))
+        if self._disk is not None:
+            n, stored = self._disk.fetch(ids[:-1], len(best.ids) if best else 0)
+            if stored is not None:
+                best = CachedPrompt(ids[:n], stored)
+        return best or CachedPrompt([], make_prompt_cache(self._network))
 
     def _whole(self, chunk: Chunk, total: int, prefill_s: float, before: Any) -> Chunk:
         """Return the last chunk with the statistics of both parts of the prompt."""
@@ -145,16 +162,6 @@ def _trimmed(cache: Sequence[Any], n: int) -> bool:
     if n == 0:
         return True
     return all(c.is_trimmable() for c in cache) and all(c.trim(n) == n for c in cache)
-
-
-def _always_trimmable(cache: Sequence[Any]) -> bool:
-    """True without recurrent layers and without windows, which cannot be trimmed when full."""
-    return all(
-        _always_trimmable(c.caches)
-        if hasattr(c, "caches")
-        else c.is_trimmable() and not getattr(c, "max_size", None)
-        for c in cache
-    )
 
 
 def _shifted(

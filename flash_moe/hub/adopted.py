@@ -6,18 +6,22 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.errors import CorruptFileError
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.hub.retry import Retry
 from flash_moe.hub.threads import in_threads
-from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.base import PackSource, keep_unused
 from flash_moe.pack.sources.checkpoint import Checkpoint
 from flash_moe.pack.sources.original_flash_moe import original_source
-from flash_moe.store.experts import expert_stacks
 
 
 def open_adopted(
-    checkpoint: Checkpoint, places: Mapping[Path, RemoteFile], packed: Path
+    checkpoint: Checkpoint,
+    places: Mapping[Path, RemoteFile],
+    packed: Path,
+    *,
+    keep: bool = False,
 ) -> PackSource:
     """Open record files for adoption, and compare a sample of each layer with the hub.
 
@@ -27,17 +31,19 @@ def open_adopted(
     Args:
         places: Path of each shard of the checkpoint to its file on the hub.
         packed: ``packed_experts`` directory.
+        keep: Keep the tensors that mlx-lm does not load.
 
     Raises:
         CorruptFileError: The bytes or the layout differ.
         HubError: The sample cannot be fetched.
     """
-    source = original_source(checkpoint, packed, compare=False)
-    stacks = expert_stacks(checkpoint.tensors)
+    loading = LazyLoading(checkpoint.config, checkpoint.tensors, checkpoint.root)
+    loading.check(but_experts=True)
+    source = original_source(checkpoint, loading, packed, compare=False)
     samples = [
         (layer, expert)
         for layer, info in enumerate(source.layers)
-        if info.path in stacks
+        if loading.experts[layer].names
         for expert in (0, info.n_experts - 1)
     ]
 
@@ -48,7 +54,7 @@ def open_adopted(
         layer, expert = sample
         info, file = source.layers[layer], source.record_files[layer]
         component = min(info.layout.components, key=lambda c: (c.n_bytes, c.offset))
-        entry = stacks[info.path].get(component.name)
+        entry = loading.copied.get(f"{info.path}.{component.name}")
         if entry is None or entry.shape != (info.n_experts, *component.shape):
             raise CorruptFileError(
                 "store",
@@ -68,4 +74,4 @@ def open_adopted(
             )
 
     in_threads(compare, samples, stop)
-    return source
+    return keep_unused(source) if keep else source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from flash_moe.hub.repository import Repository
 from flash_moe.hub.requests import RemoteFile
 from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
 from flash_moe.pack.sources.checkpoint import Checkpoint
+from flash_moe.store.experts import merge_headers
 from flash_moe.store.manifest_entries import Source
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
@@ -55,14 +56,16 @@ def fetch_metadata(
         if only is None or file.name in only:
             remote.fetch_small(file.name, folder, MAX_AUXILIARY_BYTES)
     config = read_config(folder)
-    names = shard_names(remote, folder)
+    index = folder / INDEX_FILE
+    indexed = read_index(index) if index.is_file() else {}
+    names = shard_names(remote, indexed)
 
     def place(name: str) -> Path:
         cached = try_to_load_from_cache(remote.name, name, revision=remote.commit)
         return Path(cached) if isinstance(cached, str) else (incoming or folder) / name
 
     places = {place(name): remote.files[name] for name in names}
-    tensors = headers(remote, places, incoming or folder)
+    tensors = merge_headers(remote.name, headers(remote, places, incoming or folder), indexed)
     files = tuple(remote.files[name].source_file for name in names)
     digest = xxhash.xxh3_128_hexdigest(repr((remote.name, remote.commit, files)).encode())
     origin = Source("", remote.name, remote.commit, files)
@@ -70,39 +73,42 @@ def fetch_metadata(
 
 
 def headers(
-    remote: Repository, places: dict[Path, RemoteFile], incoming: Path
-) -> dict[str, TensorEntry]:
-    """Return all tensors, from shards in the hub's cache and from remote headers of the others.
+    remote: Repository, places: Mapping[Path, RemoteFile], incoming: Path
+) -> dict[str, dict[str, TensorEntry]]:
+    """Return the tensors of each shard, from files in the hub's cache or from remote headers.
 
     Files in ``incoming`` may be damaged, so they are not read here: a download is compared with
     the hub's hash before it is read.
     """
-    tensors: dict[str, TensorEntry] = {}
+    found: dict[str, dict[str, TensorEntry]] = {}
     absent = {}
     for place, file in places.items():
         cached = place.parent != incoming and place.is_file()
         if cached and place.stat().st_size == file.n_bytes:
-            tensors.update(read_header(place))
+            found[file.name] = read_header(place)
         else:
             absent[file.name] = place
-    return tensors | remote.headers(list(absent), absent.__getitem__)
+    return found | remote.headers(list(absent), absent.__getitem__)
 
 
-def shard_names(remote: Repository, folder: Path) -> list[str]:
+def shard_names(remote: Repository, indexed: Mapping[str, str]) -> list[str]:
     """Return the shards that the index of a repository names, or without an index all of them.
+
+    Args:
+        indexed: Tensor name to the name of its shard; empty without an index.
 
     Raises:
         HubError: The index names a missing file.
         UnsupportedModelError: There are no shards.
     """
-    shards = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors"))
-    shards = [name for name in shards if "/" not in name]
-    if (folder / INDEX_FILE).is_file():
-        named = sorted(set(read_index(folder / INDEX_FILE).values()))
-        missing = [name for name in named if name not in remote.files]
+    if indexed:
+        shards = sorted(set(indexed.values()))
+        missing = [name for name in shards if name not in remote.files]
         if missing:
             raise HubError("hub", f"{remote.name}: the index names {missing[0]}, which is missing")
-        shards = named
+        return shards
+    shards = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors"))
+    shards = [name for name in shards if "/" not in name]
     if not shards:
         raise UnsupportedModelError(
             "pull",

@@ -47,6 +47,7 @@ def open_pull(
     revision: str | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
     adopt: Path | None = None,
+    keep: bool = False,
     max_shards: int = SHARDS_ON_DISK,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
@@ -56,6 +57,7 @@ def open_pull(
         revision: Branch, tag or commit. A continued pull keeps its first commit.
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
+        keep: Keep the tensors that mlx-lm does not load.
         max_shards: Shards on the disk at a time.
         on_bytes: Called with the bytes of shards downloaded, from several threads.
 
@@ -80,9 +82,9 @@ def open_pull(
         checkpoint, places = fetch_metadata(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
         source = (
-            open_source(checkpoint, quantization)
+            open_source(checkpoint, quantization, keep=keep)
             if adopt is None
-            else open_adopted(checkpoint, places, adopt)
+            else open_adopted(checkpoint, places, adopt, keep=keep)
         )
     except OSError as error:
         raise PackError("pull", f"{incoming}: {error.strerror or error}") from error
@@ -111,12 +113,14 @@ def pulled_already(
     *,
     revision: str | None = None,
     adopt: bool = False,
+    keep: bool = False,
     quantization: QuantizationConfig = AS_IT_IS,
 ) -> str | None:
     """Return the commit of the store in ``dst`` if it is complete and up to date.
 
     Args:
         adopt: True if the pull adopts record files.
+        keep: True if the pull keeps the tensors that mlx-lm does not load.
 
     Returns:
         ``None`` if there is no complete store.
@@ -128,10 +132,16 @@ def pulled_already(
     """
     if not (dst / MANIFEST_FILE).is_file() or read_journal(dst) is not None:
         return None
-    origin = read_manifest(dst).source
+    manifest = read_manifest(dst)
+    origin, unused = manifest.source, manifest.unused
+    lacks = keep and unused is not None and unused.dropped
     if origin.name != repo or origin.revision is None:
         other = origin.name
-    elif origin.quantization != quantization or (origin.kind == "flash-moe-original") != adopt:
+    elif (
+        origin.quantization != quantization
+        or (origin.kind == "flash-moe-original") != adopt
+        or lacks
+    ):
         other = "other settings"
     elif revision == origin.revision or (
         (commit := Repository(repo, revision).commit) == origin.revision

@@ -14,7 +14,7 @@ from flash_moe.hub.metadata import fetch_metadata
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import HubShards
 from flash_moe.pack.packer import rewrite
-from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.base import PackSource, as_older_versions
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import MANIFEST_FILE, Manifest, file_sizes, read_manifest
 
@@ -60,9 +60,9 @@ class Repair:
 
     def _compare(self, manifest: Manifest) -> None:
         old = {(e.file, e.checksums) for e in self.manifest.layers}
-        old |= {(r.file, (r.checksum,)) for r in self.manifest.resident}
+        old |= {(f.file, (f.checksum,)) for f in self.manifest.tensor_files}
         new = {(e.file, e.checksums) for e in manifest.layers}
-        new |= {(r.file, (r.checksum,)) for r in manifest.resident}
+        new |= {(f.file, (f.checksum,)) for f in manifest.tensor_files}
         for name, _ in sorted(new - old):
             (self.root / name).unlink(missing_ok=True)
             raise CorruptFileError(
@@ -107,7 +107,12 @@ def _open_repair(
     remote = Repository(made_from.name, made_from.revision)
     checkpoint, places = fetch_metadata(remote, root / INCOMING)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
-    source = open_source(checkpoint, made_from.quantization)
+    unused = manifest.unused
+    source = open_source(
+        checkpoint, made_from.quantization, keep=unused is not None and bool(unused.kept)
+    )
+    if unused is None and source.source.kind == "mlx":
+        source = as_older_versions(source, checkpoint)
     # Adopted records have the same bytes as an mlx checkpoint.
     kind = "mlx" if made_from.kind == "flash-moe-original" else made_from.kind
     layers = [(e.path, e.n_experts, manifest.layouts[e.layout]) for e in manifest.layers]
@@ -119,7 +124,7 @@ def _open_repair(
             f"{made_from.name} at {made_from.revision} is not what {root} was made from",
             "Pull the model again.",
         )
-    resident = {r.file for r in manifest.resident}
+    resident = {f.file for f in manifest.tensor_files}
     if resident & damaged:
         damaged |= resident  # the manifest does not record which tensor is in which file
     files = [entry.file for entry in manifest.layers]

@@ -91,11 +91,16 @@ class Repository:
             remote.check(part)
             sync_and_rename(stream.fileno(), part, file)
 
-    def headers(self, shards: list[str], place: Callable[[str], Path]) -> dict[str, TensorEntry]:
-        """Return all tensors of some shards, by name, from their headers only.
+    def headers(
+        self, shards: list[str], place: Callable[[str], Path]
+    ) -> dict[str, dict[str, TensorEntry]]:
+        """Return the tensors of some shards, from their headers only.
 
         Args:
             place: Maps a shard's name to its path on this disk.
+
+        Returns:
+            Shard name to its tensors by name.
 
         Raises:
             HubError: A download failed.
@@ -107,10 +112,7 @@ class Repository:
             remote = self.files[name]
             return parse_header(place(name), remote.n_bytes, _Stream(remote, stop))
 
-        tensors: dict[str, TensorEntry] = {}
-        for found in in_threads(one, shards, stop):
-            tensors.update(found)
-        return tensors
+        return dict(zip(shards, in_threads(one, shards, stop), strict=True))
 
 
 class _Stream:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from flash_moe.compat.dtypes import resident_bytes
+from flash_moe.compat.dtypes import Stored, resident_bytes, stored
+from flash_moe.compat.expert_views import ViewFinder
+from flash_moe.compat.lazy_loading import LazyLoading, loaded_layer
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.model.streaming import Streaming
@@ -12,43 +15,74 @@ from flash_moe.model.top_k_warning import warn_of_top_k
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import (
     CheckpointExperts,
-    ExpertFiles,
     PackedExperts,
-    expert_stacks,
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import Manifest, is_store, read_manifest
-from flash_moe.store.safetensors_header import TensorEntry, read_header
+from flash_moe.store.safetensors_header import read_header
 
 
 def open_streaming(path: Path, options: LoadOptions) -> Streaming:
     """Find the experts of a model directory and check the options against the model."""
     config = model_config(read_config(path))
     warn_of_top_k(config, config.checked_top_k(options.top_k))
-    experts, resident = _open_experts(path, config)
-    return Streaming(experts, config, options, resident_bytes(resident))
-
-
-def _open_experts(path: Path, config: ModelConfig) -> tuple[ExpertFiles, list[TensorEntry]]:
-    """Return the experts, and the tensors that stay in memory."""
     if is_store(path):
         manifest = read_manifest(path)
         _check_files(path, manifest, config)
-        files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
-        resident = [entry for file in files for entry in read_header(file).values()]
-        return PackedExperts(path, manifest), resident
-    tensors = read_checkpoint_tensors(path)
-    experts = CheckpointExperts(tensors)
-    if not experts.layers:
+        experts = PackedExperts(path, manifest)
+        return Streaming(experts, config, options, resident_bytes(_loaded(path, manifest, config)))
+    loading = LazyLoading(config.raw, read_checkpoint_tensors(path), path, "load")
+    loading.check()
+    resident = resident_bytes(stored(loading.outputs[name]) for name in loading.resident)
+    return Streaming(
+        _checkpoint_experts(path, config, loading),
+        config,
+        options,
+        resident,
+        {entry.name: entry.file for entry in loading.tensors.values()},
+    )
+
+
+def _loaded(path: Path, manifest: Manifest, config: ModelConfig) -> Iterable[Stored]:
+    """Return the resident tensors of a store that mlx-lm loads."""
+    files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
+    entries = {e.name: e for file in files for e in read_header(file).values()}
+    if manifest.unused is not None:
+        return entries.values()
+    # Older versions also stored weights that mlx-lm does not load.
+    loading = LazyLoading(config.raw, entries, path, "load")
+    return [stored(loading.outputs[name]) for name in loading.resident]
+
+
+def _checkpoint_experts(path: Path, config: ModelConfig, loading: LazyLoading) -> CheckpointExperts:
+    """Return the experts of a checkpoint, to be read in place.
+
+    Raises:
+        UnsupportedModelError: They have to be packed first.
+    """
+    what = f"{path}: expected experts that can be read in place, got"
+    if not loading.is_mlx and not loading.has_quantized_experts:
         raise UnsupportedModelError(
             "load",
-            f"{path}: expected stacked experts in mlx format, got a {config.model_type} "
-            "checkpoint without them, probably the original in Hugging Face format",
+            f"{what} a {config.model_type} checkpoint without them, probably the original in "
+            "Hugging Face format",
             "Pack it first: flash-moe pack SRC DST --bits 4",
         )
-    stacks = expert_stacks(tensors).values()
-    streamed = {entry.name for parts in stacks for entry in parts.values()}
-    return experts, [entry for name, entry in tensors.items() if name not in streamed]
+    finder = ViewFinder(loading, loading.tensors)
+    layers, places = [], []
+    for layer in loading.experts:
+        views = finder.find(layer)
+        found = {name: views[name].places() for name in views}
+        if any(found.get(name) is None for name in layer.names):
+            raise UnsupportedModelError(
+                "load",
+                f"{what} a {config.model_type} checkpoint whose experts mlx-lm computes or "
+                "rearranges",
+                "Pack it first: flash-moe pack SRC DST",
+            )
+        layers.append(loaded_layer(loading, layer))
+        places.append({name: place for name, place in found.items() if place is not None})
+    return CheckpointExperts(layers, places)
 
 
 def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:

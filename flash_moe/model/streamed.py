@@ -14,6 +14,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -240,6 +241,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             """Apply mlx-lm's sanitize, drop the experts, and cast to the dtype of this device."""
+            if streaming.files:
+                loaded = {file: _load(file) for file in set(streaming.files.values())}
+                weights = {name: loaded[file][name] for name, file in streaming.files.items()}
             if hasattr(base, "sanitize"):
                 weights = base.sanitize(self, weights)
             prefixes = tuple(self._expert_prefixes)
@@ -248,6 +252,11 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"
     return Streamed
+
+
+def _load(file: Path) -> dict[str, mx.array]:
+    weights: Any = mx.load(str(file))
+    return dict(weights)
 
 
 def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:

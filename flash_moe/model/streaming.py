@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flash_moe.compat.cudart import cuda_runtime
@@ -29,12 +30,15 @@ class Streaming:
     Attributes:
         experts: The experts on disk.
         resident_bytes: Size of the resident weights, in the dtype of the computation.
+        files: For a checkpoint: tensor name to its file. mlx-lm loads all files in the directory,
+            and of several copies of a tensor any one.
     """
 
     experts: ExpertFiles
     model: ModelConfig
     options: LoadOptions
     resident_bytes: int
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def top_k(self) -> int:

@@ -8,6 +8,7 @@ results are the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -140,6 +141,9 @@ class ExpertMLP:
                 x, weight.swapaxes(-1, -2), rhs_indices=slots, sorted_indices=sorted_slots
             )
         else:
+            # Only on a GPU; older versions of MLX do not take the argument.
+            scale = views.get(f"{projection}.global_scale")
+            more: Any = {} if scale is None else {"global_scale": scale}
             x = mx.gather_qmm(
                 x,
                 weight,
@@ -151,6 +155,7 @@ class ExpertMLP:
                 bits=quantization.bits,
                 mode=quantization.mode,
                 sorted_indices=sorted_slots,
+                **more,
             )
         bias = views.get(f"{projection}.bias")
         return x if bias is None else x + mx.expand_dims(bias[slots], -2)

@@ -20,6 +20,7 @@ from flash_moe.store.checksums import describe
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, read_manifest
 from flash_moe.store.manifest_entries import LayerEntry
+from flash_moe.store.unused import UNUSED_PREFIX
 from flash_moe.version import __version__
 
 
@@ -89,7 +90,7 @@ def _drop_lost_files(source: PackSource, files: StoreFiles, journal: Journal) ->
                 lost.add(index)
         elif not files.is_begun(file):
             lost.add(index)
-    if not all(files.is_begun(file) for file in files.resident_files):
+    if not all(files.is_begun(file) for file in files.tensor_files):
         lost.add(None)
     for step in source.steps:
         if step.layer in lost:
@@ -161,4 +162,10 @@ def manifest_of(
         manifest,
         resident=describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors"))),
         auxiliary_files=describe(files.dst, auxiliary_files),
+        unused=replace(
+            source.unused_weights,
+            files=describe(
+                files.dst, (f.name for f in files.dst.glob(f"{UNUSED_PREFIX}*.safetensors"))
+            ),
+        ),
     )

@@ -110,7 +110,8 @@ def rewrite(
         auxiliary_files = [file.file for file in manifest.auxiliary_files]
         write_auxiliary_files(source, dst, frozenset(auxiliary_files) & damaged)
         written = manifest_of(source, run.files, run.journal, auxiliary_files)
-        return replace(written, source=manifest.source)
+        unused = None if manifest.unused is None else written.unused
+        return replace(written, source=manifest.source, unused=unused)
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def _whole_run(
     Raises:
         PackError: Replaces an OSError, including one raised in the body.
     """
-    files = StoreFiles(dst, source.layers, source.resident)
+    files = StoreFiles(dst, source.layers, source.resident, source.kept)
     journal, run = Journal(), None
     try:
         journal = open_journal(files, shards)

@@ -50,7 +50,7 @@ class Run:
                 self._todo.append(step)
 
     def _is_done(self, step: PackStep) -> bool:
-        if step.layer is None and all(map(self.files.is_complete, self.files.resident_files)):
+        if step.layer is None and all(map(self.files.is_complete, self.files.tensor_files)):
             return True
         return self.journal.is_done(self.source.number_of(step.layer), step.shards)
 
@@ -95,7 +95,7 @@ class Run:
                 shards.release(shard)
             on_disk -= spent
         self._record_layer()
-        for file in self.files.resident_files:
+        for file in self.files.tensor_files:
             self.files.complete(file)
 
     def _unfinished(self) -> list[int]:

@@ -140,14 +140,20 @@ def copy_records(
     return sums
 
 
+@dataclass(frozen=True)
 class CopyTensor(PackStep):
-    """Copies one resident tensor."""
+    """Copies one resident tensor.
 
+    Attributes:
+        name: Name in the store.
+    """
+
+    name: str
     in_threads = True
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for start, part in pieces(self.entry, COPY_BYTES):
-            files.write_tensor(self.entry.name, start, part)
+            files.write_tensor(self.name, start, part)
             on_bytes(len(part))
         return {}
 

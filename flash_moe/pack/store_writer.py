@@ -18,6 +18,7 @@ from pathlib import Path
 from flash_moe.files.atomic import sync_and_rename, sync_directory, sync_file, temporary_file
 from flash_moe.pack.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.unused import UNUSED_PREFIX
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
 # Larger writes get larger pages of the page cache. In a virtual machine whose host reclaims free
@@ -32,10 +33,15 @@ class StoreFiles:
     Args:
         layers: The MoE layers; methods take their index here.
         resident: The resident tensors, in file order.
+        unused: Tensors to keep that mlx-lm does not load.
     """
 
     def __init__(
-        self, dst: Path, layers: Sequence[ExpertLayer], resident: Iterable[TensorSpec]
+        self,
+        dst: Path,
+        layers: Sequence[ExpertLayer],
+        resident: Iterable[TensorSpec],
+        unused: Sequence[TensorSpec] = (),
     ) -> None:
         self.dst = dst
         self.layers = layers
@@ -46,7 +52,10 @@ class StoreFiles:
         self._lock = threading.Lock()
         for index, layer in enumerate(layers):
             self._sizes[self.record_file(index)] = layer.n_bytes
-        for name, shard in split_shards(resident, MAX_SHARD_BYTES).items():
+        shards = split_shards(resident, MAX_SHARD_BYTES)
+        for name, shard in split_shards(unused, MAX_SHARD_BYTES).items() if unused else ():
+            shards[name.replace("model", UNUSED_PREFIX, 1)] = shard
+        for name, shard in shards.items():
             file = dst / name
             head = self._heads[file] = header_of(shard)
             offset = len(head)
@@ -59,12 +68,12 @@ class StoreFiles:
         return self.dst / "experts" / f"layer_{self.layers[layer].number:03d}.bin"
 
     @property
-    def resident_files(self) -> tuple[Path, ...]:
+    def tensor_files(self) -> tuple[Path, ...]:
         return tuple(self._heads)
 
     def bytes_of(self, layer: int | None) -> int:
         """Return the size of the record file of a layer, or for ``None`` of all resident files."""
-        files = self.resident_files if layer is None else (self.record_file(layer),)
+        files = self.tensor_files if layer is None else (self.record_file(layer),)
         return sum(self._sizes[file] for file in files)
 
     def write_component(self, layer: int, expert: int, offset: int, data: Bytes) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from flash_moe.compat.lazy_loading import QUANT_CONFIG_FILE
 from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import FlashMoEError, PackError
@@ -115,21 +116,21 @@ def plan_repository(
             remote,
             Path(folder),
             incoming=dst / INCOMING,
-            only=("config.json", INDEX_FILE),
+            only=("config.json", INDEX_FILE, QUANT_CONFIG_FILE),
         )
-    small = sum(file.n_bytes for file in auxiliary_files(remote))
+        small = sum(file.n_bytes for file in auxiliary_files(remote))
 
-    def disk(source: PackSource) -> Disk:
-        needed = {place: places[place] for place in shards_left(source, None)}
-        shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
-        with contextlib.closing(shards):
-            usage = _disk(source, dst, shards, small)
-        remaining = shards_left(source, journal)
-        left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
-        return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
+        def disk(source: PackSource) -> Disk:
+            needed = {place: places[place] for place in shards_left(source, None)}
+            shards = HubShards(needed, checkpoint.tensors, dst / INCOMING, {})
+            with contextlib.closing(shards):
+                usage = _disk(source, dst, shards, small)
+            remaining = shards_left(source, journal)
+            left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
+            return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-    open_as = partial(open_source, checkpoint)
-    return _planned(open_as, disk, quantization, repo, remote.commit, journal)
+        open_as = partial(open_source, checkpoint)
+        return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
 def plan_checkpoint(
@@ -196,7 +197,6 @@ def _planned(
             f"{disk.path} is a partial store of another source or with other settings",
             "Choose another destination, or delete it.",
         )
-    model_classes("plan", source.config)  # before anything is downloaded
     smaller = []
     if not disk.fits and journal is None:
         for bits in SMALLER:
@@ -219,7 +219,7 @@ def _planned(
 
 
 def _disk(source: PackSource, dst: Path, shards: ShardSource, small: int) -> Disk:
-    files = StoreFiles(dst, source.layers, source.resident)
+    files = StoreFiles(dst, source.layers, source.resident, source.kept)
     store = sum(map(files.bytes_of, [None, *range(len(source.layers))])) + small
     needed = files.missing_bytes() + small + shards.extra_disk(source, files)
     return Disk(dst, _free(dst), store, max(0, needed))

@@ -12,7 +12,6 @@ from flash_moe.generation.engine import Engine
 from flash_moe.generation.prepare import PreparedRequest
 from flash_moe.generation.sequence import Started, Token
 from flash_moe.generation.steps import AnswerText
-from flash_moe.generation.stop import StopText
 from flash_moe.server.requests.errors import unavailable
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece
@@ -52,15 +51,10 @@ class Answer:
         self.finish_reason = "stop"
         self.stop_text: str | None = None
         self.first_token_at: float | None = None
-        if prepared.splitter:
-            prepared.splitter.broken_as_text = True
         self._check = check
         self._engine = engine
         self.tokenizer: Any = engine.flash.tokenizer
         self._running = engine.submit(prepared.run)
-        self._stop = StopText(prepared.request.sampling.stops)
-        self._sent = self._text = ""
-        self._n_calls = 0
 
     def close(self) -> None:
         """Cancel the generation if it is still running."""
@@ -74,25 +68,35 @@ class Answer:
 
     def steps(self) -> Iterator[Step]:
         """Yield the answer until it ends."""
-        limit = self.prepared.run.sampling.max_tokens
-        text = AnswerText(self.tokenizer, limit)
-        while text.finish_reason is None and self.stop_text is None and not self._calls_complete:
+        splitter, sampling = self.prepared.splitter, self.prepared.run.sampling
+        text = AnswerText(self.tokenizer, sampling.max_tokens, () if splitter else sampling.stops)
+        single_call = not self.prepared.request.spec.parallel
+        n_calls = 0
+        while text.finish_reason is None and self.stop_text is None:
             token = self._take()
             assert isinstance(token, Token)
             self.n_tokens += 1
             if self.first_token_at is None:
                 self.first_token_at = time.monotonic()
-            piece = text.feed(token.id)
-            self.finish_reason = text.finish_reason or "stop"
-            pieces = self._pieces(piece, last=text.finish_reason is not None)
+            new = text.feed(token.id)
+            self.stop_text = text.stop_text
+            pieces: list[Piece] = [TextPiece(new)] if new else []
+            if splitter is not None:
+                pieces = splitter.feed(new)
+                if text.finish_reason is not None or splitter.stop_text is not None:
+                    pieces += splitter.finish()
+                self.stop_text = splitter.stop_text
+            calls = [n for n, piece in enumerate(pieces) if isinstance(piece, ToolCall)]
+            n_calls += len(calls)
             ended = token.id in self.tokenizer.eos_token_ids
+            if calls and single_call:
+                yield Step(pieces[: calls[0] + 1], [] if ended else [token])
+                break
             yield Step(pieces, [] if ended else [token])
-        if self._n_calls and self.finish_reason == "stop":
+        stopped = self.stop_text is not None or text.finish_reason is None
+        self.finish_reason = "stop" if stopped else text.finish_reason or "stop"
+        if n_calls and self.finish_reason == "stop":
             self.finish_reason = "tool_calls"
-
-    @property
-    def _calls_complete(self) -> bool:
-        return self._n_calls > 0 and not self.prepared.request.spec.parallel
 
     def _take(self) -> Started | Token:
         """Return the next event of the engine."""
@@ -107,41 +111,3 @@ class Answer:
             if isinstance(event, Exception):
                 raise event
             return event
-
-    def _pieces(self, text: str, *, last: bool) -> list[Piece]:
-        splitter = self.prepared.splitter
-        if splitter is None:
-            split: list[Piece] = [TextPiece(text)] if text else []
-        else:
-            split = splitter.feed(text)
-            stops = self.prepared.request.sampling.stops
-            if last or any(stop and stop in splitter.waiting_text for stop in stops):
-                split += splitter.finish()
-        pieces: list[Piece] = []
-        for piece in split:
-            if isinstance(piece, ToolCall):
-                self._n_calls += 1
-                # A call follows, so text that was held back is not part of a stop text.
-                pieces += self._until_stop("", last=True)
-            if isinstance(piece, TextPiece):
-                pieces += self._until_stop(piece.text)
-                if self.stop_text is not None:
-                    break
-            else:
-                pieces.append(piece)
-                if self._calls_complete:
-                    return pieces
-        if last and self.stop_text is None:
-            pieces += self._until_stop("", last=True)
-        return pieces
-
-    def _until_stop(self, text: str, *, last: bool = False) -> list[Piece]:
-        self._text += text
-        released = self._stop.feed(text, last=last)
-        self._sent += released
-        if self._stop.found and self.stop_text is None:
-            self.finish_reason = "stop"
-            end, stops = len(self._sent), self.prepared.request.sampling.stops
-            matching = (stop for stop in stops if self._text.startswith(stop, end))
-            self.stop_text = max(matching, key=len, default="")
-        return [TextPiece(released)] if released else []

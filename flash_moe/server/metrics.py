@@ -68,6 +68,11 @@ class _State:
         if caches is not None:
             yield gauge("prompt_cache_bytes", "Memory of prompt caches.", caches.nbytes)
             yield gauge("prompt_cache_entries", "Prompt caches.", len(caches))
+        disk = self._engine.disk
+        hits, tokens, n_bytes = (disk.hits, disk.hit_tokens, disk.n_bytes) if disk else (0, 0, 0)
+        yield counter("prompt_cache_disk_hits", "Prompt caches loaded from disk.", hits)
+        yield counter("prompt_cache_disk_tokens", "Prompt tokens taken from disk.", tokens)
+        yield gauge("prompt_cache_disk_bytes", "Size of prompt caches on disk.", n_bytes)
         flash = self._engine.flash
         if flash is None:
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flash_moe.errors import ConfigError
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
 
 # Prompt caches, as a share of memory: on Qwen3.5-397B each takes 192 MB and 30 KB per token.
@@ -35,6 +36,7 @@ class ServeOptions:
         concurrency: Requests decoded at once.
         prompt_cache_bytes: Memory for prompt caches; ``None``: a share of memory.
         prompt_cache_entries: Maximum number of prompt caches.
+        prompt_caches_on_disk: Directory of prompt caches and its limit.
         template_args: Default chat template arguments; a request overrides them.
         strict_tools: Constrain the calls of every tool to its schema.
         ignore_unknown: Ignore unknown request fields instead of rejecting the request.
@@ -57,6 +59,7 @@ class ServeOptions:
     concurrency: int = 2
     prompt_cache_bytes: int | None = None
     prompt_cache_entries: int = 16
+    prompt_caches_on_disk: PromptCacheOptions = field(default_factory=PromptCacheOptions)
     template_args: Mapping[str, Any] = field(default_factory=dict)
     strict_tools: bool = False
     ignore_unknown: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 from flash_moe.errors import ClosedError, ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.engine import Engine
+from flash_moe.generation.prompt_cache_dir import open_prompt_caches
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
 from flash_moe.memory.system import usable_memory
@@ -60,6 +61,9 @@ def _serve(
             max_queue=options.max_queue,
             cache_entries=options.prompt_cache_entries,
             cache_bytes=cache_bytes,
+            open_disk=lambda flash: open_prompt_caches(
+                flash.model, options.prompt_caches_on_disk, _log.warning
+            ),
         )
         try:
             while not engine.loaded.wait(POLL_S):

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flash_moe.errors import ClosedError, ContextLengthError, GrammarError, PromptError
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.prepare import PreparedRequest, Preparer
-from flash_moe.generation.prompt import is_chat
 from flash_moe.memory.system import release_free_memory
 from flash_moe.server.answer import Answer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
 from flash_moe.server.metrics import CONTENT_TYPE, Metrics
 from flash_moe.server.options import ServeOptions
-from flash_moe.server.replies import anthropic, openai
+from flash_moe.server.replies import anthropic, openai, responses
 from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import (
     ApiError,
@@ -32,9 +31,11 @@ from flash_moe.server.requests.errors import (
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
 from flash_moe.server.requests.request import ApiRequest
+from flash_moe.server.requests.responses import read_response
 
 _log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
+Reader: TypeAlias = Callable[[Fields, ServeOptions], ApiRequest]
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,17 @@ class Service:
         self._created = int(time.time())
         self._cancelled = False
         self._fingerprint = f"flash-moe-{_versions()}"
+        size = engine.flash.model.config.vocab_size
+        chat = self._answering(partial(read_chat, vocab_size=size), openai.Response)
+        respond = self._answering(partial(read_response, vocab_size=size), responses.Response)
+        complete = self._answering(partial(read_completion, vocab_size=size), openai.Response)
         self._routes = {
-            "/v1/chat/completions": ("POST", Route(self._chat)),
-            "/chat/completions": ("POST", Route(self._chat)),
-            "/v1/completions": ("POST", Route(self._completion)),
-            "/v1/messages": ("POST", Route(self._messages)),
+            "/v1/chat/completions": ("POST", chat),
+            "/chat/completions": ("POST", chat),
+            "/v1/responses": ("POST", respond),
+            "/responses": ("POST", respond),
+            "/v1/completions": ("POST", complete),
+            "/v1/messages": ("POST", self._answering(read_messages, anthropic.Response)),
             "/v1/messages/count_tokens": ("POST", Route(self._count)),
             MODELS: ("GET", Route(self._models)),
             "/metrics": ("GET", Route(self._metrics)),
@@ -113,16 +120,11 @@ class Service:
         """End all answers with an error."""
         self._cancelled = True
 
-    def _chat(self, channel: Channel, body: dict[str, Any]) -> None:
-        read = partial(read_chat, vocab_size=self._vocab_size)
-        self._generate(channel, self._read(body, read), openai.Response)
-
-    def _completion(self, channel: Channel, body: dict[str, Any]) -> None:
-        read = partial(read_completion, vocab_size=self._vocab_size)
-        self._generate(channel, self._read(body, read), openai.Response)
-
-    def _messages(self, channel: Channel, body: dict[str, Any]) -> None:
-        self._generate(channel, self._read(body, read_messages), anthropic.Response)
+    def _answering(self, read: Reader, response_type: Any) -> Route:
+        """Return the handler of a path that generates answers."""
+        return Route(
+            lambda channel, body: self._generate(channel, self._read(body, read), response_type)
+        )
 
     def _count(self, channel: Channel, body: dict[str, Any]) -> None:
         request = self._read(body, partial(read_messages, counting=True))
@@ -132,14 +134,7 @@ class Service:
             raise _rejected(request, error) from error
         channel.send_json({"input_tokens": len(ids)})
 
-    @property
-    def _vocab_size(self) -> int | None:
-        size: int | None = self.engine.flash.model.config.vocab_size
-        return size
-
-    def _read(
-        self, body: dict[str, Any], read: Callable[[Fields, ServeOptions], ApiRequest]
-    ) -> ApiRequest:
+    def _read(self, body: dict[str, Any], read: Reader) -> ApiRequest:
         """Validate a body. Rejects fields that ``read`` leaves unread, and other models."""
         fields = Fields(body, lenient=self.options.ignore_unknown)
         request = read(fields, self.options)
@@ -261,7 +256,7 @@ def _rejected(request: ApiRequest, error: PromptError) -> ApiError:
     """Return the error for a prompt that the model cannot process."""
     rejected = as_api_error(error)
     if not isinstance(error, ContextLengthError):
-        rejected.param = "messages" if is_chat(request.generation.prompt) else "prompt"
+        rejected.param = request.prompt_field
     return rejected
 
 

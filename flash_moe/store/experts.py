@@ -1,7 +1,7 @@
 """Byte ranges of each expert on disk, for packing, verifying and streaming.
 
-There are two sources: a packed store (one contiguous record per expert) and an mlx checkpoint (up
-to nine slices of stacked tensors per expert, spread over shards). Both map an expert to the byte
+There are two sources: a packed store (one contiguous record per expert) and a checkpoint (a slice
+of up to nine tensors per expert, spread over shards). Both map an expert to the byte
 ranges of its record.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 _EXPERT_TENSOR = re.compile(
-    r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|bias))"
+    r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|global_scale|bias))"
 )
 _LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -65,12 +65,37 @@ class Segment:
     Attributes:
         offset: First byte in ``file``.
         record_offset: First byte in the record.
+        n_bytes: Bytes of the record.
+        rows: Equal pieces of the range; only they are used, and are contiguous in the record.
+        step: Bytes from a row to the next in the file, if there are several.
     """
 
     file: Path
     offset: int
     record_offset: int
     n_bytes: int
+    rows: int = 1
+    step: int = 0
+
+    @property
+    def span(self) -> int:
+        """Bytes to read from the file."""
+        return (self.rows - 1) * self.step + self.n_bytes // self.rows
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions of one tensor of all experts of a layer.
+
+    Attributes:
+        starts: File and first byte of each expert.
+        rows: As in ``Segment``.
+        step: As in ``Segment``.
+    """
+
+    starts: Sequence[tuple[Path, int]]
+    rows: int = 1
+    step: int = 0
 
 
 class ExpertFiles(ABC):
@@ -116,16 +141,31 @@ class PackedExperts(ExpertFiles):
 
 
 class CheckpointExperts(ExpertFiles):
-    """The stacked expert tensors of an mlx checkpoint, read in place.
+    """The experts of a checkpoint, read in place.
 
     Args:
-        tensors: All tensors of the checkpoint, by name.
+        layers: The MoE layers.
+        places: For each layer: component name to its positions.
     """
 
-    def __init__(self, tensors: dict[str, TensorEntry]) -> None:
-        stacks = expert_stacks(tensors)
+    def __init__(
+        self,
+        layers: Sequence[ExpertLayer],
+        places: Sequence[Mapping[str, Places]],
+    ) -> None:
+        self.layers = tuple(layers)
+        self._places = tuple(places)
+
+    @staticmethod
+    def of(tensors: Mapping[str, TensorEntry]) -> CheckpointExperts:
+        """Return the stacked experts of a checkpoint in mlx format.
+
+        Args:
+            tensors: All tensors of the checkpoint, by name.
+        """
         layers: list[ExpertLayer] = []
-        self._parts: list[list[tuple[Component, TensorEntry]]] = []
+        places = []
+        stacks = expert_stacks(tensors)
         for path, parts in sorted(stacks.items(), key=lambda item: layer_number(item[0])):
             layer = _stacked_layer(path, parts)
             if layers and layers[-1].number == layer.number:
@@ -133,14 +173,22 @@ class CheckpointExperts(ExpertFiles):
                     "store", f"layer {layer.number} has two expert stacks: expected one"
                 )
             layers.append(layer)
-            self._parts.append([(c, parts[c.name]) for c in layer.layout.components])
-        self.layers = tuple(layers)
+            places.append({name: stack_places(parts[name]) for name in parts})
+        return CheckpointExperts(layers, places)
 
     def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
+        places = self._places[layer]
         return tuple(
-            Segment(entry.file, entry.offset + expert * c.n_bytes, c.offset, c.n_bytes)
-            for c, entry in self._parts[layer]
+            Segment(*p.starts[expert], c.offset, c.n_bytes, p.rows, p.step)
+            for c in self.layers[layer].layout.components
+            for p in [places[c.name]]
         )
+
+
+def stack_places(entry: TensorEntry) -> Places:
+    """Return the positions of a stacked tensor ``[experts, ...]``."""
+    size = entry.n_bytes // max(entry.shape[0], 1)
+    return Places(tuple((entry.file, entry.offset + e * size) for e in range(entry.shape[0])))
 
 
 def layer_number(path: str) -> int:
@@ -151,7 +199,7 @@ def layer_number(path: str) -> int:
     return int(match.group(1))
 
 
-def expert_stacks(tensors: dict[str, TensorEntry]) -> dict[str, dict[str, TensorEntry]]:
+def expert_stacks(tensors: Mapping[str, TensorEntry]) -> dict[str, dict[str, TensorEntry]]:
     """Find stacked experts: path to component name to tensor.
 
     A stack is a path whose projections have three axes [experts, out, in]; a dense MLP with the
@@ -188,14 +236,16 @@ def _stacked_layer(path: str, parts: dict[str, TensorEntry]) -> ExpertLayer:
 
 
 def read_checkpoint_tensors(root: Path, headers: Path | None = None) -> dict[str, TensorEntry]:
-    """Return the tensors of all ``model*.safetensors`` in a directory, after checking the headers.
+    """Return the tensors of a checkpoint, after checking the headers.
+
+    The index names its ``model*.safetensors``; without an index all of them belong to it.
 
     Args:
         headers: Directory with the headers of deleted shards (``pack/shard_source.py``).
 
     Raises:
         ModelNotFoundError: There are no weights, or a shard in the index is missing.
-        CorruptFileError: A shard is truncated, or lacks a tensor of the index.
+        CorruptFileError: A shard is truncated, lacks a tensor of the index, or has one twice.
     """
     names = {file.name for file in root.glob("model*.safetensors")}
     deleted: set[str] = set()
@@ -216,21 +266,50 @@ def read_checkpoint_tensors(root: Path, headers: Path | None = None) -> dict[str
             )
     if not names:
         raise ModelNotFoundError("store", f"{root}: no model*.safetensors", "Is this a model?")
-    tensors: dict[str, TensorEntry] = {}
-    for name in sorted(names):
+    wanted = sorted(set(indexed.values()) or names)
+    found = {}
+    for name in wanted:
         file = headers / name if headers is not None and name in deleted else root / name
-        for tensor, entry in read_header(file).items():
-            if tensor in tensors:
-                other = tensors[tensor].file.name
-                raise CorruptFileError(
-                    "store", f"{root}: tensor {tensor} is in {other} and in {name}"
-                )
-            tensors[tensor] = replace(entry, file=root / name)
+        entries = read_header(file).values()
+        found[name] = {entry.name: replace(entry, file=root / name) for entry in entries}
+    return merge_headers(str(root), found, indexed)
+
+
+def merge_headers(
+    model: str, headers: Mapping[str, Mapping[str, TensorEntry]], indexed: Mapping[str, str]
+) -> dict[str, TensorEntry]:
+    """Return all tensors of some shards by name; the index decides between copies of a tensor.
+
+    Args:
+        model: Directory or repository, for error messages.
+        headers: Shard name to its tensors.
+        indexed: Tensor name to the name of its shard; empty without an index.
+
+    Raises:
+        CorruptFileError: A shard lacks a tensor of the index, or two shards have the same tensor
+            and the index does not name it.
+    """
+    tensors = {}
     for tensor, shard in indexed.items():
-        if tensor not in tensors or tensors[tensor].file.name != shard:
+        if tensor not in headers[shard]:
             raise CorruptFileError(
-                "store", f"{root / shard}: tensor {tensor} is in the index but not in the file"
+                "store",
+                f"{model}: tensor {tensor} is in the index, but not in its file {shard}",
+                "Download the model again, or correct the index.",
             )
+        tensors[tensor] = headers[shard][tensor]
+    owners: dict[str, str] = {}
+    for shard, entries in sorted(headers.items()):
+        for tensor, entry in entries.items():
+            if tensor in indexed:
+                continue
+            if tensor in owners:
+                raise CorruptFileError(
+                    "store",
+                    f"{model}: tensor {tensor} is in {owners[tensor]} and in {shard}",
+                    "Delete the file that does not belong to the model.",
+                )
+            owners[tensor], tensors[tensor] = shard, entry
     return tensors
 
 

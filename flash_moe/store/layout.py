@@ -17,7 +17,7 @@ from flash_moe.files.json_file import array, integer, integers, text
 from flash_moe.store.safetensors_header import BITS
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-PARTS = ("weight", "scales", "biases", "bias")
+PARTS = ("weight", "scales", "biases", "global_scale", "bias")
 COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS)
 
 # Wide vector loads of a kernel need 64; a page of macOS on Apple silicon is 16 KiB.
@@ -122,20 +122,27 @@ class RecordLayout:
         ok = len(scales.shape) == 2 and scales.shape[1] > 0 and scales.shape[0] == weight.shape[0]
         bits, bits_rest = divmod(weight.shape[1] * 32, n_in)
         group_size, group_rest = divmod(n_in, scales.shape[1]) if ok else (0, 0)
-        modes = {(4, 32): "mxfp4", (8, 32): "mxfp8"}
+        modes = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
         mode = modes.get((bits, group_size), "") if scales.dtype == "U8" else "affine"
         ok = ok and weight.dtype == "U32" and mode != "" and not bits_rest and not group_rest
         if mode == "affine":
             biases = self.component(projection, "biases")
-            ok = ok and bits in (2, 3, 4, 5, 6, 8) and group_size in (32, 64, 128)
+            ok = ok and bits in (1, 2, 3, 4, 5, 6, 8) and group_size in (32, 64, 128)
             ok = ok and biases is not None and biases.shape == scales.shape
             ok = ok and biases is not None and {biases.dtype, scales.dtype} <= set(FLOATS)
         if not ok:
             raise UnsupportedModelError(
                 "layout",
                 f"{projection} with {n_in} inputs has weights {weight.dtype} {weight.shape} and "
-                f"scales {scales.dtype} {scales.shape}: expected affine with 2-8 bits and group "
-                "32, 64 or 128 (with biases), mxfp4 or mxfp8",
+                f"scales {scales.dtype} {scales.shape}: expected affine with 1-6 or 8 bits and "
+                "group 32, 64 or 128 (with biases), nvfp4, mxfp4 or mxfp8",
+            )
+        scale = self.component(projection, "global_scale")
+        if scale is not None and (mode, scale.dtype, scale.shape) != ("nvfp4", "F32", ()):
+            raise UnsupportedModelError(
+                "layout",
+                f"{projection}.global_scale: expected one F32 of nvfp4, got {scale.dtype} "
+                f"{scale.shape} of {mode}",
             )
         return Quantization(bits, group_size, mode)
 

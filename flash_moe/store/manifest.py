@@ -16,6 +16,7 @@ from flash_moe.files.json_file import array, kind, member, read_json, text
 from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source
+from flash_moe.store.unused import UnusedWeights
 
 FORMAT = 1
 MANIFEST_FILE = "flash_moe.json"
@@ -30,6 +31,8 @@ class Manifest:
     Attributes:
         resident: Files of the resident weights.
         auxiliary_files: Auxiliary (non-weight) files; empty in manifests of older versions.
+        unused: Weights of the source that mlx-lm does not load; ``None`` in manifests of older
+            versions, whose resident files may contain such weights.
     """
 
     writer: str
@@ -38,6 +41,17 @@ class Manifest:
     layers: tuple[LayerEntry, ...]
     resident: tuple[ResidentFile, ...]
     auxiliary_files: tuple[ResidentFile, ...] = ()
+    unused: UnusedWeights | None = None
+
+    @property
+    def tensor_files(self) -> tuple[ResidentFile, ...]:
+        """Files of resident weights and of kept ones that are not loaded."""
+        return self.resident if self.unused is None else (*self.resident, *self.unused.files)
+
+    @property
+    def whole_files(self) -> tuple[ResidentFile, ...]:
+        """All files but the record files."""
+        return (*self.tensor_files, *self.auxiliary_files)
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -51,6 +65,8 @@ class Manifest:
         }
         if self.auxiliary_files:
             row["side_files"] = [file.to_json() for file in self.auxiliary_files]
+        if self.unused is not None:
+            row["unused"] = self.unused.to_json()
         return row
 
     @staticmethod
@@ -83,13 +99,13 @@ class Manifest:
                 ResidentFile.from_json(file)
                 for file in (array(row, "side_files") if "side_files" in row else ())
             ),
+            unused=UnusedWeights.from_json(member(row, "unused")) if "unused" in row else None,
         )
         if member(row, "checksum") != CHECKSUM_NAME:
             raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
         # Layers may share bytes, through links with different names, but not a name.
         _check_unique([e.path for e in layers])
-        others = (*manifest.resident, *manifest.auxiliary_files)
-        _check_unique([*(e.file for e in layers), *(f.file for f in others)])
+        _check_unique([*(e.file for e in layers), *(f.file for f in manifest.whole_files)])
         return manifest
 
 
@@ -163,7 +179,7 @@ def file_sizes(manifest: Manifest) -> dict[str, int]:
     layers = {
         e.file: e.n_experts * manifest.layouts[e.layout].record_bytes for e in manifest.layers
     }
-    return layers | {r.file: r.n_bytes for r in manifest.resident}
+    return layers | {f.file: f.n_bytes for f in manifest.tensor_files}
 
 
 def check_size(file: Path, expected: int) -> None:

@@ -18,7 +18,9 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import xxhash
+from numpy.lib.stride_tricks import as_strided
 
 from flash_moe.errors import (
     ChecksumError,
@@ -116,7 +118,7 @@ def check_direct(experts: ExpertFiles) -> None:
         firsts = range(min(2, layer.n_experts))
         for segment in (s for expert in firsts for s in experts.segments(index, expert)):
             numbers = (segment.offset, segment.n_bytes, segment.record_offset)
-            if any(number % DIRECT_ALIGNMENT for number in numbers):
+            if segment.rows > 1 or any(number % DIRECT_ALIGNMENT for number in numbers):
                 raise UnsupportedModelError(
                     "store",
                     f"io='direct': {segment.file} has {segment.n_bytes} bytes of an expert at byte "
@@ -199,7 +201,7 @@ class RecordReader:
             segment = _cut(whole, start, stop)
             if segment is not None:
                 self._read_segment(layer, expert, segment, record)
-                n_bytes += segment.n_bytes
+                n_bytes += segment.span
         return n_bytes
 
     def finish(self, layer: int, expert: int, record: memoryview) -> None:
@@ -224,15 +226,18 @@ class RecordReader:
 
     def _read_segment(self, layer: int, expert: int, segment: Segment, record: memoryview) -> None:
         part = record[segment.record_offset : segment.record_offset + segment.n_bytes]
+        whole = part if segment.rows == 1 else memoryview(bytearray(segment.span))
         try:
-            got = read_range(self._files.fd(segment.file), segment.offset, part)
+            got = read_range(self._files.fd(segment.file), segment.offset, whole)
         except OSError as error:
             problem = f"{segment.file}: {error.strerror or error}"
         else:
-            if got == segment.n_bytes:
+            if got == segment.span:
+                if segment.rows > 1:
+                    _copy_rows(whole, part, segment)
                 return
             problem = (
-                f"{segment.file}: expected {segment.n_bytes} bytes at {segment.offset}, got {got}"
+                f"{segment.file}: expected {segment.span} bytes at {segment.offset}, got {got}"
             )
         raise ReadError(
             "store",
@@ -248,7 +253,12 @@ class RecordReader:
 
 
 def _cut(segment: Segment, start: int, stop: int) -> Segment | None:
-    """Return the part of a segment in bytes ``start`` to ``stop`` of its record."""
+    """Return the part of a segment in bytes ``start`` to ``stop`` of its record.
+
+    A segment of several rows belongs whole to the part with its first byte.
+    """
+    if segment.rows > 1:
+        return segment if start <= segment.record_offset < stop else None
     first = max(segment.record_offset, start)
     n_bytes = min(segment.record_offset + segment.n_bytes, stop) - first
     if n_bytes <= 0:
@@ -257,3 +267,9 @@ def _cut(segment: Segment, start: int, stop: int) -> Segment | None:
         return segment
     offset = segment.offset + first - segment.record_offset
     return Segment(segment.file, offset, first, n_bytes)
+
+
+def _copy_rows(span: memoryview, part: memoryview, segment: Segment) -> None:
+    row = segment.n_bytes // segment.rows
+    rows = as_strided(np.frombuffer(span, np.uint8), (segment.rows, row), (segment.step, 1))
+    np.frombuffer(part, np.uint8).reshape(segment.rows, row)[:] = rows

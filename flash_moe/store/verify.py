@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from flash_moe.errors import CorruptFileError, StoreError
 from flash_moe.store.checksums import file_checksum
 from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import Manifest, check_size, file_sizes, read_manifest
+from flash_moe.store.manifest import MANIFEST_FILE, Manifest, check_size, file_sizes, read_manifest
 from flash_moe.store.reader import RecordReader
 
 
@@ -26,6 +26,7 @@ class VerifyReport:
         n_bytes: Bytes read and compared.
         problems: One error per damaged record or file; empty for a valid store.
         damaged: Names of the damaged files, as in the manifest.
+        unchecked: Names of the other files in the directory, which have no checksum.
     """
 
     n_records: int
@@ -33,6 +34,7 @@ class VerifyReport:
     n_bytes: int
     problems: tuple[StoreError, ...]
     damaged: frozenset[str]
+    unchecked: tuple[str, ...] = ()
 
 
 def verify(
@@ -62,7 +64,16 @@ def verify(
         verified_bytes(manifest),
         tuple(problem for problems in results for problem in problems),
         frozenset(name for name, problems in zip(names, results, strict=True) if problems),
+        _unchecked(root, names),
     )
+
+
+def _unchecked(root: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files of a store that the manifest does not list, sorted."""
+    known = {MANIFEST_FILE, *names}
+    files = (file for file in root.rglob("*") if file.is_file())
+    present = {file.relative_to(root).as_posix() for file in files}
+    return tuple(sorted(name for name in present - known if "__pycache__" not in name))
 
 
 def verified_bytes(manifest: Manifest) -> int:
@@ -76,8 +87,7 @@ class _Check:
     def __init__(self, root: Path, manifest: Manifest, report: Callable[[int], None]) -> None:
         self._root, self._report = root, report
         self._layers = {entry.file: index for index, entry in enumerate(manifest.layers)}
-        others = (*manifest.resident, *manifest.auxiliary_files)
-        self.checksums = {file.file: file.checksum for file in others}
+        self.checksums = {file.file: file.checksum for file in manifest.whole_files}
         self._sizes = file_sizes(manifest) | {f.file: f.n_bytes for f in manifest.auxiliary_files}
         self._experts = PackedExperts(root, manifest)
         self._local = threading.local()

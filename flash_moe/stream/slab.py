@@ -12,6 +12,7 @@ buffers.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,9 +85,7 @@ class Slab:
     def _view(self, c: Component) -> mx.array:
         dtype = DTYPES[c.dtype]
         size = dtype.size
-        strides = [1]
-        for dim in reversed(c.shape[1:]):
-            strides.insert(0, strides[0] * dim)
+        strides = [math.prod(c.shape[axis + 1 :]) for axis in range(len(c.shape))]
         return mx.as_strided(
             self.array.view(dtype),
             shape=(self.n_slots, *c.shape),

@@ -65,7 +65,7 @@ def read_json(text: str, begin: int = 0) -> tuple[Any, int]:
 
 
 def whole_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises as :func:`read_json`; text after it is an error too."""
+    """Return the value of a JSON text. Raises as :func:`read_json`, or if text follows."""
     value, end = read_json(text)
     if end < len(text):
         raise ValueError(f"unexpected text after JSON: {text[end : end + 40]!r}")

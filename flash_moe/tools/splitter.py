@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from flash_moe.tools.call_formats import format_of
 from flash_moe.tools.calls import ToolCall, broken_call, read_calls, with_unique_ids
+from flash_moe.tools.stop_text import StopText
 
 Piece: TypeAlias = "ThinkingPiece | TextPiece | ToolCall"
 NORMAL, THINKING, TOOL = "normal", "reasoning", "tool"  # mlx-lm's names of the states
@@ -126,19 +127,30 @@ def _overlap(text: str, marker: str) -> int:
 
 
 class _Stripped:
-    """Streaming ``str.strip()``: the returned pieces joined are ``text.strip()``."""
+    """Streaming ``str.strip()``: the returned pieces joined are ``text.strip()``.
 
-    def __init__(self) -> None:
+    Stop texts are found before white space is dropped.
+
+    Attributes:
+        skip_space: Whether the next white space is a part of the format and no stop text.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self.stop = StopText(stops)
+        self.skip_space = False
         self._begun = False
         self._space = ""
 
-    def feed(self, piece: str) -> str:
-        text = self._space + piece
+    def feed(self, piece: str, *, last: bool = False) -> str:
+        if self.skip_space:
+            piece = piece.lstrip()
+            self.skip_space = not piece
+        text = self._space + self.stop.feed(piece, last=last)
         if not self._begun:
             text = text.lstrip()
+            self._begun = bool(text)
         end = len(text.rstrip())
         self._space = text[end:]
-        self._begun = self._begun or end > 0
         return text[:end]
 
 
@@ -152,15 +164,14 @@ class ReplySplitter:
     between them: if an argument is closed again there, the call was only the begin of a longer one
     and is an error.
 
-    Attributes:
-        broken_as_text: Whether an unreadable call is text, with its markers, instead of a call
-            with an error.
-
     Args:
         tokenizer: mlx-lm's wrapper, with the model's markers and call parser.
         schemas: The tools in OpenAI's form.
         thinking: Whether the prompt ends inside reasoning.
         calls: Whether to detect calls.
+        stops: Stop texts; only text outside of reasoning and calls can have them.
+        broken_as_text: Whether an unreadable call is text, with its markers, instead of a call
+            with an error.
     """
 
     def __init__(
@@ -170,10 +181,13 @@ class ReplySplitter:
         *,
         thinking: bool = False,
         calls: bool = True,
+        stops: Sequence[str] = (),
+        broken_as_text: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._schemas = schemas
-        self.broken_as_text = False
+        self._stops = stops
+        self._broken_as_text = broken_as_text
         form = format_of(tokenizer) if calls else None
         functions = (schema.get("function") or {} for schema in schemas or ())
         names = [str(function.get("name")) for function in functions]
@@ -194,7 +208,7 @@ class ReplySplitter:
         self._waiting: tuple[list[ToolCall], str] | None = None  # calls, and their text
         self._after = ""  # text after them
         self._ids: set[str] = set()
-        self._thinking, self._text = _Stripped(), _Stripped()
+        self._thinking, self._text = _Stripped(), _Stripped(stops)
 
     def feed(self, piece: str) -> list[Piece]:
         """Take a piece; return the parts of the answer that are final."""
@@ -203,7 +217,7 @@ class ReplySplitter:
             begin, marker = self._begin.lstrip(), self._tokenizer.think_start
             if begin.startswith(marker):
                 self._marked.state, piece = THINKING, begin[len(marker) :]
-            elif marker.startswith(begin):
+            elif marker.startswith(begin) and not self._has_stop(self._begin):
                 return []
             else:
                 piece = self._begin
@@ -219,6 +233,8 @@ class ReplySplitter:
         Calls in formats without an end marker are complete here.
         """
         pieces: list[Piece] = []
+        if self.stop_text is not None:
+            return pieces
         if self._begin is not None:
             begin, self._begin = self._begin, None
             for state, text, marker in self._marked.feed(begin):
@@ -234,10 +250,12 @@ class ReplySplitter:
             pieces += self._calls(calls, written)
         else:
             pieces += self._take(state, text, "")
-        return pieces + self._release()
+        return [*pieces, *self._release(), *self._text_piece("", last=True)]
 
     def _take(self, state: str, text: str, marker: str) -> list[Piece]:
         """Take text of a state, and the marker that ended it."""
+        if self.stop_text is not None:
+            return []
         following = self._marked.state if marker else state
         pieces: list[Piece] = []
         if state in (TOOL, BARE):
@@ -252,12 +270,15 @@ class ReplySplitter:
         elif state == NORMAL:  # other states are headers of a format
             if self._waiting:
                 self._after += text
+                if self._has_stop(self._after):
+                    pieces += self._release()
             else:
                 pieces += self._text_piece(text)
         if following in (TOOL, BARE) and marker:
             self._opening = marker if following == TOOL else ""
             pieces += self._release()
         if marker and marker == getattr(self._tokenizer, "think_end", None):
+            self._text.skip_space = True
             self._table[NORMAL] = [edge for edge in self._table[NORMAL] if edge[0] != marker]
         elif state == THINKING and following in (TOOL, BARE):
             # Some models close the reasoning after the call: drop that marker.
@@ -265,12 +286,15 @@ class ReplySplitter:
         return pieces
 
     @property
-    def waiting_text(self) -> str:
-        """Text after a call, returned with the call."""
-        return self._after
+    def stop_text(self) -> str | None:
+        """The stop text that has ended the answer."""
+        return self._text.stop.found
 
-    def _text_piece(self, text: str) -> list[Piece]:
-        stripped = self._text.feed(text)
+    def _has_stop(self, text: str) -> bool:
+        return any(stop and stop in text for stop in self._stops)
+
+    def _text_piece(self, text: str, *, last: bool = False) -> list[Piece]:
+        stripped = self._text.feed(text, last=last)
         return [TextPiece(stripped)] if stripped else []
 
     def _calls(self, calls: list[ToolCall], written: str) -> list[Piece]:
@@ -281,9 +305,10 @@ class ReplySplitter:
         return self._final(calls, written)
 
     def _final(self, calls: list[ToolCall], written: str) -> list[Piece]:
-        if self.broken_as_text and any(call.error for call in calls):
+        if self._broken_as_text and any(call.error for call in calls):
             return self._text_piece(written)
-        return list(with_unique_ids(calls, self._ids))
+        # A call follows, so text that may begin a stop text does not.
+        return [*self._text_piece("", last=True), *with_unique_ids(calls, self._ids)]
 
     def _release(self) -> list[Piece]:
         """Return the calls that were kept, and the text after them."""

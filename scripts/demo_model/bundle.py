@@ -1,8 +1,9 @@
 """Put a trained model into the package: a 4-bit store and prompts for its evaluation.
 
-    python -m scripts.demo_model.bundle CHECKPOINT
+    python -m scripts.demo_model.bundle CHECKPOINT   # replace store and prompts.json of the package
+    python -m scripts.demo_model.bundle              # write the checksums of the other files again
 
-CHECKPOINT is the output of ``export.py``. Replaces ``store`` and ``prompts.json`` of the package.
+CHECKPOINT is the output of ``export.py``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from flash_moe.demo_model import PROMPTS, STORE
+from flash_moe.files.atomic import write_json
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.store.checksums import describe
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
 from flash_moe.store.quantization import QuantizationConfig
+from flash_moe.store.unused import UnusedWeights
 from scripts.demo_model import judge
 
 MOST_BYTES = 16_000_000
@@ -36,12 +42,25 @@ def some_prompts(seed: int) -> list[judge.Prompt]:
     return chosen
 
 
+def write_checksums(store: Path) -> None:
+    """Write the manifest again, with the checksums of all files that are not weights."""
+    manifest = read_manifest(store)
+    weights = {MANIFEST_FILE, *(file.file for file in manifest.tensor_files)}
+    names = [f.name for f in store.iterdir() if f.is_file() and f.name not in weights]
+    unused = manifest.unused or UnusedWeights()
+    manifest = replace(manifest, auxiliary_files=describe(store, names), unused=unused)
+    write_json(store / MANIFEST_FILE, manifest.to_json())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
     args = parser.parse_args()
+    if args.checkpoint is None:
+        write_checksums(STORE)
+        return 0
     shutil.rmtree(STORE, ignore_errors=True)
     pack(open_source(args.checkpoint, QuantizationConfig(bits=4)), STORE)
     prompts = some_prompts(seed=1)

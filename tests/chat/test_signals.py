@@ -18,6 +18,7 @@ from prompt_toolkit.output import DummyOutput
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
 from flash_moe.chat.signals import Shutdown
+from flash_moe.generation.prompt_cache_dir import cache_files
 from tests.support.effort import first
 from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
@@ -59,10 +60,14 @@ ANSWERING = [
 
 
 @pytest.mark.parametrize(("pause", "way"), first(3, ANSWERING))
-def test_while_it_answers(sessions: Path, scripted: Path, way: str, pause: str) -> None:
+def test_while_it_answers(
+    sessions: Path, scripted: Path, way: str, pause: str, tmp_path: Path
+) -> None:
     """What was said is kept, with its cache."""
     answers = [plain_answer(f"One two {pause}" + "three four five" * (pause == PAUSE))]
-    quick = (scripted, "--tools", "none")
+    caches = tmp_path / "caches"
+    disk = ("--prompt-cache-dir", caches, "--prompt-cache-disk-gb", "1")
+    quick = (scripted, "--tools", "none", *disk)
     with Terminal(*quick, sessions=sessions, answers=answers).start() as terminal:
         terminal.type(f"Count{ENTER}")
         terminal.held()
@@ -71,7 +76,7 @@ def test_while_it_answers(sessions: Path, scripted: Path, way: str, pause: str) 
     assert question["content"] == "Count"
     assert answer["content"].startswith("One two")
     assert "five" not in answer["content"]
-    assert list(sessions.glob("*/cache.json"))
+    assert cache_files(caches)
 
 
 @pytest.mark.parametrize("way", first(2, ["closed", "SIGTERM", "SIGHUP"]))

@@ -163,7 +163,7 @@ def test_ctrl_c(tiny_store: Path, prompts: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
         [*COMMAND, "eval", tiny_store, "--top-k-experts", "4,2", "--tokens", "40", "--cache-gb",
-         "0.002", "--prompts", prompts, "-n", "40"],
+         "0.002", "--prompts", prompts, "-n", "15"],
         env=environment(TMPDIR=str(tmp_path / "tmp")),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

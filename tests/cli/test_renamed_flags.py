@@ -15,6 +15,7 @@ from tests.support.processes import in_process
         (["serve", "demo"], "--grace", "--shutdown-timeout", ["2.5"]),
         (["chat", "demo"], "--yes-to", "--allow-tool", ["shell"]),
         (["chat", "demo"], "--private", "--no-save", []),
+        (["chat", "demo"], "--session-disk-gb", "--prompt-cache-disk-gb", ["3"]),
         (["demo"], "--share", "--cache-fraction", ["0.25"]),
         (["pull", "org/model"], "--jobs", "--max-shards", ["3"]),
     ],

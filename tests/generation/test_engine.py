@@ -16,7 +16,9 @@ from flash_moe.errors import ClosedError, ModelNotFoundError, QueueFullError, Re
 from flash_moe.generation import engine as module
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.one_by_one import OneByOne
+from flash_moe.generation.prompt_cache_dir import cache_files, open_prompt_caches
 from flash_moe.generation.sequence import USER, EngineRequest, Running, Started, Token
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
 from tests.support.resident import prompt_ids
 
@@ -204,7 +206,10 @@ def test_decoding_goes_on_while_a_prompt_is_processed(
     assert long.events.qsize() <= 1  # it has begun, and has no token yet
 
 
-def test_a_cancelled_request_leaves_and_the_others_stay(engine: Engine, alone: FlashMoE) -> None:
+def test_a_cancelled_request_leaves_and_the_others_stay(
+    engine: Engine, alone: FlashMoE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 32)
     ids = prompt_ids(6)
     expected = solo(alone, ids, sampling(20))
     stays = engine.submit(EngineRequest(ids, sampling(20)))
@@ -282,6 +287,56 @@ def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
     assert cached == len(longer.ids) - 1
     assert found == solo(alone, list(longer.ids), params)
     assert engine.prompt_caches.nbytes > 0
+
+
+def test_prompt_caches_on_disk(
+    engines: Callable[..., Engine],
+    alone: FlashMoE,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At checkpoints, in long prompts, before a call and after it, for the next engine."""
+    monkeypatch.setattr(module, "_LONG", 64)
+    options = PromptCacheOptions(prompt_cache_dir=tmp_path)
+    lines: list[str] = []
+
+    def start(**other: Any) -> Engine:
+        opened = lambda flash: open_prompt_caches(flash.model, options, lines.append)  # noqa: E731
+        return engines(open_disk=opened, **other)
+
+    begin, params = prompt_ids(100), sampling(8, ends=alone.tokenizer.eos_token_ids)
+    ids = [*begin, 40, 41]
+    expected = solo(alone, ids, params)
+    call = next(token for token in expected if token not in expected[:2])
+    n_call = len(ids) + expected.index(call) + 1
+    first = start()
+    request = EngineRequest(ids, params, checkpoints=[(100, USER)], call_token=call)
+    assert answer(first.submit(request)) == (expected, "length", 0)
+    first.close()
+    kept = [64, 100, n_call, len(ids) + 8]
+    assert sorted(file.n_tokens for file in cache_files(tmp_path)) == kept
+    second = start(cache_bytes=0)
+    assert second.disk is not None
+    tokens = 0
+    for other, cached in (
+        ([*ids, *expected, 60], len(ids) + 8),
+        ([*[*ids, *expected][:n_call], 61, 62], n_call),
+        ([*begin, 70, 71], 100),
+        ([*begin[:90], 72], 64),
+        ([80, 81, 82], 0),
+    ):
+        found = answer(second.submit(EngineRequest(other, params)))
+        assert (found[0], found[2]) == (solo(alone, other, params), cached)
+        tokens += cached
+    assert (second.disk.hits, second.disk.hit_tokens) == (4, tokens)
+    second.close()
+    assert second.prompt_caches is None
+    third = start()  # from disk once, then from memory
+    for hits in (1, 1):
+        assert answer(third.submit(EngineRequest([*begin, 73], params)))[2] == 100
+        assert third.disk is not None
+        assert third.disk.hits == hits
+    assert lines == []
 
 
 def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:

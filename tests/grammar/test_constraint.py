@@ -103,7 +103,7 @@ def test_a_token_that_was_not_allowed(digits: Constraint, tokenizer: Any) -> Non
 def test_a_processor_used_again(digits: Constraint) -> None:
     processor = digits.processor()
     allowed(processor, list(range(9)))
-    with pytest.raises(ConfigError, match="a processor of its own"):
+    with pytest.raises(ConfigError, match="one processor per answer"):
         allowed(processor, [1, 2])
 
 

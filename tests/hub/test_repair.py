@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from flash_moe.errors import CorruptFileError, HubError, ManifestError, PackError
+from flash_moe.hub.incoming import INCOMING
+from flash_moe.hub.metadata import fetch_metadata
 from flash_moe.hub.repair import open_repair
-from flash_moe.store.manifest import read_manifest
+from flash_moe.hub.repository import Repository
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.base import as_older_versions
+from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
 from tests.support.directories import contents
+from tests.support.formats import QWEN, write
 from tests.support.hub.checkpoints import Kind
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Flip, Status
-from tests.support.hub.pulls import REPO, SHARDS, pull
+from tests.support.hub.pulls import REPO, SHARDS, opened, pull
 from tests.support.processes import in_process
 
 LAYER = "experts/layer_002.bin"
@@ -188,3 +196,34 @@ def test_the_command(hub: FakeHub, checkpoints: Checkpoints, tmp_path: Path) -> 
     assert mended.returncode == 0, mended.stderr
     assert "1 files repaired" in mended.stdout
     assert run().stdout.strip().endswith("all sound")
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "left out"])
+@pytest.mark.parametrize("older", [True, False], ids=["older", "new"])
+def test_weights_that_mlx_lm_does_not_load(
+    hub: FakeHub, tmp_path: Path, keep: bool, older: bool
+) -> None:
+    """Older versions wrote them with the others."""
+    if older and keep:
+        pytest.skip("older versions had no choice")
+    vision = {"vision_tower.blocks.0.weight": mx.ones((64, 100))}
+    path = write(tmp_path / "model", QWEN, lambda w: w | vision)
+    hub.add_commit(REPO, path)
+    root = tmp_path / "store"
+    found = opened(root, keep=keep)
+    source = found.source
+    if older:
+        checkpoint, _ = fetch_metadata(Repository(REPO), root / INCOMING)
+        source = as_older_versions(source, checkpoint)
+    pack(source, root, shards=found.shards)
+    if older:
+        manifest = json.loads((root / MANIFEST_FILE).read_text())
+        del manifest["unused"]
+        (root / MANIFEST_FILE).write_text(json.dumps(manifest))
+    before = {n: b for n, b in contents(root).items() if n != MANIFEST_FILE}
+    damaged = root / ("unused.safetensors" if keep else "model.safetensors")
+    flip(damaged, -1)
+    repair(root)
+    assert {n: b for n, b in contents(root).items() if n != MANIFEST_FILE} == before
+    assert verify(root).problems == ()
+    assert (read_manifest(root).unused is None) == older

@@ -68,7 +68,7 @@ def test_load_of_what_is_not_pulled_does_not_wait(
     hub: FakeHub, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_commit(REPO, checkpoints("mlx"))
-    monkeypatch.setattr("flash_moe.hub.retry.Retry._pause", lambda self, s: pytest.fail("waited"))
+    monkeypatch.setattr("flash_moe.hub.retry._report", lambda error, wait: pytest.fail("waited"))
     for pattern in ("config.json", "/api/*"):
         hub.faults.add(Status(pattern=pattern, status=429, retry_after=4, times=None))
         with pytest.raises(ModelNotFoundError, match=r"pull org/model \(details: flash-moe plan"):

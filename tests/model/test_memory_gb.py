@@ -54,8 +54,8 @@ from flash_moe.memory.system import peak_memory
 with load(sys.argv[1], memory_gb=float(sys.argv[2])) as flash:
     for n in (50, 1100):  # mlx-lm by itself cuts prompts at 2048 tokens
         list(stream_generate(flash.model, flash.tokenizer, [65] * n, max_tokens=2))
-    batch_generate(flash.model, flash.tokenizer, [[65] * 300, [66] * 700], max_tokens=2)
-    for n in (700, 50):
+    batch_generate(flash.model, flash.tokenizer, [[65] * 200, [66] * 400], max_tokens=2)
+    for n in (300, 50):
         flash.generate([65] * n, max_tokens=2)
 print(peak_memory())
 """

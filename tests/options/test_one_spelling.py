@@ -20,6 +20,7 @@ from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.tool_loop import ToolLoopOptions, converse
 from flash_moe.options.declare import Declared, accepts, declared
 from flash_moe.options.loading import LoadOptions
+from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
 from tests.support.processes import ROOT, in_process
 
@@ -94,7 +95,8 @@ def test_the_docs_have_every_option() -> None:
 
 
 def test_the_readme_names_only_variables_that_exist() -> None:
-    known = {e.variable for o in (LoadOptions, Environment) for e in declared(o).values()}
+    classes = (LoadOptions, PromptCacheOptions, Environment)
+    known = {e.variable for o in classes for e in declared(o).values()}
     for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         assert set(re.findall(r"FLASH_MOE_[A-Z_]+[A-Z]", file.read_text())) <= known
 

@@ -34,7 +34,7 @@ def test_records_and_resident_weights_are_those_of_the_checkpoint(
     tiny_mlx: Path, tiny_store: Path
 ) -> None:
     tensors = read_checkpoint_tensors(tiny_mlx)
-    experts = CheckpointExperts(tensors)
+    experts = CheckpointExperts.of(tensors)
     reader = RecordReader(experts)
     record = memoryview(bytearray(16384))
     for layer in range(8):

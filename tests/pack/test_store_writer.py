@@ -54,8 +54,8 @@ def copy(entries: list[TensorEntry], dst: Path, on_bytes: Callable[[int], None])
     entries = sorted(entries, key=lambda e: e.name)
     files = StoreFiles(dst, (), [TensorSpec(e.name, e.dtype, e.shape) for e in entries])
     for entry in entries:
-        CopyTensor((entry,), None, entry.n_bytes).run(files, on_bytes)
-    for file in files.resident_files:
+        CopyTensor((entry,), None, entry.n_bytes, entry.name).run(files, on_bytes)
+    for file in files.tensor_files:
         files.complete(file)
     files.close()
 

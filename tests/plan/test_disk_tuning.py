@@ -63,7 +63,7 @@ def test_all_modes_are_measured(
     assert {t.settings.io for t in found} == {"buffered", "direct"}
     assert all(0 < t.low <= t.gb_s <= t.high for t in found)
     assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
-    unpacked = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    unpacked = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     assert {t.settings.io for t in tune(unpacked, 4)} == {"buffered"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -14,6 +15,7 @@ from flash_moe import FlashMoE, load
 from flash_moe.demo_model import STORE
 from flash_moe.tools import builtin
 from tests.support.live_server import Live, expert_budget_gb
+from tests.support.scripted_server import write_long_model
 from tests.support.timeout import TIMEOUT_S
 
 
@@ -62,6 +64,14 @@ def alone() -> Iterator[FlashMoE]:
 def endless(alone: FlashMoE) -> dict[str, float]:
     """A ``logit_bias`` with which answers never end by themselves."""
     return {str(token): -100.0 for token in alone.tokenizer.eos_token_ids}
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with the context that agents need. Do not change it."""
+    path = tmp_path_factory.mktemp("models") / "long"
+    write_long_model(path)
+    return path
 
 
 @pytest.fixture

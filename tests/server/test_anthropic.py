@@ -161,6 +161,9 @@ def test_stop_sequences(claude: anthropic.Anthropic) -> None:
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", middle)
     assert answer.content[0].text == whole[: whole.index(middle)].rstrip()
     assert ask(claude, max_tokens=2).stop_reason == "max_tokens"
+    answer = ask(claude, stop_sequences=[" "])
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", " ")
+    assert answer.content[0].text == whole.split()[0]
 
 
 def test_structured_output(claude: anthropic.Anthropic, tool: dict[str, Any]) -> None:
@@ -243,7 +246,7 @@ def test_what_changes_nothing_is_taken(claude: anthropic.Anthropic) -> None:
     ("wrong", "said"),
     [
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "prefilling"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"temperature": 1.5}}, "temperature"),

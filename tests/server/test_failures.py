@@ -43,6 +43,13 @@ def test_a_failed_read_ends_its_answers_and_the_server_goes_on(tmp_path: Path) -
                     assert "checksum" in str(error)
             with pytest.raises(openai.APIError, match="checksum"):
                 list(ask(stream=True))
+            events: list[Any] = []
+            stream = client.responses.create(model="store", input="Hello", stream=True)
+            with pytest.raises(openai.APIError, match="checksum"):
+                events.extend(stream)
+            assert events[-1].type == "response.failed"
+            assert "checksum" in events[-1].response.error.message
+            assert [event.sequence_number for event in events] == list(range(len(events)))
             assert server.healthy()
             for file, good in files.items():
                 file.write_bytes(good)

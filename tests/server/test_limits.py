@@ -94,7 +94,7 @@ def test_unknown_fields_can_be_ignored(strict: Live) -> None:
 
 
 def test_the_time_limit_ends_an_answer(tmp_path: Path, endless: dict[str, float]) -> None:
-    server = Live(tmp_path / "log", "--timeout", "3")
+    server = Live(tmp_path / "log", "--timeout", "2")
     address = f"{server.url}/v1"
     with closing(server), openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
         with pytest.raises(openai.InternalServerError) as caught:
@@ -102,7 +102,7 @@ def test_the_time_limit_ends_an_answer(tmp_path: Path, endless: dict[str, float]
         assert (caught.value.status_code, caught.value.code) == (504, "timeout")
         with pytest.raises(openai.APIError) as failed:
             list(ask(client, endless, stream=True))
-        assert "3 seconds" in failed.value.message
+        assert "2 seconds" in failed.value.message
         server.wait_for_metric("requests_running", 0)
         assert server.metric("ended_answers_total", reason="timeout") == 2
 

@@ -12,7 +12,7 @@ from tests.support.processes import ROOT, environment
 def test_answers_under_load_are_those_of_each_request_alone() -> None:
     script = ROOT / "benchmarks" / "load_server.py"
     out = subprocess.run(
-        [sys.executable, script, "--seconds", "2", "--max-tokens", "12"],
+        [sys.executable, script, "--seconds", "1", "--max-tokens", "8"],
         capture_output=True,
         text=True,
         timeout=300,

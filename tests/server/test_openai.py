@@ -276,6 +276,13 @@ def test_stop_texts_are_found_in_the_text(client: openai.OpenAI) -> None:
             assert answer.choices[0].message.content == whole[: whole.index(middle)].rstrip()
 
 
+def test_a_stop_text_of_white_space(client: openai.OpenAI, alone: FlashMoE) -> None:
+    (newline,) = alone.tokenizer.encode("\n", add_special_tokens=False)
+    bias = {str(newline): 100}
+    answer = ask(client, stop="\n\n", logit_bias=bias, max_tokens=60)
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (2, "stop")
+
+
 def test_max_tokens(client: openai.OpenAI) -> None:
     answer = ask(client, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"

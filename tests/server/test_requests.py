@@ -18,6 +18,7 @@ from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.requests.fields import Fields, parse_body
 from flash_moe.server.requests.openai import read_chat, read_completion
 from flash_moe.server.requests.request import ApiRequest
+from flash_moe.server.requests.responses import read_response
 
 OPTIONS = ServeOptions("demo")
 # A machine that does much else may take seconds for one input.
@@ -34,6 +35,7 @@ NAMES = [
         "model",
         "messages",
         "prompt",
+        "input",
         "max_tokens",
         "temperature",
         "stop",
@@ -63,6 +65,7 @@ def test_any_body_is_read_or_refused(body: dict[str, Any], filled: bool) -> None
         lambda fields: read_chat(fields, OPTIONS, 100),
         lambda fields: read_completion(fields, OPTIONS, 100),
         lambda fields: read_messages(fields, OPTIONS),
+        lambda fields: read_response(fields, OPTIONS, 100),
     ):
         refused = refusal(lambda read=read: read(Fields(body)))
         if refused is not None:

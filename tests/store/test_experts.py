@@ -37,7 +37,7 @@ def read_record(reader: RecordReader, layer: int, expert: int) -> bytes:
 
 
 def test_layers_of_the_tiny_checkpoint(tiny_mlx: Path) -> None:
-    experts = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    experts = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     assert [layer.number for layer in experts.layers] == list(range(8))
     assert {layer.n_experts for layer in experts.layers} == {32}
     assert experts.layers[3].path == STACK
@@ -47,7 +47,7 @@ def test_layers_of_the_tiny_checkpoint(tiny_mlx: Path) -> None:
 
 def test_records_equal_the_slices_of_the_tensors(tiny_mlx: Path) -> None:
     tensors = tensors_of(tiny_mlx)
-    experts = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    experts = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     reader = RecordReader(experts)
     for layer, info in enumerate(experts.layers):
         for expert in (0, 1, 17, 31):
@@ -59,7 +59,7 @@ def test_records_equal_the_slices_of_the_tensors(tiny_mlx: Path) -> None:
 
 
 def test_packed_and_unpacked_answer_the_same(tiny_mlx: Path, tiny_store: Path) -> None:
-    unpacked = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    unpacked = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     packed = PackedExperts(tiny_store, read_manifest(tiny_store))
     assert packed.layers == unpacked.layers
     assert packed.n_bytes == unpacked.n_bytes
@@ -95,7 +95,7 @@ def test_an_index_that_promises_an_absent_tensor(mlx_copy: Path) -> None:
     index = json.loads((mlx_copy / INDEX_FILE).read_text())
     index["weight_map"]["ghost.weight"] = "model-00003-of-00005.safetensors"
     (mlx_copy / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(CorruptFileError, match=r"model-00003.*ghost\.weight"):
+    with pytest.raises(CorruptFileError, match=r"ghost\.weight.*model-00003"):
         read_checkpoint_tensors(mlx_copy)
 
 
@@ -129,7 +129,7 @@ def expert_arrays(prefix: str, experts: int = 4) -> dict[str, np.ndarray]:
 
 def written(root: Path, arrays: dict[str, np.ndarray]) -> CheckpointExperts:
     save_file(arrays, root / "model.safetensors")
-    return CheckpointExperts(read_checkpoint_tensors(root))
+    return CheckpointExperts.of(read_checkpoint_tensors(root))
 
 
 def test_mtp_and_dense_tensors_are_no_experts(tmp_path: Path) -> None:

@@ -143,7 +143,13 @@ BAD_SHAPES = {
     "7 bits": affine(256, 128, 7, 64),
     "group of 16": affine(256, 128, 4, 16),
     "group of 256": affine(256, 256, 4, 256),
-    "nvfp4": {n: s for n, s in affine(256, 128, 4, 16, "U8").items() if "biases" not in n},
+    "mxfp4 in groups of 64": {
+        n: s for n, s in affine(256, 128, 4, 64, "U8").items() if "biases" not in n
+    },
+    "a global scale of affine": {
+        **affine(256, 128, 4, 64),
+        "up_proj.global_scale": ("F32", ()),
+    },
     "bits that do not divide": changed(gate_proj__weight=("U32", (128, 33))),
     "groups that do not divide": changed(gate_proj__scales=("BF16", (128, 3))),
     "no biases": changed(up_proj__biases=None),

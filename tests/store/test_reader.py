@@ -82,7 +82,7 @@ def test_closed(reader: RecordReader) -> None:
 
 
 def test_a_short_read_of_an_unpacked_checkpoint(mlx_copy: Path) -> None:
-    experts = CheckpointExperts(read_checkpoint_tensors(mlx_copy))
+    experts = CheckpointExperts.of(read_checkpoint_tensors(mlx_copy))
     last = max(experts.segments(3, 31), key=lambda segment: segment.offset)
     os.truncate(last.file, last.offset + last.n_bytes - 1)
     reader = RecordReader(experts)

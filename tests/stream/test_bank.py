@@ -33,7 +33,7 @@ from tests.support.bank_requests import (
 def experts(request: pytest.FixtureRequest, tiny_store: Path, tiny_mlx: Path) -> ExpertFiles:
     if request.param == "packed":
         return PackedExperts(tiny_store, read_manifest(tiny_store))
-    return CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    return CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
 
 
 def test_hits_misses_and_bytes(

@@ -65,7 +65,7 @@ def test_direct_unasked(experts: PackedExperts, tiny_mlx: Path) -> None:
     assert io_settings(experts) == IoSettings("direct", 4, 2)
     assert io_settings(experts, io="buffered") == IoSettings("buffered", 16, 4)
     # a model that cannot be read so never is
-    unpacked = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    unpacked = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     assert disk_of(unpacked) == disk
     assert io_settings(unpacked) == IoSettings("buffered", 16, 4)
     for gb_s in (1.0, 1.03, float("nan")):

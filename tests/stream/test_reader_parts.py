@@ -74,7 +74,7 @@ def test_parts_make_the_record(make: MakePool, tiny_store: Path, tiny_mlx: Path,
     store = packed(tiny_store)
     experts = store
     if kind == "unpacked":
-        experts = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))  # type: ignore[assignment]
+        experts = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))  # type: ignore[assignment]
     reader = PartReader(experts)
     pool = make(reader, 3)
     reads = reads_of(experts, 3, [7, 30, 0])

@@ -51,7 +51,7 @@ def test_what_is_written_comes_back(file: Path, header: TraceHeader) -> None:
 
 
 def test_padding_is_not_read_from_a_checkpoint(tiny_mlx: Path) -> None:
-    experts = CheckpointExperts(read_checkpoint_tensors(tiny_mlx))
+    experts = CheckpointExperts.of(read_checkpoint_tensors(tiny_mlx))
     assert TraceHeader.of(experts, "x", 4, "lru", 1).read_bytes == (15360,) * 8
 
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,16 @@ def expert_budget_gb() -> float:
 class Live:
     """``flash-moe serve`` on a port that the system picks. Its log is on its standard error."""
 
-    def __init__(self, log: Path, *arguments: str, model: str = "demo", **extra: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *arguments: str,
+        model: str = "demo",
+        command: Sequence[str] = (*COMMAND, "serve"),
+        **extra: str,
+    ) -> None:
         self.log = log
-        command = [*COMMAND, "serve", model, "--port", "0", "--cache-gb", str(expert_budget_gb())]
+        command = [*command, model, "--port", "0", "--cache-gb", str(expert_budget_gb())]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*command, *arguments], env=environment(**extra), stdout=out, stderr=out

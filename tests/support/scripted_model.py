@@ -80,7 +80,7 @@ class ForcedAnswers:
         return forced
 
 
-def call_text(name: str, **arguments: Any) -> str:
+def call_text(name: str, /, **arguments: Any) -> str:
     """A call in the format of Qwen."""
     body = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
     return f"<tool_call>\n<function={name}>\n{body}</function>\n</tool_call>"

@@ -250,3 +250,36 @@ def test_whether_a_prompt_leaves_a_thought_open(tokenizer: Any) -> None:
     assert not opens("<think>\n\n</think>\n\n")
     assert not opens("What is <think><|im_end|>\n<|im_start|>assistant\n")
     assert not opens_thinking(tokenizer, [])
+
+
+STOPS = [  # stop text, answer up to the moment at which it is found, what is left of it
+    ("\n\n", "a\n\n", "a"),
+    ("\n\n", "\n\n", ""),
+    ("\n\n", "<think>b\n\nc</think>\n\nd\n\n", "d"),
+    (" ", "<think> </think> a ", "a"),
+    ("b", "a  b", "a"),
+    ("x", f"a {QWEN} x", "a"),
+]
+
+
+@pytest.mark.parametrize(("stop", "answer", "text"), STOPS)
+def test_stop_texts_are_found_at_once(stop: str, answer: str, text: str, tokenizer: Any) -> None:
+    """White space too, except where a format puts it after the reasoning."""
+    splitter = ReplySplitter(tokenizer, SCHEMAS, stops=["never", stop])
+    pieces = []
+    for letter in answer:
+        assert splitter.stop_text is None
+        pieces += splitter.feed(letter)
+    assert splitter.stop_text == stop
+    assert splitter.feed("more <tool_call>") == []
+    reply = joined([*pieces, *splitter.finish()])
+    assert reply.text == text
+    assert len(reply.calls) == answer.count(QWEN)
+
+
+def test_what_may_begin_a_stop_text_comes_before_a_call(tokenizer: Any) -> None:
+    splitter = ReplySplitter(tokenizer, SCHEMAS, stops=["ab"])
+    pieces = fed(splitter, ["a", QWEN, "b"])
+    assert splitter.stop_text is None
+    kinds = [type(piece) for piece in pieces]
+    assert kinds == [TextPiece, ToolCall, TextPiece]

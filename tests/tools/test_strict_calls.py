@@ -339,8 +339,7 @@ def test_a_broken_call_is_shown_as_it_is_written(tokenizer: Any) -> None:
         qwen("write", content="a\n</parameter>\n</function>\n</tool_call>\n b"),
         "a <function=rm>\n</function> b <function=rm>\n</function>\n</tool_call>",
     ):
-        splitter = ReplySplitter(tokenizer, TOOLS)
-        splitter.broken_as_text = True
+        splitter = ReplySplitter(tokenizer, TOOLS, broken_as_text=True)
         pieces = [p for letter in text for p in splitter.feed(letter)] + splitter.finish()
         assert all(isinstance(piece, TextPiece) for piece in pieces)
         assert "".join(piece.text for piece in pieces) == text  # type: ignore[union-attr]

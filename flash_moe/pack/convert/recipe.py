@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.compat.dtypes import DTYPE_NAMES, LOADED_AS
+from flash_moe.compat.dtypes import LOADED_AS, SAVED_AS
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.scale_search import quantize_searched, relative_error
 from flash_moe.store.layout import Quantization
@@ -29,6 +29,10 @@ class Recipe:
     quantization: Quantization | None = None
     searched: bool = False
 
+    @property
+    def is_copy(self) -> bool:
+        return self.dtype is None and self.quantization is None
+
     def output(self, dtype: mx.Dtype) -> mx.Dtype:
         """Return the dtype of scales and biases, or of the tensor, for an input of ``dtype``."""
         if self.dtype is None or not mx.issubdtype(dtype, mx.floating):
@@ -47,9 +51,10 @@ class Recipe:
         Raises:
             UnsupportedModelError: ``inputs`` is not a multiple of the group size.
         """
-        kind, q, (*rows, width) = DTYPE_NAMES[self.output(dtype)], self.quantization, shape
+        kind, q = SAVED_AS[self.output(dtype)], self.quantization
         if q is None:
             return {"weight": (kind, shape)}
+        *rows, width = shape
         if width % q.group_size:
             raise UnsupportedModelError(
                 "pack",

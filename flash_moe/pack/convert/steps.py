@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.pack.convert.expert_views import ExpertSlice, View
+from flash_moe.compat.expert_views import ExpertSlice, ViewedTensor
+from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.pack.convert.recipe import Recipe, array_from, bytes_of, part_name
-from flash_moe.pack.convert.sanitize_graph import Sanitizer
 from flash_moe.pack.steps import Errors, OnBytes, PackStep, read_exactly
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.reader import FileSet
-from flash_moe.store.safetensors_header import BITS, TensorEntry
+from flash_moe.store.safetensors_header import BITS
 
 # Source bytes at a time: enough to keep MLX busy, little compared with the memory of a pack.
 BLOCK_BYTES = 32 * 1024 * 1024
@@ -52,42 +52,41 @@ class ConvertExperts(PackStep):
 
     Attributes:
         name: Component to write, ``gate_proj.weight``.
+        viewed: The tensor, with the slices of these experts only.
         key: Distinguishes this step's errors from those of other steps of the projection.
     """
 
     layer: int
     name: str
-    view: View
-    slices: tuple[ExpertSlice, ...]
+    viewed: ViewedTensor
     recipe: Recipe
     key: str = ""
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         projection, part = self.name.split(".")
         lost = []
-        for experts, array in self._blocks():
-            parts, sums = self.recipe.parts(array)
-            lost.append(sums)
-            on_bytes(write_experts(files, self.layer, projection, part, experts, parts))
+        slices = self.viewed.slices
+        at_once = max(1, BLOCK_BYTES // (self.viewed.view.count * BITS[self.viewed.dtype] // 8))
+        with closing(FileSet()) as shards:
+            for begin in range(0, len(slices), at_once):
+                some = slices[begin : begin + at_once]
+                parts, sums = self.recipe.parts(read_slices(shards, self.viewed, some))
+                lost.append(sums)
+                experts = [s.expert for s in some]
+                on_bytes(write_experts(files, self.layer, projection, part, experts, parts))
         return _errors(projection + self.key, lost)
 
-    def _blocks(self) -> Iterator[tuple[list[int], mx.array]]:
-        dtype = self.slices[0].entry.dtype
-        itemsize = BITS[dtype] // 8
-        n_bytes = self.view.count * itemsize
-        at_once = max(1, BLOCK_BYTES // n_bytes)
-        with closing(FileSet()) as shards:
-            for begin in range(0, len(self.slices), at_once):
-                some = self.slices[begin : begin + at_once]
-                taken = []
-                for s in some:
-                    data = np.empty(n_bytes, np.uint8)
-                    start = (s.start + self.view.first) * itemsize
-                    read_exactly(shards, s.entry, start, data.data)
-                    taken.append(self.view.take(data.view(f"u{itemsize}")))
-                whole = np.stack(taken).reshape(-1).view(np.uint8)
-                shape = (len(some), *self.view.shape)
-                yield [s.expert for s in some], array_from(whole, dtype, shape)
+
+def read_slices(shards: FileSet, viewed: ViewedTensor, slices: Sequence[ExpertSlice]) -> mx.array:
+    """Read some experts of a tensor, as ``[experts, ...]``."""
+    view, itemsize = viewed.view, BITS[viewed.dtype] // 8
+    taken = []
+    for one in slices:
+        data = np.empty(view.count * itemsize, np.uint8)
+        read_exactly(shards, one.entry, (one.start + view.first) * itemsize, data.data)
+        taken.append(view.take(data.view(f"u{itemsize}")))
+    whole = np.stack(taken).reshape(-1).view(np.uint8)
+    return array_from(whole, viewed.dtype, (len(slices), *view.shape))
 
 
 @dataclass(frozen=True)
@@ -120,14 +119,14 @@ class ConvertTensor(PackStep):
 
 @dataclass(frozen=True)
 class SanitizeTensors(PackStep):
-    """Converts tensors that mlx-lm's ``sanitize`` computes, each as a whole.
+    """Converts tensors that mlx-lm computes when it loads a checkpoint, each as a whole.
 
     Attributes:
         resident: Output name to recipe.
         experts: Output name to (component name, recipe), for experts that are not views.
     """
 
-    sanitizer: Sanitizer
+    loading: LazyLoading
     resident: Mapping[str, Recipe]
     experts: Mapping[str, tuple[str, Recipe]]
 
@@ -136,7 +135,7 @@ class SanitizeTensors(PackStep):
         for file in sorted(self.shards):
             loaded: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
             given |= {e.name: loaded[e.name] for e in self.entries if e.file == file}
-        weights = self.sanitizer.run(given)
+        weights = self.loading.run(given)
         given.clear()
         errors: Errors = {}
         for name, recipe in self.resident.items():
@@ -170,7 +169,7 @@ class RequantizeExperts(PackStep):
 
     layer: int
     projection: str
-    parts: Mapping[str, TensorEntry]
+    parts: Mapping[str, ViewedTensor]
     source: ExpertLayer
     recipe: Recipe
 
@@ -178,13 +177,16 @@ class RequantizeExperts(PackStep):
         lost = []
         q = self.source.layout.quantization(self.projection)
         n_experts = self.source.n_experts
-        per_expert = sum(entry.n_bytes for entry in self.parts.values()) // n_experts
+        per_expert = sum(v.view.count * BITS[v.dtype] // 8 for v in self.parts.values())
         # Up to four times as large after dequantizing to float32.
         at_once = max(1, BLOCK_BYTES // 8 // per_expert)
         with closing(FileSet()) as shards:
             for begin in range(0, n_experts, at_once):
                 experts = range(begin, min(begin + at_once, n_experts))
-                arrays = {p: self._read(shards, e, experts) for p, e in self.parts.items()}
+                arrays = {
+                    part: read_slices(shards, viewed, viewed.slices[begin : experts.stop])
+                    for part, viewed in self.parts.items()
+                }
                 w = arrays["weight"]
                 if q is not None:
                     scales = arrays["scales"].astype(mx.float32)
@@ -195,12 +197,6 @@ class RequantizeExperts(PackStep):
                 n = write_experts(files, self.layer, self.projection, "weight", experts, parts)
                 on_bytes(n)
         return _errors(self.projection, lost)
-
-    def _read(self, shards: FileSet, entry: TensorEntry, experts: range) -> mx.array:
-        size = entry.n_bytes // self.source.n_experts
-        data = np.empty(size * len(experts), np.uint8)
-        read_exactly(shards, entry, experts.start * size, data.data)
-        return array_from(data, entry.dtype, (len(experts), *entry.shape[1:]))
 
 
 def _errors(key: str, sums: Sequence[tuple[float, float] | None]) -> Errors:

@@ -1,4 +1,4 @@
-"""Sources of a store: the base class, and checkpoints in mlx format, which are copied unchanged.
+"""Source of a store: what a pack writes and reads. Imports no MLX.
 
 Other sources: record files of the original Flash-MoE (``original_flash_moe.py``), and checkpoints
 that are quantized while packing (``hf.py``, ``requantized.py``).
@@ -13,18 +13,13 @@ from typing import Any
 
 import xxhash
 
-from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.pack.sources.checkpoint import Checkpoint, resident_entries
-from flash_moe.pack.steps import CopyExperts, CopyTensor, PackStep
-from flash_moe.store.experts import (
-    CheckpointExperts,
-    ExpertLayer,
-    expert_bytes,
-    expert_stacks,
-    layer_number,
-)
+from flash_moe.pack.steps import CopyTensor, PackStep
+from flash_moe.store.experts import ExpertLayer, expert_bytes
 from flash_moe.store.manifest_entries import Source
+from flash_moe.store.safetensors_header import TensorEntry
+from flash_moe.store.unused import UnusedWeights, grouped
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +37,8 @@ class PackSource:
         record_files: Existing record files to link, one per layer; empty if steps write the
             records.
         from_bits: Bits of the quantized experts to requantize, smallest first.
+        unused: Tensors of the checkpoint that mlx-lm does not load.
+        kept: Those of them that the store keeps, in file order.
     """
 
     source: Source
@@ -53,6 +50,8 @@ class PackSource:
     fingerprint: str
     record_files: tuple[Path, ...] = ()
     from_bits: tuple[int, ...] = ()
+    unused: tuple[TensorEntry, ...] = ()
+    kept: tuple[TensorSpec, ...] = ()
 
     def number_of(self, layer: int | None) -> int | None:
         """Return the decoder layer number of a step's ``layer``."""
@@ -72,6 +71,14 @@ class PackSource:
         return frozenset(shard for step in self.steps for shard in step.shards)
 
     @property
+    def unused_weights(self) -> UnusedWeights:
+        """Row of the manifest, without the files."""
+        names = {spec.name for spec in self.kept}
+        return UnusedWeights(
+            grouped(self.kept), grouped(e for e in self.unused if e.name not in names)
+        )
+
+    @property
     def resident_bytes(self) -> int:
         return sum(tensor.n_bytes for tensor in self.resident)
 
@@ -87,42 +94,31 @@ class PackSource:
         return sum(step.n_bytes for step in self.steps) + linked
 
 
-def mlx_source(checkpoint: Checkpoint) -> PackSource:
-    """Open a checkpoint in mlx format: stacked experts, quantized or not, copied unchanged.
+def keep_unused(source: PackSource) -> PackSource:
+    """Return a source whose store keeps the tensors that mlx-lm does not load, in own files."""
+    written = {spec.name for spec in source.resident}
+    kept = [entry for entry in source.unused if entry.name not in written]
+    return replace(
+        source,
+        kept=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in kept),
+        steps=(*source.steps, *(CopyTensor((e,), None, e.n_bytes, e.name) for e in kept)),
+        fingerprint=xxhash.xxh3_128_hexdigest(f"{source.fingerprint} keep unused".encode()),
+    )
 
-    Raises:
-        UnsupportedModelError: It has no stacked experts.
+
+def as_older_versions(source: PackSource, checkpoint: Checkpoint) -> PackSource:
+    """Return an mlx source whose resident tensors are those that older versions copied.
+
+    They copied all tensors but experts and prediction heads, with the names of the source.
     """
-    layers = CheckpointExperts(checkpoint.tensors).layers
-    if not layers:
-        raise UnsupportedModelError("store", f"{checkpoint.root} has no stacked experts")
-    resident, kept = copied_resident(checkpoint)
-    stacks = sorted(expert_stacks(checkpoint.tensors).items(), key=lambda s: layer_number(s[0]))
-    experts = (
-        CopyExperts((entry,), index, entry.n_bytes, component)
-        for index, (_, parts) in enumerate(stacks)
-        for component in layers[index].layout.components
-        for entry in [parts[component.name]]
-    )
-    return PackSource(
-        source=replace(checkpoint.origin, kind="mlx"),
-        root=checkpoint.root,
-        config=checkpoint.config,
-        layers=layers,
-        resident=resident,
-        steps=(*experts, *kept),
-        fingerprint=fingerprint_of(checkpoint, "('mlx',)"),
-    )
-
-
-def copied_resident(
-    checkpoint: Checkpoint,
-) -> tuple[tuple[TensorSpec, ...], tuple[PackStep, ...]]:
-    """Return the resident tensors of an mlx checkpoint, and the steps that copy them."""
     entries = resident_entries(checkpoint.tensors)
-    return (
-        tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
-        tuple(CopyTensor((e,), None, e.n_bytes) for e in entries),
+    return replace(
+        source,
+        resident=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
+        steps=(
+            *(step for step in source.steps if step.layer is not None),
+            *(CopyTensor((e,), None, e.n_bytes, e.name) for e in entries),
+        ),
     )
 
 

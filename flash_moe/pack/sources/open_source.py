@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.config import model_config
-from flash_moe.pack.sources.base import PackSource, mlx_source
+from flash_moe.pack.sources.base import PackSource, keep_unused
 from flash_moe.pack.sources.checkpoint import Checkpoint, local_checkpoint
 from flash_moe.pack.sources.hf import hf_source
+from flash_moe.pack.sources.mlx import mlx_source
 from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.pack.sources.requantized import requantized_source
-from flash_moe.store.experts import expert_stacks
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
+from flash_moe.store.safetensors_header import TensorEntry
 
 
 def open_source(
@@ -20,11 +22,16 @@ def open_source(
     quantization: QuantizationConfig = AS_IT_IS,
     *,
     adopt: Path | None = None,
+    keep: bool = False,
 ) -> PackSource:
     """Detect the format of a checkpoint and open it for packing.
 
+    The tensors are compared with those that mlx-lm loads, from the headers only: a checkpoint that
+    mlx-lm could not load is refused here.
+
     Args:
         adopt: ``packed_experts`` directory of the original Flash-MoE, linked in place.
+        keep: Keep the tensors that mlx-lm does not load.
 
     Raises:
         ModelNotFoundError, NotMoEError, UnsupportedModelError: The model cannot be packed.
@@ -36,12 +43,36 @@ def open_source(
     model_config(checkpoint.config)
     if adopt is not None:
         quantization.check_adopted()
-        return original_source(checkpoint, adopt)
-    stacks = expert_stacks(checkpoint.tensors)
-    if any(name.endswith(".scales") for parts in stacks.values() for name in parts):
+    loading = LazyLoading(checkpoint.config, checkpoint.tensors, checkpoint.root)
+    loading.check(but_experts=adopt is not None)
+    source = _open(checkpoint, loading, quantization, adopt)
+    _check_store(source)
+    return keep_unused(source) if keep else source
+
+
+def _check_store(source: PackSource) -> None:
+    """Check that mlx-lm can load the resident tensors of the store.
+
+    Raises:
+        UnsupportedModelError: It cannot.
+    """
+    specs = source.resident
+    entries = {s.name: TensorEntry(Path(), s.name, s.dtype, s.shape, 0, s.n_bytes) for s in specs}
+    LazyLoading(source.config, entries, source.root).check(but_experts=True)
+
+
+def _open(
+    checkpoint: Checkpoint,
+    loading: LazyLoading,
+    quantization: QuantizationConfig,
+    adopt: Path | None,
+) -> PackSource:
+    if adopt is not None:
+        return original_source(checkpoint, loading, adopt)
+    if loading.has_quantized_experts:
         quantization.check_quantized(checkpoint.origin.name)
-    if not stacks or quantization.is_for_all:
-        return hf_source(checkpoint, quantization)
+    elif not loading.is_mlx or quantization.is_for_all:
+        return hf_source(checkpoint, loading, quantization)
     if quantization.expert_bits is not None:
-        return requantized_source(checkpoint, quantization)
-    return mlx_source(checkpoint)
+        return requantized_source(checkpoint, loading, quantization)
+    return mlx_source(checkpoint, loading)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.files.json_file import integer, read_json
-from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
+from flash_moe.pack.sources.conversion import Conversion
+from flash_moe.pack.sources.mlx import source_of
 from flash_moe.store.experts import (
     CheckpointExperts,
     ExpertLayer,
     PackedExperts,
-    expert_stacks,
-    is_mtp,
     layer_number,
     record_parts,
 )
@@ -25,12 +25,11 @@ from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest import Manifest
 from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.reader import RecordReader
-from flash_moe.store.safetensors_header import TensorEntry
-
-_ROUTER_TENSOR = re.compile(r"(.+\.layers\.\d+\.mlp)\.gate\.weight")
 
 
-def original_source(checkpoint: Checkpoint, packed: Path, *, compare: bool = True) -> PackSource:
+def original_source(
+    checkpoint: Checkpoint, loading: LazyLoading, packed: Path, *, compare: bool = True
+) -> PackSource:
     """Open a directory of the original Flash-MoE, with the checkpoint that it was made from.
 
     Args:
@@ -43,10 +42,8 @@ def original_source(checkpoint: Checkpoint, packed: Path, *, compare: bool = Tru
         ModelNotFoundError: A file is missing.
         CorruptFileError: A file has the wrong size, or differs from the checkpoint.
     """
-    tensors = checkpoint.tensors
     layout, n_layers, n_experts = read_layout_json(packed / "layout.json")
-    stacks = expert_stacks(tensors)
-    paths = sorted(stacks, key=layer_number) or _paths_from_routers(tensors)
+    paths = [layer.path for layer in loading.experts]
     if len(paths) != n_layers:
         raise CorruptFileError(
             "store", f"{packed}/layout.json: expected {len(paths)} layers, got {n_layers}"
@@ -55,19 +52,13 @@ def original_source(checkpoint: Checkpoint, packed: Path, *, compare: bool = Tru
     files = tuple(packed / f"layer_{layer.number:02d}.bin" for layer in layers)
     for file, layer in zip(files, layers, strict=True):
         _check_size(file, layer.n_bytes)
-    resident, steps = copied_resident(checkpoint)
-    source = PackSource(
-        source=replace(checkpoint.origin, kind="flash-moe-original"),
-        root=checkpoint.root,
-        config=checkpoint.config,
-        layers=layers,
-        resident=resident,
-        steps=steps,
-        fingerprint=fingerprint_of(checkpoint, repr(tuple(map(str, files)))),
-        record_files=files,
-    )
-    if compare and stacks:
-        _compare_samples(source, packed, CheckpointExperts(tensors))
+    conversion = Conversion(loading)
+    kind, settings = "flash-moe-original", repr(tuple(map(str, files)))
+    steps = conversion.resident_steps()
+    source = source_of(checkpoint, conversion, kind, checkpoint.config, settings, steps, layers)
+    source = replace(source, record_files=files)
+    if compare and loading.experts[0].names:
+        _compare_samples(source, packed, CheckpointExperts.of(checkpoint.tensors))
     return source
 
 
@@ -111,12 +102,6 @@ def _check_same_shapes(ours: ExpertLayer, theirs: ExpertLayer) -> None:
             f"layer {ours.number}: layout.json does not match the experts of the checkpoint",
             "Pass the checkpoint that the records were made from.",
         )
-
-
-def _paths_from_routers(tensors: dict[str, TensorEntry]) -> list[str]:
-    """Return the paths of the experts, for a checkpoint without their tensors."""
-    routers = (_ROUTER_TENSOR.fullmatch(name) for name in tensors if not is_mtp(name))
-    return sorted((f"{m[1]}.switch_mlp" for m in routers if m), key=layer_number)
 
 
 def _check_size(file: Path, expected: int) -> None:

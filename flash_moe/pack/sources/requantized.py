@@ -8,19 +8,23 @@ from dataclasses import replace
 import mlx.core as mx
 
 from flash_moe.compat.dtypes import LOADED_AS
+from flash_moe.compat.lazy_loading import LazyLoading, as_saved
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.pack.convert.recipe import Recipe
-from flash_moe.pack.convert.steps import RequantizeExperts
-from flash_moe.pack.sources.base import PackSource, copied_resident, fingerprint_of
+from flash_moe.pack.convert.steps import ConvertExperts, RequantizeExperts, SanitizeTensors
+from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import Checkpoint
+from flash_moe.pack.sources.conversion import Conversion
+from flash_moe.pack.sources.mlx import source_of
 from flash_moe.pack.steps import CopyExperts, PackStep
-from flash_moe.store.experts import CheckpointExperts, ExpertLayer, expert_stacks
+from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import PROJECTIONS, Quantization, layout_of
 from flash_moe.store.quantization import QuantizationConfig
-from flash_moe.store.safetensors_header import TensorEntry
 
 
-def requantized_source(checkpoint: Checkpoint, quantization: QuantizationConfig) -> PackSource:
+def requantized_source(
+    checkpoint: Checkpoint, loading: LazyLoading, quantization: QuantizationConfig
+) -> PackSource:
     """Open an mlx checkpoint whose experts are requantized to other bits.
 
     Args:
@@ -28,29 +32,25 @@ def requantized_source(checkpoint: Checkpoint, quantization: QuantizationConfig)
             Its group size applies where the source is not quantized.
 
     Raises:
-        UnsupportedModelError: The experts are quantized in a mode other than affine.
+        UnsupportedModelError: The experts are quantized in a mode other than affine, or computed
+            by mlx-lm when it loads them.
     """
     assert quantization.experts is not None
-    resident, kept = copied_resident(checkpoint)
-    stacks = expert_stacks(checkpoint.tensors)
-    steps, layers, from_bits = [*kept], [], set()
-    for index, old in enumerate(CheckpointExperts(checkpoint.tensors).layers):
+    conversion = Conversion(loading)
+    steps: list[PackStep] = [*conversion.resident_steps()]
+    layers, from_bits = [], set()
+    for index, old in enumerate(conversion.layers):
         recipes = _recipes(old, quantization.experts)
         new = _layer(old, recipes)
         layers.append(new)
-        steps += _layer_steps(index, old, new, recipes, stacks[old.path])
+        steps += _layer_steps(index, old, new, recipes, conversion)
         before = map(old.layout.quantization, recipes)
         from_bits |= {q.bits for q in before if q is not None}
-    return PackSource(
-        source=replace(checkpoint.origin, kind="mlx"),
-        root=checkpoint.root,
-        config=checkpoint.config,
-        layers=tuple(layers),
-        resident=resident,
-        steps=tuple(steps),
-        fingerprint=fingerprint_of(checkpoint, f"('requantized', {quantization.fingerprint})"),
-        from_bits=tuple(sorted(from_bits)),
-    )
+    kind = "mlx" if loading.is_mlx else "hf"
+    config = checkpoint.config if loading.is_mlx else as_saved(loading.config)
+    settings = f"('requantized', {quantization.fingerprint})"
+    source = source_of(checkpoint, conversion, kind, config, settings, steps, tuple(layers))
+    return replace(source, from_bits=tuple(sorted(from_bits)))
 
 
 def _layer_steps(
@@ -58,22 +58,32 @@ def _layer_steps(
     old: ExpertLayer,
     new: ExpertLayer,
     recipes: dict[str, Recipe],
-    tensors: dict[str, TensorEntry],
+    conversion: Conversion,
 ) -> Iterator[PackStep]:
-    for name, entry in tensors.items():
+    for step in conversion.expert_steps(index):
+        assert isinstance(step, CopyExperts | ConvertExperts | SanitizeTensors)
+        if isinstance(step, SanitizeTensors):
+            raise UnsupportedModelError(
+                "pack",
+                f"{old.path}: expected experts that are stored as mlx-lm loads them, got some "
+                "that it computes",
+                "Drop --expert-bits, or convert the checkpoint with mlx_lm.convert first.",
+            )
+        name = step.component.name if isinstance(step, CopyExperts) else step.name
         projection, part = name.split(".")
+        if projection in recipes and part != "bias":
+            continue
         component = new.layout.component(projection, part)
-        if projection not in recipes or part == "bias":
-            assert component is not None
-            yield CopyExperts((entry,), index, entry.n_bytes, component)
+        assert component is not None
+        yield replace(step, component=component) if isinstance(step, CopyExperts) else step
+    views = conversion.finder.find(conversion.loading.experts[index])
     for projection, recipe in recipes.items():
-        entries = {p: tensors.get(f"{projection}.{p}") for p in ("weight", "scales", "biases")}
-        parts = {part: entry for part, entry in entries.items() if entry is not None}
+        names = {part: f"{projection}.{part}" for part in ("weight", "scales", "biases")}
+        parts = {part: views[name] for part, name in names.items() if name in views}
         made = [c for c in new.layout.components if c.name.startswith(f"{projection}.")]
         n_bytes = sum(c.n_bytes for c in made if not c.name.endswith(".bias")) * new.n_experts
-        yield RequantizeExperts(
-            tuple(parts.values()), index, n_bytes, projection, parts, old, recipe
-        )
+        entries = dict.fromkeys(s.entry for viewed in parts.values() for s in viewed.slices)
+        yield RequantizeExperts(tuple(entries), index, n_bytes, projection, parts, old, recipe)
 
 
 def _recipes(layer: ExpertLayer, wanted: Quantization) -> dict[str, Recipe]:

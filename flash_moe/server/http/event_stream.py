@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,6 +11,12 @@ from typing import Any, Protocol
 # later ones are events.
 HEADERS_AFTER_S = 1.0
 KEEPALIVE_S = 5.0
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """Encode a server-sent event; a ``type`` is also its name."""
+    name = f"event: {data['type']}\n" if "type" in data else ""
+    return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 class Channel(Protocol):

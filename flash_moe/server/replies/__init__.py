@@ -1,1 +1,1 @@
-"""Responses of the two APIs, complete and as server-sent events."""
+"""Responses of all APIs, complete and as server-sent events."""

@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from flash_moe.server.answer import Answer
+from flash_moe.server.http.event_stream import event
 from flash_moe.server.requests.request import ApiRequest
 from flash_moe.tools.calls import ToolCall
 from flash_moe.tools.splitter import Piece, TextPiece, ThinkingPiece
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-
-
-def event(data: dict[str, Any]) -> bytes:
-    """Encode a server-sent event, named by its type."""
-    return f"event: {data['type']}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 PING = event({"type": "ping"})

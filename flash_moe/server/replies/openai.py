@@ -13,21 +13,19 @@ from flash_moe.generation.prompt import is_chat
 from flash_moe.generation.sequence import Token
 from flash_moe.grammar.vocabulary import vocabulary_of
 from flash_moe.server.answer import Answer, Step
+from flash_moe.server.http.event_stream import event
 from flash_moe.server.requests.request import ApiRequest
 from flash_moe.tools.calls import ToolCall, openai_function
 from flash_moe.tools.splitter import TextPiece, ThinkingPiece
 
 DONE = b"data: [DONE]\n\n"
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+KEEPALIVE = b": keepalive\n\n"  # a comment
 
 
 class Response:
     """Response to one request of the chat or the completions API."""
 
-    KEEPALIVE = b": keepalive\n\n"  # a comment
+    KEEPALIVE = KEEPALIVE
 
     def __init__(self, answer: Answer, request: ApiRequest, fingerprint: str) -> None:
         self._answer = answer
@@ -141,7 +139,8 @@ class Response:
         if self._request.generation.top_logprobs is None:
             return None
         if self._chat:
-            return {"content": [self._with_top(token) for token in tokens], "refusal": None}
+            entries = [logprob(self._tokenizer, token) for token in tokens]
+            return {"content": entries, "refusal": None}
         columns: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "text_offset": []}
         columns["top_logprobs"] = []
         for token in tokens:
@@ -153,20 +152,23 @@ class Response:
             self._offset += len(text)
         return columns
 
-    def _with_top(self, token: Token) -> dict[str, Any]:
-        top = [self._entry(i, value) for i, value in token.top]
-        return {**self._entry(token.id, token.logprob), "top_logprobs": top}
-
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._text(token)
-        try:
-            # A token may be only a part of a character.
-            raw = vocabulary_of(self._tokenizer).text(token) or text.encode()
-        except GrammarError:  # not a fast tokenizer
-            raw = text.encode()
-        # JSON has no minus infinity; the API uses this value.
-        finite = max(logprob, -9999.0)
-        return {"token": text, "id": token, "logprob": finite, "bytes": list(raw)}
-
     def _text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))
+
+
+def logprob(tokenizer: Any, token: Token) -> dict[str, Any]:
+    """Format the log probabilities of a token and of its alternatives."""
+    top = [_entry(tokenizer, *each) for each in token.top]
+    return {**_entry(tokenizer, token.id, token.logprob), "top_logprobs": top}
+
+
+def _entry(tokenizer: Any, token: int, value: float) -> dict[str, Any]:
+    text = str(tokenizer.decode([token]))
+    try:
+        # A token may be only a part of a character.
+        raw = vocabulary_of(tokenizer).text(token) or text.encode()
+    except GrammarError:  # not a fast tokenizer
+        raw = text.encode()
+    # JSON has no minus infinity; the API uses this value.
+    finite = max(value, -9999.0)
+    return {"token": text, "id": token, "logprob": finite, "bytes": list(raw)}

@@ -1,1 +1,1 @@
-"""Validation of request bodies of the two APIs into one type."""
+"""Validation of request bodies of all APIs into one type."""

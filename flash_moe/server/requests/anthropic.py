@@ -13,8 +13,10 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError, invalid
 from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.request import (
+    IGNORED_OF_PARTS,
     ApiRequest,
     Choice,
+    read_content,
     read_effort,
     read_function,
     read_sampling,
@@ -28,7 +30,6 @@ IGNORED = (
     *("billing_policy", "fallbacks", "fallback_credit_token"),
 )
 REFUSED: dict[str, Any] = {"mcp_servers": [], "compaction": None}
-IGNORED_OF_BLOCKS = ("cache_control", "citations", "caller", "toolset_name", "signature")
 IGNORED_OF_TOOLS = (
     *("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers"),
     "input_examples",
@@ -128,27 +129,13 @@ def _format(body: Fields, config: Fields | None) -> tuple[dict[str, Any] | None,
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, form.where
 
 
-def _texts(body: Fields, field: str) -> Iterator[str]:
-    """Yield a string, or the strings of a list of text blocks."""
-    value = body.get(field)
-    if isinstance(value, str):
-        yield value
-        return
-    for block in body.objects(field):
-        kind = block.required_text("type")
-        if kind != "text":
-            raise invalid(block.name("type"), f"expected text, got {kind!r:.80}")
-        yield block.required_text("text")
-        block.ignore(IGNORED_OF_BLOCKS)
-
-
 def _system(fields: Fields, field: str) -> str:
     """Return the text of a system message.
 
     Without Claude Code's billing line: it changes with each request and means nothing to the
     model, and no prompt cache would match behind it.
     """
-    return _BILLING.sub("", "\n\n".join(_texts(fields, field)))
+    return _BILLING.sub("", read_content(fields, field, ("text",), sep="\n\n"))
 
 
 def _messages(message: Fields) -> Iterator[dict[str, Any]]:
@@ -182,7 +169,7 @@ def _messages(message: Fields) -> Iterator[dict[str, Any]]:
             block.ignore(("data",))  # encrypted by another server
         else:
             raise invalid(block.name("type"), f"messages of {role} cannot have {kind!r:.80}")
-        block.ignore(IGNORED_OF_BLOCKS)
+        block.ignore(IGNORED_OF_PARTS)
     if role == "user":
         if texts or not n_results:
             yield {"role": "user", "content": "\n\n".join(texts)}
@@ -204,29 +191,29 @@ def _call(block: Fields) -> dict[str, Any]:
 
 
 def _result(block: Fields) -> dict[str, Any]:
-    content = "\n\n".join(_texts(block, "content"))
+    content = read_content(block, "content", ("text",), sep="\n\n")
     if block.flag("is_error"):
         content = f"Error: {content}"
     return {"role": "tool", "tool_call_id": block.required_text("tool_use_id"), "content": content}
 
 
 def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
-    definitions: list[dict[str, Any]] = []
-    strict = set()
-    for tool in body.objects("tools"):
-        if (kind := tool.text("type", "custom")) != "custom":
-            raise invalid(
-                tool.name("type"), f"expected custom (a tool of the client), got {kind!r:.80}"
-            )
-        tool.required("input_schema")
-        definitions.append(read_function(tool, tool.mapping("input_schema")))
-        if tool.flag("strict") or options.strict_tools:
-            strict.add(tool.required_text("name"))
-        tool.ignore(IGNORED_OF_TOOLS)
     choice = body.inner("tool_choice")
     mode, named, parallel = "auto", "", True
     if choice is not None:
         mode = choice.one_of("type", tuple(CHOICES))
         named = choice.required_text("name") if mode == "tool" else ""
         parallel = not choice.flag("disable_parallel_tool_use")
-    return tools_spec(definitions, CHOICES[mode], named, strict, parallel, "tool_choice.name")
+    where = "tool_choice.name"
+    return tools_spec(_functions(body), options, CHOICES[mode], named, parallel, where)
+
+
+def _functions(body: Fields) -> Iterator[tuple[dict[str, Any], bool]]:
+    for tool in body.objects("tools"):
+        if (kind := tool.text("type", "custom")) != "custom":
+            raise invalid(
+                tool.name("type"), f"expected custom (a tool of the client), got {kind!r:.80}"
+            )
+        tool.required("input_schema")
+        tool.ignore(IGNORED_OF_TOOLS)
+        yield read_function(tool, tool.mapping("input_schema")), tool.flag("strict")

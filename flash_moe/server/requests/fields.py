@@ -173,9 +173,9 @@ class Fields:
                 raise invalid(f"{self.name(field)}[{n}]", "expected a non-empty text")
         return tuple(texts)
 
-    def ignore(self, fields: Iterable[str]) -> None:
-        """Accept fields that have no effect in this server."""
-        self._read.update(fields)
+    def ignore(self, fields: Iterable[str] | None = None) -> None:
+        """Accept fields that have no effect in this server; by default all."""
+        self._read.update(self._value if fields is None else fields)
 
     def refuse(self, fields: Mapping[str, Any]) -> None:
         """Reject fields unless they have the given value, which has no effect."""

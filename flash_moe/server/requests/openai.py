@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from flash_moe.server.requests.fields import Fields, kind_of
 from flash_moe.server.requests.request import (
     ApiRequest,
     Choice,
+    read_content,
     read_effort,
     read_function,
     read_logit_bias,
@@ -31,6 +33,7 @@ IGNORED = (
     *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier", "verbosity", "prompt_cache_options", "moderation"),
 )
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 REFUSED = {
     "n": 1,
     "audio": None,
@@ -63,22 +66,32 @@ def read_chat(body: Fields, options: ServeOptions, vocab_size: int | None) -> Ap
     top = body.integer("top_logprobs", 0, 0, 20)
     if top and not logprobs:
         raise invalid("top_logprobs", "expected logprobs: true as well")
-    template_args = _template_args(body)
-    budget = options.sampling.max_thinking_tokens
-    if effort := body.text("reasoning_effort"):
-        template_args.setdefault("enable_thinking", effort != "none")
-        if effort != "none":
-            budget = read_effort(body, "reasoning_effort", budget)
-            template_args.setdefault("reasoning_effort", effort)
-    budget = body.integer("thinking_budget", budget, 0)
+    template_args, budget = reasoning_of(body, options, body, "reasoning_effort")
     generation = Request(
         messages,
-        _sampling(body, options, vocab_size, limit, max_thinking_tokens=budget),
+        sampling_of(body, options, vocab_size, limit, max_thinking_tokens=budget),
         replace(_tools(body, options), response_format=body.mapping("response_format")),
-        {**options.template_args, **template_args},
+        template_args,
         top if logprobs else None,
     )
     return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
+
+
+def reasoning_of(
+    body: Fields, options: ServeOptions, reasoning: Fields | None, field: str
+) -> tuple[dict[str, Any], int | None]:
+    """Return arguments of the chat template, and the maximum of reasoning tokens.
+
+    Args:
+        reasoning, field: Object and name of the field with the effort.
+    """
+    arguments, budget = _template_args(body), options.sampling.max_thinking_tokens
+    if reasoning is not None and (effort := reasoning.text(field)):
+        arguments.setdefault("enable_thinking", effort != "none")
+        if effort != "none":
+            budget = read_effort(reasoning, field, budget)
+            arguments.setdefault("reasoning_effort", effort)
+    return {**options.template_args, **arguments}, body.integer("thinking_budget", budget, 0)
 
 
 def _template_args(body: Fields) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def _template_args(body: Fields) -> dict[str, Any]:
     return arguments
 
 
-def _sampling(
+def sampling_of(
     body: Fields, options: ServeOptions, vocab_size: int | None, limit: str, **others: Any
 ) -> SamplingParams:
     """Read the sampling fields of OpenAI's API and of mlx-lm.
@@ -130,7 +143,7 @@ def _message(message: Fields) -> dict[str, Any]:
     calls = [_call(each) for each in message.objects("tool_calls")]
     if message.get("content") is None and role != "assistant":
         message.required("content")
-    result["content"] = _content(message)
+    result["content"] = read_content(message, "content", ("text", "refusal"))
     if name := message.text("name"):
         result["name"] = name
     if role == "tool":
@@ -147,33 +160,20 @@ def _message(message: Fields) -> dict[str, Any]:
     return result
 
 
-def _content(message: Fields) -> str:
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise message.wrong("content", "a string or a list of parts")
-    texts = []
-    for part in message.objects("content"):
-        kind = part.required_text("type")
-        if kind not in ("text", "refusal"):
-            raise invalid(part.name("type"), f"expected text, got {kind!r:.80}")
-        part.ignore(("cache_control", "prompt_cache_breakpoint"))
-        texts.append(part.required_text(kind))
-    return "".join(texts)
+def arguments_of(call: Fields) -> dict[str, Any]:
+    """Return the arguments of a call as chat templates take them."""
+    written = call.text("arguments")
+    try:
+        arguments = json.loads(written or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    # Otherwise truncated, and sent back with each later request of the session.
+    return arguments if isinstance(arguments, dict) else {"arguments": written}
 
 
 def _call(call: Fields) -> dict[str, Any]:
     function = call.required_inner("function")
-    written = function.text("arguments")
-    try:
-        # Chat templates take a mapping.
-        arguments = json.loads(written or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        # Truncated, and sent back with each later request of the session.
-        arguments = {"arguments": written}
+    arguments = arguments_of(function)
     call.ignore(("type", "index"))
     function.ignore(("parsed_arguments",))
     return {
@@ -183,24 +183,25 @@ def _call(call: Fields) -> dict[str, Any]:
 
 
 def _tools(body: Fields, options: ServeOptions) -> OutputSpec:
-    definitions: list[dict[str, Any]] = []
-    strict = set()
+    choice, named = read_choice(body)
+    parallel = body.flag("parallel_tool_calls", True)
+    where = "tool_choice.function.name"
+    return tools_spec(_functions(body), options, choice, named, parallel, where)
+
+
+def _functions(body: Fields) -> Iterator[tuple[dict[str, Any], bool]]:
     for tool in body.objects("tools"):
         if tool.required_text("type") != "function":
             raise invalid(tool.name("type"), "expected function")
         function = tool.required_inner("function")
         # OpenAI's newer API has strict next to the function.
-        if any((function.flag("strict"), tool.flag("strict"), options.strict_tools)):
-            strict.add(function.required_text("name"))
-        parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
-        definitions.append(read_function(function, parameters))
+        strict = any((function.flag("strict"), tool.flag("strict")))
         tool.ignore(("cache_control",))
-    choice, named = _choice(body)
-    parallel = body.flag("parallel_tool_calls", True)
-    return tools_spec(definitions, choice, named, strict, parallel, "tool_choice.function.name")
+        yield read_function(function, function.mapping("parameters") or NO_PARAMETERS), strict
 
 
-def _choice(body: Fields) -> tuple[Choice, str]:
+def read_choice(body: Fields, *, flat: bool = False) -> tuple[Choice, str]:
+    """Return the tool choice, and the name of a chosen tool (``flat``: not in ``function``)."""
     choice = body.get("tool_choice")
     mode: Choice = "auto"
     named = ""
@@ -211,7 +212,8 @@ def _choice(body: Fields) -> tuple[Choice, str]:
         field = body.required_inner("tool_choice")
         if field.required_text("type") != "function":
             raise invalid(field.name("type"), "expected function")
-        mode, named = "named", field.required_inner("function").required_text("name")
+        mode = "named"
+        named = (field if flat else field.required_inner("function")).required_text("name")
     return mode, named
 
 
@@ -231,11 +233,12 @@ def read_completion(body: Fields, options: ServeOptions, vocab_size: int | None)
     logprobs = top is not None and top is not False
     if logprobs:
         top = 0 if top is True else body.integer("logprobs", 0, 0, 5)
-    sampling = _sampling(body, options, vocab_size, "max_tokens")
+    sampling = sampling_of(body, options, vocab_size, "max_tokens")
     generation = Request(
         _prompt(body, vocab_size), sampling, top_logprobs=top if logprobs else None
     )
-    return ApiRequest(read_model(body), generation, body.flag("stream"), _include_usage(body))
+    stream, usage = body.flag("stream"), _include_usage(body)
+    return ApiRequest(read_model(body), generation, stream, usage, prompt_field="prompt")
 
 
 def _prompt(body: Fields, vocab_size: int | None) -> str | list[int]:

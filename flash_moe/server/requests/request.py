@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from flash_moe.generation.output_spec import OutputSpec
@@ -25,17 +25,25 @@ class ApiRequest:
     Attributes:
         model: Model name that the client sent.
         generation: The generation that it requests.
-        format_field: Name of the output format's field in the request, for errors.
+        prompt_field, format_field: Names of the fields of the prompt and of the output format in
+            the request, for errors.
         include_usage: True if a streamed answer ends with its token usage.
+        echo: Fields of the request that the response repeats.
     """
 
     model: str
     generation: Request
     stream: bool = False
     include_usage: bool = False
+    prompt_field: str = "messages"
     format_field: str = "response_format"
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
 
+IGNORED_OF_PARTS = (
+    *("cache_control", "prompt_cache_breakpoint", "annotations", "logprobs", "parsed"),
+    *("citations", "caller", "toolset_name", "signature"),
+)
 # Sampling options with their own fields in each API.
 _API_SPECIFIC = ("max_tokens", "max_thinking_tokens", "seed", "stop", "logit_bias")
 NUMBERS = tuple(name for name in declared(SamplingParams) if name not in _API_SPECIFIC)
@@ -103,6 +111,39 @@ def read_logit_bias(body: Fields, vocab_size: int | None) -> dict[int, float]:
     return bias
 
 
+def read_content(
+    message: Fields,
+    field: str,
+    kinds: Collection[str],
+    *,
+    omitted: Collection[str] = (),
+    sep: str = "",
+) -> str:
+    """Return the text of a message, or the texts of its parts; "" if it is missing.
+
+    Args:
+        kinds: Types of parts that the message can have.
+        omitted: Types of parts to replace with a note for the model.
+    """
+    content = message.get(field)
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise message.wrong(field, "a text or a list of parts")
+    texts = []
+    for part in message.objects(field):
+        kind = part.required_text("type")
+        if kind in omitted:
+            part.ignore()
+            texts.append(f"[{kind} omitted: this model reads only text]")
+            continue
+        if kind not in kinds:
+            raise invalid(part.name("type"), f"expected {' or '.join(kinds)}, got {kind!r:.80}")
+        part.ignore(IGNORED_OF_PARTS)
+        texts.append(part.required_text("refusal" if kind == "refusal" else "text"))
+    return sep.join(texts)
+
+
 def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str, Any]:
     """Read name and description of a tool and return it in OpenAI's format."""
     name = fields.required_text("name")
@@ -114,22 +155,22 @@ def read_function(fields: Fields, parameters: dict[str, Any] | None) -> dict[str
 
 
 def tools_spec(
-    definitions: list[dict[str, Any]],
+    functions: Iterable[tuple[dict[str, Any], bool]],
+    options: ServeOptions,
     choice: Choice,
     named: str,
-    strict: Collection[str],
     parallel: bool,
     where: str,
 ) -> OutputSpec:
     """Check the tool choice, and return the tools as an output spec.
 
     Args:
-        definitions: Tools in OpenAI's format.
+        functions: Tools in OpenAI's format; true if calls are constrained to the schema.
         named: Name of the tool that must be called, for the choice ``"named"``.
-        strict: Names of the tools whose calls are constrained to their schemas.
         where: Field with that name, for errors.
     """
-    names = [tool["function"]["name"] for tool in definitions]
+    tools = [(tool, tool["function"]["name"], strict) for tool, strict in functions]
+    names = [name for _, name, _ in tools]
     if choice == "named" and named not in names:
         raise invalid(where, f"there is no tool {named!r:.80}")
     if choice == "required" and not names:
@@ -138,7 +179,8 @@ def tools_spec(
         return OutputSpec()
     # A plain name could be "auto".
     chosen = openai_function(named) if choice == "named" else choice
-    return OutputSpec(definitions, chosen, frozenset(strict), parallel=parallel)
+    strict_names = frozenset(name for _, name, strict in tools if strict or options.strict_tools)
+    return OutputSpec([tool for tool, _, _ in tools], chosen, strict_names, parallel=parallel)
 
 
 def read_model(body: Fields) -> str:

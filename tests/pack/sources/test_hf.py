@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import mlx_lm
 import pytest
 
@@ -42,6 +44,34 @@ def test_the_same_as_convert_and_pack(tmp_path: Path, kind: str) -> None:
     assert not any(step.experts for step in computed)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dtype": "bfloat16"},
+        {"torch_dtype": "float16", "dtype": "bfloat16"},
+        {"torch_dtype": "auto", "text_config": {"dtype": "bfloat16"}},
+        {"text_config": {"dtype": "bfloat16"}},
+        {},
+    ],
+    ids=str,
+)
+def test_the_dtype_is_that_of_convert(tmp_path: Path, config: dict[str, Any]) -> None:
+    original = write_original(tmp_path / "hf", "olmoe", n_shards=1)
+    file = original / "model-00001-of-00001.safetensors"
+    tensors = {name: array.astype(mx.float32) for name, array in dict(mx.load(str(file))).items()}
+    mx.eval(tensors)
+    mx.save_safetensors(str(file), tensors)
+    table = json.loads((original / "config.json").read_text())
+    del table["torch_dtype"]
+    (original / "config.json").write_text(json.dumps(table | config))
+    mlx_lm.convert(str(original), str(tmp_path / "mlx"), quantize=True)
+    pack(open_source(tmp_path / "mlx"), tmp_path / "expected")
+    pack(open_source(original), tmp_path / "got")
+    ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
+    assert (ours.layouts, ours.layers) == (theirs.layouts, theirs.layers)
+    assert resident(tmp_path / "got") == resident(tmp_path / "expected")
+
+
 def test_shards_are_not_needed_twice(tmp_path: Path) -> None:
     """The tensors of every layer lie in every shard; each shard is gone when it was read."""
     original = write_original(tmp_path / "hf", "qwen3_next", n_shards=5, shuffle=3)
@@ -71,31 +101,9 @@ def test_a_layer_that_is_no_view_is_computed_whole(
     """As of an architecture whose sanitize computes with its experts."""
     original = write_original(tmp_path / "hf", "qwen3_moe")
     pack(open_source(original, QuantizationConfig()), tmp_path / "expected")
-    monkeypatch.setattr("flash_moe.pack.sources.hf.ViewFinder.find", lambda *arguments: None)
+    monkeypatch.setattr("flash_moe.pack.sources.conversion.ViewFinder.find", lambda *args: {})
     source = open_source(original, QuantizationConfig())
     assert not any(isinstance(step, ConvertExperts) for step in source.steps)
     pack(source, tmp_path / "got")
     ours, theirs = read_manifest(tmp_path / "got"), read_manifest(tmp_path / "expected")
     assert ours.layers == theirs.layers
-
-
-def test_an_original_that_is_quantized_itself(tmp_path: Path) -> None:
-    """As gpt-oss is published: blocks of mxfp4, which mlx-lm takes as they are."""
-    import mlx.core as mx
-
-    from flash_moe.errors import UnsupportedModelError
-    from flash_moe.pack.sources.open_source import open_source
-
-    original = write_original(tmp_path / "hf", "gpt_oss", n_shards=1)
-    file = original / "model-00001-of-00001.safetensors"
-    tensors: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
-    tensors = {n: a for n, a in tensors.items() if ".experts." not in n}
-    for layer in range(4):
-        path = f"model.layers.{layer}.mlp.experts"
-        for name, rows, width in (("gate_up_proj", 128, 64), ("down_proj", 64, 64)):
-            tensors[f"{path}.{name}_blocks"] = mx.zeros((8, rows, width // 32, 16), mx.uint8)
-            tensors[f"{path}.{name}_scales"] = mx.zeros((8, rows, width // 32), mx.uint8)
-            tensors[f"{path}.{name}_bias"] = mx.zeros((8, rows), mx.bfloat16)
-    mx.save_safetensors(str(file), tensors)
-    with pytest.raises(UnsupportedModelError, match=r"already quantized .*mlx format"):
-        open_source(original)

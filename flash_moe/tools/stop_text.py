@@ -9,13 +9,13 @@ class StopText:
     """Passes text through until a stop text appears; withholds a possible start of one.
 
     Attributes:
-        found: Whether a stop text has ended the answer.
+        found: The stop text that has ended the answer; ``None`` before.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.found = False
+        self.found: str | None = None
 
     def feed(self, piece: str, *, last: bool = False) -> str:
         """Take a piece; return the text that cannot be part of a stop text.
@@ -23,11 +23,13 @@ class StopText:
         Args:
             last: No more pieces follow, so no text is withheld.
         """
+        if self.found is not None:
+            return ""
         text = self._held + piece
-        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)]
+        matches = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if matches:
+            at, _, self.found = min(matches)
+            return text[:at]
         n_held = 0 if last else max((self._overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]
