@@ -24,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 _TO_DEVICE, _ON_DEVICE = 1, 3  # cudaMemcpyKind
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: not ordered with the default stream
-_CONCURRENT_MANAGED_ACCESS = 89  # cudaDevAttrConcurrentManagedAccess
 _DEVICE_MEMORY = 2  # cudaMemoryTypeDevice
 # Oldest runtime with these signatures that MLX has wheels for.
 OLDEST = 12000
@@ -76,17 +75,6 @@ class CudaRuntime:
         free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
-
-    def concurrent_managed_access(self) -> bool:
-        """True if host and GPU may use managed memory at once; false on WSL, Windows and Tegra."""
-        value = ctypes.c_int(0)
-        self._call(
-            "cudaDeviceGetAttribute",
-            ctypes.byref(value),
-            ctypes.c_int(_CONCURRENT_MANAGED_ACCESS),
-            ctypes.c_int(0),
-        )
-        return bool(value.value)
 
     def is_device_memory(self, address: int) -> bool:
         """True for plain device memory, false for managed or unknown memory."""

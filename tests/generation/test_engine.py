@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +16,10 @@ from flash_moe.errors import ClosedError, ModelNotFoundError, QueueFullError, Re
 from flash_moe.generation import engine as module
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.one_by_one import OneByOne
-from flash_moe.generation.prompt_cache_dir import cache_files, open_prompt_caches
-from flash_moe.generation.sequence import USER, EngineRequest, Running, Started, Token
-from flash_moe.options.prompt_cache import PromptCacheOptions
+from flash_moe.generation.sequence import EngineRequest, Running, Started, Token
 from flash_moe.options.sampling import SamplingParams
+from tests.support.engine_answers import TIMEOUT_S, answer, sampling, solo
 from tests.support.resident import prompt_ids
-
-TIMEOUT_S = 120
-Answer = tuple[list[int], str | None, int]
-
-
-@pytest.fixture(scope="module")
-def alone(tiny_store: Path) -> Iterator[FlashMoE]:
-    with load(tiny_store, cache_gb=0.01) as flash:
-        yield flash
-
-
-@pytest.fixture
-def engines(tiny_store: Path) -> Iterator[Callable[..., Engine]]:
-    made: list[Engine] = []
-
-    def start(**options: Any) -> Engine:
-        limits = {"concurrency": 16, "max_queue": 0, "cache_entries": 8, "cache_bytes": 10**9}
-        made.append(Engine(lambda: load(tiny_store, cache_gb=0.01), **{**limits, **options}))
-        assert made[-1].loaded.wait(TIMEOUT_S)
-        return made[-1]
-
-    yield start
-    for engine in made:
-        engine.close()
-
-
-@pytest.fixture
-def engine(engines: Callable[..., Engine]) -> Engine:
-    return engines()
-
-
-def sampling(n: int = 12, **options: Any) -> SamplingParams:
-    # The random model ends answers at any token.
-    ends = dict.fromkeys(options.pop("ends", ()), -100.0)
-    return SamplingParams(max_tokens=n, logit_bias=ends, **options)
-
-
-def answer(running: Running) -> Answer:
-    """All tokens of an answer, why it ended, and how many prompt tokens were cached."""
-    tokens: list[int] = []
-    cached = -1
-    while True:
-        event = running.events.get(timeout=TIMEOUT_S)
-        if isinstance(event, Exception):
-            raise event
-        if isinstance(event, Started):
-            cached = event.n_cached
-            continue
-        tokens.append(event.id)
-        if event.finish_reason is not None:
-            return tokens, event.finish_reason, cached
-
-
-def solo(flash: FlashMoE, ids: list[int], params: SamplingParams) -> list[int]:
-    return list(flash.generate(ids, **vars(params)).token_ids)
-
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -270,80 +213,6 @@ def test_a_sampler_that_raises_breaks_no_other(
     assert sampling_module.make_sampler is make
     assert alone.generate(prompt_ids(4), max_tokens=2, temperature=1.0).token_ids
     assert answer(engine.submit(EngineRequest(prompt_ids(4), sampling(3, temperature=1.0))))[0]
-
-
-def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
-    """At a checkpoint, and at the end of an answer."""
-    start, params = prompt_ids(40), sampling(5, ends=alone.tokenizer.eos_token_ids)
-    first = EngineRequest([*start, 40, 41], params, checkpoints=[(40, USER)])
-    tokens, _, cached = answer(engine.submit(first))
-    assert cached == 0
-    other = EngineRequest([*start, 50, 51, 52], params)
-    found, _, cached = answer(engine.submit(other))
-    assert cached == 40
-    assert found == solo(alone, list(other.ids), params)
-    longer = EngineRequest([*first.ids, *tokens, 60], params)
-    found, _, cached = answer(engine.submit(longer))
-    assert cached == len(longer.ids) - 1
-    assert found == solo(alone, list(longer.ids), params)
-    assert engine.prompt_caches.nbytes > 0
-
-
-def test_prompt_caches_on_disk(
-    engines: Callable[..., Engine],
-    alone: FlashMoE,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """At checkpoints, in long prompts, before a call and after it, for the next engine."""
-    monkeypatch.setattr(module, "_LONG", 64)
-    options = PromptCacheOptions(prompt_cache_dir=tmp_path)
-    lines: list[str] = []
-
-    def start(**other: Any) -> Engine:
-        opened = lambda flash: open_prompt_caches(flash.model, options, lines.append)  # noqa: E731
-        return engines(open_disk=opened, **other)
-
-    begin, params = prompt_ids(100), sampling(8, ends=alone.tokenizer.eos_token_ids)
-    ids = [*begin, 40, 41]
-    expected = solo(alone, ids, params)
-    call = next(token for token in expected if token not in expected[:2])
-    n_call = len(ids) + expected.index(call) + 1
-    first = start()
-    request = EngineRequest(ids, params, checkpoints=[(100, USER)], call_token=call)
-    assert answer(first.submit(request)) == (expected, "length", 0)
-    first.close()
-    kept = [64, 100, n_call, len(ids) + 8]
-    assert sorted(file.n_tokens for file in cache_files(tmp_path)) == kept
-    second = start(cache_bytes=0)
-    assert second.disk is not None
-    tokens = 0
-    for other, cached in (
-        ([*ids, *expected, 60], len(ids) + 8),
-        ([*[*ids, *expected][:n_call], 61, 62], n_call),
-        ([*begin, 70, 71], 100),
-        ([*begin[:90], 72], 64),
-        ([80, 81, 82], 0),
-    ):
-        found = answer(second.submit(EngineRequest(other, params)))
-        assert (found[0], found[2]) == (solo(alone, other, params), cached)
-        tokens += cached
-    assert (second.disk.hits, second.disk.hit_tokens) == (4, tokens)
-    second.close()
-    assert second.prompt_caches is None
-    third = start()  # from disk once, then from memory
-    for hits in (1, 1):
-        assert answer(third.submit(EngineRequest([*begin, 73], params)))[2] == 100
-        assert third.disk is not None
-        assert third.disk.hits == hits
-    assert lines == []
-
-
-def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:
-    engine = engines(cache_bytes=1)
-    for _ in range(2):
-        assert answer(engine.submit(EngineRequest(prompt_ids(20), sampling(3))))[2] == 0
-    assert engine.prompt_caches.nbytes == 0
 
 
 def test_a_failed_pass_ends_its_answers_and_the_engine_goes_on(

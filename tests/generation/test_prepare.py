@@ -1,4 +1,4 @@
-"""Long prompts: refused from their beginning, and nobody waits long for the tokenizer."""
+"""Prompts for the engine: early refusal, turns at the tokenizer, checkpoints, system messages."""
 
 from __future__ import annotations
 

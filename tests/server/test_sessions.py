@@ -71,8 +71,8 @@ class Answer:
     n_cached: int
 
 
-class Chat:
-    """OpenAI's chat completions."""
+class OpenAI:
+    """The official client and the history of a session."""
 
     def __init__(self, url: str) -> None:
         self.url, self.history = url, list[Any]()
@@ -82,6 +82,10 @@ class Chat:
 
     def say(self, text: str) -> None:
         self.history.append({"role": "user", "content": text})
+
+
+class Chat(OpenAI):
+    """OpenAI's chat completions."""
 
     def give(self, call: str, result: str) -> None:
         self.history.append({"role": "tool", "tool_call_id": call, "content": result})
@@ -177,17 +181,8 @@ class Messages:
         self.history.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
 
 
-class Responses:
+class Responses(OpenAI):
     """OpenAI's responses."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.history = url, list[Any]()
-        self.client = openai.OpenAI(
-            base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S
-        )
-
-    def say(self, text: str) -> None:
-        self.history.append({"role": "user", "content": text})
 
     def give(self, call: str, result: str) -> None:
         output = {"type": "function_call_output", "call_id": call, "output": result}

@@ -12,9 +12,11 @@ from safetensors.numpy import load_file
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
+from flash_moe.stream import device_slab
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.reader_pool import ReaderPool
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors
+from tests.support.fake_cudart import FakeCudart, fake_address
 from tests.support.fake_reader import MakePool
 from tests.support.read_gate import Gate
 
@@ -30,6 +32,13 @@ def make() -> Iterator[MakePool]:
     yield build
     for pool in pools:
         pool.close()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
+    """A fake libcudart, for device slabs in host memory."""
+    monkeypatch.setattr(device_slab, "array_address", fake_address)
+    return FakeCudart()
 
 
 @pytest.fixture(scope="session")

@@ -29,16 +29,9 @@ from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
     FakeCudart,
-    fake_address,
     fake_runtime,
 )
 from tests.support.resident import budget_gb, prompt_ids
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
-    monkeypatch.setattr(device_slab, "array_address", fake_address)
-    return FakeCudart()
 
 
 @pytest.fixture

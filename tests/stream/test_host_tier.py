@@ -14,7 +14,7 @@ from flash_moe import load
 from flash_moe.errors import ConfigError, ReadError
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream import device_memory, device_slab
+from flash_moe.stream import device_memory
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.host_tier import HostTable
@@ -23,16 +23,9 @@ from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
     FakeCudart,
-    fake_address,
     fake_runtime,
 )
 from tests.support.resident import budget_gb, prompt_ids
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
-    monkeypatch.setattr(device_slab, "array_address", fake_address)
-    return FakeCudart()
 
 
 @pytest.fixture

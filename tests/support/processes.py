@@ -96,7 +96,7 @@ def one_line(text: str) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has."""
+    """Return true if a process has ended, even if it is a zombie."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat")

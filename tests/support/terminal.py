@@ -97,7 +97,7 @@ class Terminal:
         return len(PROMPT.findall(self.text()))
 
     def ready(self) -> bool:
-        """Whether the last prompt waits, with its footer below."""
+        """True if the last prompt is waiting, with its footer below."""
         lines = [line for line in self.text().split("\n") if line]
         at_prompt = self.display()[self.screen.cursor.y].startswith(">")
         return bool(lines) and at_prompt and ("tokens" in lines[-1] or "/help" in lines[-1])
@@ -161,7 +161,7 @@ class Terminal:
                 raise AssertionError(f"it does not end:\n{self.text()}")
 
     def is_quiet(self) -> bool:
-        """Whether the terminal has echo off, or passes on each key as it is typed."""
+        """True if the terminal does not echo, or delivers each key as it is typed."""
         modes = termios.tcgetattr(self.process.child_fd)[3]
         return modes & (termios.ECHO | termios.ICANON) != termios.ECHO | termios.ICANON
 

@@ -52,7 +52,7 @@ SLOW = tuple(
         "eval/test_logits.py",
         "eval/test_plot.py",
         "generation/test_conversation.py",
-        "generation/test_engine.py",
+        "generation/test_engine",
         "generation/test_generate.py",
         "generation/test_output_spec.py",
         "generation/test_prompt_cache_dir.py",

@@ -46,7 +46,7 @@ class Buffer:
     fenced: np.ndarray | None = None
 
     def overrun(self) -> bool:
-        """Whether bytes next to an output were written."""
+        """True if bytes next to an output were written."""
         if self.fenced is None:
             return False
         return bool((self.fenced[:_FENCE] != 0xFF).any() or (self.fenced[-_FENCE:] != 0xFF).any())

@@ -25,7 +25,7 @@ def uncompiled() -> Iterator[None]:
 
 
 def compiles() -> bool:
-    """Whether ``mx.compile`` is on. MLX has no query for it, but a traced function runs once."""
+    """Return true if ``mx.compile`` is on. MLX has no query; a traced function runs once."""
     runs = []
 
     def probe(x: mx.array) -> mx.array:

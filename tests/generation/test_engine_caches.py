@@ -1,0 +1,92 @@
+"""Prompt caches of the engine, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash_moe import FlashMoE
+from flash_moe.generation import engine as module
+from flash_moe.generation.engine import Engine
+from flash_moe.generation.prompt_cache_dir import cache_files, open_prompt_caches
+from flash_moe.generation.sequence import USER, EngineRequest
+from flash_moe.options.prompt_cache import PromptCacheOptions
+from tests.support.engine_answers import answer, sampling, solo
+from tests.support.resident import prompt_ids
+
+
+def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
+    """At a checkpoint, and at the end of an answer."""
+    start, params = prompt_ids(40), sampling(5, ends=alone.tokenizer.eos_token_ids)
+    first = EngineRequest([*start, 40, 41], params, checkpoints=[(40, USER)])
+    tokens, _, cached = answer(engine.submit(first))
+    assert cached == 0
+    other = EngineRequest([*start, 50, 51, 52], params)
+    found, _, cached = answer(engine.submit(other))
+    assert cached == 40
+    assert found == solo(alone, list(other.ids), params)
+    longer = EngineRequest([*first.ids, *tokens, 60], params)
+    found, _, cached = answer(engine.submit(longer))
+    assert cached == len(longer.ids) - 1
+    assert found == solo(alone, list(longer.ids), params)
+    assert engine.prompt_caches.nbytes > 0
+
+
+def test_prompt_caches_on_disk(
+    engines: Callable[..., Engine],
+    alone: FlashMoE,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At checkpoints, in long prompts, before a call and after it, for the next engine."""
+    monkeypatch.setattr(module, "_LONG", 64)
+    options = PromptCacheOptions(prompt_cache_dir=tmp_path)
+    lines: list[str] = []
+
+    def start(**other: Any) -> Engine:
+        opened = lambda flash: open_prompt_caches(flash.model, options, lines.append)  # noqa: E731
+        return engines(open_disk=opened, **other)
+
+    begin, params = prompt_ids(100), sampling(8, ends=alone.tokenizer.eos_token_ids)
+    ids = [*begin, 40, 41]
+    expected = solo(alone, ids, params)
+    call = next(token for token in expected if token not in expected[:2])
+    n_call = len(ids) + expected.index(call) + 1
+    first = start()
+    request = EngineRequest(ids, params, checkpoints=[(100, USER)], call_token=call)
+    assert answer(first.submit(request)) == (expected, "length", 0)
+    first.close()
+    kept = [64, 100, n_call, len(ids) + 8]
+    assert sorted(file.n_tokens for file in cache_files(tmp_path)) == kept
+    second = start(cache_bytes=0)
+    assert second.disk is not None
+    tokens = 0
+    for other, cached in (
+        ([*ids, *expected, 60], len(ids) + 8),
+        ([*[*ids, *expected][:n_call], 61, 62], n_call),
+        ([*begin, 70, 71], 100),
+        ([*begin[:90], 72], 64),
+        ([80, 81, 82], 0),
+    ):
+        found = answer(second.submit(EngineRequest(other, params)))
+        assert (found[0], found[2]) == (solo(alone, other, params), cached)
+        tokens += cached
+    assert (second.disk.hits, second.disk.hit_tokens) == (4, tokens)
+    second.close()
+    assert second.prompt_caches is None
+    third = start()  # from disk once, then from memory
+    for hits in (1, 1):
+        assert answer(third.submit(EngineRequest([*begin, 73], params)))[2] == 100
+        assert third.disk is not None
+        assert third.disk.hits == hits
+    assert lines == []
+
+
+def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:
+    engine = engines(cache_bytes=1)
+    for _ in range(2):
+        assert answer(engine.submit(EngineRequest(prompt_ids(20), sampling(3))))[2] == 0
+    assert engine.prompt_caches.nbytes == 0
