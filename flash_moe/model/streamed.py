@@ -30,13 +30,14 @@ from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_memory, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
-from flash_moe.model.next_router import next_router
+from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
-from flash_moe.model.switch import StreamedSwitchGLU
+from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.stats import StreamStats
 
@@ -170,7 +171,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             modules = switch_modules(self)
             paths = match(modules, streaming.experts.layers, streaming.model.model_type)
             # A frozenset: nn.Module would add a list to its parameter tree.
-            self._expert_prefixes = frozenset(f"{path}." for path in paths)
+            self._streamed_tensors = frozenset(
+                f"{path}.{name}" for path in paths for name in COMPONENT_NAMES
+            )
             option = streaming.options.kernels
             use = use_kernels(option)
             self._memory_plan = streaming.plan_memory()
@@ -183,20 +186,24 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             weakref.finalize(self, self._bank.close)
             self._padding = Padding(base.__module__.rpartition(".")[2])
             self._early_output = EarlyOutput()
-            before: StreamedSwitchGLU | None = None
+            before: StreamedExperts | None = None
+            router: Router | None = None
+            hidden = streaming.model.text.get("hidden_size")
             for index, path in enumerate(paths):
                 activation = modules[path].activation
                 kernels = None
                 if use:
                     kernels = _kernels(self._bank, index, activation, option)
-                module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
-                parent = replace_module(self, path, module)
-                if parent is not None:
-                    module.overlap_with_reads(start_early(parent, self._early_output))
-                    if kernels is not None:
-                        fuse(parent)
-                if streaming.options.lookahead and before is not None:
-                    before.prefetch_with(next_router(parent, self._top_k))
+                module = StreamedExperts(self._bank, index, activation, kernels, self._padding)
+                above = replace_module(self, path, module)
+                module.overlap_with_reads(start_early(above[0], self._early_output))
+                if kernels is not None:
+                    fuse(above[0])
+                if streaming.options.lookahead:
+                    earlier, router = router, Router(above, module.chosen_by)
+                    router.check(hidden or self._bank.layers[index].layout.hidden_size)
+                    if before is not None:
+                        before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
@@ -242,8 +249,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             """Apply mlx-lm's sanitize, drop the experts, and cast to the dtype of this device."""
             if hasattr(base, "sanitize"):
                 weights = base.sanitize(self, weights)
-            prefixes = tuple(self._expert_prefixes)
-            kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
+            kept = {n: w for n, w in weights.items() if n not in self._streamed_tensors}
             return {name: w.astype(computed_dtype(w.dtype)) for name, w in kept.items()}
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import DTYPES, FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel, Template
-from flash_moe.store.layout import PROJECTIONS, RecordLayout
+from flash_moe.store.layout import RecordLayout
 
 GATE_UP = Kernel("moe_gate_up", ("x", "slots", "slab"), ("h",))
 DOWN = Kernel("moe_down", ("h", "weights", "slots", "slab", "shared", "gate", "residual"), ("y",))
@@ -49,13 +49,15 @@ class ExpertKernels:
     slot_bytes: int
 
     def __post_init__(self) -> None:
-        others = {self.layout.quantization(projection) for projection in PROJECTIONS}
+        projections = self.layout.projections
+        others = {self.layout.quantization(projection) for projection in projections}
         quantization = others.pop()
         scales = {
             c.dtype for c in self.layout.components if c.name.endswith((".scales", ".biases"))
         }
         hidden, width = self.layout.hidden_size, self.layout.expert_width
         problems = {
+            "experts with a gate": projections == ("gate_proj", "up_proj", "down_proj"),
             "the same affine quantization of gate, up and down": not others
             and quantization is not None
             and quantization.mode == "affine",

@@ -21,10 +21,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from flash_moe.compat.dtypes import FLOAT_DTYPES, LOADED_AS
-from flash_moe.compat.expert_modules import replace_module
-from flash_moe.compat.mlx_lm import SwitchGLU, model_classes
+from flash_moe.compat.expert_modules import replace_module, switch_modules
+from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.store.experts import layer_number
+from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.store.safetensors_header import TensorEntry
 
 _EDGE = re.compile(r'"?([^"\s]+)"? -> "?([^"\s]+)"?')
@@ -74,7 +75,8 @@ class Sanitizer:
         if not self.experts:
             raise UnsupportedModelError(
                 "pack",
-                f"{config['model_type']}: expected MoE layers built on SwitchGLU, found none",
+                f"{config['model_type']}: expected MoE layers built on mlx-lm's switch layers, "
+                "found none",
             )
 
     def run(self, given: Weights) -> Weights:
@@ -92,13 +94,15 @@ class Sanitizer:
         return weights
 
     def _take_experts(self) -> list[Experts]:
-        """Replace each SwitchGLU with a placeholder."""
-        modules = [(p, m) for p, m in self.model.named_modules() if isinstance(m, SwitchGLU)]
+        """Replace each expert module with a placeholder."""
+        modules = switch_modules(self.model).items()
         experts = []
         for path, module in sorted(modules, key=lambda item: layer_number(item[0])):
             replace_module(self.model, path, _Placeholder())  # type: ignore[no-untyped-call]
             parameters: Any = tree_flatten(module.parameters())
-            names = tuple(n for n, _ in parameters if f"{path}.{n}" in self.outputs)
+            names = tuple(
+                n for n, _ in parameters if n in COMPONENT_NAMES and f"{path}.{n}" in self.outputs
+            )
             experts.append(Experts(path, module, names))
         return experts
 
