@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "vocab_size": VOCAB,
     "rope_theta": 10000.0,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }
 _EXPERTS = {"num_experts": 16, "num_experts_per_tok": 4}
@@ -262,7 +262,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "routed_expert_hidden_size": 64,
         }
     },
-    "kimi_linear": {**_KIMI, "model_max_length": 1024},
+    "kimi_linear": {**_KIMI, "model_max_length": 4096},
     "laguna": {
         **_EXPERTS,
         "shared_expert_intermediate_size": 64,
