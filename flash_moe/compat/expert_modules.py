@@ -14,7 +14,7 @@ import mlx.nn as nn
 from flash_moe.compat.mlx_lm import SwitchGLU, SwitchMLP
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.store.experts import ExpertLayer
-from flash_moe.store.layout import PROJECTIONS
+from flash_moe.store.layout import ALL_PROJECTIONS
 
 # The path of a module from its layer on: prefixes of one model differ between checkpoints
 # (``model.language_model.layers.3``, ``language_model.model.layers.3``).
@@ -97,7 +97,7 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> list[nn.Mo
         parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
         above.append(parent)
     for child, value in getattr(parent, name).children().items():
-        if child not in (*PROJECTIONS, "activation"):
+        if child not in (*ALL_PROJECTIONS, "activation"):
             setattr(module, child, value)
     setattr(parent, name, module)
     return [each for each in reversed(above) if isinstance(each, nn.Module)]

@@ -1,10 +1,10 @@
 """Estimate of the prefill workspace: memory of the pass over a chunk of a prompt.
 
 The estimate covers the kinds of attention of ``KNOWN_KINDS``; for other models it has a margin, and
-``measured_workspace.py`` replaces it by measurements. It is conservative: it counts all arrays of an attention and of the experts of a layer at
-once, because MLX allocates ahead of what it has computed, and an allocator leaves gaps. MLX's own
-peak on a CPU is 0.66 to 0.92 of it (docs/experiments.md);
-``tests/memory/test_prefill_workspace.py`` checks that.
+``measured_workspace.py`` replaces it by measurements. It is conservative: it counts all arrays of
+an attention and of the experts of a layer at once, because MLX allocates ahead of what it has
+computed, and an allocator leaves gaps. MLX's own peak on a CPU is 0.66 to 0.92 of it
+(docs/experiments.md); ``tests/memory/test_prefill_workspace.py`` checks that.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ GRAPH = 36_000
 # Model types (of the text model) whose attention the estimate covers: keys and values per head, and
 # Qwen's gated delta nets. tests/model/test_memory_of_families.py checks each.
 KNOWN_KINDS = frozenset(
-    "Klear afmoe bailing_moe deepseek dots1 ernie4_5_moe exaone_moe glm4_moe granitemoe hunyuan "
-    "laguna lfm2_moe llama4_text mellum minimax mixtral olmoe phimoe qwen2_moe qwen3_5_moe_text "
-    "qwen3_moe qwen3_next step3p5".split()
+    (
+        *("Klear", "afmoe", "bailing_moe", "deepseek", "dots1", "ernie4_5_moe", "exaone_moe"),
+        *("glm4_moe", "granitemoe", "hunyuan", "laguna", "lfm2_moe", "llama4_text", "mellum"),
+        *("minimax", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text"),
+        *("qwen3_moe", "qwen3_next", "step3p5"),
+    )
 )
 # Factor for other kinds: up to 6 on tiny models of them (latent attention, Mamba, delta nets in
 # plain MLX), 64 to 4000 tokens on a CPU.

@@ -47,10 +47,11 @@ class Router:
         if module is None:
             raise unsupported(f"no router in {type(above[0]).__name__}")
         self._module = weakref.ref(module)  # the model owns both the module and this object
-        self._base: Any = type(module)
+        base: Any = type(module)
+        self._base = base
         self._capture = capture
         self.input: mx.array | None = None
-        module.__class__ = _recording(self._base)
+        module.__class__ = _recording(base)
         module._routes = self
 
     def ids(self, x: mx.array) -> mx.array:
@@ -68,7 +69,7 @@ class Router:
         return ids
 
     def predict_from(self, earlier: Router) -> mx.array | None:
-        """Return the lazy ids for the input of an earlier layer; ``None`` in a chunk of a prompt."""
+        """Return the lazy ids for the input of an earlier one; ``None`` for a chunk of a prompt."""
         x, earlier.input = earlier.input, None
         return None if x is None else self.ids(x)
 

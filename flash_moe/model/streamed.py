@@ -209,7 +209,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 if streaming.options.lookahead:
                     earlier, router = router, Router(above, module.chosen_by)
                     router.check(hidden or self._bank.layers[index].layout.hidden_size)
-                    if before is not None:
+                    if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
 

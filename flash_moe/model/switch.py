@@ -1,8 +1,8 @@
 """Replacement of mlx-lm's switch layers: fetches experts from the bank and computes them.
 
-Every mlx-lm MoE built on ``SwitchGLU`` or ``SwitchMLP`` routes, scales and adds its shared expert itself, and calls
-this module only for the outputs of the chosen experts. Blocks of known classes (``moe_block.py``)
-call ``weighted`` for the weighted sum instead.
+Every mlx-lm MoE built on ``SwitchGLU`` or ``SwitchMLP`` routes, scales and adds its shared expert
+itself, and calls this module only for the outputs of the chosen experts. Blocks of known classes
+(``moe_block.py``) call ``weighted`` for the weighted sum instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank, Wave
 
-# The number of (row, expert) pairs from which mlx-lm's switch layers sort them by expert. Sorting at
-# the same number keeps the choice of MLX kernels, and so the bits, the same.
+# The number of (row, expert) pairs from which mlx-lm's switch layers sort by expert. Sorting at the
+# same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
 # Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs

@@ -1,8 +1,8 @@
 """Feed-forward network of routed experts, on zero-copy views of slots.
 
 This is the plain-MLX form, on ``mx.gather_qmm``, and the reference for the kernels. It follows
-mlx-lm's ``SwitchGLU`` and ``SwitchMLP`` operation by operation, with slot ids instead of expert ids, so that its
-results are the same bits.
+mlx-lm's ``SwitchGLU`` and ``SwitchMLP`` operation by operation, with slot ids instead of expert
+ids, so that its results are the same bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Activation = Callable[..., mx.array]
 
 
 class ExpertMLP:
-    """Computation of the experts in given slots: down(activation(up x, gate x)), fc2(activation(fc1 x)).
+    """Computation of down(activation(up x, gate x)) or fc2(activation(fc1 x)) in given slots.
 
     Args:
         layout: Layout of the records, for bits and group sizes.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import DTYPES, FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.kernel import Kernel, Template
-from flash_moe.store.layout import RecordLayout
+from flash_moe.store.layout import PROJECTIONS, RecordLayout
 
 GATE_UP = Kernel("moe_gate_up", ("x", "slots", "slab"), ("h",))
 DOWN = Kernel("moe_down", ("h", "weights", "slots", "slab", "shared", "gate", "residual"), ("y",))
@@ -57,7 +57,7 @@ class ExpertKernels:
         }
         hidden, width = self.layout.hidden_size, self.layout.expert_width
         problems = {
-            "experts with a gate": projections == ("gate_proj", "up_proj", "down_proj"),
+            "experts with a gate": projections == PROJECTIONS,
             "the same affine quantization of gate, up and down": not others
             and quantization is not None
             and quantization.mode == "affine",

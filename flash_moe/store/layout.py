@@ -1,9 +1,10 @@
 """Layout of one expert record: pure arithmetic on shapes, no files.
 
 A record holds the tensors of one expert in the order of its projections (gate, up and down; or two
-without a gate); for each the weight, then (if quantized) scales and biases, then an additive bias if the model has one. Each
-component starts at a multiple of 64 bytes; the record is padded to a multiple of 16 KiB. For the
-4-bit 397B this gives 7,077,888 bytes without padding, the layout of the original Flash-MoE.
+without a gate); for each the weight, then (if quantized) scales and biases, then an additive bias
+if the model has one. Each component starts at a multiple of 64 bytes; the record is padded to a
+multiple of 16 KiB. For the 4-bit 397B this gives 7,077,888 bytes without padding, the layout of the
+original Flash-MoE.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from flash_moe.errors import UnsupportedModelError
 from flash_moe.files.json_file import array, integer, integers, text
 from flash_moe.store.safetensors_header import BITS
 
-# The projections of an expert, named as in mlx-lm's SwitchGLU and SwitchMLP. The last one computes
+# The projections of an expert in mlx-lm's SwitchGLU, and in its SwitchMLP. The last one computes
 # from the width of the expert back to the hidden size.
-PROJECTION_SETS = (("gate_proj", "up_proj", "down_proj"), ("fc1", "fc2"))
-PROJECTIONS = tuple(projection for names in PROJECTION_SETS for projection in names)
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+PROJECTION_SETS = (PROJECTIONS, ("fc1", "fc2"))
+ALL_PROJECTIONS = tuple(projection for names in PROJECTION_SETS for projection in names)
 PARTS = ("weight", "scales", "biases", "bias")
-COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS)
+COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in ALL_PROJECTIONS for part in PARTS)
 
 # Wide vector loads of a kernel need 64; a page of macOS on Apple silicon is 16 KiB.
 COMPONENT_ALIGNMENT = 64
@@ -99,13 +101,13 @@ class RecordLayout:
             UnsupportedModelError: The components have weights of other projections.
         """
         names = {c.name.partition(".")[0] for c in self.components}
-        for projections in PROJECTION_SETS:
-            if names == set(projections):
-                return projections
-        sets = " or ".join(", ".join(each) for each in PROJECTION_SETS)
-        raise UnsupportedModelError(
-            "layout", f"expected the projections {sets}, got {', '.join(sorted(names))}"
-        )
+        nearest = max(PROJECTION_SETS, key=lambda each: len(names.intersection(each)))
+        if names != set(nearest):
+            raise UnsupportedModelError(
+                "layout",
+                f"expected the projections {', '.join(nearest)}, got {', '.join(sorted(names))}",
+            )
+        return nearest
 
     @property
     def n_weights(self) -> int:

@@ -16,6 +16,7 @@ from mlx_lm.utils import _get_classes, save_model
 from flash_moe.testing import write_tokenizer
 from tests.support.model_configs import BASE, CONFIGS, VOCAB
 
+
 def write_model(path: Path, model_type: str, *, mode: str = "affine", **changes: Any) -> None:
     """A random quantized model of this architecture; ``changes`` replace values of its config."""
     config = {"model_type": model_type, **BASE, **CONFIGS[model_type], **changes}

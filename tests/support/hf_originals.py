@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
 from flash_moe.testing import write_tokenizer
-from tests.support.model_configs import BASE, CONFIGS, VOCAB
+from tests.support.model_configs import BASE, CONFIGS, INSTALLED, VOCAB
 
 # Names of the projections of an expert, where they are not the usual ones.
 PROJECTIONS = {
@@ -26,10 +26,14 @@ MUSE = {
     "add_ffn_alpha": ("post_feedforward_residual_gate.gate", 1),
 }
 MUSE_COMPUTED = ("experts.up_proj.weight", "add_attn_beta", "add_ffn_beta")
-KINDS = (
-    *("qwen2_moe", "qwen3_moe", "qwen3_next", "olmoe", "glm4_moe", "deepseek_v3", "mixtral"),
-    *("nemotron_h", "phixtral", "muse_spark"),
-)
+KINDS = [
+    name
+    for name in (
+        *("qwen2_moe", "qwen3_moe", "qwen3_next", "olmoe", "glm4_moe", "deepseek_v3", "mixtral"),
+        *("nemotron_h", "phixtral", "muse_spark"),
+    )
+    if name in INSTALLED
+]
 
 
 def write_original(path: Path, model_type: str, *, n_shards: int = 3, shuffle: int = 0) -> Path:

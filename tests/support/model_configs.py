@@ -1,10 +1,11 @@
 """Tiny configs of every module of mlx-lm that has switch layers, by its name in mlx-lm.
 
-A module without an entry here has no tiny checkpoint: tests/model/test_all_modules.py fails then.
+A module without an entry fails a test of tests/model/test_architectures.py.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 VOCAB = 512
@@ -63,6 +64,13 @@ _QWEN3 = {
     "mlp_only_layers": [1],  # a dense layer between MoE layers
     "norm_topk_prob": True,
 }
+_DELTA_NET = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+}
 _BAILING = {
     **_EXPERTS,
     "num_shared_experts": 1,
@@ -104,15 +112,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_next": {
         **_QWEN3,
         "mlp_only_layers": [],
-        "linear_num_value_heads": 4,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 32,
-        "linear_value_head_dim": 32,
-        "linear_conv_kernel_dim": 4,
+        **_DELTA_NET,
         "shared_expert_intermediate_size": 64,
         "partial_rotary_factor": 0.25,
     },
-    "glm4_moe": {**_GLM, "use_qk_norm": True, "attention_bias": False, "partial_rotary_factor": 0.5},
+    # Also the module of Qwen3.5: its config is nested.
+    "qwen3_5_moe": {
+        "text_config": {
+            **BASE,
+            **_EXPERTS,
+            **_DELTA_NET,
+            "model_type": "qwen3_5_moe_text",
+            "shared_expert_intermediate_size": 64,
+        }
+    },
+    "glm4_moe": {
+        **_GLM,
+        "use_qk_norm": True,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.5,
+    },
     # Short convolutions between attention layers.
     "lfm2_moe": {
         **_EXPERTS,
@@ -370,7 +389,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "final_logit_softcapping": 30.0,
             "output_multiplier": 1.0,
             "moe_hidden_size": 64,
-        }
+        },
     },
     # Two projections, relu2, a latent width.
     "nemotron_h": {
@@ -427,3 +446,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_types": _WINDOWS,
     },
 }
+
+# Those that the installed mlx-lm has: older ones lack some.
+INSTALLED = [name for name in CONFIGS if find_spec(f"mlx_lm.models.{name}")]

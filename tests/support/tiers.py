@@ -60,6 +60,7 @@ SLOW = tuple(
         "model/test_embedding.py",
         "model/test_faults.py",
         "model/test_memory_gb.py",
+        "model/test_memory_of_families.py",
         "model/test_memory_shrinks.py",
         "model/test_padded_batches.py",
         "model/test_traces.py",
