@@ -1,13 +1,13 @@
-"""Replacement of mlx-lm's ``SwitchGLU``: fetches experts from the bank and computes them.
+"""Replacement of mlx-lm's switch layers: fetches experts from the bank and computes them.
 
-Every mlx-lm MoE built on ``SwitchGLU`` routes, scales and adds its shared expert itself, and calls
-this module only for the outputs of the chosen experts. Blocks of known classes (``moe_block.py``)
-call ``weighted`` for the weighted sum instead.
+Every mlx-lm MoE built on ``SwitchGLU`` or ``SwitchMLP`` routes, scales and adds its shared expert
+itself, and calls this module only for the outputs of the chosen experts. Blocks of known classes
+(``moe_block.py``) call ``weighted`` for the weighted sum instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -16,15 +16,14 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.model.next_router import MAX_ROWS, Predict
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank, Wave
 
-# The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
-# the same number keeps the choice of MLX kernels, and so the bits, the same.
+# The number of (row, expert) pairs from which mlx-lm's switch layers sort by expert. Sorting at the
+# same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
 # Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs
@@ -37,7 +36,11 @@ MAX_ROWS_PER_EXPERT = 4
 Ints = npt.NDArray[Any]
 
 
-class StreamedSwitchGLU(nn.Module):
+class _Chosen(Exception):
+    """Ends a call of a block at its experts; ``args[0]`` has their ids."""
+
+
+class StreamedExperts(nn.Module):
     """The experts of one layer, read into the bank when they are needed.
 
     Has no parameters. The bank is a plain object, so that mlx-lm neither counts nor saves it.
@@ -67,11 +70,27 @@ class StreamedSwitchGLU(nn.Module):
         self._kernels = kernels
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
-        self._predict: Predict | None = None
+        self._predict: Callable[[], mx.array | None] = lambda: None
+        self._choose_only = False
 
-    def prefetch_with(self, predict: Predict) -> None:
+    def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
         self._predict = predict
+
+    def chosen_by(self, block: Callable[[], Any]) -> mx.array | None:
+        """Return the lazy ids for which ``block`` calls these experts, or ``None``.
+
+        The experts are not computed: the call of the block ends there.
+        """
+        self._choose_only = True
+        try:
+            block()
+        except _Chosen as chosen:
+            ids: mx.array = chosen.args[0]
+            return ids
+        finally:
+            self._choose_only = False
+        return None
 
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
@@ -91,7 +110,9 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
-        chosen, experts, waves = self._fetch(x, mx.stop_gradient(indices))
+        if self._choose_only:
+            raise _Chosen(indices)
+        chosen, experts, waves = self._fetch(mx.stop_gradient(indices))
         shared = self._shared
         if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
             shared.begin(x)
@@ -115,6 +136,8 @@ class StreamedSwitchGLU(nn.Module):
 
     def may_use_kernels(self, n_pairs: int) -> bool:
         """True if that many (row, expert) pairs can be few enough per expert for the kernels."""
+        if self._choose_only:
+            return False
         return self._kernels is not None and n_pairs <= MAX_ROWS_PER_EXPERT * self._n_experts
 
     def weighted(
@@ -137,7 +160,7 @@ class StreamedSwitchGLU(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
-        chosen, experts, waves = self._fetch(x, ids)
+        chosen, experts, waves = self._fetch(ids)
         if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if not self._kernels_take(chosen.size, len(experts)):
@@ -189,11 +212,11 @@ class StreamedSwitchGLU(nn.Module):
         self._bank.track(y)
         return y
 
-    def _fetch(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
         ahead: list[int] = []
-        if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
-            predicted = self._predict(x)
+        predicted = self._predict()
+        if predicted is not None:
             self._bank.fence(self._layer, indices, predicted)
             predicted_ids = np.array(predicted)
             self._padding.replace(predicted_ids)

@@ -1,8 +1,8 @@
 """Feed-forward network of routed experts, on zero-copy views of slots.
 
 This is the plain-MLX form, on ``mx.gather_qmm``, and the reference for the kernels. It follows
-mlx-lm's ``SwitchGLU`` operation by operation, with slot ids instead of expert ids, so that its
-results are the same bits.
+mlx-lm's ``SwitchGLU`` and ``SwitchMLP`` operation by operation, with slot ids instead of expert
+ids, so that its results are the same bits.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel
-from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
+from flash_moe.store.layout import Quantization, RecordLayout
 
-Activation = Callable[[mx.array, mx.array], mx.array]
+Activation = Callable[..., mx.array]
 
 
 class ExpertMLP:
-    """Computation of down(activation(up x, gate x)) for the experts in given slots.
+    """Computation of down(activation(up x, gate x)) or fc2(activation(fc1 x)) in given slots.
 
     Args:
         layout: Layout of the records, for bits and group sizes.
-        activation: Called as ``activation(up, gate)``, as in mlx-lm.
+        activation: Called as ``activation(up, gate)`` or ``activation(fc1)``, as in mlx-lm.
     """
 
     def __init__(self, layout: RecordLayout, activation: Activation) -> None:
         self.activation = activation
         self._quantization: dict[str, Quantization | None] = {
-            projection: layout.quantization(projection) for projection in PROJECTIONS
+            projection: layout.quantization(projection) for projection in layout.projections
         }
-        for projection in PROJECTIONS:
+        for projection in layout.projections:
             weight = layout.component(projection, "weight")
             if (
                 on_cpu()
@@ -72,9 +72,9 @@ class ExpertMLP:
         if kernel.backend() == "cuda":
             views, slots = _without_gaps(views, slots)
         ids = mx.array(slots)
-        up = self._project("up_proj", x, ids, views, sorted_slots)
-        gate = self._project("gate_proj", x, ids, views, sorted_slots)
-        return self._project("down_proj", self.activation(up, gate), ids, views, sorted_slots)
+        *first, last = self._quantization
+        inner = (self._project(name, x, ids, views, sorted_slots) for name in reversed(first))
+        return self._project(last, self.activation(*inner), ids, views, sorted_slots)
 
     def _project(
         self,
