@@ -92,7 +92,7 @@ def test_other_prefixes_of_tensor_names(tmp_path: Path) -> None:
     (path / "model.safetensors.index.json").unlink()
     mx.save_safetensors(str(file), renamed)
     assert_streamed_equals_resident(path, tmp_path)
-    assert read_manifest(tmp_path / "store").layers[0].path.startswith(prefixes[1])
+    assert read_manifest(tmp_path / "store").layers[0].path.startswith(prefixes[0])
 
 
 @pytest.mark.parametrize("top_k", [None, 2, 1])
