@@ -31,6 +31,7 @@ N_EXPERTS_KEYS = (
 
 # A config that lists the quantization of each of 100,000 modules takes 10 MB.
 MAX_CONFIG_BYTES = 64_000_000
+RUN_WITH_MLX_LM = "Run it with mlx-lm: python -m mlx_lm generate --model ..."
 _MAX_COUNT = 2**31 - 1
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -43,7 +44,7 @@ class ModelConfig:
         raw: The whole parsed file.
         model_type: mlx-lm's name of the architecture.
         n_experts: Routed experts per MoE layer.
-        top_k: Routed experts per token, by the model's own config.
+        top_k: Routed experts per token, by the model's own config; the most of any layer.
         top_k_key: Key of ``top_k`` in the config.
         nested: Whether the fields are in ``text_config``.
         max_context: Context length in tokens; ``None`` if the config has none.
@@ -83,9 +84,11 @@ class ModelConfig:
         """Return the update of ``config.json`` that makes mlx-lm route to ``top_k`` experts."""
         if top_k is None or top_k == self.top_k:
             return {}
+        own = self.text[self.top_k_key]
+        value = [min(top_k, k) for k in own] if isinstance(own, list) else top_k
         if not self.nested:
-            return {self.top_k_key: top_k}
-        return {"text_config": {**self.text, self.top_k_key: top_k}}
+            return {self.top_k_key: value}
+        return {"text_config": {**self.text, self.top_k_key: value}}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -124,7 +127,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _first_int(table: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:
-    return next(((key, table[key]) for key in keys if _is_count(table.get(key))), None)
+    """Return the first key with a count, and that count; of a list, one per layer, the largest."""
+    for key in keys:
+        value = table.get(key)
+        counts = value if isinstance(value, list) and value else [value]
+        if all(map(_is_count, counts)):
+            return key, max(counts)
+    return None
 
 
 def _check_counts(table: dict[str, Any], keys: tuple[str, ...]) -> None:
@@ -153,10 +162,22 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
     if experts is None:
         for table in (fields, text):
             _check_counts(table if isinstance(table, dict) else {}, N_EXPERTS_KEYS)
+        elsewhere = [
+            f"{name}.{found[0]} is {found[1]}"
+            for name, table in config.items()
+            if isinstance(table, dict) and (found := _first_int(table, N_EXPERTS_KEYS))
+        ]
+        if elsewhere:
+            raise UnsupportedModelError(
+                "model",
+                f"{model_type} has experts ({elsewhere[0]}), but not in the switch layers of "
+                "mlx-lm, the only ones that flash_moe streams",
+                RUN_WITH_MLX_LM,
+            )
         raise NotMoEError(
             "model",
             f"this is a {model_type} model without experts, so there is nothing to stream",
-            "Run it with mlx-lm: python -m mlx_lm generate --model ...",
+            RUN_WITH_MLX_LM,
         )
     top_k = _first_int(fields, TOP_K_KEYS)
     if top_k is None:

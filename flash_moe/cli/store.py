@@ -96,7 +96,6 @@ def describe(root: Path) -> dict[str, Any]:
     """Return geometry, quantization, sizes and origin of a store."""
     from flash_moe.config import model_config, read_config
     from flash_moe.store.experts import PackedExperts, expert_bytes, token_bytes
-    from flash_moe.store.layout import PROJECTIONS
 
     manifest = read_manifest(root)
     layers = PackedExperts(root, manifest).layers
@@ -106,7 +105,7 @@ def describe(root: Path) -> dict[str, Any]:
             vars(q) if (q := layout.quantization(projection)) else None
             for layout in manifest.layouts
         ]
-        for projection in PROJECTIONS
+        for projection in manifest.layouts[0].projections
     }
     first = manifest.layouts[0]
     return {
@@ -173,6 +172,7 @@ def run_info(args: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None)
     source, token = facts["source"], format_bytes(facts["bytes_per_token_uncached"])
     per_layer = facts["experts_per_layer"]
+    *firsts, last = facts["quantization"]
     rows = {
         "model": facts["model_type"],
         "source": f"{source['name']} ({source['kind']})",
@@ -182,8 +182,8 @@ def run_info(args: argparse.Namespace) -> int:
         "experts": f"{per_layer} per layer, {facts['experts_per_token']} per token",
         "width": f"{facts['hidden_size']} hidden, {facts['expert_width']} in an expert",
         "context": str(facts["max_context"] or "unknown"),
-        "gate, up": bits("gate_proj"),
-        "down": bits("down_proj"),
+        ", ".join(p.removesuffix("_proj") for p in firsts): bits(firsts[0]),
+        last.removesuffix("_proj"): bits(last),
         "one expert": ", ".join(f"{n:,} bytes" for n in facts["record_bytes"]),
         "all experts": format_bytes(facts["expert_bytes"]),
         "resident weights": format_bytes(facts["resident_bytes"]),
@@ -213,14 +213,13 @@ def _unused(unused: dict[str, Any] | None) -> str:
 
 def _error_table(rows: list[dict[str, Any]]) -> Table:
     """Format the relative error of requantized experts per layer, in percent."""
-    from flash_moe.store.layout import PROJECTIONS
-
     table = Table(box=None, title="quantization error, relative rms", title_justify="left")
     table.add_column("layer", justify="right")
-    for projection in PROJECTIONS:
+    projections = list(dict.fromkeys(p for row in rows for p in row if p != "layer"))
+    for projection in projections:
         table.add_column(projection, justify="right")
     for row in rows:
-        cells = (f"{row[p]:.2%}" if p in row else "-" for p in PROJECTIONS)
+        cells = (f"{row[p]:.2%}" if p in row else "-" for p in projections)
         table.add_row(str(row["layer"]), *cells)
     return table
 

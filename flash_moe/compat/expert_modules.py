@@ -1,31 +1,43 @@
-"""Expert modules of mlx-lm's models: ``SwitchGLU`` modules matched to layers of a store."""
+"""Expert modules of mlx-lm's models, matched to layers of a store.
+
+mlx-lm has two: ``SwitchGLU`` with three projections, and ``SwitchMLP`` with two.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.nn as nn
 
-from flash_moe.compat.mlx_lm import SwitchGLU
+from flash_moe.compat.mlx_lm import SwitchGLU, SwitchMLP
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.layout import ALL_PROJECTIONS
+
+# The path of a module from its layer on: prefixes of one model differ between checkpoints
+# (``model.language_model.layers.3``, ``language_model.model.layers.3``).
+_IN_LAYER = re.compile(r"(?:^|\.)((?:layers|h)\.\d+\..+)")
 
 
 def switch_modules(model: nn.Module) -> dict[str, Any]:
     """Return the modules whose experts can be streamed, by path.
 
     Raises:
-        UnsupportedModelError: A module overrides the computation of ``SwitchGLU``.
+        UnsupportedModelError: A module overrides the computation of mlx-lm's class.
     """
     modules: dict[str, Any] = {}
     for path, module in model.named_modules():
-        if isinstance(module, SwitchGLU):
-            if type(module).__call__ is not SwitchGLU.__call__:
-                raise UnsupportedModelError(
-                    "model", f"{path}: {type(module).__name__} overrides SwitchGLU's computation"
-                )
-            modules[path] = module
+        for base in (SwitchGLU, SwitchMLP):
+            if isinstance(module, base):
+                if type(module).__call__ is not base.__call__:
+                    raise UnsupportedModelError(
+                        "model",
+                        f"{path}: {type(module).__name__} overrides the computation of "
+                        f"{base.__name__}",
+                    )
+                modules[path] = module
     return modules
 
 
@@ -41,14 +53,13 @@ def match(modules: Mapping[str, Any], layers: Sequence[ExpertLayer], model_type:
     if not modules:
         raise UnsupportedModelError(
             "model",
-            f"{model_type}: expected MoE layers built on mlx-lm's SwitchGLU, found none",
+            f"{model_type}: expected MoE layers built on mlx-lm's switch layers, found none",
             "Run it with mlx-lm, if it fits in memory.",
         )
     paths = []
     for layer in layers:
-        # Some checkpoints lack a prefix such as "language_model.", by their age.
         names = [p for p in modules if p == layer.path] or [
-            p for p in modules if p.endswith(f".{layer.path}") or layer.path.endswith(f".{p}")
+            p for p in modules if _in_layer(p) == _in_layer(layer.path)
         ]
         if len(names) != 1:
             raise UnsupportedModelError(
@@ -65,15 +76,28 @@ def match(modules: Mapping[str, Any], layers: Sequence[ExpertLayer], model_type:
     return paths
 
 
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
-    """Replace the module at a path such as ``model.layers.3.mlp``.
+def _in_layer(path: str) -> str:
+    found = _IN_LAYER.search(path)
+    return found[1] if found else path
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> list[nn.Module]:
+    """Replace the module at a path such as ``model.layers.3.mlp.switch_mlp``.
+
+    Children of the old module that are neither projections nor the activation move to the new one:
+    mlx-lm's blocks use them by that path.
 
     Returns:
-        The parent module, or ``None`` if the parent is a list.
+        The modules above the replaced one, nearest first.
     """
     *parents, name = path.split(".")
     parent: Any = model
+    above = [parent]
     for part in parents:
         parent = parent[int(part)] if isinstance(parent, list) else getattr(parent, part)
+        above.append(parent)
+    for child, value in getattr(parent, name).children().items():
+        if child not in (*ALL_PROJECTIONS, "activation"):
+            setattr(module, child, value)
     setattr(parent, name, module)
-    return parent if isinstance(parent, nn.Module) else None
+    return [each for each in reversed(above) if isinstance(each, nn.Module)]

@@ -23,12 +23,12 @@ from mlx.utils import tree_flatten
 
 from flash_moe.compat.array_graph import sources_of
 from flash_moe.compat.dtypes import FLOAT_DTYPES, LOADED_AS, SAVED_AS
-from flash_moe.compat.expert_modules import replace_module
-from flash_moe.compat.mlx_lm import SwitchGLU, load_model, model_classes, save_config
+from flash_moe.compat.expert_modules import replace_module, switch_modules
+from flash_moe.compat.mlx_lm import load_model, model_classes, save_config
 from flash_moe.config import read_config
 from flash_moe.errors import FlashMoEError, UnsupportedModelError
 from flash_moe.store.experts import ExpertLayer, layer_number
-from flash_moe.store.layout import layout_of
+from flash_moe.store.layout import COMPONENT_NAMES, layout_of
 from flash_moe.store.safetensors_header import TensorEntry
 
 Weights = dict[str, mx.array]
@@ -192,8 +192,8 @@ class LazyLoading:
         if not self.experts:
             raise UnsupportedModelError(
                 self._component,
-                f"{self._source_config['model_type']}: expected MoE layers built on SwitchGLU, "
-                "found none",
+                f"{self._source_config['model_type']}: expected MoE layers built on mlx-lm's "
+                "switch layers, found none",
             )
         expected: Weights = dict(_flat(self.model))
         prefixes = tuple(f"{layer.path}." for layer in self.experts) if but_experts else ()
@@ -225,12 +225,16 @@ class LazyLoading:
     @cached_property
     def experts(self) -> tuple[Experts, ...]:
         """Experts by layer."""
-        modules = [(p, m) for p, m in self.model.named_modules() if isinstance(m, SwitchGLU)]
+        modules = switch_modules(self.model).items()
         return tuple(
             Experts(
                 path,
                 module,
-                tuple(n for n, _ in _flat(module) if f"{path}.{n}" in self.outputs),
+                tuple(
+                    n
+                    for n, _ in _flat(module)
+                    if n in COMPONENT_NAMES and f"{path}.{n}" in self.outputs
+                ),
             )
             for path, module in sorted(modules, key=lambda item: layer_number(item[0]))
         )

@@ -45,6 +45,7 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.models.cache", "save_prompt_cache", ()),
     ("mlx_lm.models.cache", "load_prompt_cache", ("return_metadata",)),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
+    ("mlx_lm.models.switch_layers", "SwitchMLP", ()),
     ("mlx_lm.models.switch_layers", "SwiGLU", ()),
     ("mlx_lm.models.qwen2_moe", "Qwen2MoeSparseMoeBlock", ()),
     ("mlx_lm.models.qwen3_moe", "Qwen3MoeSparseMoeBlock", ()),
@@ -132,6 +133,7 @@ make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]
 load_prompt_cache: Callable[..., list[Any]] = _names["load_prompt_cache"]
 SwitchGLU: Any = _names["SwitchGLU"]
+SwitchMLP: Any = _names["SwitchMLP"]
 SwiGLU: Any = _names["SwiGLU"]
 Qwen2MoeSparseMoeBlock: Any = _names["Qwen2MoeSparseMoeBlock"]
 Qwen3MoeSparseMoeBlock: Any = _names["Qwen3MoeSparseMoeBlock"]

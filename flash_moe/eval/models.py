@@ -132,9 +132,9 @@ def _count(config: Mapping[str, Any], key: str) -> int | None:
 
 
 def bits_per_weight(layers: Sequence[ExpertLayer]) -> float:
-    """Return bits per expert weight; an expert has three matrices of hidden size by width."""
+    """Return bits per expert weight."""
     stored = sum(8 * layer.layout.payload_bytes for layer in layers)
-    return stored / sum(3 * la.layout.hidden_size * la.layout.expert_width for la in layers)
+    return stored / sum(la.layout.n_weights for la in layers)
 
 
 def check_vocabulary(candidate: Candidate, reference: Candidate) -> None:

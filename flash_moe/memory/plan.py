@@ -123,7 +123,12 @@ def prompt_allowance(
 
 
 def chunk_tokens(
-    workspace: PrefillWorkspace, allowance: int, context: int, *, fits_all: bool
+    workspace: PrefillWorkspace,
+    allowance: int,
+    context: int,
+    *,
+    fits_all: bool,
+    measured: int | None = None,
 ) -> int:
     """Return the longest chunk for a prompt that ends at position ``context``.
 
@@ -135,9 +140,11 @@ def chunk_tokens(
     Args:
         allowance: Bytes allowed for the pass over a chunk.
         fits_all: True if the bank has a slot for every expert.
+        measured: Longest chunk by measured passes; it replaces the estimate.
     """
     most = RESIDENT_CHUNK if fits_all else MAX_CHUNK
-    return min(max(workspace.largest_chunk(allowance, context), MIN_CHUNK), most)
+    longest = workspace.largest_chunk(allowance, context) if measured is None else measured
+    return min(max(longest, MIN_CHUNK), most)
 
 
 def chunks(n_tokens: int, most: int) -> list[int]:

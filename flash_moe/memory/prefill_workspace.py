@@ -1,9 +1,10 @@
 """Estimate of the prefill workspace: memory of the pass over a chunk of a prompt.
 
-The estimate is conservative: it counts all arrays of an attention and of the experts of a layer at
-once, because MLX allocates ahead of what it has computed, and an allocator leaves gaps. MLX's own
-peak on a CPU is 0.66 to 0.92 of it (docs/experiments.md);
-``tests/memory/test_prefill_workspace.py`` checks that.
+The estimate covers the kinds of attention of ``KNOWN_KINDS``; for other models it has a margin, and
+``measured_workspace.py`` replaces it by measurements. It is conservative: it counts all arrays of
+an attention and of the experts of a layer at once, because MLX allocates ahead of what it has
+computed, and an allocator leaves gaps. MLX's own peak on a CPU is 0.66 to 0.92 of it
+(docs/experiments.md); ``tests/memory/test_prefill_workspace.py`` checks that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,23 @@ from flash_moe.store.experts import ExpertLayer
 
 # Bytes: libraries that the first pass loads, thread stacks, Python objects, gaps between blocks.
 FIXED = 64_000_000
+
+# Bytes per token of MLX's graph of a recurrence, about 10 operations, on qwen3_next on a CPU.
+GRAPH = 36_000
+
+# Model types (of the text model) whose attention the estimate covers: keys and values per head, and
+# Qwen's gated delta nets. tests/model/test_memory_of_families.py checks each.
+KNOWN_KINDS = frozenset(
+    (
+        *("Klear", "afmoe", "bailing_moe", "deepseek", "dots1", "ernie4_5_moe", "exaone_moe"),
+        *("glm4_moe", "granitemoe", "hunyuan", "laguna", "lfm2_moe", "llama4_text", "mellum"),
+        *("minimax", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text"),
+        *("qwen3_moe", "qwen3_next", "step3p5"),
+    )
+)
+# Factor for other kinds: up to 6 on tiny models of them (latent attention, Mamba, delta nets in
+# plain MLX), 64 to 4000 tokens on a CPU.
+MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,7 @@ class PrefillWorkspace:
         per_token_pair: Per token of the chunk and position that it attends to: scores and mask.
         per_position: Per position of the context: the prompt cache.
         fixed: Independent of chunk and context.
+        margin: Factor of the bytes per token; more than 1 for a kind that is not known.
     """
 
     experts: int
@@ -38,10 +57,12 @@ class PrefillWorkspace:
     per_token_pair: int
     per_position: int
     fixed: int = FIXED
+    margin: int = 1
 
     def token(self, context: int) -> int:
         """Bytes per token of a chunk whose last token is at position ``context``."""
-        return self.experts + max(self.attention + context * self.per_token_pair, self.delta)
+        attention = max(self.attention + context * self.per_token_pair, self.delta)
+        return self.margin * (self.experts + attention)
 
     def n_bytes(self, chunk: int, context: int) -> int:
         """Bytes of a chunk whose last token is at position ``context``."""
@@ -69,7 +90,7 @@ def estimate_workspace(
         top_k: Experts per token.
         itemsize: Bytes of an activation.
         delta_states: True if mlx-lm computes gated delta nets in plain MLX, as it does without
-            Metal: that keeps the state of every token of the chunk, in float32.
+            Metal: that keeps the state of every token of the chunk, in float32, and the graph.
     """
 
     def get(key: str, default: int = 0) -> int:
@@ -95,9 +116,10 @@ def estimate_workspace(
     return PrefillWorkspace(
         experts=itemsize * experts,
         attention=itemsize * attention,
-        delta=itemsize * delta + (4 * states if delta_states else 0),
+        delta=itemsize * delta + (4 * states + GRAPH if states and delta_states else 0),
         per_token_pair=itemsize * heads + 2,
         per_position=itemsize * cached * (n_full + 1),
+        margin=1 if config.get("model_type") in KNOWN_KINDS else MARGIN,
     )
 
 

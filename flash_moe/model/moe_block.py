@@ -3,7 +3,7 @@
 For few rows kernels compute everything after the router's matrix product: softmax, top-k and
 renormalisation in ``router_topk``; the experts in ``moe_gate_up`` and ``moe_down``, which also
 weights, sums and adds the gated shared expert. For many rows, and for blocks that are not listed,
-mlx-lm's own code runs and only its ``SwitchGLU`` is replaced.
+mlx-lm's own code runs and only its experts are replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flash_moe.compat.mlx_lm import (
     Qwen3MoeSparseMoeBlock,
     Qwen3NextSparseMoeBlock,
 )
-from flash_moe.model.switch import StreamedSwitchGLU
+from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops import router_topk
 
 # Each computes softmax(gate(x)), takes the top_k largest, divides them by their sum if
@@ -32,7 +32,7 @@ def fuse(block: nn.Module) -> bool:
     """Make a block of a known class use the kernels, in place.
 
     Its parameters do not change; its class is replaced by a subclass. Requires that ``switch_mlp``
-    is a ``StreamedSwitchGLU`` with kernels.
+    is a ``StreamedExperts`` with kernels.
 
     Returns:
         True if the block is of a known class, with a router that the kernel supports.
@@ -48,7 +48,7 @@ def fuse(block: nn.Module) -> bool:
 def _fused(base: type) -> type:
     class Fused(base):  # type: ignore[misc]
         def __call__(self, x: mx.array) -> mx.array:
-            switch: StreamedSwitchGLU = self.switch_mlp
+            switch: StreamedExperts = self.switch_mlp
             rows = x.reshape(-1, x.shape[-1])
             if not switch.may_use_kernels(rows.shape[0] * self.top_k):
                 return base.__call__(self, x)  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import logging
 import threading
 import weakref
@@ -26,18 +25,20 @@ from flash_moe.compat.mlx_lm import SwiGLU, cached_positions
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.memory.measured_workspace import WorkspaceMeter
 from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
 from flash_moe.model.moe_block import fuse
-from flash_moe.model.next_router import next_router
+from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
-from flash_moe.model.switch import StreamedSwitchGLU
+from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.stats import StreamStats
 
@@ -58,6 +59,7 @@ class StreamedModel(nn.Module):
     _bank: ExpertBank
     _memory_plan: MemoryPlan
     _prefill_workspace: PrefillWorkspace
+    _meter: WorkspaceMeter
     _watch: PressureWatch
     _lock: Any
     _closed: bool
@@ -100,16 +102,19 @@ class StreamedModel(nn.Module):
             machine=usable_memory(),
             available=available_to_model(),
         )
+        before = cached_positions(cache)
+        context = before + n_tokens
         most = chunk_tokens(
             self._prefill_workspace,
             allowance,
-            cached_positions(cache) + n_tokens,
+            context,
             fits_all=self._bank.fits_all,
+            measured=self._meter.largest_chunk(allowance, context, before),
         )
         return chunks(n_tokens, max(most // n_rows, 1))
 
-    def _parts(self, passed: Mapping[str, Any], tokens_name: str) -> list[mx.array]:
-        """Split the tokens of a pass that exceeds ``memory_gb``; empty if it is not split.
+    def _must_split(self, passed: Mapping[str, Any], tokens_name: str) -> bool:
+        """True for a pass that exceeds ``memory_gb`` and can be split.
 
         mlx-lm's own functions split prompts without regard to that limit. Only a pass that fills a
         cache and has no other arguments can be split: none of its outputs depends on later ones.
@@ -124,10 +129,9 @@ class StreamedModel(nn.Module):
             or not isinstance(cache, list | tuple)
             or tokens.shape[1] <= MIN_CHUNK
         ):
-            return []
+            return False
         n_rows, n_tokens = tokens.shape
-        ends = list(itertools.accumulate(self.chunks_of(n_tokens, cache, n_rows)))
-        return [tokens[:, begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+        return len(self.chunks_of(n_tokens, cache, n_rows)) > 1
 
     def _shrink_if_short(self) -> None:
         """Shrink the bank if memory is short. A failure is logged and changes no output."""
@@ -171,7 +175,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             modules = switch_modules(self)
             paths = match(modules, streaming.experts.layers, streaming.model.model_type)
             # A frozenset: nn.Module would add a list to its parameter tree.
-            self._expert_prefixes = frozenset(f"{path}." for path in paths)
+            self._streamed_tensors = frozenset(
+                f"{path}.{name}" for path in paths for name in COMPONENT_NAMES
+            )
             option = streaming.options.kernels
             use = use_kernels(option)
             self._memory_plan = streaming.plan_memory()
@@ -180,24 +186,32 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._bank = streaming.open_bank(
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
             )
+            bank = self._bank
+            self._meter = WorkspaceMeter(
+                self._prefill_workspace, lambda: bank.n_bytes - bank.cached_bytes
+            )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
             self._padding = Padding(base.__module__.rpartition(".")[2])
             self._early_output = EarlyOutput()
-            before: StreamedSwitchGLU | None = None
+            before: StreamedExperts | None = None
+            router: Router | None = None
+            hidden = streaming.model.text.get("hidden_size")
             for index, path in enumerate(paths):
                 activation = modules[path].activation
                 kernels = None
                 if use:
                     kernels = _kernels(self._bank, index, activation, option)
-                module = StreamedSwitchGLU(self._bank, index, activation, kernels, self._padding)
-                parent = replace_module(self, path, module)
-                if parent is not None:
-                    module.overlap_with_reads(start_early(parent, self._early_output))
-                    if kernels is not None:
-                        fuse(parent)
-                if streaming.options.lookahead and before is not None:
-                    before.prefetch_with(next_router(parent, self._top_k))
+                module = StreamedExperts(self._bank, index, activation, kernels, self._padding)
+                above = replace_module(self, path, module)
+                module.overlap_with_reads(start_early(above[0], self._early_output))
+                if kernels is not None:
+                    fuse(above[0])
+                if streaming.options.lookahead:
+                    earlier, router = router, Router(above, module.chosen_by)
+                    router.check(hidden or self._bank.layers[index].layout.hidden_size)
+                    if before is not None and earlier is not None:
+                        before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
@@ -209,9 +223,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     raise ClosedError("model", "the model was closed", "Load it again.")
                 try:
                     passed = {**dict(zip(names, args, strict=False)), **kwargs}
-                    parts = self._parts(passed, names[0])
-                    if len(parts) > 1:
-                        out = self._passes(parts, passed)
+                    if self._must_split(passed, names[0]):
+                        out = self._passes(passed)
                     else:
                         out = self._pass(args, kwargs, passed)
                     self._shrink_if_short()
@@ -224,15 +237,21 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     self._early_output.clear()
 
         def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
-            self._padding.find(passed.get(names[0]), passed.get("cache"))
-            out = base.__call__(self, *args, **kwargs)
-            self._bank.fence()
+            tokens, cache = passed.get(names[0]), passed.get("cache")
+            self._padding.find(tokens, cache)
+            n_tokens = tokens.size if isinstance(tokens, mx.array) else 0
+            with self._meter.measure(n_tokens, lambda: cached_positions(cache or ())):
+                out = base.__call__(self, *args, **kwargs)
+                self._bank.fence()
             return out
 
-        def _passes(self, parts: Sequence[mx.array], passed: Mapping[str, Any]) -> mx.array:
-            outs = []
-            for part in parts:
-                kwargs = {**passed, names[0]: part}
+        def _passes(self, passed: Mapping[str, Any]) -> mx.array:
+            tokens, outs = passed[names[0]], []
+            while tokens.shape[1]:
+                # Each pass may allow longer ones: see memory/measured_workspace.py.
+                end = self.chunks_of(tokens.shape[1], passed["cache"], len(tokens))[0]
+                kwargs = {**passed, names[0]: tokens[:, :end]}
+                tokens = tokens[:, end:]
                 outs.append(self._pass((), kwargs, kwargs))
                 mx.eval([each.state for each in passed["cache"]])
                 mx.clear_cache()
@@ -246,8 +265,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 weights = {name: loaded[file][name] for name, file in streaming.files.items()}
             if hasattr(base, "sanitize"):
                 weights = base.sanitize(self, weights)
-            prefixes = tuple(self._expert_prefixes)
-            kept = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
+            kept = {n: w for n, w in weights.items() if n not in self._streamed_tensors}
             return {name: w.astype(computed_dtype(w.dtype)) for name, w in kept.items()}
 
     Streamed.__name__ = Streamed.__qualname__ = f"Streamed{base.__module__.split('.')[-1].title()}"

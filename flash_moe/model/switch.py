@@ -1,13 +1,13 @@
-"""Replacement of mlx-lm's ``SwitchGLU``: fetches experts from the bank and computes them.
+"""Replacement of mlx-lm's switch layers: fetches experts from the bank and computes them.
 
-Every mlx-lm MoE built on ``SwitchGLU`` routes, scales and adds its shared expert itself, and calls
-this module only for the outputs of the chosen experts. Blocks of known classes (``moe_block.py``)
-call ``weighted`` for the weighted sum instead.
+Every mlx-lm MoE built on ``SwitchGLU`` or ``SwitchMLP`` routes, scales and adds its shared expert
+itself, and calls this module only for the outputs of the chosen experts. Blocks of known classes
+(``moe_block.py``) call ``weighted`` for the weighted sum instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flash_moe.compat.cudart import on_cuda
-from flash_moe.model.next_router import MAX_ROWS, Predict
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops import kernel
@@ -26,8 +25,8 @@ from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.reading import Wave
 
-# The number of (row, expert) pairs from which mlx-lm's SwitchGLU sorts them by expert. Sorting at
-# the same number keeps the choice of MLX kernels, and so the bits, the same.
+# The number of (row, expert) pairs from which mlx-lm's switch layers sort by expert. Sorting at the
+# same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
 # Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs
@@ -42,7 +41,11 @@ MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 Ints = npt.NDArray[Any]
 
 
-class StreamedSwitchGLU(nn.Module):
+class _Chosen(Exception):
+    """Ends a call of a block at its experts; ``args[0]`` has their ids."""
+
+
+class StreamedExperts(nn.Module):
     """The experts of one layer, read into the bank when they are needed.
 
     Has no parameters. The bank is a plain object, so that mlx-lm neither counts nor saves it.
@@ -74,11 +77,27 @@ class StreamedSwitchGLU(nn.Module):
         self._max_rows = MAX_ROWS_PER_EXPERT_CUDA if self._on_cuda else MAX_ROWS_PER_EXPERT
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
-        self._predict: Predict | None = None
+        self._predict: Callable[[], mx.array | None] = lambda: None
+        self._choose_only = False
 
-    def prefetch_with(self, predict: Predict) -> None:
+    def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
         self._predict = predict
+
+    def chosen_by(self, block: Callable[[], Any]) -> mx.array | None:
+        """Return the lazy ids for which ``block`` calls these experts, or ``None``.
+
+        The experts are not computed: the call of the block ends there.
+        """
+        self._choose_only = True
+        try:
+            block()
+        except _Chosen as chosen:
+            ids: mx.array = chosen.args[0]
+            return ids
+        finally:
+            self._choose_only = False
+        return None
 
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
@@ -98,11 +117,13 @@ class StreamedSwitchGLU(nn.Module):
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
+        if self._choose_only:
+            raise _Chosen(indices)
         indices = mx.stop_gradient(indices)
         held = self._held_slots(indices)
         if held is not None:
             return self._on_held(x, held)
-        chosen, experts, waves = self._fetch(x, indices)
+        chosen, experts, waves = self._fetch(indices)
         shared = self._shared
         if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
             shared.begin(x)
@@ -126,6 +147,8 @@ class StreamedSwitchGLU(nn.Module):
 
     def may_use_kernels(self, n_pairs: int) -> bool:
         """True if that many (row, expert) pairs can be few enough per expert for the kernels."""
+        if self._choose_only:
+            return False
         return self._kernels is not None and n_pairs <= self._max_rows * self._n_experts
 
     def weighted(
@@ -154,7 +177,7 @@ class StreamedSwitchGLU(nn.Module):
             y = self._kernels(x, weights, held, slab, shared=shared)
             self._bank.track(y)
             return y
-        chosen, experts, waves = self._fetch(x, ids)
+        chosen, experts, waves = self._fetch(ids)
         if shared is not None and not self._bank.all_cached(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if self._in_pairs(len(x)) or not self._kernels_take(chosen.size, len(experts)):
@@ -235,11 +258,11 @@ class StreamedSwitchGLU(nn.Module):
         self._bank.track(y)
         return y
 
-    def _fetch(self, x: mx.array, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
         ahead: list[int] = []
-        if self._predict is not None and x.size <= MAX_ROWS * x.shape[-1]:
-            predicted = self._predict(x)
+        predicted = self._predict()
+        if predicted is not None:
             self._bank.fence(self._layer, indices, predicted)
             predicted_ids = np.array(predicted)
             self._padding.replace(predicted_ids)

@@ -1,12 +1,13 @@
 """Feed-forward network of routed experts, on zero-copy views of slots.
 
 This is the plain-MLX form, on ``mx.gather_qmm``, and the reference for the kernels. It follows
-mlx-lm's ``SwitchGLU`` operation by operation, with slot ids instead of expert ids, so that its
-results are the same bits.
+mlx-lm's ``SwitchGLU`` and ``SwitchMLP`` operation by operation, with slot ids instead of expert
+ids, so that its results are the same bits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +18,9 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel
-from flash_moe.store.layout import PROJECTIONS, Quantization, RecordLayout
+from flash_moe.store.layout import Quantization, RecordLayout
 
-Activation = Callable[[mx.array, mx.array], mx.array]
+Activation = Callable[..., mx.array]
 
 # On CUDA gather_qmm is faster below this many rows per expert; from here on it is faster to
 # dequantize the experts once and multiply by gather_mm, whose time hardly grows with the rows
@@ -30,19 +31,19 @@ DENSE_EXPERTS = 32
 
 
 class ExpertMLP:
-    """Computation of down(activation(up x, gate x)) for the experts in given slots.
+    """Computation of down(activation(up x, gate x)) or fc2(activation(fc1 x)) in given slots.
 
     Args:
         layout: Layout of the records, for bits and group sizes.
-        activation: Called as ``activation(up, gate)``, as in mlx-lm.
+        activation: Called as ``activation(up, gate)`` or ``activation(fc1)``, as in mlx-lm.
     """
 
     def __init__(self, layout: RecordLayout, activation: Activation) -> None:
         self.activation = activation
         self._quantization: dict[str, Quantization | None] = {
-            projection: layout.quantization(projection) for projection in PROJECTIONS
+            projection: layout.quantization(projection) for projection in layout.projections
         }
-        for projection in PROJECTIONS:
+        for projection in layout.projections:
             weight = layout.component(projection, "weight")
             if (
                 on_cpu()
@@ -111,9 +112,9 @@ class ExpertMLP:
         is_sorted: bool,
         dense: bool = False,
     ) -> mx.array:
-        up = self._project("up_proj", x, ids, views, is_sorted, dense)
-        gate = self._project("gate_proj", x, ids, views, is_sorted, dense)
-        return self._project("down_proj", self.activation(up, gate), ids, views, is_sorted, dense)
+        *first, last = self._quantization
+        inner = (self._project(p, x, ids, views, is_sorted, dense) for p in reversed(first))
+        return self._project(last, self.activation(*inner), ids, views, is_sorted, dense)
 
     def _project(
         self,
@@ -126,34 +127,29 @@ class ExpertMLP:
     ) -> mx.array:
         quantization = self._quantization[projection]
         weight = views[f"{projection}.weight"]
-        if dense and quantization is not None:
-            weight = mx.dequantize(
-                weight,
-                views[f"{projection}.scales"],
-                views.get(f"{projection}.biases"),
-                group_size=quantization.group_size,
-                bits=quantization.bits,
-                mode=quantization.mode,
-                dtype=x.dtype,
-            )
-        if dense or quantization is None:
+        more: Any = {}
+        if quantization is not None:
+            scales, biases = views[f"{projection}.scales"], views.get(f"{projection}.biases")
+            more |= dataclasses.asdict(quantization)
+        # Only on a GPU; older versions of MLX do not take the argument.
+        scale = views.get(f"{projection}.global_scale")
+        if scale is not None:
+            more["global_scale"] = scale
+        elif dense and quantization is not None:
+            weight = mx.dequantize(weight, scales, biases, dtype=x.dtype, **more)
+            quantization = None
+        if quantization is None:
             x = mx.gather_mm(
                 x, weight.swapaxes(-1, -2), rhs_indices=slots, sorted_indices=sorted_slots
             )
         else:
-            # Only on a GPU; older versions of MLX do not take the argument.
-            scale = views.get(f"{projection}.global_scale")
-            more: Any = {} if scale is None else {"global_scale": scale}
             x = mx.gather_qmm(
                 x,
                 weight,
-                views[f"{projection}.scales"],
-                views.get(f"{projection}.biases"),
+                scales,
+                biases,
                 rhs_indices=slots,
                 transpose=True,
-                group_size=quantization.group_size,
-                bits=quantization.bits,
-                mode=quantization.mode,
                 sorted_indices=sorted_slots,
                 **more,
             )

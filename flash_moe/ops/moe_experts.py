@@ -52,13 +52,15 @@ class ExpertKernels:
     slot_bytes: int
 
     def __post_init__(self) -> None:
-        others = {self.layout.quantization(projection) for projection in PROJECTIONS}
+        projections = self.layout.projections
+        others = {self.layout.quantization(projection) for projection in projections}
         quantization = others.pop()
         scales = {
             c.dtype for c in self.layout.components if c.name.endswith((".scales", ".biases"))
         }
         hidden, width = self.layout.hidden_size, self.layout.expert_width
         problems = {
+            "experts with a gate": projections == PROJECTIONS,
             "the same affine quantization of gate, up and down": not others
             and quantization is not None
             and quantization.mode == "affine",

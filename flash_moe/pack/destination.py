@@ -17,7 +17,7 @@ from flash_moe.pack.shard_source import HEADERS_DIR, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import describe
-from flash_moe.store.layout import PROJECTIONS, RecordLayout
+from flash_moe.store.layout import ALL_PROJECTIONS, RecordLayout
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, read_manifest
 from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.unused import UNUSED_PREFIX
@@ -143,7 +143,7 @@ def manifest_of(
     for index, layer in enumerate(source.layers):
         if layer.layout not in layouts:
             layouts.append(layer.layout)
-        errors = {p: journal.error(layer.number, p) for p in PROJECTIONS}
+        errors = {p: journal.error(layer.number, p) for p in ALL_PROJECTIONS}
         entries.append(
             LayerEntry(
                 layer.number,

@@ -17,7 +17,6 @@ from flash_moe.plan.this_machine import (
     sentences,
 )
 from flash_moe.plan.verdict import Request, Verdict, verdict
-from flash_moe.store.layout import PROJECTIONS
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ class PlanReport:
         planned, shape, machine = self.planned, self.shape, self.machine
         disk = planned.disk
         model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))
-        quantized = {p: [layout.quantization(p) for layout in layouts] for p in PROJECTIONS}
+        quantized = {
+            p: [layout.quantization(p) for layout in layouts] for p in layouts[0].projections
+        }
         resident = sum(tensor.n_bytes for tensor in planned.resident)
         return {
             "name": planned.name,

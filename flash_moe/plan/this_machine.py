@@ -30,7 +30,6 @@ from flash_moe.plan.forecast import (
 )
 from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
 from flash_moe.plan.planned import Planned, existing
-from flash_moe.store.layout import PROJECTIONS
 from flash_moe.stream.budget import smallest_budget
 
 _QUANTIZED = ("weight", "scales", "biases")
@@ -106,7 +105,7 @@ def _embedding(planned: Planned) -> list[TensorSpec]:
 
 def expert_bits(planned: Planned) -> int:
     """Return the most bits of any projection; 16 for one that is not quantized."""
-    kinds = (layer.layout.quantization(p) for layer in planned.layers for p in PROJECTIONS)
+    kinds = (la.layout.quantization(p) for la in planned.layers for p in la.layout.projections)
     return max(q.bits if q else 16 for q in kinds)
 
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
-from flash_moe.store.layout import Component, RecordLayout, layout_of
+from flash_moe.store.layout import ALL_PROJECTIONS, PARTS, Component, RecordLayout, layout_of
 from flash_moe.store.manifest import Manifest
 from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header, read_index
 
 _EXPERT_TENSOR = re.compile(
-    r"(?P<path>.+)\.(?P<name>(?:gate|up|down)_proj\.(?:weight|scales|biases|global_scale|bias))"
+    rf"(?P<path>.+)\.(?P<name>(?:{'|'.join(ALL_PROJECTIONS)})\.(?:{'|'.join(PARTS)}))"
 )
-_LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER_NUMBER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)

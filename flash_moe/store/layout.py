@@ -1,24 +1,30 @@
 """Layout of one expert record: pure arithmetic on shapes, no files.
 
-A record holds the tensors of one expert in order: gate, up and down projection; for each the
-weight, then (if quantized) scales and biases, then an additive bias if the model has one. Each
-component starts at a multiple of 64 bytes; the record is padded to a multiple of 16 KiB. For the
-4-bit 397B this gives 7,077,888 bytes without padding, the layout of the original Flash-MoE.
+A record holds the tensors of one expert in the order of its projections (gate, up and down; or two
+without a gate); for each the weight, then (if quantized) scales and biases, then an additive bias
+if the model has one. Each component starts at a multiple of 64 bytes; the record is padded to a
+multiple of 16 KiB. For the 4-bit 397B this gives 7,077,888 bytes without padding, the layout of the
+original Flash-MoE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.files.json_file import array, integer, integers, text
 from flash_moe.store.safetensors_header import BITS
 
+# The projections of an expert in mlx-lm's SwitchGLU, and in its SwitchMLP. The last one computes
+# from the width of the expert back to the hidden size.
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+PROJECTION_SETS = (PROJECTIONS, ("fc1", "fc2"))
+ALL_PROJECTIONS = tuple(projection for names in PROJECTION_SETS for projection in names)
 PARTS = ("weight", "scales", "biases", "global_scale", "bias")
-COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in PROJECTIONS for part in PARTS)
+COMPONENT_NAMES = tuple(f"{projection}.{part}" for projection in ALL_PROJECTIONS for part in PARTS)
 
 # Wide vector loads of a kernel need 64; a page of macOS on Apple silicon is 16 KiB.
 COMPONENT_ALIGNMENT = 64
@@ -87,6 +93,27 @@ class RecordLayout:
         name = f"{projection}.{part}"
         return next((c for c in self.components if c.name == name), None)
 
+    @cached_property
+    def projections(self) -> tuple[str, ...]:
+        """Names of the projections, one of ``PROJECTION_SETS``.
+
+        Raises:
+            UnsupportedModelError: The components have weights of other projections.
+        """
+        names = {c.name.partition(".")[0] for c in self.components}
+        nearest = max(PROJECTION_SETS, key=lambda each: len(names.intersection(each)))
+        if names != set(nearest):
+            raise UnsupportedModelError(
+                "layout",
+                f"expected the projections {', '.join(nearest)}, got {', '.join(sorted(names))}",
+            )
+        return nearest
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of one expert, without additive biases."""
+        return len(self.projections) * self.hidden_size * self.expert_width
+
     @property
     def payload_bytes(self) -> int:
         """Bytes of the components, without padding."""
@@ -94,11 +121,11 @@ class RecordLayout:
 
     @property
     def hidden_size(self) -> int:
-        return self._rows("down_proj")
+        return self._rows(self.projections[-1])
 
     @property
     def expert_width(self) -> int:
-        return self._rows("gate_proj")
+        return self._rows(self.projections[0])
 
     def _rows(self, projection: str) -> int:
         weight = self.component(projection, "weight")
@@ -118,7 +145,8 @@ class RecordLayout:
         scales = self.component(projection, "scales")
         if weight is None or scales is None:
             return None
-        n_in = self.expert_width if projection == "down_proj" else self.hidden_size
+        is_last = projection == self.projections[-1]
+        n_in = self.expert_width if is_last else self.hidden_size
         ok = len(scales.shape) == 2 and scales.shape[1] > 0 and scales.shape[0] == weight.shape[0]
         bits, bits_rest = divmod(weight.shape[1] * 32, n_in)
         group_size, group_rest = divmod(n_in, scales.shape[1]) if ok else (0, 0)
@@ -152,14 +180,14 @@ class RecordLayout:
         Raises:
             UnsupportedModelError: A projection is missing or shapes do not match.
         """
-        for projection in PROJECTIONS:
+        for projection in self.projections:
             weight = self.component(projection, "weight")
             if weight is None or len(weight.shape) != 2 or min(weight.shape) < 1:
                 shape = None if weight is None else weight.shape
                 raise UnsupportedModelError(
                     "layout", f"{projection}.weight: expected two axes, got {shape}"
                 )
-        for projection in PROJECTIONS:
+        for projection in self.projections:
             self._check_projection(projection)
         end = 0
         for c in self.components:
@@ -179,7 +207,7 @@ class RecordLayout:
 
     def _check_projection(self, projection: str) -> None:
         n_out, n_in = self.expert_width, self.hidden_size
-        if projection == "down_proj":
+        if projection == self.projections[-1]:
             n_out, n_in = n_in, n_out
         weight = self.component(projection, "weight")
         bias = self.component(projection, "bias")
@@ -269,13 +297,13 @@ def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> RecordLayou
 def describe(layout: RecordLayout) -> str:
     """Describe the quantization and size of a record in one line."""
     kinds = []
-    for projection in PROJECTIONS:
+    for projection in layout.projections:
         q, scales = layout.quantization(projection), layout.component(projection, "scales")
         if q is None or scales is None:
             weight = layout.component(projection, "weight")
             kinds.append(f"not quantized, {weight.dtype if weight else '?'}")
         else:
             kinds.append(f"{q.bits}-bit {q.mode}, group {q.group_size}, scales {scales.dtype}")
-    named = [f"{p.split('_')[0]} {kind}" for p, kind in zip(PROJECTIONS, kinds, strict=True)]
+    named = [f"{p.split('_')[0]} {kind}" for p, kind in zip(layout.projections, kinds, strict=True)]
     text = kinds[0] if len(set(kinds)) == 1 else "; ".join(named)
     return f"{text}; hidden {layout.hidden_size}, expert width {layout.expert_width}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from flash_moe.files.json_file import array, integer, kind, member, number, table, text
 from flash_moe.files.names import file_name
-from flash_moe.store.layout import PROJECTIONS
+from flash_moe.store.layout import ALL_PROJECTIONS
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 _CHECKSUM = re.compile("[0-9a-f]{32}")
@@ -22,9 +22,9 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 def _checked_errors(errors: Mapping[str, float]) -> dict[str, float]:
     """Return errors in the order of the projections. Raises ValueError if one is invalid."""
-    if not errors or not set(errors) <= set(PROJECTIONS):
-        raise ValueError(f"error: expected {', '.join(PROJECTIONS)}, got {kind(dict(errors))}")
-    checked = {p: number(errors[p], p) for p in PROJECTIONS if p in errors}
+    if not errors or not set(errors) <= set(ALL_PROJECTIONS):
+        raise ValueError(f"error: expected {', '.join(ALL_PROJECTIONS)}, got {kind(dict(errors))}")
+    checked = {p: number(errors[p], p) for p in ALL_PROJECTIONS if p in errors}
     if min(checked.values()) < 0:
         raise ValueError(f"error: expected numbers of at least 0, got {checked}")
     return checked

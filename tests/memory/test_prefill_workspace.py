@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
 from flash_moe.config import model_config
-from flash_moe.memory.prefill_workspace import PrefillWorkspace, estimate_workspace
+from flash_moe.memory.prefill_workspace import GRAPH, PrefillWorkspace, estimate_workspace
 from flash_moe.model.open import open_streaming
 from flash_moe.ops.kernel import backend
 from flash_moe.options.loading import LoadOptions
@@ -58,8 +58,11 @@ def test_the_estimate_is_not_below_what_mlx_takes(name: str, tmp_path: Path) -> 
     write_mlx_checkpoint(tmp_path, SHAPES[name])
     with load(tmp_path, cache_gb=budget_gb(tmp_path, "all")) as flash:
         flash.model(mx.array([prompt_ids(300)]))  # every slab is there
-        workspace = dataclasses.replace(flash.model.prefill_workspace, fixed=0)
-        for chunk, before in ((320, 1), (96, 256)):
+        workspace = flash.model.prefill_workspace
+        assert workspace.margin == 1
+        # MLX's own peak does not contain its graph.
+        workspace = dataclasses.replace(workspace, fixed=0, delta=workspace.delta - GRAPH)
+        for chunk, before in ((384, 1), (128, 384)):
             estimate = workspace.n_bytes(chunk, before + chunk)
             measured = peak_of_chunk(flash, chunk, before)
             assert 0.5 * estimate < measured < 1.05 * estimate, (chunk, before)
@@ -81,7 +84,7 @@ def test_the_state_of_each_token_counts_where_metal_is_missing() -> None:
     """0.5 MB a token for ``mid``, most of what its chunks take."""
     config = PRESETS["mid"].config()["text_config"]
     with_states, without = (estimate(config, delta_states=flag) for flag in (True, False))
-    assert with_states.delta - without.delta == 8 * 128 * 128 * 4
+    assert with_states.delta - without.delta == 8 * 128 * 128 * 4 + GRAPH
 
 
 def test_caches() -> None:

@@ -93,9 +93,9 @@ def test_memory_gb_decides(tiny_store: Path) -> None:
 def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts: list[int] = []
 
-    def spy(workspace: PrefillWorkspace, allowance: int, context: int, *, fits_all: bool) -> int:
+    def spy(workspace: PrefillWorkspace, allowance: int, context: int, **options: Any) -> int:
         contexts.append(context)
-        return chunk_tokens(workspace, allowance, context, fits_all=fits_all)
+        return chunk_tokens(workspace, allowance, context, **options)
 
     monkeypatch.setattr(streamed, "chunk_tokens", spy)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:

@@ -18,7 +18,7 @@ from flash_moe.pack.sources.conversion import Conversion
 from flash_moe.pack.sources.mlx import source_of
 from flash_moe.pack.steps import CopyExperts, PackStep
 from flash_moe.store.experts import ExpertLayer
-from flash_moe.store.layout import PROJECTIONS, Quantization, layout_of
+from flash_moe.store.layout import Quantization, layout_of
 from flash_moe.store.quantization import QuantizationConfig
 
 
@@ -89,7 +89,7 @@ def _layer_steps(
 def _recipes(layer: ExpertLayer, wanted: Quantization) -> dict[str, Recipe]:
     """Return the recipes of the projections that do not have the wanted bits already."""
     recipes = {}
-    for projection in PROJECTIONS:
+    for projection in layer.layout.projections:
         q = layer.layout.quantization(projection)
         if q is not None and q.mode != "affine":
             raise UnsupportedModelError(
@@ -116,7 +116,7 @@ def _layer(layer: ExpertLayer, recipes: dict[str, Recipe]) -> ExpertLayer:
         assert recipe.dtype is not None
         rows = layer.layout.component(projection, "weight")
         assert rows is not None
-        down = projection == "down_proj"
+        down = projection == layer.layout.projections[-1]
         width = layer.layout.expert_width if down else layer.layout.hidden_size
         made = recipe.shapes(f"{layer.path}.{projection}", recipe.dtype, (rows.shape[0], width))
         shapes |= {f"{projection}.{part}": shape for part, shape in made.items()}
