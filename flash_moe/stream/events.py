@@ -50,6 +50,13 @@ class EventLog:
         thread = threading.current_thread()
         self._spans.append((name, thread.native_id or 0, thread.name, started, ended, arguments))
 
+    def layer_span(self, name: str, number: int | None, started: float, ended: float) -> None:
+        """Add a span of a layer, or one that belongs to no layer."""
+        if number is None:
+            self.span(name, started, ended)
+        else:
+            self.span(f"{name} {number}", started, ended, layer=number)
+
     def flush(self) -> None:
         """Write the queued spans. Only one thread may call it at a time."""
         try:
