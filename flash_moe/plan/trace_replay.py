@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs
@@ -18,6 +18,8 @@ from flash_moe.stream.slot_table import SlotTable
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import Call, Trace
 
+Reads = Callable[[SlabPlan, Sequence[Call]], Iterable[int]]  # yields the reads of each call
+
 
 def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -> StreamStats:
     """Return the counters of a run with this routing, budget and policy, from an empty bank.
@@ -25,7 +27,24 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
     """
+    return _count(trace, budget_bytes, _reads(make_policy))
 
+
+def call_misses(
+    trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]
+) -> list[tuple[int, int, int]]:
+    """Return (layer, needed experts, misses) of each call of such a run, layer by layer.
+
+    The calls of a layer have the order of the trace.
+
+    Raises:
+        BudgetError: As for ``replay``.
+    """
+    counted = _call_by_call(trace, budget_bytes, _reads(make_policy))
+    return [(layer, len(experts), n_reads) for (layer, experts), n_reads in counted]
+
+
+def _reads(make_policy: Callable[[], Policy]) -> Reads:
     def reads(plan: SlabPlan, calls: Sequence[Call]) -> Iterable[int]:
         table = SlotTable(plan.n_slots, make_policy())
         for layer, experts in calls:
@@ -36,7 +55,7 @@ def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -
                 n_reads += len(assignment.reads)
             yield n_reads
 
-    return _count(trace, budget_bytes, reads)
+    return reads
 
 
 def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
@@ -52,12 +71,17 @@ def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
     return _count(trace, budget_bytes, lambda plan, calls: _belady(plan.n_slots, calls))
 
 
-def _count(
-    trace: Trace,
-    budget_bytes: int,
-    reads: Callable[[SlabPlan, Sequence[Call]], Iterable[int]],
-) -> StreamStats:
-    """Count the reads of each call, slab by slab: slabs are independent."""
+def _call_by_call(
+    trace: Trace, budget_bytes: int, reads: Reads
+) -> Iterator[tuple[Call, int]]:
+    """Yield each call with its reads, slab by slab: slabs are independent."""
+    header = trace.header
+    for plan in plan_slabs(header.layers, budget_bytes, header.top_k):
+        calls = [call for call in trace.calls if call[0] in plan.layers]
+        yield from zip(calls, reads(plan, calls), strict=True)
+
+
+def _count(trace: Trace, budget_bytes: int, reads: Reads) -> StreamStats:
     header = trace.header
     plans = plan_slabs(header.layers, budget_bytes, header.top_k)
     counters = Counters(
@@ -65,17 +89,15 @@ def _count(
         sum(plan.n_bytes for plan in plans),
         expert_bytes(header.layers),
     )
-    for plan in plans:
-        calls = [call for call in trace.calls if call[0] in plan.layers]
-        for (layer, experts), n_reads in zip(calls, reads(plan, calls), strict=True):
-            counters.add(
-                layer,
-                calls=1,
-                hits=len(experts) - n_reads,
-                misses=n_reads,
-                bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
-                bytes_read=n_reads * header.read_bytes[layer],
-            )
+    for (layer, experts), n_reads in _call_by_call(trace, budget_bytes, reads):
+        counters.add(
+            layer,
+            calls=1,
+            hits=len(experts) - n_reads,
+            misses=n_reads,
+            bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
+            bytes_read=n_reads * header.read_bytes[layer],
+        )
     return counters.snapshot()
 
 

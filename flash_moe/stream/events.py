@@ -107,6 +107,31 @@ class EventLog:
         return TraceError("events", f"{self._file}: cannot be written: {error.strerror or error}")
 
 
+def read_waits(file: Path) -> list[dict[int, float]]:
+    """Return the seconds that each layer waited for reads, by its number, for each forward pass.
+
+    Raises:
+        TraceError: The file cannot be read or is not such a timeline.
+    """
+    problem = f"{file}: expected a timeline of --trace-events"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError("events", f"{file}: cannot be read: {error}") from None
+    try:
+        rows = json.loads(text if text.rstrip().endswith("]") else text + "]")
+        passes: list[dict[int, float]] = [{}]
+        for row in rows:
+            layer = row["args"].get("layer")
+            if row["name"] == f"wait {layer}":
+                passes[-1][layer] = passes[-1].get(layer, 0.0) + row["dur"] / 1e6
+            elif row["name"] == "compute":  # of no layer: the end of a pass
+                passes.append({})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TraceError("events", f"{problem}, got {error!r:.100}") from None
+    return passes[:-1]
+
+
 class LoggingReader(RecordReader):
     """Record reader that adds a span to an event log for each read."""
 

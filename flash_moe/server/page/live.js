@@ -6,6 +6,7 @@ import { ExpertMap } from "./map.js";
 
 const WINDOW_S = 2; // rates are averages over this time
 const HISTORY_S = 120;
+const SETTLE_MS = 1500; // time without an event after which nothing streams
 const RETRY_MS = [500, 1000, 2000, 5000];
 
 export class Live {
@@ -67,6 +68,8 @@ export class Live {
         `(${model.layers} × ${model.experts}, ${model.top_k} per token, policy ${model.policy})`;
     }
     this._map.update(stats);
+    clearTimeout(this._timer);
+    this._timer = setTimeout(() => this._settle(stats), SETTLE_MS);
     const from = history.findLast((each) => stats.time_s - each.time_s >= WINDOW_S) ?? history[0];
     const sample = { time_s: stats.time_s, experts: stats.experts, tokens: stats.tokens, rate: 0 };
     const recent = from ? difference(sample, from) : null;
@@ -74,6 +77,16 @@ export class Live {
     history.push(sample);
     while (stats.time_s - history[0].time_s > HISTORY_S) history.shift();
     this._showFigures(stats, recent);
+    this._showRate(stats.disk.measured_bytes_per_s);
+  }
+
+  /** Show that nothing streams: the server sends no events while nothing changes. */
+  _settle(stats) {
+    const last = this._history.at(-1);
+    const sample = { ...last, time_s: last.time_s + SETTLE_MS / 1000, rate: 0 };
+    this._history.push(sample);
+    this._map.settle();
+    this._showFigures(stats, { bytes_per_s: 0, tokens_per_s: 0, hits: 0, lookups: 0 });
     this._showRate(stats.disk.measured_bytes_per_s);
   }
 
@@ -87,9 +100,9 @@ export class Live {
     this._figure("Hit rate", recent?.lookups ? percent(recent.hits / recent.lookups) : "–",
       `${percent(experts.hit_rate)} since loading`);
     this._figure("From the SSD", `${bytes(recent?.bytes_per_s ?? 0)}/s`,
-      disk ? `disk: ${bytes(disk)}/s measured` : "disk not measured: doctor --tune");
+      disk ? `the disk: ${bytes(disk)}/s` : "disk not measured");
     this._figure("Expert cache", `${bytes(memory.cached_expert_bytes)}`,
-      `of ${bytes(experts.bank_bytes)}; all experts ${bytes(experts.expert_bytes)}`,
+      `of ${bytes(experts.bank_bytes)}; the model: ${bytes(experts.expert_bytes)}`,
       memory.cached_expert_bytes / experts.bank_bytes);
     this._figure("Memory", bytes(memory.resident_bytes), `of ${bytes(memory.limit_bytes)}`,
       memory.resident_bytes / memory.limit_bytes);
@@ -98,7 +111,7 @@ export class Live {
       `${caches.entries} of at most ${bytes(caches.limit_bytes)}`,
       caches.bytes / caches.limit_bytes);
     if (caches.disk_bytes !== null) {
-      this._figure("On disk", bytes(caches.disk_bytes), `${caches.disk_hits} prompt caches loaded`);
+      this._figure("Prompt caches on disk", bytes(caches.disk_bytes), `${caches.disk_hits} loaded`);
     }
     if (experts.host_hits || experts.bytes_copied) {
       this._figure("Second tier", `${experts.host_hits} hits`,
@@ -113,19 +126,19 @@ export class Live {
       parts = this._values[name] = {
         value: element("dd", { className: "value" }),
         detail: element("dd", { className: "detail" }),
-        meter: share === null ? null : element("meter", { min: 0, max: 1, high: 0.95 }),
+        bar: share === null ? null : element("progress", { max: 1 }),
       };
       const box = element("div", {}, element("dt", { textContent: name }), parts.value);
       box.append(parts.detail);
-      if (parts.meter) {
-        parts.meter.setAttribute("aria-label", name);
-        box.append(element("dd", {}, parts.meter));
+      if (parts.bar) {
+        parts.bar.setAttribute("aria-label", name);
+        box.append(element("dd", {}, parts.bar));
       }
       document.getElementById("figures").append(box);
     }
     if (parts.value.textContent !== value) parts.value.textContent = value;
     if (parts.detail.textContent !== detail) parts.detail.textContent = detail;
-    if (parts.meter) parts.meter.value = share;
+    if (parts.bar) parts.bar.value = share;
   }
 
   _showRate(disk) {
@@ -147,7 +160,7 @@ export class Live {
       limit.setAttribute("y2", y(disk));
     }
     document.getElementById("rate-scale").textContent =
-      `(last two minutes, at most ${bytes(most)}/s)`;
+      most > 1 ? `(last two minutes, at most ${bytes(most)}/s)` : "(last two minutes)";
   }
 }
 

@@ -34,6 +34,12 @@ export class ExpertMap {
     this._paint(now);
   }
 
+  /** Show that no layer waits. */
+  settle() {
+    this._waited.fill(0);
+    this._paint(performance.now());
+  }
+
   _reset(layers, experts) {
     this._layers = layers;
     this._experts = experts;
@@ -170,11 +176,6 @@ export class ExpertMap {
     this._readout.textContent =
       `layer ${row.layer}, expert ${expert}: ${state}. Layer: ${rate.toFixed(0)} % hits, ` +
       `${row.misses} misses, waited ${row.wait_s.toFixed(2)} s`;
-  }
-
-  /** Number of cached experts. */
-  get nCached() {
-    return this._cached.reduce((sum, each) => sum + each, 0);
   }
 }
 
