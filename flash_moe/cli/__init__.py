@@ -13,7 +13,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from flash_moe.cli import caches, chat, demo, doctor, eval, generate, plan, pull, serve, store, trace
+from flash_moe.cli import (
+    caches,
+    chat,
+    demo,
+    doctor,
+    eval,
+    generate,
+    plan,
+    pull,
+    serve,
+    store,
+    trace,
+)
 from flash_moe.cli.options import current_names
 from flash_moe.errors import FlashMoEError
 from flash_moe.version import __version__

@@ -43,7 +43,8 @@ class RecordedRun:
     @property
     def bytes_read(self) -> Table:
         """Bytes read by each pass, ``[passes]``."""
-        return self.misses @ np.array(self.header.read_bytes)
+        total: Table = self.misses @ np.array(self.header.read_bytes)
+        return total
 
     @property
     def is_prompt(self) -> Table:

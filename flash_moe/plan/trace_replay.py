@@ -71,9 +71,7 @@ def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
     return _count(trace, budget_bytes, lambda plan, calls: _belady(plan.n_slots, calls))
 
 
-def _call_by_call(
-    trace: Trace, budget_bytes: int, reads: Reads
-) -> Iterator[tuple[Call, int]]:
+def _call_by_call(trace: Trace, budget_bytes: int, reads: Reads) -> Iterator[tuple[Call, int]]:
     """Yield each call with its reads, slab by slab: slabs are independent."""
     header = trace.header
     for plan in plan_slabs(header.layers, budget_bytes, header.top_k):

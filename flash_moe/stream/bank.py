@@ -111,7 +111,7 @@ class ExpertBank:
         return self._counters.snapshot()
 
     def contents(self) -> CacheContents:
-        """What is in the slots now; for any thread, without the lock of the forward pass."""
+        """States of all experts now; for any thread, without the lock of the forward pass."""
         return read_contents(
             self.layers, self._pool_of, self._reading, self._prefetcher, self._memory
         )

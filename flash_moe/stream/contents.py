@@ -52,8 +52,8 @@ def read_contents(
 ) -> CacheContents:
     """Return the contents of a bank; no expert after it was closed."""
     shape = len(layers), max(layer.n_experts for layer in layers)
-    # list() of a dict runs no Python code in between, so no other thread can change it meanwhile.
-    tables = [pool.table for pool in set(list(pool_of.values()))]
+    # Copying a dict or its values runs no Python code, so no other thread can change it meanwhile.
+    tables = [pool.table for pool in set(pool_of.values())]
     in_flight = prefetcher.in_flight()
     if reading is not None:
         in_flight += [(reading.layer, expert) for expert, _ in reading.assignment.reads]
