@@ -20,11 +20,11 @@ from flash_moe.server.http.event_stream import KEEPALIVE_S, Channel, event
 from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests.errors import ApiError
 from flash_moe.server.traffic import Traffic
-from flash_moe.stream.contents import Mask
+from flash_moe.stream.contents import CacheContents, Mask
 from flash_moe.stream.io_settings import measured_bytes_per_s
 
-# Seconds between the events of a stream. A snapshot of 60 layers of 512 experts takes 5 ms of
-# Python, so this is about 1 % of one core (benchmarks/bench_page.py).
+# Seconds between the events of a stream. A snapshot of 60 layers of 512 experts takes 1 ms to read
+# and encode (benchmarks/bench_page.py).
 INTERVAL_S = 0.5
 # Streams at once. Each occupies a connection and a thread.
 MAX_STREAMS = 16
@@ -129,7 +129,7 @@ class LiveStats:
         stats, contents = model.stats, model.cache_contents()
         totals = stats.to_json()
         rows: Any = totals.pop("layers")
-        masks = {name: _bitmaps(mask) for name, mask in vars(contents).items() if mask is not None}
+        masks = encode_masks(contents)
         caches, disk = engine.prompt_caches, engine.disk
         head = {
             "time_s": round(now - self._started, 3),
@@ -163,6 +163,11 @@ class LiveStats:
             for index, row in enumerate(rows)
         ]
         return Snapshot(now, head, layers)
+
+
+def encode_masks(contents: CacheContents) -> dict[str, list[str]]:
+    """Return the bitmaps of each layer, by the name of the state."""
+    return {name: _bitmaps(mask) for name, mask in vars(contents).items() if mask is not None}
 
 
 def _bitmaps(mask: Mask) -> list[str]:

@@ -154,9 +154,11 @@ def test_head_sends_no_stream(server: LocalServer) -> None:
 
 def test_a_stream_ends_with_the_time_limit() -> None:
     """So that a client behind a proxy that hides its end does not stay for ever."""
-    with closing(LocalServer(timeout_s=1.2)) as server:
-        with open_url(server, "/v1/stats?stream=1") as stream:
-            assert b"error" not in stream.read()
+    with (
+        closing(LocalServer(timeout_s=1.2)) as server,
+        open_url(server, "/v1/stats?stream=1") as stream,
+    ):
+        assert b"error" not in stream.read()
 
 
 def test_the_documented_fields(server: LocalServer) -> None:
