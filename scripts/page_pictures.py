@@ -7,6 +7,7 @@ Runs the demo model with half of its experts in memory. Needs Chromium and Playw
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -19,15 +20,14 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from flash_moe.tools import builtin
+
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 COMMAND = [sys.executable, "-m", "flash_moe"]
 CACHE = ["--cache-gb", "0.00524"]
-# The demo model answers these right.
-QUESTIONS = (
-    "What is the capital of Italy?",
-    "How much is 12 + 7?",
-    "Write a short poem of the sea.",
-)
+PROMPT = "How much is 17.5 percent of 2480?"
+RESULT = '{"expression": "2480 * 17.5 / 100", "result": 434}'  # as the built-in tool returns it
+SCHEMES = "light", "dark"
 
 
 def main() -> None:
@@ -35,65 +35,54 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        picture_of_the_page(browser)
-        picture_of_a_run(browser, Path(folder))
+        pictures_of_the_page(browser)
+        pictures_of_a_run(browser, Path(folder))
         browser.close()
 
 
-def picture_of_the_page(browser: Any) -> None:
+def pictures_of_the_page(browser: Any) -> None:
     command = [*COMMAND, "serve", "demo", "--port", "0", "--prompt-cache-disk-gb", "0", *CACHE]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        url = next(filter(None, (re.search(r"cache: (http\S+)", line) for line in server.stderr)))[
-            1
-        ]
+        lines = (re.search(r"cache: (http\S+)", line) for line in server.stderr)
+        url = next(filter(None, lines))[1]
         threading.Thread(target=server.stderr.read, daemon=True).start()
-        page = browser.new_page(viewport={"width": 1280, "height": 720})
-        page.goto(url)
-        for question in QUESTIONS[:-1]:
-            page.fill("#question", question)
+        for scheme in SCHEMES:
+            page = browser.new_page(viewport={"width": 1280, "height": 640}, color_scheme=scheme)
+            page.goto(url)
+            page.click("#settings summary")
+            page.fill("[name=tools]", json.dumps([builtin.calculate.schema]))
+            page.click("#settings summary")
+            page.fill("#question", PROMPT)
             page.keyboard.press("Enter")
-            page.wait_for_selector("#stop:not([hidden])")
-            page.wait_for_selector("#send:not([hidden])")
-        page.fill("#question", QUESTIONS[-1])
-        page.keyboard.press("Enter")
-        page.locator("article[data-role=assistant]").nth(2).locator(".text p").wait_for()
-        page.wait_for_timeout(700)  # an update of the map after the prompt
-        save(page, "page")
+            page.fill(".call textarea", RESULT)
+            page.click(".call button")
+            page.locator("article[data-role=assistant]").nth(1).locator(".note").wait_for()
+            page.locator("article[data-role=assistant] summary").first.click()
+            save(page, f"page-{scheme}")
+            page.close()
         server.terminate()
 
 
-def picture_of_a_run(browser: Any, folder: Path) -> None:
-    trace, events = str(folder / "trace.jsonl"), str(folder / "events.json")
-    asked = [
-        "--prompt",
-        QUESTIONS[-1],
-        "--max-tokens",
-        "300",
-        "--temperature",
-        "0.7",
-        "--seed",
-        "4",
-    ]
+def pictures_of_a_run(browser: Any, folder: Path) -> None:
+    trace, events, shown = folder / "trace.jsonl", folder / "events.json", folder / "run.html"
+    asked = ["--prompt", PROMPT, "--temperature", "0.7", "--seed", "1"]
     recorded = ["--trace", trace, "--trace-events", events]
     subprocess.run([*COMMAND, "generate", "demo", *asked, *CACHE, *recorded], check=True)
-    shown = folder / "run.html"
-    subprocess.run(
-        [*COMMAND, "trace", "show", trace, "--events", events, "-o", str(shown)], check=True
-    )
-    page = browser.new_page(viewport={"width": 1000, "height": 880})
-    page.goto(shown.as_uri())
-    save(page, "run")
+    show = ["trace", "show", trace, "--events", events, "-o", shown]
+    subprocess.run([*COMMAND, *show], check=True)
+    for scheme in SCHEMES:
+        page = browser.new_page(viewport={"width": 1000, "height": 880}, color_scheme=scheme)
+        page.goto(shown.as_uri())
+        save(page, f"run-{scheme}")
 
 
 def save(page: Any, name: str) -> None:
-    """Save both colour schemes, with few colours: a third of the size."""
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        file = IMAGES / f"{name}-{scheme}.png"
-        page.screenshot(path=file)
-        with Image.open(file) as image:
-            image.convert("RGB").quantize(128).save(file, optimize=True)
+    """Save a picture with few colours, which is a third of the size."""
+    file = IMAGES / f"{name}.png"
+    page.screenshot(path=file)
+    with Image.open(file) as image:
+        image.convert("RGB").quantize(128).save(file, optimize=True)
 
 
 if __name__ == "__main__":
