@@ -162,7 +162,7 @@ def part_of(source: PackSource, part: Part) -> PackSource:
     """
     layouts = [layer.layout for layer in source.layers]
     inner = part.within(source.part)
-    check_parts(layouts, inner.count)
+    check_parts(layouts, inner.count, source.part)
     cutters = slicers(inner, layouts)
     pairs = zip(source.layers, cutters, strict=True)
     return replace(
