@@ -28,15 +28,16 @@ def resolve(name: str | Path, revision: str | None = None, part: Part | None = N
     """Return the directory of a model: a path, a pulled store, or a snapshot in the hub's cache.
 
     Args:
-        part: The part that this machine needs. ``NAME--part-1-of-2`` next to a directory ``NAME``
-            takes precedence, so machines or GPUs that share a disk can use the same name.
+        part: The part that this machine needs. ``NAME--part-1-of-2`` and ``NAME/part-1-of-2`` take
+            precedence, so machines or GPUs that share a disk can use the same name.
 
     Raises:
         ModelNotFoundError: There is none of these.
         ConfigError: There are several stores of the repository.
     """
-    beside = part and _existing(f"{name}{part.suffix}")
-    path = beside or local_path(name) or find_store(str(name), revision, part)
+    ends = (part.suffix, part.suffix.replace("--", "/")) if part else ()
+    among = next(filter(None, (_existing(f"{name}{end}") for end in ends)), None)
+    path = among or local_path(name) or find_store(str(name), revision, part)
     if path is not None:
         return path
     from huggingface_hub import snapshot_download

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,26 @@ from flash_moe.store.part import Part
 from flash_moe.store.verify import verify
 from tests.hub.conftest import Checkpoints
 from tests.support.directories import contents
-from tests.support.hub.checkpoints import KINDS, Kind
+from tests.support.hub.checkpoints import KINDS, SMALL, Kind, write_checkpoint
 from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.pulls import REPO, pull, watching
 from tests.support.processes import in_process
 
 PART = Part(2, 2)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Checkpoints that mlx-lm divides by two."""
+    root = tmp_path_factory.mktemp("divisible")
+    geometry = replace(SMALL, expert_width=128, shared_width=128, linear_v_dim=64)
+
+    def make(kind: Kind) -> Path:
+        if not (root / kind).exists():
+            write_checkpoint(root / kind, kind, 4, geometry=geometry)
+        return root / kind
+
+    return make
 
 
 @pytest.mark.parametrize("kind", KINDS)

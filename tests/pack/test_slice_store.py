@@ -35,7 +35,11 @@ from tests.support.directories import contents, differences
 from tests.support.formats import record_tensors
 from tests.support.processes import in_process, one_line
 
-GEOMETRY = replace(PRESETS["tiny"], layers=4, experts=6, expert_width=256, scale_dtype="bfloat16")
+# Experts and, in mlx-lm, all other weights divide by four.
+GEOMETRY = replace(
+    PRESETS["tiny"], layers=4, experts=6, expert_width=256, shared_width=256, kv_heads=4,
+    linear_k_heads=4, linear_k_dim=64, linear_v_dim=64, head_dim=64, scale_dtype="bfloat16",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from flash_moe.compat.division import divided_weights
 from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.config import model_config
 from flash_moe.pack.sources.base import PackSource, check_adopted, keep_unused, part_of
@@ -51,7 +52,10 @@ def open_source(
     source = _open(checkpoint, loading, quantization, adopt)
     _check_store(source)
     source = keep_unused(source) if keep else source
-    return part_of(source, part) if part else source
+    if part is None:
+        return source
+    divided_weights(source.config, source.resident, source.root, part.count)
+    return part_of(source, part)
 
 
 def _check_store(source: PackSource) -> None:
