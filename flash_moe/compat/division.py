@@ -65,7 +65,7 @@ def shard(model: Any, group: Any) -> None:
         raise UnsupportedModelError(
             "part",
             f"mlx-lm cannot divide this model by {group.size()}: {type(error).__name__}: {error}",
-            "Use another number of machines.",
+            "Use another number of machines, or one.",
         ) from error
 
 

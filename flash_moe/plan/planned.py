@@ -174,6 +174,8 @@ def plan_checkpoint(
 
     def disk(source: PackSource) -> Disk:
         usage = _disk(source, dst, ShardSource(), small)
+        if part is not None:  # the other parts need the shards
+            return usage
         return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
     open_as, origin = partial(open_source, checkpoint, part=part), checkpoint.origin

@@ -140,7 +140,7 @@ def _divides(layout: RecordLayout, count: int) -> bool:
 def _group_size(q: Quantization, width: int) -> int | None:
     """Return the group size of a slice of ``width`` inputs, or ``None`` if there is none.
 
-    If a group is cut, smaller groups keep its scale.
+    Smaller groups that a cut makes keep the scale of theirs.
     """
     sizes = GROUP_SIZES if q.mode == "affine" else (q.group_size,)
     common = math.gcd(q.group_size, width)
