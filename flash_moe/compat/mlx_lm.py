@@ -148,6 +148,10 @@ BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")
 
+# flash_moe/model/recorded.py records their passes.
+GatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_5", "GatedDeltaNet")
+Qwen3NextGatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_next", "Qwen3NextGatedDeltaNet")
+
 
 def model_classes(component: str, config: dict[str, Any]) -> tuple[type, type]:
     """Return mlx-lm's ``Model`` and ``ModelArgs`` for a config.json.

@@ -34,6 +34,7 @@ from flash_moe.memory.system import available_to_model, release_free_memory, usa
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
+from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
@@ -182,6 +183,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             option = streaming.options.kernels
             use = use_kernels(option)
+            if use:
+                record_delta_nets(self)
             if use and on_cuda():
                 replace_gated_delta_ops(with_kernel)
             self._memory_plan = streaming.plan_memory()
