@@ -185,7 +185,7 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], bool]] = {
             changes=compressed("pack-quantized"),
             drop=QUANTIZATION,
         ),
-        False,
+        True,
     ),
     "kimi_k3, mxfp4": (
         lambda p: write(
@@ -273,7 +273,7 @@ def test_quantized_originals_keep_their_bits(tmp_path: Path) -> None:
 
 
 def test_experts_that_mlx_lm_computes_are_not_requantized(tmp_path: Path) -> None:
-    path = FORMATS["kimi_k2, int4"][0](tmp_path / "model")
+    path = FORMATS["minimax_m3, shared expert folded in"][0](tmp_path / "model")
     with pytest.raises(UnsupportedModelError, match=r"it computes.*mlx_lm\.convert"):
         open_source(path, QuantizationConfig(expert_bits=2))
 
