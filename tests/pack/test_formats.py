@@ -32,8 +32,10 @@ from tests.support.formats import (
     QWEN,
     Weights,
     assert_same_bits,
+    awq,
     bytes_of,
     per_expert,
+    quantized_by,
     record_tensors,
     renamed,
     write,
@@ -233,25 +235,11 @@ def test_the_bits_of_mlx_lm(make: Callable[[Path], Path], in_place: bool, tmp_pa
             assert list(flash.generate(prompt_ids(9), max_tokens=4).token_ids) == expected
 
 
-def awq(w: Weights) -> Weights:
-    """Attention as AutoAWQ saves it: words along the outputs, scales of float16."""
-    out = {}
-    for name, array in per_expert()(w).items():
-        if not name.endswith("q_proj.weight"):
-            out[name] = array
-            continue
-        base, (rows, width) = name.removesuffix(".weight"), array.shape
-        key = mx.random.key(rows)
-        out[f"{base}.qweight"] = mx.random.randint(0, 2**31 - 1, (width, rows // 8), key=key)
-        out[f"{base}.qzeros"] = mx.random.randint(0, 2**31 - 1, (width // 32, rows // 8), key=key)
-        out[f"{base}.scales"] = mx.random.uniform(0, 0.01, (width // 32, rows), mx.float16, key)
-    return out
-
-
-def test_attention_of_awq_is_that_of_convert(tmp_path: Path) -> None:
-    quantization = {"quant_method": "awq", "bits": 4, "group_size": 32}
-    changes = {"quantization_config": quantization}
-    path = write(tmp_path / "model", OLMOE, awq, quantize=False, changes=changes)
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_attention_of_awq_is_that_of_convert(method: str, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "model", OLMOE, awq("q_proj"), quantize=False, changes=quantized_by("awq")
+    )
     mlx_lm.convert(str(path), str(tmp_path / "mlx"), quantize=True)
     pack(open_source(path), tmp_path / "store")
     assert_same_bits(tmp_path / "mlx", tmp_path / "store")
@@ -272,7 +260,7 @@ def test_quantized_originals_keep_their_bits(tmp_path: Path) -> None:
     assert ours.layers == theirs.layers
 
 
-def test_experts_that_mlx_lm_computes_are_not_requantized(tmp_path: Path) -> None:
+def test_experts_that_mlx_lm_computes_are_not_requantized_by(tmp_path: Path) -> None:
     path = FORMATS["minimax_m3, shared expert folded in"][0](tmp_path / "model")
     with pytest.raises(UnsupportedModelError, match=r"it computes.*mlx_lm\.convert"):
         open_source(path, QuantizationConfig(expert_bits=2))
