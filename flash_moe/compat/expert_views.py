@@ -78,9 +78,9 @@ class ViewedTensor:
         """Return the positions of the experts.
 
         Returns:
-            ``None`` if they are not rows at equal steps, or if the factor may need rounding.
+            ``None`` if they are not rows at equal steps, or if the factor rounds half precision.
         """
-        if self.factor != 1 and bin(self.factor).count("1") != 1:
+        if self.dtype != "F32" and bin(self.factor).count("1") != 1:
             return None
         size = BITS[self.dtype] // 8
         run, rows, step = 1, 1, 0  # elements that follow each other; rows of them
@@ -100,15 +100,12 @@ class ViewedTensor:
         return Places(starts, rows, step * size, self.dtype, self.factor)
 
 
-def factor_of(labelled: mx.array, count: int) -> int:
-    """Return the integer that labels below ``count`` were multiplied by."""
+def are_labels(labelled: mx.array, count: int) -> bool:
+    """Return True if the first elements may be labels below ``count``."""
     if not mx.issubdtype(labelled.dtype, mx.integer):
-        return 1
-    values = np.array(labelled.flatten()[:SAMPLES])
-    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    if low < 0 < high or 0 <= low <= high < count:
-        return 1
-    return int(np.gcd.reduce(values)) * (-1 if low < 0 else 1)
+        return False
+    some = np.array(labelled.flatten()[:SAMPLES])
+    return some.size == 0 or 0 <= some.min() <= some.max() < count
 
 
 def contiguous(shape: tuple[int, ...], first: int = 0) -> View:

@@ -17,8 +17,8 @@ from flash_moe.compat.expert_views import (
     View,
     ViewedTensor,
     agrees,
+    are_labels,
     contiguous,
-    factor_of,
     positions,
     shuffled,
     whole_view,
@@ -42,7 +42,7 @@ class ViewFinder:
         self._loading, self._tensors = loading, tensors
         self._known: dict[tuple[Any, ...], View] = {}
         self._labels: dict[tuple[int, ...], mx.array] = {}
-        self._multiples: dict[tuple[Any, ...], bool] = {}
+        self._factors: dict[tuple[Any, ...], int] = {}
 
     def find(self, layer: Experts) -> dict[str, ViewedTensor]:
         """Return those of a layer's expert tensors that are views, by name."""
@@ -82,15 +82,15 @@ class ViewFinder:
                 array = array.view(mx.uint32)
             factor = 1
             if mx.issubdtype(source.dtype, mx.floating):
-                factor = factor_of(array, sum(labels[e.name].size for e in entries))
-            if factor != 1:
-                array = array // factor
-                key = (name, factor, array.shape, entries[0].shape)
-                if key not in self._multiples:
-                    given = {e.name: labels[e.name] for e in entries}
-                    self._multiples[key] = self._is_multiple(output, array, given, factor)
-                if not self._multiples[key]:
+                given = {e.name: labels[e.name] for e in entries}
+                if not are_labels(array, sum(label.size for label in given.values())):
+                    key = (name, array.shape, entries[0].shape)
+                    if key not in self._factors:
+                        self._factors[key] = self._factor(output, array, given)
+                    factor = self._factors[key]
+                if not factor:
                     continue
+                array = _divided(array, factor)
             if len(entries) > 1:
                 viewed = _of_experts(array, shape, entries, bytes_stay)
             else:
@@ -134,20 +134,22 @@ class ViewFinder:
         labels = self._labels_of(many)
         return labels, self._load(labels)
 
-    def _is_multiple(
-        self, output: str, taken: mx.array, labels: Mapping[str, mx.array], factor: int
-    ) -> bool:
-        """Return True if an output is a multiple of its sources for random floats too.
+    def _factor(self, output: str, labelled: mx.array, labels: Mapping[str, mx.array]) -> int:
+        """Return the integer that mlx-lm multiplies by, or 0 if an output is no such product.
 
         Args:
-            taken: Labels of the source elements whose multiples the output has.
-            labels: Labels of each source.
+            labelled: The output for labels.
+            labels: Labels of its sources.
         """
-        count = sum(label.size for label in labels.values())
         dtype = self._loading.zeros[next(iter(labels))].dtype
+        ones = self._loading.run({n: mx.ones(x.shape, dtype) for n, x in labels.items()})[output]
+        factor = int(np.array(ones.flatten()[0].astype(mx.float32)))
+        if not factor:
+            return 0
+        count = sum(label.size for label in labels.values())
         floats = mx.random.normal((count,), dtype, key=mx.random.key(0))
         got = self._loading.run({name: floats[label] for name, label in labels.items()})[output]
-        return bool(mx.array_equal(got, floats[taken] * factor))
+        return factor if mx.array_equal(got, floats[_divided(labelled, factor)] * factor) else 0
 
     def _byte_views(
         self, layer: Experts, stacks: Mapping[str, TensorEntry]
@@ -244,6 +246,13 @@ def _of_experts(
     slices = tuple(ExpertSlice(e, entries[i], 0) for e, i in enumerate(order))
     dtype = entries[0].dtype if bytes_stay else _viewed_as(entries[0])
     return ViewedTensor(contiguous(one), slices, dtype)
+
+
+def _divided(labelled: mx.array, factor: int) -> mx.array:
+    """Return labels from their multiples, which are floats if the factor was one."""
+    if mx.issubdtype(labelled.dtype, mx.integer):
+        return labelled if factor == 1 else labelled // factor
+    return (labelled / factor).astype(mx.int32)
 
 
 def _is_bytes(entry: TensorEntry) -> bool:

@@ -69,7 +69,7 @@ class Segment:
         rows: Equal pieces of the range; only they are used, and are contiguous in the record.
         step: Bytes from a row to the next in the file, if there are several.
         dtype: safetensors name of its elements, if they are multiplied by a factor.
-        factor: Power of two, positive or negative, that multiplies the elements.
+        factor: Integer that multiplies the elements; a power of two for half precision.
     """
 
     file: Path

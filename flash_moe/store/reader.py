@@ -279,7 +279,7 @@ def _copy_rows(span: memoryview, part: memoryview, segment: Segment) -> None:
 
 
 def _multiply(part: memoryview, segment: Segment) -> None:
-    """Multiply floats in place. A power of two changes the exponent only, so nothing is rounded."""
+    """Multiply floats in place. A power of two rounds nothing, and single precision once."""
     with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN, as in MLX
         if segment.dtype == "BF16":
             halves = np.frombuffer(part, np.uint16)

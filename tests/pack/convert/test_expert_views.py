@@ -52,6 +52,7 @@ VIEWS: dict[str, tuple[dict[str, TensorEntry], Callable[[Weights], mx.array]]] =
     "copied": (STACKED, lambda w: mx.contiguous(w["fused"])),
     "stacked": (SINGLE, lambda w: mx.stack([w[f"e{i}"] for i in range(N_EXPERTS)])),
     "negative multiples": (STACKED, lambda w: -8 * w["fused"][:, ::2]),
+    "multiples by a float": (STACKED, lambda w: w["fused"] * 24.0),
     "multiples, stacked": (SINGLE, lambda w: mx.stack([w[f"e{i}"] * 3 for i in range(N_EXPERTS)])),
     "stacked backwards": (SINGLE, lambda w: mx.stack([w[f"e{i}"] for i in (4, 3, 2, 1, 0)])),
 }
