@@ -125,7 +125,7 @@ class StreamedExperts(nn.Module):
             return self._on_held(x, held)
         chosen, experts, waves = self._fetch(indices)
         shared = self._shared
-        if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
+        if shared and shared.expects(x) and self._bank.waits_long(self._layer, experts):
             shared.begin(x)
         if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
@@ -178,7 +178,7 @@ class StreamedExperts(nn.Module):
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
-        if shared is not None and not self._bank.all_cached(self._layer, experts):
+        if shared is not None and self._bank.waits_long(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if self._in_pairs(len(x)) or not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
@@ -245,12 +245,13 @@ class StreamedExperts(nn.Module):
             if len(wave.experts) < len(numbers):
                 new = set(wave.experts)
                 in_wave = [place for place, expert in enumerate(numbers) if expert in new]
-                ids = self._slot_ids([slot_of[numbers[place]] for place in in_wave], wave)
-                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
+                slab = wave.slab.array
+                ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
+                parts.append(self._kernels.gate_up(x, ids, slab))
                 order += in_wave
                 self._bank.track(parts[-1])
         slab = wave.slab.array
-        ids = self._slot_ids([slot_of[expert] for expert in numbers], wave)
+        ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(order))]
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
@@ -258,11 +259,6 @@ class StreamedExperts(nn.Module):
             y = self._kernels(x, weights, ids, slab, shared=shared)
         self._bank.track(y)
         return y
-
-    def _slot_ids(self, slots: list[int], wave: Wave) -> mx.array:
-        """Return the slots of one token's experts for the kernels."""
-        assert self._kernels is not None
-        return self._kernels.slot_ids(np.array([slots], np.uint32), wave.slab.array)
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
