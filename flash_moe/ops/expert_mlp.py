@@ -175,9 +175,7 @@ class ExpertMLP:
         return x if bias is None else x + mx.expand_dims(bias[slots], -2)
 
 
-def _copies(
-    views: Mapping[str, mx.array], used: npt.NDArray[np.uint32]
-) -> Mapping[str, mx.array]:
+def _copies(views: Mapping[str, mx.array], used: npt.NDArray[np.uint32]) -> Mapping[str, mx.array]:
     """Return contiguous copies of some slots.
 
     MLX 0.32.4's gather_qmm on CUDA has no kernel for arrays with gaps between the experts, such as

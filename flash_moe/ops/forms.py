@@ -17,6 +17,9 @@ KERNELS, FEW, MANY = range(3)  # our kernels; gather_qmm per row; gather_qmm wit
 CLEARLY_FASTER = 0.95
 
 
+CASES = {"one": "one row", "few": "few rows per expert", "many": "many rows per expert"}
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of the same rows by our kernels and by MLX."""
