@@ -31,9 +31,9 @@ from flash_moe.stream.reading import Wave
 # same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
-# Our kernels read the weights of an expert once for each of its rows. On CUDA they win by 2.2 to 3.8
-# times up to 20 rows per expert, the most that was measured (docs/kernels.md), and gather_qmm needs
-# copies of the experts. On Metal the forms that the self-test timed decide (ops/forms.py).
+# Our kernels read the weights of an expert once for each of its rows. On CUDA they win by 2.2 to
+# 3.8 times up to 20 rows per expert, the most that was measured (docs/kernels.md), and gather_qmm
+# needs copies of the experts. On Metal the forms that the self-test timed decide (ops/forms.py).
 MAX_ROWS_PER_EXPERT_CUDA = 20
 MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 

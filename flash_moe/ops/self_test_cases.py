@@ -33,8 +33,7 @@ OVERWRITTEN = 0  # slot that gets another expert between two runs; each token us
 # Largest error over largest output. Kernels compute in float and round the output once, to 2^-8 of
 # its size in bfloat16; the reference stays in float. One wrong row of a weight is many times that.
 EXPERTS_BOUND = 8e-3
-# Slots of the rows of a long pass: several tiles, one of them with rows of three experts, and a slot
-# that is not used.
+# Slots of the rows of a long pass: several tiles, one with rows of three experts, one slot unused.
 MANY_SLOTS = np.repeat(np.array([0, 2, 3], np.uint32), [37, 5, 70])
 # MLX rounds gate, up, their product and the output to bfloat16, each to 2^-9 of its size.
 MANY_BOUND = 2e-2
