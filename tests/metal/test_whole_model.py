@@ -166,7 +166,7 @@ def test_architectures(
 
 
 def test_experts_that_the_kernels_do_not_take(tmp_path: Path, launches: Counter[str]) -> None:
-    """mxfp4: plain MLX computes, or the user hears why."""
+    """mxfp4: plain MLX computes, or an error names the reason."""
     path = tmp_path / "model"
     write_model(path, "qwen3_moe", mode="mxfp4")
     with pytest.raises(UnsupportedModelError, match="expected the same affine quantization"):
