@@ -119,8 +119,8 @@ class StreamedExperts(nn.Module):
         if self._choose_only:
             raise _Chosen(indices)
 
-        def begin_shared(missing: bool) -> None:
-            if self._shared and self._shared.expects(x) and missing:
+        def begin_shared(waits: bool) -> None:
+            if self._shared and self._shared.expects(x) and waits:
                 self._shared.begin(x)
 
         return self._outputs(x, mx.stop_gradient(indices), begin_shared)
@@ -157,8 +157,8 @@ class StreamedExperts(nn.Module):
         """
         assert self._kernels is not None
 
-        def begin_shared(missing: bool) -> None:
-            if shared is not None and missing:
+        def begin_shared(waits: bool) -> None:
+            if shared is not None and waits:
                 mx.async_eval(*shared)  # needs no expert, so it runs while they are read
 
         if len(x) > 1:
@@ -173,7 +173,7 @@ class StreamedExperts(nn.Module):
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
-        begin_shared(not self._bank.all_cached(self._layer, experts))
+        begin_shared(self._bank.waits_long(self._layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared)
 
     def _outputs(
@@ -182,13 +182,13 @@ class StreamedExperts(nn.Module):
         """Return the unweighted outputs of the chosen experts, ``[..., k, hidden]``.
 
         Args:
-            begin_shared: Called with true if experts have to be read, else with false.
+            begin_shared: Called with true if there is a wait worth computing the shared expert in.
         """
         held = self._held_slots(ids)
         if held is not None:
             return self._on_held(x, held)
         chosen, experts, waves = self._fetch(ids)
-        begin_shared(not self._bank.all_cached(self._layer, experts))
+        begin_shared(self._bank.waits_long(self._layer, experts))
         forms = self._form_of_expert(chosen)
         fit = len(experts) <= self._bank.slab_plan(self._layer).n_slots
         if self._kernels and fit and (forms[experts] == KERNELS).all():
@@ -260,12 +260,13 @@ class StreamedExperts(nn.Module):
             if len(wave.experts) < len(numbers):
                 new = set(wave.experts)
                 in_wave = [place for place, expert in enumerate(numbers) if expert in new]
-                ids = self._slot_ids([slot_of[numbers[place]] for place in in_wave], wave)
-                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
+                slab = wave.slab.array
+                ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
+                parts.append(self._kernels.gate_up(x, ids, slab))
                 order += in_wave
                 self._bank.track(parts[-1])
         slab = wave.slab.array
-        ids = self._slot_ids([slot_of[expert] for expert in numbers], wave)
+        ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(order))]
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
@@ -273,11 +274,6 @@ class StreamedExperts(nn.Module):
             y = self._kernels(x, weights, ids, slab, shared=shared)
         self._bank.track(y)
         return y
-
-    def _slot_ids(self, slots: list[int], wave: Wave) -> mx.array:
-        """Return the slots of one token's experts for the kernels."""
-        assert self._kernels is not None
-        return self._kernels.slot_ids(np.array([slots], np.uint32), wave.slab.array)
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
