@@ -84,9 +84,9 @@ def recorded_run(trace: Trace, events: Path | None = None) -> RecordedRun:
     needed = np.zeros((n_passes, n_layers), np.int64)
     misses = np.zeros_like(needed)
     seen = [0] * n_layers
-    for layer, n_needed, n_missed in call_misses(trace, header.budget_bytes, policy):
+    for (layer, experts), n_missed in call_misses(trace, header.budget_bytes, policy):
         if seen[layer] < n_passes:
-            needed[seen[layer], layer], misses[seen[layer], layer] = n_needed, n_missed
+            needed[seen[layer], layer], misses[seen[layer], layer] = len(experts), n_missed
         seen[layer] += 1
     wait_s = None if events is None else _waits(header, n_passes, events)
     return RecordedRun(header, needed, misses, uses, wait_s)

@@ -13,49 +13,69 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs
+from flash_moe.stream.host_tier import HostTable
 from flash_moe.stream.policy import Key, Policy
 from flash_moe.stream.slot_table import SlotTable
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import Call, Trace
 
-Reads = Callable[[SlabPlan, Sequence[Call]], Iterable[int]]  # yields the reads of each call
+# Yields the misses of each call, and those of them that the second tier serves.
+Misses = Callable[[SlabPlan, Sequence[Call]], Iterator[tuple[int, int]]]
 
 
-def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -> StreamStats:
+def replay(
+    trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy], host_bytes: int = 0
+) -> StreamStats:
     """Return the counters of a run with this routing, budget and policy, from an empty bank.
+
+    Args:
+        host_bytes: Size of a second tier (``host_cache_gb``); its hits are ``host_hits``.
 
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
     """
-    return _count(trace, budget_bytes, _reads(make_policy))
+    return _count(trace, budget_bytes, _misses(trace, make_policy, host_bytes))
 
 
 def call_misses(
     trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]
-) -> list[tuple[int, int, int]]:
-    """Return (layer, needed experts, misses) of each call of such a run, layer by layer.
-
-    The calls of a layer have the order of the trace.
+) -> Iterator[tuple[Call, int]]:
+    """Yield each call of the trace with its misses in such a run, without a second tier.
 
     Raises:
         BudgetError: As for ``replay``.
     """
-    counted = _call_by_call(trace, budget_bytes, _reads(make_policy))
-    return [(layer, len(experts), n_reads) for (layer, experts), n_reads in counted]
+    for call, n_misses, _ in _call_by_call(trace, budget_bytes, _misses(trace, make_policy)):
+        yield call, n_misses
 
 
-def _reads(make_policy: Callable[[], Policy]) -> Reads:
-    def reads(plan: SlabPlan, calls: Sequence[Call]) -> Iterable[int]:
+def _misses(trace: Trace, make_policy: Callable[[], Policy], host_bytes: int = 0) -> Misses:
+    slot_bytes = max(layer.layout.record_bytes for layer in trace.header.layers)
+    tier = HostTable(host_bytes // slot_bytes)
+
+    def misses(plan: SlabPlan, calls: Sequence[Call]) -> Iterator[tuple[int, int]]:
         table = SlotTable(plan.n_slots, make_policy())
         for layer, experts in calls:
-            n_reads = 0
+            n_reads = n_host = 0
             for group in table.begin_call(layer, experts):
                 assignment = table.assign(layer, group)
                 table.commit(assignment)
                 n_reads += len(assignment.reads)
-            yield n_reads
+                keys = [(layer, expert) for expert, _ in assignment.reads]
+                n_host += _through_tier(tier, keys, assignment.evicted)
+            yield n_reads, n_host
 
-    return reads
+    return misses
+
+
+def _through_tier(tier: HostTable, keys: Sequence[Key], evicted: Iterable[Key]) -> int:
+    """Load missing experts through the second tier, in the order of a live run; count its hits."""
+    places = [(key, tier.acquire(key)) for key in keys]
+    tier.touch(evicted)
+    for key, place in places:
+        if place is not None:
+            tier.release(key, complete=True)
+    return sum(place is not None and place[1] for _, place in places)
 
 
 def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
@@ -68,18 +88,29 @@ def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
     Raises:
         BudgetError: As for ``replay``.
     """
-    return _count(trace, budget_bytes, lambda plan, calls: _belady(plan.n_slots, calls))
+    return _count(
+        trace,
+        budget_bytes,
+        lambda plan, calls: ((n, 0) for n in _belady(plan.n_slots, calls)),
+    )
 
 
-def _call_by_call(trace: Trace, budget_bytes: int, reads: Reads) -> Iterator[tuple[Call, int]]:
-    """Yield each call with its reads, slab by slab: slabs are independent."""
-    header = trace.header
-    for plan in plan_slabs(header.layers, budget_bytes, header.top_k):
-        calls = [call for call in trace.calls if call[0] in plan.layers]
-        yield from zip(calls, reads(plan, calls), strict=True)
+def _call_by_call(
+    trace: Trace, budget_bytes: int, misses: Misses
+) -> Iterator[tuple[Call, int, int]]:
+    """Yield each call with its misses, and those that the second tier serves.
+
+    Slabs are independent, but a second tier serves all of them in the order of the calls.
+    """
+    counts: dict[int, Iterator[tuple[int, int]]] = {}
+    for plan in plan_slabs(trace.header.layers, budget_bytes, trace.header.top_k):
+        of_slab = misses(plan, [call for call in trace.calls if call[0] in plan.layers])
+        counts |= dict.fromkeys(plan.layers, of_slab)
+    for call in trace.calls:
+        yield (call, *next(counts[call[0]]))
 
 
-def _count(trace: Trace, budget_bytes: int, reads: Reads) -> StreamStats:
+def _count(trace: Trace, budget_bytes: int, misses: Misses) -> StreamStats:
     header = trace.header
     plans = plan_slabs(header.layers, budget_bytes, header.top_k)
     counters = Counters(
@@ -87,19 +118,20 @@ def _count(trace: Trace, budget_bytes: int, reads: Reads) -> StreamStats:
         sum(plan.n_bytes for plan in plans),
         expert_bytes(header.layers),
     )
-    for (layer, experts), n_reads in _call_by_call(trace, budget_bytes, reads):
+    for (layer, experts), n_misses, n_host in _call_by_call(trace, budget_bytes, misses):
         counters.add(
             layer,
             calls=1,
-            hits=len(experts) - n_reads,
-            misses=n_reads,
+            hits=len(experts) - n_misses,
+            misses=n_misses,
+            host_hits=n_host,
             bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
-            bytes_read=n_reads * header.read_bytes[layer],
+            bytes_read=(n_misses - n_host) * header.read_bytes[layer],
         )
     return counters.snapshot()
 
 
-def _belady(n_slots: int, calls: Sequence[Call]) -> Iterable[int]:
+def _belady(n_slots: int, calls: Sequence[Call]) -> Iterator[int]:
     """Yield the reads of each call."""
     uses: dict[Key, deque[float]] = defaultdict(deque)  # indices of the future calls
     for number, (layer, experts) in enumerate(calls):

@@ -26,7 +26,7 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
-from flash_moe.stream.contents import CacheContents, read_contents
+from flash_moe.stream.contents import CacheContents, contents_of
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.held import HeldLayers
@@ -112,7 +112,7 @@ class ExpertBank:
 
     def contents(self) -> CacheContents:
         """States of all experts now; for any thread, without the lock of the forward pass."""
-        return read_contents(
+        return contents_of(
             self.layers, self._pool_of, self._reading, self._prefetcher, self._memory
         )
 
@@ -156,6 +156,10 @@ class ExpertBank:
         table = self._pool_of[layer].table
         return all((layer, expert) in table for expert in experts)
 
+    def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
+        """True if an expert has to be read, and the wait is worth a separate computation."""
+        return self._memory.early_waves and not self.all_cached(layer, experts)
+
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
 
@@ -171,8 +175,7 @@ class ExpertBank:
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
-            number = None if layer is None else self.layers[layer].number
-            self._events.layer_span("compute", number, started, ended)
+            self._events.layer_span("compute", self.layers, layer, started, ended)
             self._events.flush()
 
     def recover(self) -> None:
@@ -353,8 +356,7 @@ class ExpertBank:
             ended = time.perf_counter()
             reading.waited += ended - started
             if self._events is not None:
-                number = self.layers[reading.layer].number
-                self._events.layer_span("wait", number, started, ended)
+                self._events.layer_span("wait", self.layers, reading.layer, started, ended)
 
     def _finish(self, reading: Reading) -> Wave:
         """Wait for the reads and commit their experts to the slot table."""

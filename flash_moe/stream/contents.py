@@ -43,7 +43,7 @@ class CacheContents:
     second_tier: Mask | None
 
 
-def read_contents(
+def contents_of(
     layers: Sequence[ExpertLayer],
     pool_of: Mapping[int, SlotPool],
     reading: Reading | None,

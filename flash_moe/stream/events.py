@@ -16,11 +16,12 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import TraceError
-from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 
 
@@ -50,11 +51,19 @@ class EventLog:
         thread = threading.current_thread()
         self._spans.append((name, thread.native_id or 0, thread.name, started, ended, arguments))
 
-    def layer_span(self, name: str, number: int | None, started: float, ended: float) -> None:
-        """Add a span of a layer, or one that belongs to no layer."""
-        if number is None:
+    def layer_span(
+        self,
+        name: str,
+        layers: Sequence[ExpertLayer],
+        index: int | None,
+        started: float,
+        ended: float,
+    ) -> None:
+        """Add a span of the layer with this index, or one that belongs to no layer."""
+        if index is None:
             self.span(name, started, ended)
         else:
+            number = layers[index].number
             self.span(f"{name} {number}", started, ended, layer=number)
 
     def flush(self) -> None:

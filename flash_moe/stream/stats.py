@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from flash_moe.files.sizes import format_bytes
 
@@ -71,8 +71,9 @@ class StreamStats:
     shrinks: int = 0
 
     def __str__(self) -> str:
+        tier = f"{self.host_hits} misses from the second tier, " if self.host_hits else ""
         return (
-            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, "
+            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, {tier}"
             f"bank {format_bytes(self.bank_bytes)} of {format_bytes(self.expert_bytes)} of experts"
         )
 
@@ -152,7 +153,7 @@ class StreamStats:
             *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
-        return {**rows, "layers": [asdict(layer) for layer in self.layers]}
+        return {**rows, "layers": [dict(vars(layer)) for layer in self.layers]}
 
 
 class Counters:

@@ -13,7 +13,7 @@ from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.contents import Mask, read_contents
+from flash_moe.stream.contents import Mask, contents_of
 from flash_moe.stream.host_tier import HostTable
 from flash_moe.stream.prefetch import Prefetcher
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors, fetch_and_compare
@@ -77,7 +77,7 @@ def test_the_second_tier(tiny_store: Path) -> None:
         assert table.acquire(key) is not None
         table.release(key, complete)
     memory = cast(Any, SimpleNamespace(tier=SimpleNamespace(table=table)))
-    now = read_contents(layers, {}, None, cast(Prefetcher, Prefetcher(cast(Any, None))), memory)
+    now = contents_of(layers, {}, None, cast(Prefetcher, Prefetcher(cast(Any, None))), memory)
     assert keys(now.second_tier) == {(7, 31)}  # (0, 1) made room for the read that failed
 
 
