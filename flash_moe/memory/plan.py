@@ -166,7 +166,9 @@ def tiles(
     """Return the lengths of the tiles of the next pass over a prompt; one tile is a chunk.
 
     A pass over several tiles reads each expert once, so the prompt is divided into the fewest
-    passes of tiles of at least 64 tokens. If all experts fit, several tiles are only for marks.
+    passes of tiles of at least 64 tokens. If all experts fit, chunks read no more than such a pass
+    and take less time (docs/experiments.md). Fewer than 64 tokens after the last mark hardly share
+    experts, so they are a chunk too.
 
     Args:
         most: The longest chunk.
@@ -174,12 +176,14 @@ def tiles(
         marks: Numbers of tokens at which a tile ends.
         fits_all: True if the bank has a slot for every expert.
     """
-    chunk = chunks(n_tokens, most)[0]
     ends = [mark for mark in sorted(set(marks)) if 0 < mark < n_tokens]
+    if ends and n_tokens - ends[-1] < MIN_CHUNK:
+        n_tokens = ends.pop()
+    chunk = chunks(n_tokens, most)[0]
     for n_passes in range(1, n_tokens + 1):
         n = -(-n_tokens // n_passes)
         inner = [end for end in ends if end < n]
-        if (n <= chunk and not inner) or (fits_all and not ends):
+        if fits_all or (n <= chunk and not inner):
             break
         tile = min(tile_of(n), RESIDENT_CHUNK)
         if tile >= min(n, MIN_CHUNK):
