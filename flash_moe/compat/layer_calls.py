@@ -51,7 +51,7 @@ def _interceptable(base: type) -> type:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return self._call(*args, **kwargs)
 
-        def may_use_kernels(self, n_pairs: int) -> bool:
+        def may_use_kernels(self, n_rows: int, top_k: int) -> bool:
             """False for experts: their block then calls them as mlx-lm does."""
             return False
 

@@ -164,17 +164,19 @@ def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
 def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile]) -> None:
     needed = np.unique(np.concatenate([tile.chosen.reshape(-1) for tile in tiles])).tolist()
     last: list[mx.array] = []
+    forms = [experts._form_of_expert(tile.chosen) for tile in tiles]
     experts._bank.fence(experts._layer)
     for wave in experts._bank.waves(experts._layer, needed):
         in_wave = np.zeros(experts._n_experts, bool)
         in_wave[list(wave.experts)] = True
-        for tile in tiles:
+        for tile, form in zip(tiles, forms, strict=True):
             pairs = np.nonzero(in_wave[tile.chosen.reshape(-1)])[0]
             if not len(pairs):
                 continue
             assert tile.rows is not None
             x = tile.rows[mx.array(pairs // tile.chosen.shape[-1])]
-            part = experts._by_waves(x, tile.chosen.reshape(-1, 1)[pairs], [wave]).squeeze(1)
+            chosen = tile.chosen.reshape(-1, 1)[pairs]
+            part = experts._by_waves(x, chosen, form, [wave]).squeeze(1)
             tile.parts.append((pairs, part))
             mx.async_eval(part)
             # One part ahead, so that the workspace of all others is free.

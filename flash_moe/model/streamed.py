@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
-from flash_moe.ops.dispatch import keep_views, use_kernels
+from flash_moe.ops.dispatch import keep_views, kernel_forms, use_kernels
 from flash_moe.ops.gated_delta import with_kernel
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.layout import COMPONENT_NAMES
@@ -371,7 +372,9 @@ def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> Expe
             raise UnsupportedModelError(
                 "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
             )
-        return ExpertKernels(bank.layers[layer].layout, slot_bytes)
+        layout = bank.layers[layer].layout
+        kernels = ExpertKernels(layout, slot_bytes)
+        return replace(kernels, forms=kernel_forms(option, layout))
     except UnsupportedModelError:
         if option == "require":
             raise

@@ -35,13 +35,13 @@ def write_experts(
     Args:
         part: Component of the array named ``weight``: ``"weight"`` or ``"bias"``.
     """
-    layout, n_bytes = files.layers[layer].layout, 0
+    layout, n_bytes = files.layout(layer), 0
     for name, array in parts.items():
         component = layout.component(projection, part if name == "weight" else name)
         assert component is not None  # the layout was made for this recipe
         rows = bytes_of(array).reshape(len(experts), component.n_bytes)
         for row, expert in zip(rows, experts, strict=True):
-            files.write_component(layer, expert, component.offset, row.data)
+            files.write_component(layer, expert, component, row.data)
         n_bytes += rows.nbytes
     return n_bytes
 
@@ -86,7 +86,8 @@ def read_slices(shards: FileSet, viewed: ViewedTensor, slices: Sequence[ExpertSl
         read_exactly(shards, one.entry, (one.start + view.first) * itemsize, data.data)
         taken.append(view.take(data.view(f"u{itemsize}")))
     whole = np.stack(taken).reshape(-1).view(np.uint8)
-    return array_from(whole, viewed.dtype, (len(slices), *view.shape))
+    array = array_from(whole, viewed.dtype, (len(slices), *view.shape))
+    return array if viewed.factor == 1 else array * viewed.factor
 
 
 @dataclass(frozen=True)
