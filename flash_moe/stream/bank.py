@@ -11,8 +11,7 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
-All methods but ``contents`` and ``close`` run under the lock of the model's forward pass, in one
-thread at a time.
+All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
 from __future__ import annotations
