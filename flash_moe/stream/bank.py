@@ -149,14 +149,11 @@ class ExpertBank:
             return None
         return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
 
-    def all_cached(self, layer: int, experts: Sequence[int]) -> bool:
-        """True if all of these experts are in slots, so that nothing has to be read."""
-        table = self._pool_of[layer].table
-        return all((layer, expert) in table for expert in experts)
-
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
-        return self._memory.early_waves and not self.all_cached(layer, experts)
+        table = self._pool_of[layer].table
+        all_cached = all((layer, expert) in table for expert in experts)
+        return self._memory.early_waves and not all_cached
 
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
