@@ -24,7 +24,7 @@ WINGS = {
     "make": ("pack", "hub"),
     "run": ("stream", "ops", "model", "tools", "grammar", "generation"),
 }
-ROOF = ("loader", "plan", "eval", "chat", "server", "testing", "cli", "__main__")
+ROOF = ("loader", "plan", "eval", "lab", "chat", "server", "testing", "cli", "__main__")
 MAX_TOP_MODULES = 8
 MAX_LINES = 400
 # The model file of the store in the package is data, as in every store.
