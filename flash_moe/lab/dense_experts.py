@@ -109,7 +109,9 @@ def requantized(layers: Sequence[Weights], bits: int, group_size: int) -> list[W
 
 
 class DenseExperts(nn.Module):
-    """The experts of one layer, computed with ``mx.gather_mm``.
+    """The experts of one layer: one product per expert and projection, on all of its rows.
+
+    ``mx.gather_mm`` reads a matrix for each row and takes ten times as long for 720 rows on a CPU.
 
     Args:
         activation: Of the replaced module; takes the outputs of up and gate.
@@ -122,14 +124,21 @@ class DenseExperts(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return ``[..., k, hidden]`` for x ``[..., hidden]`` and expert ids ``[..., k]``."""
-        x = mx.expand_dims(x, (-2, -3))
+        chosen = np.array(indices).reshape(-1)
+        order = np.argsort(chosen, kind="stable")
+        experts, starts = np.unique(chosen[order], return_index=True)
+        rows = x.reshape(-1, x.shape[-1])[mx.array(order // indices.shape[-1])]
+        ends = [*starts[1:].tolist(), len(chosen)]
+        parts = [
+            self._expert(expert, rows[start:end])
+            for expert, start, end in zip(experts.tolist(), starts.tolist(), ends, strict=True)
+        ]
+        y = mx.concatenate(parts)[mx.array(np.argsort(order))]
+        return y.reshape(*indices.shape, -1)
 
-        def product(name: str, x: mx.array) -> mx.array:
-            weight = self._weight(name).swapaxes(-1, -2)
-            return mx.gather_mm(x, weight, rhs_indices=indices)
-
-        y = self.activation(product("up_proj", x), product("gate_proj", x))
-        return product("down_proj", y).squeeze(-2)
+    def _expert(self, expert: int, rows: mx.array) -> mx.array:
+        gate, up, down = (self._weight(name)[expert].T for name in PROJECTIONS)
+        return self.activation(rows @ up, rows @ gate) @ down
 
 
 def use_weights(model: nn.Module, layers: Sequence[Weights]) -> None:

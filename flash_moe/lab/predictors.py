@@ -90,7 +90,7 @@ def _predict(layer: Any, following: Any) -> mx.array | None:
 
 def in_order(model: nn.Module) -> list[tuple[str, Any]]:
     """Return the modules of a model with their paths, by the numbers in the paths."""
-    places: list[tuple[str, Any]] = model.named_modules()  # type: ignore[no-untyped-call]
+    places: list[tuple[str, Any]] = model.named_modules()
     return sorted(places, key=lambda place: [int(n) for n in re.findall(r"\d+", place[0])])
 
 
