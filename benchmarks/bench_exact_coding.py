@@ -5,7 +5,7 @@
 Size, by entropy and by real coders: the codes have one static table per layer and projection;
 scales two (high and low byte); a bias is coded as the integer z where it equals -z * scale in the
 dtype of the store, and as an escape and 16 bits elsewhere. Tables are counted. Weights: the records
-of the store as they are; the same weights drawn anew inside their cells (uniformly, so that they lie
+of the store as they are; the same weights redrawn inside their cells (uniformly, so that they lie
 on no grid) and rounded to 2 to 8 bits by min-max (``mx.quantize``) and by searched scales; and
 Gaussian ones.
 

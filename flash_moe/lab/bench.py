@@ -23,7 +23,6 @@ from flash_moe.eval.answers import supported_prompts
 from flash_moe.eval.prompts import read_prompts
 from flash_moe.eval.windows import read_text
 from flash_moe.files.sizes import format_bytes
-from flash_moe.lab.experiment import SkippedError
 from flash_moe.lab.verdict import ROUNDS
 from flash_moe.model.streaming import Streaming
 from flash_moe.plan.disk_tuning import Key, batches, drop, read_batches
@@ -43,6 +42,10 @@ COLD = "cold: dropped from the page cache before each turn, none left by mincore
 WARM = "warm: from the page cache"
 
 
+class SkippedError(Exception):
+    """The experiment cannot be run here; the message has the reason."""
+
+
 @dataclass
 class Bench:
     """The store under test and the means to measure it.
@@ -56,7 +59,6 @@ class Bench:
     streaming: Streaming
     scratch: Path
     rounds: int = ROUNDS
-    large_record_bytes: int = LARGE_RECORD_BYTES
     choose: random.Random = field(default_factory=lambda: random.Random(0))
 
     @property
@@ -82,10 +84,10 @@ class Bench:
         file = self.scratch / "records.bin"
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            n = write_records(fd, N_LARGE_RECORDS, 2 * N_TOGETHER, self.large_record_bytes)
+            n = write_records(fd, N_LARGE_RECORDS, 2 * N_TOGETHER, LARGE_RECORD_BYTES)
         finally:
             os.close(fd)
-        return TemporaryRecords(file, n, self.large_record_bytes)
+        return TemporaryRecords(file, n, LARGE_RECORD_BYTES)
 
     @property
     def records_note(self) -> str:

@@ -11,8 +11,7 @@ import mlx.core as mx
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.errors import BudgetError
-from flash_moe.lab.bench import Bench
-from flash_moe.lab.experiment import SkippedError
+from flash_moe.lab.bench import Bench, SkippedError
 from flash_moe.lab.turns import Side
 from flash_moe.loader import FlashMoE, load
 from flash_moe.store.reader import supported_modes

@@ -17,7 +17,7 @@ from flash_moe.compat.dtypes import LOADED_AS
 from flash_moe.compat.expert_modules import replace_module
 from flash_moe.eval.token_scores import divergence, log_probabilities
 from flash_moe.files.sizes import format_bytes
-from flash_moe.lab.experiment import SkippedError
+from flash_moe.lab.bench import SkippedError
 from flash_moe.lab.predictors import in_order
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.pack.convert.scale_search import quantize_searched

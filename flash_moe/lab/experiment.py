@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flash_moe.lab.bench import Bench
 from flash_moe.lab.verdict import Comparison
-
-if TYPE_CHECKING:
-    from flash_moe.lab.bench import Bench
 
 ORIGINAL = "danveloper/flash-moe, 397B, M3 Max"
 PEERS = "other engines, by their own reports"
-
-
-class SkippedError(Exception):
-    """The experiment cannot be run here; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Experiment:
         name: Name on the command line.
         claim: Claim of others, with its figures.
         source: Who claims it, and on which machine.
-        run: Measures; raises :class:`SkippedError` if this machine or store cannot show it.
+        run: Measures; raises ``SkippedError`` if this machine or store cannot show it.
     """
 
     name: str

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from flash_moe.lab.experiment import SkippedError
+from flash_moe.lab.bench import SkippedError
 from flash_moe.loader import FlashMoE
 from flash_moe.model.moe_block import KNOWN
 from flash_moe.model.next_router import MAX_ROWS

@@ -15,8 +15,8 @@ import mlx.core as mx
 
 from flash_moe.errors import ConfigError
 from flash_moe.hub.resolve import resolve
-from flash_moe.lab.bench import Bench
-from flash_moe.lab.experiment import Experiment, SkippedError
+from flash_moe.lab.bench import Bench, SkippedError
+from flash_moe.lab.experiment import Experiment
 from flash_moe.lab.experiments import EXPERIMENTS
 from flash_moe.lab.verdict import CONFIDENCE, MIN_ROUNDS
 from flash_moe.memory.system import machine_memory, release_free_memory

@@ -63,6 +63,7 @@ SLOW = tuple(
         "grammar/test_model.py",
         "hub/test_plan.py",
         "hub/test_repair.py",
+        "lab/test_lab.py",
         "memory/test_prefill_workspace.py",
         "model/test_architectures.py",
         "model/test_bytes_read.py",

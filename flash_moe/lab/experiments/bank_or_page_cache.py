@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flash_moe.lab.bench import WARM, Bench
+from flash_moe.lab.bench import WARM, Bench, SkippedError
 from flash_moe.lab.decoding import decoders, turns_of
-from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome, SkippedError
+from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome
 from flash_moe.lab.turns import against_first, in_turns
 from flash_moe.stream.budget import smallest_budget
 

@@ -7,7 +7,7 @@ from functools import partial
 import mlx.core as mx
 
 from flash_moe.eval.models import no_top_k_warning
-from flash_moe.lab.bench import Bench
+from flash_moe.lab.bench import Bench, SkippedError
 from flash_moe.lab.dense_experts import (
     quantization,
     read_weights,
@@ -16,7 +16,7 @@ from flash_moe.lab.dense_experts import (
     window_kls,
     window_log_probabilities,
 )
-from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome, SkippedError
+from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome
 from flash_moe.lab.verdict import compare
 from flash_moe.loader import load
 from flash_moe.store.layout import Quantization, RecordLayout

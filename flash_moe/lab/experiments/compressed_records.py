@@ -12,8 +12,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from flash_moe.lab.bench import COLD, SMALL_RECORD_BYTES, Bench
-from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome, SkippedError
+from flash_moe.lab.bench import COLD, SMALL_RECORD_BYTES, Bench, SkippedError
+from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome
 from flash_moe.lab.turns import against_first, in_turns
 from flash_moe.options.loading import DEFAULT_IO_THREADS
 from flash_moe.store.experts import ExpertFiles, ExpertLayer, Segment

@@ -8,8 +8,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from flash_moe.lab.bench import Bench
-from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome, SkippedError
+from flash_moe.lab.bench import Bench, SkippedError
+from flash_moe.lab.experiment import ORIGINAL, Experiment, Outcome
 from flash_moe.lab.turns import against_first, in_turns
 from flash_moe.ops.kernel import Kernel, backend
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.lab.bench import COLD, Bench
+from flash_moe.lab.bench import COLD, Bench, SkippedError
 from flash_moe.lab.decoding import decoders, turns_of
-from flash_moe.lab.experiment import PEERS, Experiment, Outcome, SkippedError
+from flash_moe.lab.experiment import PEERS, Experiment, Outcome
 from flash_moe.lab.predictors import add_shared_expert
 from flash_moe.lab.turns import against_first, in_turns
 
