@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,24 +56,35 @@ def page(lab: Mapping[str, Any]) -> str:
         lab: The JSON of ``flash-moe lab --json``.
     """
     about = lab["surroundings"]
+    seconds = sum(result["seconds"] for result in lab["experiments"])
     text = [
         "# The lab: claims about streaming, measured here",
         "",
-        "Made by `python scripts/lab_page.py` from `docs/lab.json`; do not edit.",
+        "<!-- made by scripts/lab_page.py from docs/lab.json -->",
         "",
         "    flash-moe lab --json lab.json --plot lab.png",
         "",
-        "measures all of this on your machine in two to three minutes, on the demo model or on a",
-        "store that you name. The modules are in `flash_moe/lab/experiments`, one per question.",
+        *wrapped(
+            f"measures all of this on your machine ({seconds / 60:.1f} minutes here), with the "
+            "demo model or a store that you name. Each question has a module in "
+            "`flash_moe/lab/experiments`."
+        ),
         "",
-        f"This page: {about['platform']}, {about['device']}, "
-        f"{format_bytes(about['memory_bytes'])} of memory, MLX {about['mlx']}, store",
-        f"`{about['store']}`, {about['rounds']} rounds. The disk is that of {about['disk']}.",
-        "Results of one machine say little about another one: that is what the command is for.",
+        *wrapped(
+            f"This page: {about['platform']}, {about['device']}, "
+            f"{format_bytes(about['memory_bytes'])} of memory, MLX {about['mlx']}, store "
+            f"`{about['store']}`, {about['rounds']} rounds. The results of one machine say little "
+            "about another one: run the command on yours."
+        ),
         "",
-        RULE.replace(". ", ".\n"),
+        *wrapped(RULE),
         "",
-        "A ratio above 1 is in favour of the first side named. Medians; ranges are in the JSON.",
+        *wrapped("A ratio above 1 is in favour of the side named first. Costs are medians."),
+        "",
+        "<picture>",
+        '  <source media="(prefers-color-scheme: dark)" srcset="images/lab-dark.png">',
+        '  <img src="images/lab-light.png" alt="Ratio and interval of each comparison">',
+        "</picture>",
         "",
         *table(
             ("claim", "measured here", "ratio", "verdict"),
@@ -81,9 +93,9 @@ def page(lab: Mapping[str, Any]) -> str:
     ]
     for result in lab["experiments"]:
         text += ["", f"## {result['question']}", "", f"    {result['command']}", ""]
-        text += [f"Claim: {result['claim']} ({result['source']}).", ""]
+        text += [*wrapped(f"Claim: {result['claim']} ({result['source']})."), ""]
         if "skipped" in result:
-            text.append(f"Not measured here: {result['skipped']}.")
+            text += wrapped(f"Not measured here: {result['skipped']}.")
             continue
         text += table(
             ("side", "cost (lowest to highest)", "baseline", "its cost", "ratio", "verdict"),
@@ -92,8 +104,14 @@ def page(lab: Mapping[str, Any]) -> str:
         if result["facts"]:
             rows = [(name, f"{value:.4g}") for name, value in result["facts"].items()]
             text += ["", *table(("figure", "value"), rows)]
-        text += ["", *(f"- {note}" for note in (result["conditions"], *result["notes"]) if note)]
+        notes = [note for note in (result["conditions"], *result["notes"]) if note]
+        text += ["", *(line for note in notes for line in wrapped(f"- {note}", "  "))]
     return "\n".join(text) + "\n"
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Return lines of at most 100 characters."""
+    return textwrap.wrap(text, 100, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def summary(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
