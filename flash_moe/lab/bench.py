@@ -37,6 +37,7 @@ SMALL_RECORD_BYTES = 1_000_000
 LARGE_RECORD_BYTES = 7_077_888
 N_LARGE_RECORDS = 40
 N_TOGETHER = 10  # records of one layer and token, as in the 397B
+N_BATCHES = 2  # per turn: some 50 ms of cold reads
 
 COLD = "cold: dropped from the page cache before each turn, none left by mincore"
 WARM = "warm: from the page cache"
@@ -115,8 +116,8 @@ class Bench:
             raise SkippedError(f"cold reads cannot be had here: {error.problem}") from None
 
     def read_ms(self, experts: ExpertFiles, settings: IoSettings, *, cold: bool = True) -> float:
-        """Return milliseconds per record of one random batch through the reader threads."""
-        chosen = self.batches(experts)
+        """Return milliseconds per record of some random batches through the reader threads."""
+        chosen = self.batches(experts, N_BATCHES)
         if cold:
             self.drop(experts, [key for batch in chosen for key in batch])
         else:

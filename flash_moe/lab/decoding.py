@@ -17,8 +17,9 @@ from flash_moe.loader import FlashMoE, load
 from flash_moe.store.reader import supported_modes
 from flash_moe.stream.stats import StreamStats
 
-# A turn takes about this long: 4 tokens of the demo model on two cores, 1 of a large model.
-TURN_S = 0.06
+# A turn takes about this long: 12 tokens of the demo model on two cores, 1 of a large model. With
+# 0.06 s intervals were twice as wide.
+TURN_S = 0.25
 MAX_TOKENS = 32
 # Limit of the time to fill a bank before the first turn. The demo model takes 1 s for all experts.
 FILL_S = 5.0

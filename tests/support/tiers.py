@@ -1,7 +1,7 @@
 """Tiers of the suite: tests that start a process, use a compiler or run for long.
 
 ``conftest.py`` takes the hooks of pytest from here. Where the code of a test shows what it does,
-it is marked without a decorator: when it, one of its fixtures or a helper of ``tests/``
+no decorator is needed: a test is marked when it, one of its fixtures or a helper of ``tests/``
 that they name leads to `STARTERS`: ``kernel`` by way of the Metal emulator, ``process`` otherwise.
 Where only the package shows it (a tool that runs a shell), the file says ``pytest.mark.process``.
 
