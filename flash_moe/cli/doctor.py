@@ -87,6 +87,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": machine_memory(),
         # Limit of macOS for GPU memory; the bank and the resident weights share it.
         "gpu_memory_bytes": device.get("max_recommended_working_set_size"),
+        "cuda": cuda_facts(),
         "kernels_option": load_options().kernels,
         "kernels_dir": str(kernels_dir()),
         "kernels_overridden": environment.kernel_dir is not None,
@@ -95,6 +96,22 @@ def machine() -> dict[str, Any]:
         "io_file": str(settings_file()),
         "io": saved_disks(),
         "hub_cache_dir": str(HF_HUB_CACHE),
+    }
+
+
+def cuda_facts() -> dict[str, Any] | None:
+    """Memory of an NVIDIA GPU and its CUDA runtime; ``None`` without them."""
+    from flash_moe.compat.cudart import cuda_runtime
+
+    runtime = cuda_runtime()
+    if runtime is None:
+        return None
+    free, total = runtime.memory()
+    return {
+        "runtime": runtime.version(),
+        "free_bytes": free,
+        "memory_bytes": total,
+        "concurrent_managed_access": runtime.concurrent_managed_access(),
     }
 
 
@@ -170,9 +187,25 @@ def report(facts: dict[str, Any]) -> list[str]:
         "caches": f"{facts['cache_dir']}, models: {facts['hub_cache_dir']}",
     }
     lines = [f"{name:12}{text}" for name, text in rows.items()]
+    lines += _cuda_lines(facts["cuda"])
     for number, line in enumerate(tune.saved_lines(facts["io"])):
         lines.append(f"{'' if number else 'disks':12}{line}")
     return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
+
+
+def _cuda_lines(cuda: dict[str, Any] | None) -> list[str]:
+    if cuda is None:
+        return []
+    major, minor = divmod(cuda["runtime"], 1000)
+    total, free = format_bytes(cuda["memory_bytes"]), format_bytes(cuda["free_bytes"])
+    lines = [f"{'GPU memory':12}{total}, {free} free; libcudart {major}.{minor // 10}"]
+    if not cuda["concurrent_managed_access"]:
+        lines.append(
+            f"{'':12}Host and GPU share no managed memory (as on Windows, WSL and Tegra): MLX "
+            "keeps loaded weights in pinned host memory, so each token reads them over PCIe. "
+            "Experts are in the memory of the GPU as elsewhere."
+        )
+    return lines
 
 
 def _self_test_lines(result: dict[str, Any] | None) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.options import add_options, given
+from flash_moe.cli.pull import add_keep_unused
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.store.quantization import QuantizationConfig
@@ -32,6 +33,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     add_options(parser, "quantization", QuantizationConfig)
+    add_keep_unused(parser)
     parser.add_argument(
         "--cache-gb",
         type=float,
@@ -127,7 +129,8 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
 
     quantization = QuantizationConfig(**given(args, QuantizationConfig))
     root = local_path(args.model)
-    request = Request(args.model, root is not None, args.dst, args.revision, quantization)
+    keep = args.keep_unused
+    request = Request(args.model, root is not None, args.dst, args.revision, quantization, keep)
     if root is not None and is_store(root):
         return request, plan_store(root)
     name = args.model if root is None else root.resolve().name
@@ -136,12 +139,12 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
         return request, plan_store(dst)
     if root is None and not constants.HF_HUB_OFFLINE:
         return request, plan_repository(
-            args.model, dst, revision=args.revision, quantization=quantization
+            args.model, dst, revision=args.revision, quantization=quantization, keep=keep
         )
     root = root or resolve(args.model, args.revision)
     if is_store(root):
         return request, plan_store(root)
-    return request, plan_checkpoint(root, dst, quantization=quantization)
+    return request, plan_checkpoint(root, dst, quantization=quantization, keep=keep)
 
 
 @contextmanager

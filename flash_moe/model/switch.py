@@ -125,7 +125,7 @@ class StreamedExperts(nn.Module):
             return self._on_held(x, held)
         chosen, experts, waves = self._fetch(indices)
         shared = self._shared
-        if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
+        if shared and shared.expects(x) and self._bank.waits_long(self._layer, experts):
             shared.begin(x)
         if self._kernels and self._kernels_take(chosen.size, len(experts)):
             rows = x.reshape(-1, x.shape[-1])
@@ -178,7 +178,7 @@ class StreamedExperts(nn.Module):
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
-        if shared is not None and not self._bank.all_cached(self._layer, experts):
+        if shared is not None and self._bank.waits_long(self._layer, experts):
             mx.async_eval(*shared)  # needs no expert, so it runs while they are read
         if self._in_pairs(len(x)) or not self._kernels_take(chosen.size, len(experts)):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
@@ -236,22 +236,24 @@ class StreamedExperts(nn.Module):
         router: the bits do not depend on which experts were cached.
         """
         assert self._kernels is not None
-        slots = np.empty(chosen.shape, np.uint32)
+        slot_of: dict[int, int] = {}
+        numbers = chosen.tolist()
         parts: list[mx.array] = []
-        order: list[Ints] = []
+        order: list[int] = []
         for wave in waves:
-            wave_slots = self._slot_of(wave)[chosen]
-            in_wave = np.nonzero(wave_slots >= 0)[0]
-            slots[in_wave] = wave_slots[in_wave]
-            if len(in_wave) < len(chosen):
-                ids = self._kernels.slot_ids(slots[None, in_wave], wave.slab.array)
-                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
-                order.append(in_wave)
+            slot_of.update(zip(wave.experts, wave.slots, strict=True))
+            if len(wave.experts) < len(numbers):
+                new = set(wave.experts)
+                in_wave = [place for place, expert in enumerate(numbers) if expert in new]
+                slab = wave.slab.array
+                ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
+                parts.append(self._kernels.gate_up(x, ids, slab))
+                order += in_wave
                 self._bank.track(parts[-1])
         slab = wave.slab.array
-        ids = self._kernels.slot_ids(slots[None], slab)
+        ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
-            h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
+            h = mx.concatenate(parts)[mx.array(np.argsort(order))]
             y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
         else:
             y = self._kernels(x, weights, ids, slab, shared=shared)

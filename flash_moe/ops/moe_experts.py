@@ -7,7 +7,7 @@ form of the same computation and its reference; it also computes the cases that 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -84,26 +84,31 @@ class ExpertKernels:
                     f"{sorted(scales)}, hidden {hidden}, expert width {width}",
                 )
 
-    def slot_ids(self, slots: npt.NDArray[np.uint32], slab: mx.array) -> mx.array:
+    def slot_ids(self, slots: npt.NDArray[np.uint32] | Sequence[int], slab: mx.array) -> mx.array:
         """Check slot ids on the host and convert them to an MLX array, once for both kernels.
 
         Args:
-            slots: uint32 ``[tokens, k]``.
+            slots: uint32 ``[tokens, k]``, or the slots of one token. Python's own numbers are
+                faster there: NumPy took 40 to 80 us per layer next to an H200.
             slab: The words of their slab, whose size may have changed since the last call.
 
         Raises:
             UnsupportedModelError: An id is outside of the slab, or the dtype or shape is wrong.
         """
-        if slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
+        if not isinstance(slots, np.ndarray):
+            largest, ids = max(slots), mx.array([slots], dtype=mx.uint32)
+        elif slots.ndim != 2 or slots.dtype != np.uint32 or not slots.size:
             raise UnsupportedModelError(
                 "ops", f"slots: expected uint32 [tokens, k], got {slots.dtype} {slots.shape}"
             )
-        n_slots, largest = slab.size * 4 // self.slot_bytes, int(slots.max())
+        else:
+            largest, ids = int(slots.max()), mx.array(slots)
+        n_slots = slab.size * 4 // self.slot_bytes
         if largest >= n_slots:
             raise UnsupportedModelError(
                 "ops", f"slots: expected ids below {n_slots}, got {largest}"
             )
-        return mx.array(slots)
+        return ids
 
     def __call__(
         self,

@@ -97,11 +97,13 @@ def plan_repository(
     *,
     revision: str | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
+    keep: bool = False,
 ) -> Planned:
     """Plan a pull. Downloads config.json, the index and the headers of the shards.
 
     Args:
         dst: Directory of the store; files of an earlier pull count as downloaded.
+        keep: Keep the tensors that mlx-lm does not load.
 
     Raises:
         HubError: The repository is not accessible.
@@ -129,14 +131,17 @@ def plan_repository(
             left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
             return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-        open_as = partial(open_source, checkpoint)
+        open_as = partial(open_source, checkpoint, keep=keep)
         return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
 def plan_checkpoint(
-    root: Path, dst: Path, *, quantization: QuantizationConfig = AS_IT_IS
+    root: Path, dst: Path, *, quantization: QuantizationConfig = AS_IT_IS, keep: bool = False
 ) -> Planned:
     """Plan the packing of a checkpoint on this disk.
+
+    Args:
+        keep: Keep the tensors that mlx-lm does not load.
 
     Raises:
         PackError: ``dst`` holds something else.
@@ -152,7 +157,7 @@ def plan_checkpoint(
         usage = _disk(source, dst, ShardSource(), small)
         return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
-    open_as, origin = partial(open_source, checkpoint), checkpoint.origin
+    open_as, origin = partial(open_source, checkpoint, keep=keep), checkpoint.origin
     return _planned(open_as, disk, quantization, origin.name, origin.revision, journal)
 
 
