@@ -16,7 +16,7 @@ import mlx.nn as nn
 from flash_moe.lab.bench import SkippedError
 from flash_moe.loader import FlashMoE
 from flash_moe.model.moe_block import KNOWN
-from flash_moe.model.next_router import MAX_ROWS
+from flash_moe.model.recorded import MAX_ROWS
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.reading import Wave
