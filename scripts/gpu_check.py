@@ -201,7 +201,7 @@ def check_bank(flash: Any, hold: Callable[[str, bool], None], prompt: list[int])
         hold("missing records x record", stats.bytes_copied == stats.misses * record_bytes)
 
     def slabs() -> list[DeviceSlab]:
-        return [bank.pool(layer).slab for layer in range(len(bank.layers))]
+        return [bank.slab(layer) for layer in range(len(bank.layers))]
 
     for slab in slabs():
         slab.check()

@@ -22,8 +22,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="measure perplexity, divergence from a reference, JSON and tool calls",
     )
     parser.add_argument("store", nargs="+", help="store or mlx checkpoint; several are compared")
-    # --top-k-experts takes a list here. Windows are prompts, which prefer_cached does not change.
-    add_options(parser, "streaming", LoadOptions, but=("top_k", "prefer_cached"))
+    # --top-k-experts takes a list here.
+    add_options(parser, "streaming", LoadOptions, but=("top_k",))
     parser.add_argument(
         "--top-k-experts",
         type=_numbers,

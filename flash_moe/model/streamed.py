@@ -34,7 +34,6 @@ from flash_moe.memory.system import available_to_model, release_free_memory, usa
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
-from flash_moe.model.prefer_cached import prefer_cached
 from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
@@ -213,9 +212,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 module = StreamedExperts(self._bank, index, activation, kernels, self._padding)
                 above = replace_module(self, path, module)
                 module.overlap_with_reads(start_early(above[0], self._early_output))
-                if streaming.options.prefer_cached:
-                    prefer_cached(above[0], streaming.options.prefer_cached)
-                elif kernels is not None:
+                if kernels is not None:
                     fuse(above[0])
                 if streaming.options.lookahead:
                     earlier, router = router, Router(above, module.chosen_by)

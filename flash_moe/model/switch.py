@@ -99,11 +99,6 @@ class StreamedExperts(nn.Module):
             self._choose_only = False
         return None
 
-    def cached_experts(self) -> list[int]:
-        """Return the experts of the layer that are in slots now."""
-        table = self._bank.pool(self._layer).table
-        return [e for e in range(self._n_experts) if (self._layer, e) in table]
-
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
         self._shared = shared
@@ -178,7 +173,7 @@ class StreamedExperts(nn.Module):
         assert self._kernels is not None
         held = None if self._in_pairs(len(x)) else self._held_slots(ids)
         if held is not None:
-            slab = self._bank.pool(self._layer).slab.array
+            slab = self._bank.slab(self._layer).array
             y = self._kernels(x, weights, held, slab, shared=shared)
             self._bank.track(y)
             return y
@@ -216,7 +211,7 @@ class StreamedExperts(nn.Module):
 
     def _on_held(self, x: mx.array, slots: mx.array) -> mx.array:
         """Return the unweighted outputs for ``slots`` ``[..., k]`` of a layer held as a whole."""
-        slab = self._bank.pool(self._layer).slab
+        slab = self._bank.slab(self._layer)
         if self._kernels:
             pairs = slots.reshape(-1, slots.shape[-1])
             y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, slab.array)

@@ -67,15 +67,6 @@ class LoadOptions:
         env=True,
         default="the model's own",
     )
-    prefer_cached: float | None = option(
-        None,
-        "bias of the router for cached experts when it decodes, in units of its logits: reads "
-        "less, and is not exact; the tokens depend on the expert cache",
-        "--prefer-cached",
-        positive=True,
-        env=True,
-        default="none",
-    )
     cache_policy: str = option(
         "lru",
         "eviction policy of the expert cache: least recently used (lru), or least recently and "

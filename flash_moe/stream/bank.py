@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
@@ -34,7 +33,7 @@ from flash_moe.stream.prefetch import Prefetch, Prefetcher
 from flash_moe.stream.reader_pool import ReaderPool
 from flash_moe.stream.readers import Read
 from flash_moe.stream.reading import Reading, Wave
-from flash_moe.stream.slab import SharedMemory
+from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_pool import SlotPool, shrink
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
@@ -58,7 +57,7 @@ class ExpertBank:
         io_split: Parts that a record is read in, by different threads; see ``ReaderPool``.
         verify_reads: Check the checksum of each record read.
         memory: Memory of the slots; host memory by default. The bank closes it.
-        keep_views: See ``Slab``.
+        keep_views: See :class:`Slab`.
         policy: Name of an eviction policy in ``flash_moe/stream/policy.py``.
         trace: Records the experts of each call. The bank closes it.
         events: Records spans of computing and reading. The bank closes it.
@@ -98,8 +97,10 @@ class ExpertBank:
             sum(plan.n_bytes for plan in plans),
             experts.n_bytes,
         )
-        open_reader = RecordReader if events is None else partial(LoggingReader, events)
-        reader = open_reader(experts, verify=verify_reads, io=io)
+        if events is None:
+            reader = RecordReader(experts, verify=verify_reads, io=io)
+        else:
+            reader = LoggingReader(events, experts, verify=verify_reads, io=io)
         self._prefetcher = Prefetcher(self._counters)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
@@ -128,9 +129,9 @@ class ExpertBank:
         """The plan of the slab that caches a layer's experts."""
         return self._pool_of[layer].plan
 
-    def pool(self, layer: int) -> SlotPool:
-        """The slots that cache a layer's experts."""
-        return self._pool_of[layer]
+    def slab(self, layer: int) -> Slab:
+        """The slab that caches a layer's experts."""
+        return self._pool_of[layer].slab
 
     def held_slots(self, layer: int, ids: mx.array) -> mx.array | None:
         """Return the slots of lazy expert ids, if all experts of the layer are in slots.

@@ -27,7 +27,6 @@ def test_the_environment() -> None:
         "FLASH_MOE_IO_SPLIT": "4",
         "FLASH_MOE_CACHE_POLICY": "LRFU",
         "FLASH_MOE_LOOKAHEAD": "0",
-        "FLASH_MOE_PREFER_CACHED": "0.5",
         "FLASH_MOE_MEMORY_GB": "40",
         "FLASH_MOE_API_KEY": "k",
     }
@@ -37,7 +36,6 @@ def test_the_environment() -> None:
         "top_k": 4,
         "cache_policy": "lrfu",
         "lookahead": False,
-        "prefer_cached": 0.5,
         "io": "direct",
         "io_threads": 16,
         "io_split": 4,

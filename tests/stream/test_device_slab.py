@@ -82,7 +82,7 @@ def test_copies_come_from_pinned_memory_in_order(
 ) -> None:
     bank = open_bank(io_threads=1, io_split=1)
     fetch_and_compare(bank, tensors, 2, [8, 4, 6])
-    slab = bank.pool(2).slab
+    slab = bank.slab(2)
     assert isinstance(slab, DeviceSlab)
     slots = [bank._pool_of[2].table.slot(2, expert) for expert in (4, 6, 8)]
     assert [copy[0] for copy in fake.copies] == [slab.address + slot * RECORD for slot in slots]
