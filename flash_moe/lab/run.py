@@ -78,7 +78,7 @@ def _surroundings(store: str, bench: Bench) -> dict[str, Any]:
     return {
         "flash_moe": __version__,
         "mlx": version("mlx"),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": str(mx.default_device()),
         "memory_bytes": machine_memory(),
         "store": store,
