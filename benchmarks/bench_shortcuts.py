@@ -307,7 +307,9 @@ def draw(runs: list[Run], file: Path, dark: bool) -> None:
             axes.set_xlabel("read per token (MB)")
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-        ticks = [tick for tick in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if tick > floor]
+        ticks = [
+            tick for tick in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if tick > floor
+        ]
         panels[0].set_yticks([floor, *ticks], labels=["0", *(f"{tick:g}" for tick in ticks)])
         panels[0].minorticks_off()
         panels[0].set_ylabel("KL from the model as it is (nats per token)")

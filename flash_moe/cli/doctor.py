@@ -133,16 +133,23 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
     from flash_moe.ops.router_topk import supports
+    from flash_moe.store.manifest import part_held
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
-    streaming = open_streaming(path, load_options())
+    streaming = open_streaming(path, load_options(), part_held(path))
     config, layers = streaming.model, streaming.experts.layers
     runs = []
     for layout, like in groupby(layers, key=lambda layer: layer.layout):
         numbers = [layer.number for layer in like]
+        why_not = why_not_taken(layout)
         runs.append(
-            {"layers": numbers, "records": describe(layout), "why_not": why_not_taken(layout)}
+            {
+                "layers": numbers,
+                "records": describe(layout),
+                "why_not": why_not,
+                "times": form_times(layout) if why_not is None else None,
+            }
         )
     return {
         "path": str(path),
@@ -169,6 +176,22 @@ def why_not_taken(layout: RecordLayout) -> str | None:
     except UnsupportedModelError as error:
         return error.problem
     return None
+
+
+def form_times(layout: RecordLayout) -> dict[str, dict[str, Any]] | None:
+    """Seconds per case by the kernels and by MLX, and which is used; ``None`` if not timed."""
+    from flash_moe.ops import kernel
+    from flash_moe.ops.self_test import times_on_this_machine
+
+    if kernel.backend() != "metal":
+        return None
+    times = times_on_this_machine(layout)
+    if times is None:
+        return None
+    return {
+        case: {"kernels_s": t.kernels, "mlx_s": t.mlx, "kernels_used": t.kernels_win}
+        for case, t in times.items()
+    }
 
 
 def report(facts: dict[str, Any]) -> list[str]:
@@ -224,6 +247,8 @@ def _self_test_lines(result: dict[str, Any] | None) -> list[str]:
 
 
 def _model_lines(model: dict[str, Any] | None) -> list[str]:
+    from flash_moe.ops.forms import CASES
+
     if model is None:
         return []
     lines = [f"{'model':12}{model['model_type']}, {Path(model['path']).name}"]
@@ -233,6 +258,12 @@ def _model_lines(model: dict[str, Any] | None) -> list[str]:
         if part["why_not"] is not None:
             verdict = f"computed by mx.gather_qmm: {part['why_not']}"
         lines.append(f"{'':14}{verdict}")
+        for case, times in (part["times"] or {}).items():
+            used = "the kernels are" if times["kernels_used"] else "MLX is"
+            lines.append(
+                f"{'':14}{CASES[case]}: kernels {1e3 * times['kernels_s']:.3g} ms, "
+                f"MLX {1e3 * times['mlx_s']:.3g} ms; {used} used"
+            )
     router = f"{model['experts']} experts, {model['experts_per_token']} per token"
     taken = "supported by the kernel" if model["router_taken"] else "computed by plain MLX"
     lines.append(f"{'':12}router of {router}: {taken}")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from flash_moe.compat.dtypes import DTYPES, FLOAT_DTYPES
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.ops.forms import DEFAULT, Forms
 from flash_moe.ops.kernel import Kernel, Template
 from flash_moe.store.layout import PROJECTIONS, RecordLayout
 
@@ -43,6 +44,7 @@ class ExpertKernels:
     Args:
         layout: Layout of the records.
         slot_bytes: Distance between slots.
+        forms: Numbers of rows for which the kernels are used; they support all.
 
     Raises:
         UnsupportedModelError: The kernels do not support the records; names the broken rule.
@@ -50,6 +52,7 @@ class ExpertKernels:
 
     layout: RecordLayout
     slot_bytes: int
+    forms: Forms = DEFAULT
 
     def __post_init__(self) -> None:
         projections = self.layout.projections

@@ -111,7 +111,8 @@ def rewrite(
         write_auxiliary_files(source, dst, frozenset(auxiliary_files) & damaged)
         written = manifest_of(source, run.files, run.journal, auxiliary_files)
         unused = None if manifest.unused is None else written.unused
-        return replace(written, source=manifest.source, unused=unused)
+        whole = manifest.whole if written.resident == manifest.resident else written.whole
+        return replace(written, source=manifest.source, unused=unused, whole=whole)
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def _whole_run(
     Raises:
         PackError: Replaces an OSError, including one raised in the body.
     """
-    files = StoreFiles(dst, source.layers, source.resident, source.kept)
+    files = StoreFiles(dst, source.layers, source.resident, source.kept, source.slicers)
     journal, run = Journal(), None
     try:
         journal = open_journal(files, shards)

@@ -103,13 +103,16 @@ def test_counts_have_no_spread() -> None:
     assert compare_counts("bytes", ("a", 0), ("b", 0)).verdict == NO_DIFFERENCE
 
 
-def test_sides_take_turns_and_the_first_round_is_not_counted() -> None:
+def test_sides_take_turns_in_a_drawn_order_and_the_first_round_is_not_counted() -> None:
     calls: list[str] = []
 
     def side(name: str) -> float:
         calls.append(name)
         return float(len(calls))
 
-    costs = in_turns({"a": lambda: side("a"), "b": lambda: side("b")}, 2)
-    assert "".join(calls) == "abbaab"
-    assert costs == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
+    rounds = 20
+    costs = in_turns({"a": lambda: side("a"), "b": lambda: side("b")}, rounds)
+    orders = ["".join(calls[n : n + 2]) for n in range(0, len(calls), 2)]
+    assert len(orders) == rounds + 1
+    assert set(orders) == {"ab", "ba"}
+    assert sorted(costs["a"] + costs["b"]) == list(range(3, 2 * rounds + 3))
