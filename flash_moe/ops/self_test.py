@@ -23,6 +23,7 @@ from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
 from flash_moe.ops.form_timing import measure
 from flash_moe.ops.forms import Timing
+from flash_moe.ops.gated_delta import GATED_DELTA
 from flash_moe.ops.moe_experts import DOWN, GATE_UP
 from flash_moe.ops.router_topk import ROUTER_TOPK
 from flash_moe.ops.self_test_cache import (
@@ -32,12 +33,12 @@ from flash_moe.ops.self_test_cache import (
     save_times,
     saved_times,
 )
-from flash_moe.ops.self_test_cases import ExpertsCase, router
+from flash_moe.ops.self_test_cases import ExpertsCase, delta_rule, router
 from flash_moe.store.layout import RecordLayout, describe
 
 VIEWS = "mx.gather_qmm on views of the slab"
 MANY_ROWS = "many rows per expert"
-KERNELS = (GATE_UP, DOWN, ROUTER_TOPK)
+KERNELS = (GATE_UP, DOWN, ROUTER_TOPK, GATED_DELTA)
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def _run() -> tuple[list[str], list[str]]:
         *_problems("router_topk", router),
         *_problems("moe_gate_up, moe_down", lambda: ExpertsCase.draw().on_kernels()),
     ]
+    if kernel.backend() == "cuda":  # mlx-lm has a kernel of its own for Metal
+        kernels += _problems("gated_delta", delta_rule)
     return kernels, _plain_problems(VIEWS, keep_views=True)
 
 

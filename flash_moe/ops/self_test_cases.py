@@ -16,6 +16,7 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.ops import kernel
 from flash_moe.ops.expert_mlp import ExpertMLP
+from flash_moe.ops.gated_delta import gated_delta
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
 from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
@@ -53,6 +54,31 @@ def router() -> str:
     if not np.array_equal(np.array(ids), np.array(expected_ids)):
         return f"wrong experts: expected {expected_ids.tolist()}, got {ids.tolist()}"
     return _difference(_host(weights), _host(expected), ROUTER_BOUND)
+
+
+def delta_rule() -> str:
+    """Compare ``gated_delta`` with the recurrence in NumPy; return a description of the error."""
+    random = np.random.RandomState(0)
+    n, size = 5, 64  # positions; one head of keys and two of values
+
+    def normal(*shape: int) -> mx.array:
+        return mx.array(random.standard_normal(shape).astype(np.float32) / 8)
+
+    q, k, v = (normal(1, n, heads, size).astype(mx.bfloat16) for heads in (1, 1, 2))
+    g, beta = (mx.sigmoid(normal(1, n, 2)) for _ in range(2))
+    state = normal(1, 2, size, size)
+    mask = mx.array([[True, True, False, True, True]])
+    y, new_state = gated_delta(q, k, v, g, beta, state, mask)
+    s, outputs = _host(state)[0], []
+    for t, present in enumerate([True, True, False, True, True]):
+        key, query = _host(k)[0, t, 0], _host(q)[0, t, 0]
+        decayed = s * _host(g)[0, t, :, None, None]
+        delta = (_host(v)[0, t] - decayed @ key) * _host(beta)[0, t, :, None]
+        after = decayed + delta[..., None] * key
+        outputs.append(after @ query)
+        s = after if present else s
+    wrong = _difference(_host(y)[0], np.stack(outputs), EXPERTS_BOUND)
+    return wrong or _difference(_host(new_state)[0], s, ROUTER_BOUND)
 
 
 def _swiglu(up: mx.array, gate: mx.array) -> mx.array:
