@@ -116,8 +116,8 @@ class EventLog:
         return TraceError("events", f"{self._file}: cannot be written: {error.strerror or error}")
 
 
-def read_waits(file: Path) -> list[dict[int, float]]:
-    """Return the seconds that each layer waited for reads, by its number, for each forward pass.
+def read_waits(file: Path) -> dict[int, list[float]]:
+    """Return the seconds that each call of a layer waited for reads, by the layer's number.
 
     Raises:
         TraceError: The file cannot be read or is not such a timeline.
@@ -129,16 +129,20 @@ def read_waits(file: Path) -> list[dict[int, float]]:
         raise TraceError("events", f"{file}: cannot be read: {error}") from None
     try:
         rows = json.loads(text if text.rstrip().endswith("]") else text + "]")
-        passes: list[dict[int, float]] = [{}]
+        waits: dict[int, list[float]] = {}
+        begun: set[int] = set()  # layers called since the last fence of no layer
         for row in rows:
             layer = row["args"].get("layer")
-            if row["name"] == f"wait {layer}":
-                passes[-1][layer] = passes[-1].get(layer, 0.0) + row["dur"] / 1e6
-            elif row["name"] == "compute":  # of no layer: the end of a pass
-                passes.append({})
+            if row["name"] == f"compute {layer}" and layer not in begun:
+                begun.add(layer)
+                waits.setdefault(layer, []).append(0.0)
+            elif row["name"] == f"wait {layer}":
+                waits[layer][-1] += row["dur"] / 1e6
+            elif row["name"] == "compute":
+                begun.clear()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TraceError("events", f"{problem}, got {error!r:.100}") from None
-    return passes[:-1]
+    return waits
 
 
 class LoggingReader(RecordReader):

@@ -41,12 +41,15 @@ def trace_of(
     return Trace(TraceHeader(name, top_k, "lru", budget, layers, (100,) * n_layers), tuple(calls))
 
 
-def spans(waits: list[dict[int, float]]) -> list[dict[str, Any]]:
+def spans(waits: list[dict[int, float]], by_layer: bool = False) -> list[dict[str, Any]]:
     """A timeline with these waits, in the order in which a bank writes it."""
     rows: list[dict[str, Any]] = [{"name": "thread_name", "ph": "M", "args": {"name": "main"}}]
     for each in waits:
-        for layer, seconds in each.items():
-            rows.append({"name": f"compute {layer}", "dur": 7, "args": {"layer": layer}})
+        for layer in (3, 4):
+            seconds = each.get(layer, 0.0)
+            rows += [{"name": f"compute {layer}", "dur": 7, "args": {"layer": layer}}] * 2
+            if by_layer and layer == 4:  # a prompt that runs layer by layer
+                rows.insert(-2, {"name": "compute", "dur": 3, "args": {}})
             rows.append({"name": f"read {layer}/1", "dur": 9, "args": {"layer": layer}})
             half = int(seconds * 5e5)
             rows += [{"name": f"wait {layer}", "dur": half, "args": {"layer": layer}}] * 2
@@ -79,9 +82,9 @@ def test_a_run_that_was_killed_within_a_pass() -> None:
 def test_waits(tmp_path: Path) -> None:
     trace, file = trace_of(3, 2, 8, 2), tmp_path / "events.json"
     waits = [{3: 0.5, 4: 0.25}, {4: 0.125}, {3: 1.0}]
-    text = json.dumps(spans(waits))
-    for ending in ("]", ""):  # after a crash the bracket is missing
-        file.write_text(text[:-1] + ending)
+    # After a crash the bracket is missing.
+    for by_layer, ending in ((False, "]"), (False, ""), (True, "]")):
+        file.write_text(json.dumps(spans(waits, by_layer))[:-1] + ending)
         run = recorded_run(trace, file)
         assert run.wait_s is not None
         assert run.wait_s.tolist() == [[0.5, 0.25], [0.0, 0.125], [1.0, 0.0]]
@@ -92,7 +95,7 @@ def test_waits(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("[]", "expected the 3 forward passes of the trace, got 0"),
-        (json.dumps(spans([{3: 1.0}] * 4)), "got 4"),
+        (json.dumps(spans([{3: 1.0}] * 5)), "got 5"),
         ("{}", "expected a timeline"),
         ('{"a": 1}', "expected a timeline"),
         ("[1]", "expected a timeline"),
