@@ -79,6 +79,7 @@ SLOW = tuple(
         "model/test_traces.py",
         "pack/sources/test_hf.py",
         "pack/sources/test_requantized.py",
+        "server/test_stats.py",
         "test_docs.py::test_python_block",
     )
 )
