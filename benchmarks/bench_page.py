@@ -1,12 +1,12 @@
-"""Decoding speed of a server while nobody looks, with a client of ``/v1/stats``, and with the page
+"""Decoding speed of a server without a viewer, with a client of ``/v1/stats``, and with the page
 open in a browser on the same machine.
 
     python benchmarks/bench_page.py [--model demo] [--cache-gb 0.00524] [--rounds 20] [--tokens 80]
 
 Each round measures every case once, in random order: one greedy answer that does not end by itself,
 tokens after the first per second. The ratio of a case is the median over the rounds of its speed
-divided by that of ``nobody`` in the same round. One browser is open all the time, with an empty
-page in the other cases. Needs Chromium and Playwright; prints one JSON line last.
+divided by that of ``alone`` in the same round. One browser is open throughout, with an empty page
+in the other cases. Needs Chromium and Playwright; prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def main() -> None:
         url = f"http://127.0.0.1:{port}"
         decode(url, args.tokens, bias)
         cases = {
-            "nobody": nullcontext,
+            "alone": nullcontext,
             "client": lambda: client(port),
             "page": lambda: open_page(page, url, paints),
         }
@@ -162,7 +162,7 @@ def main() -> None:
                     share = (cpu_s("chrom") - before) / (time.perf_counter() - started)
                     cpu.setdefault(name, []).append(share)
                 print(f"{name:>8} {speeds[name][-1]:6.1f} tokens/s", file=sys.stderr)
-    base = speeds["nobody"]
+    base = speeds["alone"]
     ratios = {
         name: statistics.quantiles([a / b for a, b in zip(each, base, strict=True)], n=4)
         for name, each in speeds.items()
@@ -179,7 +179,7 @@ def main() -> None:
         "snapshot_ms": snapshot_ms(),
     }
     for name, (low, middle, high) in ratios.items():
-        print(f"{name}: {middle:.3f} of nobody (quartiles {low:.3f} to {high:.3f})")
+        print(f"{name}: {middle:.3f} of alone (quartiles {low:.3f} to {high:.3f})")
     print(f"cores that the browser takes: {result['browser_cores']}")
     print(
         f"first paint {result['first_paint_ms']:.0f} ms, page {n_bytes} bytes, snapshot of 60 x "
