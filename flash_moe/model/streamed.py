@@ -54,6 +54,7 @@ from flash_moe.ops.gated_delta import with_kernel
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.contents import CacheContents
 from flash_moe.stream.stats import StreamStats
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class StreamedModel(nn.Module):
     config: ModelConfig
     _bank: ExpertBank
     _memory_plan: MemoryPlan
+    _streaming: Streaming
     _prefill_workspace: PrefillWorkspace
     _meter: WorkspaceMeter
     _watch: PressureWatch
@@ -82,6 +84,15 @@ class StreamedModel(nn.Module):
     def stats(self) -> StreamStats:
         """Snapshot of the counters since the model was loaded."""
         return self._bank.stats()
+
+    @property
+    def streaming(self) -> Streaming:
+        """Experts on disk and options of the model."""
+        return self._streaming
+
+    def cache_contents(self) -> CacheContents:
+        """Return the experts in the cache, and those being read; for any thread."""
+        return self._bank.contents()
 
     @property
     def top_k(self) -> int:
@@ -259,6 +270,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
         def __init__(self, args: Any) -> None:
             base.__init__(self, args)  # type: ignore[misc]
             self.config = streaming.model
+            self._streaming = streaming
             self._top_k = streaming.top_k
             self._lock = threading.RLock()
             self._closed = False

@@ -11,13 +11,14 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
-All methods but ``close`` run under the lock of the model's forward pass, in one thread at a time.
+All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
@@ -26,6 +27,7 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
+from flash_moe.stream.contents import CacheContents, contents_of
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.held import HeldLayers
@@ -97,10 +99,8 @@ class ExpertBank:
             sum(plan.n_bytes for plan in plans),
             experts.n_bytes,
         )
-        if events is None:
-            reader = RecordReader(experts, verify=verify_reads, io=io)
-        else:
-            reader = LoggingReader(events, experts, verify=verify_reads, io=io)
+        make_reader = RecordReader if events is None else partial(LoggingReader, events)
+        reader = make_reader(experts, verify=verify_reads, io=io)
         self._prefetcher = Prefetcher(self._counters)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
@@ -108,6 +108,11 @@ class ExpertBank:
 
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
+
+    def contents(self) -> CacheContents:
+        """States of all experts now; for any thread, without the lock of the forward pass."""
+        pools, memory = self._pool_of, self._memory
+        return contents_of(self.layers, pools, self._reading, self._prefetcher, memory)
 
     @property
     def n_bytes(self) -> int:
@@ -144,14 +149,11 @@ class ExpertBank:
             return None
         return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
 
-    def all_cached(self, layer: int, experts: Sequence[int]) -> bool:
-        """True if all of these experts are in slots, so that nothing has to be read."""
-        table = self._pool_of[layer].table
-        return all((layer, expert) in table for expert in experts)
-
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
-        return self._memory.early_waves and not self.all_cached(layer, experts)
+        table = self._pool_of[layer].table
+        all_cached = all((layer, expert) in table for expert in experts)
+        return self._memory.early_waves and not all_cached
 
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
@@ -168,7 +170,7 @@ class ExpertBank:
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
-            self._record_span("compute", layer, started, ended)
+            self._events.layer_span("compute", self.layers, layer, started, ended)
             self._events.flush()
 
     def recover(self) -> None:
@@ -349,7 +351,7 @@ class ExpertBank:
             ended = time.perf_counter()
             reading.waited += ended - started
             if self._events is not None:
-                self._record_span("wait", reading.layer, started, ended)
+                self._events.layer_span("wait", self.layers, reading.layer, started, ended)
 
     def _finish(self, reading: Reading) -> Wave:
         """Wait for the reads and commit their experts to the slot table."""
@@ -381,14 +383,6 @@ class ExpertBank:
 
     def _record_bytes(self, layer: int) -> int:
         return self.layers[layer].layout.record_bytes
-
-    def _record_span(self, name: str, layer: int | None, started: float, ended: float) -> None:
-        assert self._events is not None
-        if layer is None:
-            self._events.span(name, started, ended)
-        else:
-            number = self.layers[layer].number
-            self._events.span(f"{name} {number}", started, ended, layer=number)
 
     def close(self) -> None:
         """End the reader threads, close the files and free the slots."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from flash_moe.files.sizes import format_bytes
 
@@ -153,7 +153,7 @@ class StreamStats:
             *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
-        return {**rows, "layers": [asdict(layer) for layer in self.layers]}
+        return {**rows, "layers": [dict(vars(layer)) for layer in self.layers]}
 
 
 class Counters:
