@@ -71,6 +71,7 @@ SLOW = tuple(
         "model/test_faults.py",
         "model/test_fence.py",
         "model/test_goldens.py",
+        "model/test_layer_pass.py",
         "model/test_memory_gb.py",
         "model/test_memory_of_families.py",
         "model/test_memory_shrinks.py",
