@@ -29,8 +29,9 @@ class GenerationOptions(SamplingParams):
         "prompt cache of mlx-lm (make_prompt_cache(model)) to continue from; updated in place",
     )
     on_prefill: Callable[[int, int], None] | None = option(
-        None, "function called after each chunk, or layer by layer, with the prompt tokens processed (in "
-        "the middle of a pass the share of its layers) and their total"
+        None,
+        "function called after each chunk, or layer by layer, with the prompt tokens processed (in "
+        "the middle of a pass the share of its layers) and their total",
     )
     template_args: Mapping[str, Any] = option(
         {}, 'arguments of the chat template, such as {"enable_thinking": False}'
