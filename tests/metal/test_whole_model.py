@@ -130,7 +130,7 @@ def test_forms(
     for share in ("token", "all"):
         with load(tiny_store, cache_gb=budget_gb(tiny_store, share), kernels="require") as flash:
             before = launches.copy()
-            for _ in range(2):  # with no expert in slots, and with those of the first pass
+            for _ in range(1 + (share == "all")):  # with no expert in slots, then with all
                 got = np.array(flash.model(mx.array([prompt])))
                 found.add(got.tobytes())
         assert np.abs(got - resident).max() < LOGITS_BOUND
