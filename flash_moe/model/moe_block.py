@@ -58,7 +58,15 @@ def _fused(base: type) -> type:
             shared = None
             if "shared_expert" in self:
                 shared = (self.shared_expert(rows), self.shared_expert_gate(rows))
-            return switch.weighted(rows, ids, weights, shared).reshape(x.shape)
+            group = getattr(self, "sharding_group", None)
+            if group is None:
+                return switch.weighted(rows, ids, weights, shared).reshape(x.shape)
+            if shared is not None:
+                shared = (shared[0].astype(mx.float32), shared[1].astype(mx.float32))
+            # Each rank adds its share of the shared expert, so the sum has the whole of it, once.
+            y = switch.weighted(rows, ids, weights, shared, mx.float32)
+            total = mx.distributed.all_sum(y, group=group)
+            return total.astype(x.dtype).reshape(x.shape)
 
     Fused.__name__ = Fused.__qualname__ = f"Fused{base.__name__}"
     return Fused

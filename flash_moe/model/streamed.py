@@ -13,6 +13,8 @@ import logging
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, p
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
+from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
@@ -38,6 +41,8 @@ from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.ranks.envelope import Kind
+from flash_moe.ranks.group import Ranks
 from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.stats import StreamStats
@@ -61,13 +66,20 @@ class StreamedModel(nn.Module):
     _prefill_workspace: PrefillWorkspace
     _meter: WorkspaceMeter
     _watch: PressureWatch
+    _division: Division | None
     _lock: Any
     _closed: bool
 
     @property
     def stats(self) -> StreamStats:
         """Snapshot of the counters since the model was loaded."""
-        return self._bank.stats()
+        stats = self._bank.stats()
+        return replace(stats, ranks=self._division.stats) if self._division else stats
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that run the model together; ``None`` on one machine."""
+        return self._division.ranks if self._division else None
 
     @property
     def top_k(self) -> int:
@@ -111,6 +123,8 @@ class StreamedModel(nn.Module):
             fits_all=self._bank.fits_all,
             measured=self._meter.largest_chunk(allowance, context, before),
         )
+        if self.ranks is not None:
+            most = self.ranks.smallest(Kind.CHUNK, most, {"prompt tokens": n_tokens})
         return chunks(n_tokens, max(most // n_rows, 1))
 
     def _must_split(self, passed: Mapping[str, Any], tokens_name: str) -> bool:
@@ -194,6 +208,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             weakref.finalize(self, self._bank.close)
             self._padding = Padding(base.__module__.rpartition(".")[2])
             self._early_output = EarlyOutput()
+            ranks = streaming.ranks
+            self._division = Division(ranks, bank) if ranks else None
             before: StreamedExperts | None = None
             router: Router | None = None
             hidden = streaming.model.text.get("hidden_size")
@@ -202,7 +218,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 kernels = None
                 if use:
                     kernels = _kernels(self._bank, index, activation, option)
-                module = StreamedExperts(self._bank, index, activation, kernels, self._padding)
+                parts = (self._bank, index, activation, kernels, self._padding)
+                division = self._division
+                module = DividedExperts(division, *parts) if division else StreamedExperts(*parts)
                 above = replace_module(self, path, module)
                 module.overlap_with_reads(start_early(above[0], self._early_output))
                 if kernels is not None:
@@ -240,9 +258,13 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             tokens, cache = passed.get(names[0]), passed.get("cache")
             self._padding.find(tokens, cache)
             n_tokens = tokens.size if isinstance(tokens, mx.array) else 0
-            with self._meter.measure(n_tokens, lambda: cached_positions(cache or ())):
+            division = self._division
+            with (
+                self._meter.measure(n_tokens, lambda: cached_positions(cache or ())),
+                division.in_step(tokens) if division else nullcontext(),
+            ):
                 out = base.__call__(self, *args, **kwargs)
-                self._bank.fence()
+                self._bank.fence(None, *(division.pending(out, tokens, cache) if division else ()))
             return out
 
         def _passes(self, passed: Mapping[str, Any]) -> mx.array:

@@ -152,7 +152,12 @@ class StreamedExperts(nn.Module):
         return self._kernels is not None and n_pairs <= self._max_rows * self._n_experts
 
     def weighted(
-        self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
+        self,
+        x: mx.array,
+        ids: mx.array,
+        weights: mx.array,
+        shared: Shared | None,
+        dtype: mx.Dtype | None = None,
     ) -> mx.array:
         """Return the weighted sum over the chosen experts, plus sigmoid(gate) * shared.
 
@@ -163,18 +168,20 @@ class StreamedExperts(nn.Module):
             ids: Expert ids ``[tokens, k]``, evaluated here.
             weights: Routing weights ``[tokens, k]``, float32.
             shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+            dtype: Dtype of the sum and of ``shared``; that of ``x`` by default.
 
         Returns:
-            ``[tokens, hidden]`` in the dtype of ``x``.
+            ``[tokens, hidden]``.
 
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
+        dtype = dtype or x.dtype
         held = None if self._in_pairs(len(x)) else self._held_slots(ids)
         if held is not None:
             slab = self._bank.slab(self._layer).array
-            y = self._kernels(x, weights, held, slab, shared=shared)
+            y = self._kernels(x, weights, held, slab, dtype=dtype, shared=shared)
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
@@ -184,12 +191,12 @@ class StreamedExperts(nn.Module):
             y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
-            return y.astype(x.dtype)
+            return y.astype(dtype)
         if len(x) == 1:
-            return self._one_token(x, chosen[0], weights, waves, shared)
+            return self._one_token(x, chosen[0], weights, waves, shared, dtype)
         slot_of, slab = self._merged(waves)
         slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
-        y = self._kernels(x, weights, slots, slab, shared=shared)
+        y = self._kernels(x, weights, slots, slab, dtype=dtype, shared=shared)
         self._bank.track(y)
         return y
 
@@ -229,6 +236,7 @@ class StreamedExperts(nn.Module):
         weights: mx.array,
         waves: Iterator[Wave],
         shared: Shared | None,
+        dtype: mx.Dtype,
     ) -> mx.array:
         """Return the sum for ``x`` ``[1, hidden]``; cached experts start while others are read.
 
@@ -252,9 +260,9 @@ class StreamedExperts(nn.Module):
         ids = self._kernels.slot_ids(slots[None], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
-            y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
+            y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
         else:
-            y = self._kernels(x, weights, ids, slab, shared=shared)
+            y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
         self._bank.track(y)
         return y
 
