@@ -98,7 +98,7 @@ class RandomLayer(PackStep):
 
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
         for expert, record in enumerate(self.source.records(self.layer)):
-            files.write_component(self.layer, expert, 0, record)
+            files.write_records(self.layer, expert, record)
             on_bytes(len(record))
         return {}
 

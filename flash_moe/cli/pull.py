@@ -1,4 +1,4 @@
-"""``flash-moe pull`` and ``pack``: make a store from the hub or from a local checkpoint."""
+"""``flash-moe pull``, ``pack`` and ``slice``: make a store from the hub or from this disk."""
 
 from __future__ import annotations
 
@@ -52,6 +52,23 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="delete each shard of SRC once it is packed, for a disk that cannot hold both",
     )
     pack.set_defaults(run=run_pack)
+    cut = commands.add_parser(
+        "slice", parents=[common], help="make the store of one machine of several from a store"
+    )
+    cut.add_argument("store", help="whole store, or a part to divide further")
+    cut.add_argument("dst", type=Path, help="directory of the part; run again to continue")
+    _add_part(cut, required=True)
+    cut.set_defaults(run=run_slice)
+
+
+def _add_part(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument(
+        "--part",
+        required=required,
+        metavar="I/N",
+        help="slice I of N of every expert, counted from 1 in the whole model: the part of machine "
+        "I in a group of N",
+    )
 
 
 def _add_making_options(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +174,17 @@ def run_pack(args: argparse.Namespace) -> int:
             check_outside(checkpoint.shards, args.dst)
             shards = DeletedShards(checkpoint.shards, kept)
         return _pack(source, args.dst, shards)
+
+
+def run_slice(args: argparse.Namespace) -> int:
+    from flash_moe.hub.pull import working_on
+    from flash_moe.hub.resolve import resolve_store
+    from flash_moe.pack.sources.store import slice_source
+    from flash_moe.store.part import Part
+
+    part = Part.parse(args.part)
+    with working_on(args.dst):
+        return _pack(slice_source(resolve_store(args.store), part), args.dst)
 
 
 def _pack(

@@ -19,18 +19,29 @@ from flash_moe.store.experts import (
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import Manifest, is_store, read_manifest
+from flash_moe.store.part import Part
 from flash_moe.store.safetensors_header import read_header
 
 
-def open_streaming(path: Path, options: LoadOptions) -> Streaming:
-    """Find the experts of a model directory and check the options against the model."""
+def open_streaming(path: Path, options: LoadOptions, part: Part | None = None) -> Streaming:
+    """Find the experts of a model directory and check the options against the model.
+
+    Args:
+        part: The part that a machine of a group needs; ``None`` for a whole model.
+
+    Raises:
+        ManifestError: The directory holds another part, or is damaged.
+        FlashMoEError: As for :func:`flash_moe.load`.
+    """
     config = model_config(read_config(path))
     warn_of_top_k(config, config.checked_top_k(options.top_k))
     if is_store(path):
         manifest = read_manifest(path)
+        _check_part(path, manifest.part, part)
         _check_files(path, manifest, config)
         experts = PackedExperts(path, manifest)
         return Streaming(experts, config, options, resident_bytes(_loaded(path, manifest, config)))
+    _check_part(path, None, part)
     loading = LazyLoading(config.raw, read_checkpoint_tensors(path), path, "load")
     loading.check()
     resident = resident_bytes(stored(loading.outputs[name]) for name in loading.resident)
@@ -83,6 +94,30 @@ def _checkpoint_experts(path: Path, config: ModelConfig, loading: LazyLoading) -
         layers.append(loaded_layer(loading, layer))
         places.append({name: place for name, place in found.items() if place is not None})
     return CheckpointExperts(layers, places)
+
+
+def _check_part(path: Path, held: Part | None, needed: Part | None) -> None:
+    """Check that a directory holds the part that this process needs.
+
+    Raises:
+        ManifestError: It holds another one.
+    """
+    if held == needed:
+        return
+    if needed is None:
+        assert held is not None
+        raise ManifestError(
+            "load",
+            f"{path}: expected a whole model, got part {held} of every expert",
+            f"Run it on {held.count} machines, each with its own part: mlx.launch -n "
+            f"{held.count} -- flash-moe generate {path}",
+        )
+    raise ManifestError(
+        "load",
+        f"{path}: expected part {needed} of the model, which is that of this machine, got "
+        f"{'a whole model' if held is None else f'part {held}'}",
+        f"Make it with: flash-moe slice STORE DST --part {needed}",
+    )
 
 
 def _check_files(path: Path, manifest: Manifest, config: ModelConfig) -> None:

@@ -17,7 +17,7 @@ from flash_moe.pack.shard_source import HEADERS_DIR, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import describe
-from flash_moe.store.layout import ALL_PROJECTIONS, RecordLayout
+from flash_moe.store.layout import RecordLayout
 from flash_moe.store.manifest import MANIFEST_FILE, PARTIAL_FILE, Manifest, read_manifest
 from flash_moe.store.manifest_entries import LayerEntry
 from flash_moe.store.unused import UNUSED_PREFIX
@@ -143,7 +143,6 @@ def manifest_of(
     for index, layer in enumerate(source.layers):
         if layer.layout not in layouts:
             layouts.append(layer.layout)
-        errors = {p: journal.error(layer.number, p) for p in ALL_PROJECTIONS}
         entries.append(
             LayerEntry(
                 layer.number,
@@ -152,20 +151,20 @@ def manifest_of(
                 layer.n_experts,
                 layouts.index(layer.layout),
                 tuple(journal.layers[layer.number]),
-                {p: error for p, error in errors.items() if error is not None} or None,
+                source.errors(index, journal),
             )
         )
     manifest = Manifest(
         f"flash_moe {__version__}", source.source, tuple(layouts), tuple(entries), ()
     )
+    resident = describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors")))
+    kept = (f.name for f in files.dst.glob(f"{UNUSED_PREFIX}*.safetensors"))
+    unused = source.unused_weights
     return replace(
         manifest,
-        resident=describe(files.dst, (f.name for f in files.dst.glob("model*.safetensors"))),
+        resident=resident,
         auxiliary_files=describe(files.dst, auxiliary_files),
-        unused=replace(
-            source.unused_weights,
-            files=describe(
-                files.dst, (f.name for f in files.dst.glob(f"{UNUSED_PREFIX}*.safetensors"))
-            ),
-        ),
+        unused=unused and replace(unused, files=describe(files.dst, kept)),
+        part=source.part,
+        whole=source.whole_digest(resident) if source.part else None,
     )

@@ -127,7 +127,7 @@ def _whole_run(
     Raises:
         PackError: Replaces an OSError, including one raised in the body.
     """
-    files = StoreFiles(dst, source.layers, source.resident, source.kept)
+    files = StoreFiles(dst, source.layers, source.resident, source.kept, source.slicers)
     journal, run = Journal(), None
     try:
         journal = open_journal(files, shards)

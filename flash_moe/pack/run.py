@@ -19,7 +19,7 @@ from flash_moe.pack.destination import link_file
 from flash_moe.pack.journal import Journal
 from flash_moe.pack.shard_source import ShardSource
 from flash_moe.pack.sources.base import PackSource
-from flash_moe.pack.steps import CopyExperts, PackStep, copy_records
+from flash_moe.pack.steps import CopyIntoRecords, PackStep, copy_records
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import checksums
 
@@ -123,15 +123,16 @@ class Run:
                 self._finish_layers([layer], sums)
         self._record_layer()
 
-    def _is_whole(self, group: Sequence[PackStep]) -> TypeGuard[Sequence[CopyExperts]]:
+    def _is_whole(self, group: Sequence[PackStep]) -> TypeGuard[Sequence[CopyIntoRecords]]:
         """Return True if these steps copy all components of a layer."""
-        if not all(isinstance(step, CopyExperts) for step in group):
+        if not all(isinstance(step, CopyIntoRecords) for step in group):
             return False
         index = group[0].layer
         assert index is not None
-        return len(group) == len(self.source.layers[index].layout.components)
+        n_bytes = self.source.layers[index].n_experts * self.files.layout(index).payload_bytes
+        return sum(step.n_bytes for step in group) == n_bytes
 
-    def _copy_layer(self, group: Sequence[CopyExperts]) -> list[str]:
+    def _copy_layer(self, group: Sequence[CopyIntoRecords]) -> list[str]:
         """Copy a layer's records in several threads; return their checksums."""
         layer = group[0].layer
         n_experts = self.source.layers[layer].n_experts

@@ -15,13 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import xxhash
-
 from flash_moe.errors import CorruptFileError
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.checksums import COPY_BYTES
+from flash_moe.store.experts import PackedExperts
 from flash_moe.store.layout import Component
-from flash_moe.store.reader import FileSet, read_range
+from flash_moe.store.reader import FileSet, RecordReader, read_range
 from flash_moe.store.safetensors_header import TensorEntry
 
 OnBytes = Callable[[int], None]
@@ -70,31 +69,63 @@ class PackStep(ABC):
 
 
 @dataclass(frozen=True)
-class CopyExperts(PackStep):
-    """Copies one stacked tensor ``[experts, ...]`` into its component of every record."""
+class CopyIntoRecords(PackStep):
+    """Copies bytes that are part of every record of a layer, or all of it."""
 
     layer: int
-    component: Component
     in_threads = True
 
+    @abstractmethod
+    def gather(
+        self, shards: FileSet, experts: range, buffer: memoryview, record_bytes: int
+    ) -> None:
+        """Read the bytes of some experts into their records, which are contiguous in ``buffer``.
+
+        Raises:
+            CorruptFileError: The file is too short.
+            RecordError: A record cannot be read, or differs from its checksum.
+        """
+
+
+@dataclass(frozen=True)
+class CopyRecords(CopyIntoRecords):
+    """Copies the records of a layer of a store, after comparing them with their checksums."""
+
+    experts: PackedExperts
+
     def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
-        size, offset = self.component.n_bytes, self.component.offset
+        copy_records([self], range(files.layers[self.layer].n_experts), files, on_bytes)
+        return {}
+
+    def gather(
+        self, shards: FileSet, experts: range, buffer: memoryview, record_bytes: int
+    ) -> None:
+        with closing(RecordReader(self.experts, verify=True)) as reader:
+            for number, expert in enumerate(experts):
+                start = number * record_bytes
+                reader.read(self.layer, expert, buffer[start : start + record_bytes])
+
+
+@dataclass(frozen=True)
+class CopyExperts(CopyIntoRecords):
+    """Copies one stacked tensor ``[experts, ...]`` into its component of every record."""
+
+    component: Component
+
+    def run(self, files: StoreFiles, on_bytes: OnBytes) -> Errors:
+        size = self.component.n_bytes
         at_once = max(1, COPY_BYTES // size)
         for start, part in pieces(self.entry, at_once * size):
             for begin in range(0, len(part), size):
                 expert = (start + begin) // size
-                files.write_component(self.layer, expert, offset, part[begin : begin + size])
+                data = part[begin : begin + size]
+                files.write_component(self.layer, expert, self.component, data)
             on_bytes(len(part))
         return {}
 
     def gather(
         self, shards: FileSet, experts: range, buffer: memoryview, record_bytes: int
     ) -> None:
-        """Read this tensor of some experts into their records, which are contiguous in ``buffer``.
-
-        Raises:
-            CorruptFileError: The file is too short.
-        """
         size, offset = self.component.n_bytes, self.component.offset
         places = range(offset, len(experts) * record_bytes, record_bytes)
         parts = [buffer[place : place + size] for place in places]
@@ -106,12 +137,12 @@ class CopyExperts(PackStep):
 
 
 def copy_records(
-    steps: Sequence[CopyExperts], experts: range, files: StoreFiles, on_bytes: OnBytes
+    steps: Sequence[CopyIntoRecords], experts: range, files: StoreFiles, on_bytes: OnBytes
 ) -> list[str]:
     """Copy whole records of a layer: each byte is read, hashed and written once, in order.
 
     Args:
-        steps: The steps of one layer, one per component.
+        steps: All steps of one layer, which together fill its records.
         experts: Range of experts to copy; other threads may copy other ranges.
 
     Returns:
@@ -121,21 +152,18 @@ def copy_records(
         CorruptFileError, OSError: As for :meth:`PackStep.run`.
     """
     layer = steps[0].layer
-    size = files.layers[layer].layout.record_bytes
-    payload = sum(step.component.n_bytes for step in steps)
+    size = files.layout(layer).record_bytes
+    payload = sum(step.n_bytes for step in steps) // files.layers[layer].n_experts
     at_once = max(1, COPY_BYTES // size)
     # Bytes between components are never written, so they stay zero.
     buffer = memoryview(bytearray(min(at_once, len(experts)) * size))
-    sums = []
+    sums: list[str] = []
     with open_shards() as shards:
         for begin in experts[::at_once]:
             records = range(begin, min(begin + at_once, experts.stop))
             for step in steps:
                 step.gather(shards, records, buffer, size)
-            whole = buffer[: len(records) * size]
-            for start in range(0, len(whole), size):
-                sums.append(xxhash.xxh3_128_hexdigest(whole[start : start + size]))
-            files.write_component(layer, begin, 0, whole)
+            sums += files.write_records(layer, begin, buffer[: len(records) * size])
             on_bytes(len(records) * payload)
     return sums
 

@@ -15,9 +15,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import xxhash
+
 from flash_moe.files.atomic import sync_and_rename, sync_directory, sync_file, temporary_file
 from flash_moe.pack.safetensors_writer import Bytes, TensorSpec, header_of, split_shards
+from flash_moe.pack.slicer import Slicer
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.store.unused import UNUSED_PREFIX
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size at which mlx-lm and the hub split
@@ -34,6 +38,8 @@ class StoreFiles:
         layers: The MoE layers; methods take their index here.
         resident: The resident tensors, in file order.
         unused: Tensors to keep that mlx-lm does not load.
+        slicers: For a store of a part: the slicer of each layer. Then callers write whole
+            components and records, and only the part is stored.
     """
 
     def __init__(
@@ -42,9 +48,11 @@ class StoreFiles:
         layers: Sequence[ExpertLayer],
         resident: Iterable[TensorSpec],
         unused: Sequence[TensorSpec] = (),
+        slicers: Sequence[Slicer] = (),
     ) -> None:
         self.dst = dst
         self.layers = layers
+        self._slicers = slicers
         self._heads: dict[Path, bytes] = {}
         self._sizes: dict[Path, int] = {}
         self._places: dict[str, tuple[Path, int]] = {}
@@ -76,10 +84,30 @@ class StoreFiles:
         files = self.tensor_files if layer is None else (self.record_file(layer),)
         return sum(self._sizes[file] for file in files)
 
-    def write_component(self, layer: int, expert: int, offset: int, data: Bytes) -> None:
-        """Write bytes from ``offset`` in a record; they may extend over the records after it."""
+    def layout(self, layer: int) -> RecordLayout:
+        """Return the layout of the records that callers write, before they are cut to a part."""
+        return self._slicers[layer].whole if self._slicers else self.layers[layer].layout
+
+    def write_component(self, layer: int, expert: int, component: Component, data: Bytes) -> None:
+        """Write a component of one expert, from the layout that ``layout`` returns."""
+        offset = component.offset
+        if self._slicers:
+            offset, data = self._slicers[layer].component(component, data)
         base = expert * self.layers[layer].layout.record_bytes
         _write(self._fd(self.record_file(layer)), base + offset, data)
+
+    def write_records(self, layer: int, first: int, data: memoryview) -> list[str]:
+        """Write whole records that follow each other; return their checksums as stored.
+
+        Args:
+            first: Expert of the first record.
+        """
+        if self._slicers:
+            data = self._slicers[layer].records(data)
+        size = self.layers[layer].layout.record_bytes
+        _write(self._fd(self.record_file(layer)), first * size, data)
+        starts = range(0, len(data), size)
+        return [xxhash.xxh3_128_hexdigest(data[start : start + size]) for start in starts]
 
     def write_tensor(self, name: str, offset: int, data: Bytes) -> None:
         """Write part of a resident tensor; ``offset`` is from the start of the tensor."""

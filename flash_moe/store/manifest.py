@@ -6,19 +6,21 @@ The packer writes the manifest last, by rename, so its presence means a complete
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import ManifestError, UnsupportedModelError
-from flash_moe.files.json_file import array, kind, member, read_json, text
+from flash_moe.files.json_file import array, integers, kind, member, read_json, text
 from flash_moe.files.names import quoted, regular_size
 from flash_moe.store.layout import RecordLayout
-from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source
+from flash_moe.store.manifest_entries import LayerEntry, ResidentFile, Source, checksum
+from flash_moe.store.part import Part
 from flash_moe.store.unused import UnusedWeights
 
-FORMAT = 1
+# A part has a number of its own, because older versions would run it as a whole model.
+FORMAT, PART_FORMAT = 1, 2
 MANIFEST_FILE = "flash_moe.json"
 PARTIAL_FILE = "flash_moe.partial.json"
 CHECKSUM_NAME = "xxh3-128"
@@ -33,6 +35,8 @@ class Manifest:
         auxiliary_files: Auxiliary (non-weight) files; empty in manifests of older versions.
         unused: Weights of the source that mlx-lm does not load; ``None`` in manifests of older
             versions, whose resident files may contain such weights.
+        part: The part of the model that the records hold; ``None`` for a whole model.
+        whole: For a part: digest of the whole model, equal for all parts that fit together.
     """
 
     writer: str
@@ -42,6 +46,8 @@ class Manifest:
     resident: tuple[ResidentFile, ...]
     auxiliary_files: tuple[ResidentFile, ...] = ()
     unused: UnusedWeights | None = None
+    part: Part | None = None
+    whole: str | None = None
 
     @property
     def tensor_files(self) -> tuple[ResidentFile, ...]:
@@ -55,7 +61,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         row = {
-            "format": FORMAT,
+            "format": FORMAT if self.part is None else PART_FORMAT,
             "writer": self.writer,
             "source": self.source.to_json(),
             "checksum": CHECKSUM_NAME,
@@ -67,6 +73,8 @@ class Manifest:
             row["side_files"] = [file.to_json() for file in self.auxiliary_files]
         if self.unused is not None:
             row["unused"] = self.unused.to_json()
+        if self.part is not None:
+            row |= {"part": [self.part.number, self.part.count], "whole": self.whole}
         return row
 
     @staticmethod
@@ -101,6 +109,12 @@ class Manifest:
             ),
             unused=UnusedWeights.from_json(member(row, "unused")) if "unused" in row else None,
         )
+        if "part" in row:
+            numbers = integers(row, "part")
+            if len(numbers) != 2:
+                raise ValueError(f"part: expected two numbers, got {len(numbers)}")
+            whole = checksum(member(row, "whole"))
+            manifest = replace(manifest, part=Part(*numbers), whole=whole)
         if member(row, "checksum") != CHECKSUM_NAME:
             raise ValueError(f"checksum: expected {CHECKSUM_NAME}, got {kind(row['checksum'])}")
         # Layers may share bytes, through links with different names, but not a name.
@@ -149,9 +163,12 @@ def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
         raise ManifestError(
             "store", f"{file} is not a manifest: {error}", "Pack the model again."
         ) from None
-    if type(number) is not int or number != FORMAT:
+    expected = PART_FORMAT if "part" in table else FORMAT
+    if type(number) is not int or number != expected:
         raise ManifestError(
-            "store", f"{file}: expected format {FORMAT}, got {quoted(number)}", "Update flash_moe."
+            "store",
+            f"{file}: expected format {expected}, got {quoted(number)}",
+            "Update flash_moe.",
         )
     try:
         manifest = Manifest.from_json(table)

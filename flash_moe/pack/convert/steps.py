@@ -35,13 +35,13 @@ def write_experts(
     Args:
         part: Component of the array named ``weight``: ``"weight"`` or ``"bias"``.
     """
-    layout, n_bytes = files.layers[layer].layout, 0
+    layout, n_bytes = files.layout(layer), 0
     for name, array in parts.items():
         component = layout.component(projection, part if name == "weight" else name)
         assert component is not None  # the layout was made for this recipe
         rows = bytes_of(array).reshape(len(experts), component.n_bytes)
         for row, expert in zip(rows, experts, strict=True):
-            files.write_component(layer, expert, component.offset, row.data)
+            files.write_component(layer, expert, component, row.data)
         n_bytes += rows.nbytes
     return n_bytes
 

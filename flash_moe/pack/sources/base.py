@@ -6,6 +6,8 @@ that are quantized while packing (``hf.py``, ``requantized.py``).
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +15,16 @@ from typing import Any
 
 import xxhash
 
+from flash_moe.errors import ConfigError
+from flash_moe.pack.journal import Journal
 from flash_moe.pack.safetensors_writer import TensorSpec
+from flash_moe.pack.slicer import Slicer, slicers
 from flash_moe.pack.sources.checkpoint import Checkpoint, resident_entries
 from flash_moe.pack.steps import CopyTensor, PackStep
 from flash_moe.store.experts import ExpertLayer, expert_bytes
-from flash_moe.store.manifest_entries import Source
+from flash_moe.store.layout import ALL_PROJECTIONS
+from flash_moe.store.manifest_entries import ResidentFile, Source
+from flash_moe.store.part import Part, check_parts
 from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.store.unused import UnusedWeights, grouped
 
@@ -39,6 +46,10 @@ class PackSource:
         from_bits: Bits of the quantized experts to requantize, smallest first.
         unused: Tensors of the checkpoint that mlx-lm does not load.
         kept: Those of them that the store keeps, in file order.
+        part: The part of the model that the store holds; ``None`` for a whole model.
+        slicers: For a part: the slicer of each layer. Steps write whole components.
+        content: For a part: text that, with names, shapes and resident weights, identifies the
+            whole model.
     """
 
     source: Source
@@ -52,6 +63,9 @@ class PackSource:
     from_bits: tuple[int, ...] = ()
     unused: tuple[TensorEntry, ...] = ()
     kept: tuple[TensorSpec, ...] = ()
+    part: Part | None = None
+    slicers: tuple[Slicer, ...] = ()
+    content: str = ""
 
     def number_of(self, layer: int | None) -> int | None:
         """Return the decoder layer number of a step's ``layer``."""
@@ -70,8 +84,29 @@ class PackSource:
         """Files that the steps read."""
         return frozenset(shard for step in self.steps for shard in step.shards)
 
+    def errors(self, layer: int, journal: Journal) -> dict[str, float] | None:
+        """Return the quantization error of each projection of a layer, if it was quantized."""
+        number = self.layers[layer].number
+        errors = {p: journal.error(number, p) for p in ALL_PROJECTIONS}
+        return {p: error for p, error in errors.items() if error is not None} or None
+
+    def whole_digest(self, resident: Iterable[ResidentFile]) -> str:
+        """Return the digest of the whole model that this is a part of.
+
+        It is equal for all parts of one model, however they were made, and differs between models.
+
+        Args:
+            resident: The written files of the resident weights, which every part has whole.
+        """
+        whole = [slicer.whole.to_json() for slicer in self.slicers]
+        layers = [(layer.number, layer.path, layer.n_experts) for layer in self.layers]
+        origin = (self.source.name, self.source.revision, self.source.quantization.to_json())
+        weights = [(file.n_bytes, file.checksum) for file in resident]
+        facts = (origin, whole, layers, weights, self.content)
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
+
     @property
-    def unused_weights(self) -> UnusedWeights:
+    def unused_weights(self) -> UnusedWeights | None:
         """Row of the manifest, without the files."""
         names = {spec.name for spec in self.kept}
         return UnusedWeights(
@@ -103,6 +138,35 @@ def keep_unused(source: PackSource) -> PackSource:
         kept=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in kept),
         steps=(*source.steps, *(CopyTensor((e,), None, e.n_bytes, e.name) for e in kept)),
         fingerprint=xxhash.xxh3_128_hexdigest(f"{source.fingerprint} keep unused".encode()),
+    )
+
+
+def part_of(source: PackSource, part: Part) -> PackSource:
+    """Return a source whose store holds a part of the records of another source.
+
+    Raises:
+        ConfigError: The source links record files, or is a part that does not contain this one.
+        UnsupportedModelError: The experts do not divide into parts.
+    """
+    if source.record_files:
+        raise ConfigError(
+            "part",
+            "adopted record files are linked whole: expected no --adopt with --part",
+            "Make the whole store first, then: flash-moe slice STORE DST --part I/N",
+        )
+    layouts = [layer.layout for layer in source.layers]
+    inner = part.within(source.part)
+    check_parts(layouts, inner.count)
+    cutters = slicers(inner, layouts)
+    pairs = zip(source.layers, cutters, strict=True)
+    return replace(
+        source,
+        part=part,
+        layers=tuple(replace(layer, layout=slicer.layout) for layer, slicer in pairs),
+        slicers=cutters,
+        # A commit names the content of a repository; a directory may change under its name.
+        content=source.content or ("" if source.source.revision else source.fingerprint),
+        fingerprint=xxhash.xxh3_128_hexdigest(f"{source.fingerprint} part {part}".encode()),
     )
 
 
