@@ -25,10 +25,12 @@ from flash_moe.model.divided import divide, divided_bytes
 from flash_moe.model.open import open_streaming
 from flash_moe.model.streamed import StreamedModel, streamed_class
 from flash_moe.model.streaming import Streaming
-from flash_moe.options.declare import accepts
 from flash_moe.ops.dispatch import use_kernels
+from flash_moe.options.declare import accepts
 from flash_moe.options.loading import LoadOptions
 from flash_moe.ranks.group import Ranks
+from flash_moe.store.manifest import read_manifest
+from flash_moe.store.part import Part
 from flash_moe.stream.stats import StreamStats
 
 T = TypeVar("T")
@@ -167,11 +169,14 @@ def _open_part(
     """Open the part of this rank; return also the facts that all ranks have to agree on.
 
     Args:
-        name: A part, or a directory with one directory per part, such as ``part-1-of-2``.
+        name: A part, or without the end of its name: ``model--part-1-of-2`` or, for all parts in
+            one directory, ``model/part-1-of-2``.
     """
-    among = Path(name).expanduser() / f"part-{ranks.rank + 1}-of-{ranks.size}"
-    path = resolve(among if among.is_dir() else name, options.revision)
-    streaming = open_streaming(path, options)
+    part = Part(ranks.rank + 1, ranks.size)
+    ends = (part.suffix, "/" + part.suffix.lstrip("-"))
+    among = [path for end in ends if (path := Path(f"{name}{end}").expanduser()).is_dir()]
+    path = resolve(among[0] if among else name, options.revision)
+    streaming = open_streaming(path, options, part)
     resident = divided_bytes(path, streaming.model.override(options.top_k), ranks)
     streaming = replace(streaming, ranks=ranks, resident_bytes=resident)
     versions = {f"version of {name}": version(name) for name in ("flash-moe", "mlx", "mlx-lm")}
@@ -180,6 +185,7 @@ def _open_part(
         streaming,
         {
             **versions,
+            "model": read_manifest(path).whole,
             "experts per token": streaming.top_k,
             "use of memory_gb": options.memory_gb is not None,
             "use of kernels": use_kernels(options.kernels),

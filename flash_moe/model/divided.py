@@ -83,7 +83,7 @@ class Division:
             yield
             crc = 0
             for chosen in self._chosen:
-                crc = zlib.crc32(np.array(chosen), crc)
+                crc = zlib.crc32(np.array(chosen).tobytes(), crc)
         self._end(crc)
 
     @staticmethod
@@ -124,8 +124,8 @@ class Division:
         behind = (waits.max(axis=0) - waits).sum(axis=1) / 1e6
         self._peer_wait_s = [a + float(b) for a, b in zip(self._peer_wait_s, behind, strict=True)]
         self.stats = tuple(
-            RankStats(rank, *(int(n) for n in row[2:6]), int(row[6]) / 1e6, self._peer_wait_s[rank])
-            for rank, row in enumerate(rows)
+            RankStats(rank, read, hits, misses, bank, waited / 1e6, self._peer_wait_s[rank])
+            for rank, (read, hits, misses, bank, waited) in enumerate(rows[:, 2:7].tolist())
         )
 
 
@@ -138,9 +138,9 @@ class DividedExperts(StreamedExperts):
     """
 
     # Of the class, so that they are no children: mlx-lm's shard() finds nothing to divide.
-    gate_proj: ClassVar[nn.Module] = _Projection()
-    up_proj: ClassVar[nn.Module] = _Projection()
-    down_proj: ClassVar[nn.Module] = _Projection()
+    gate_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
+    up_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
+    down_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
 
     def __init__(self, division: Division, *arguments: Any) -> None:
         super().__init__(*arguments)

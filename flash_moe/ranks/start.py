@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import sys
 
 import mlx.core as mx
 
@@ -36,9 +35,3 @@ def connect(timeout_s: float) -> Ranks | None:
     ranks = Ranks(group, timeout_s)
     ranks.watchdog.watch_parent()
     return ranks
-
-
-def announce(timeout_s: float) -> None:
-    """Say on standard error how long the start may take: a process that is ended cannot."""
-    sys.stderr.write(f"flash-moe: connecting to the other ranks, at most {timeout_s:g} s\n")
-    sys.stderr.flush()
