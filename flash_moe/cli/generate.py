@@ -89,9 +89,8 @@ def run(args: argparse.Namespace) -> int:
             raise PromptError(
                 "prompt", "mlx.launch never ends standard input", "Pass --prompt or --messages."
             )
-        shared = ranks.share(ranks.together(lambda: read_prompt(args) if prints else None))
-        assert shared is not None
-        prompt = shared
+        prompt = ranks.together(lambda: read_prompt(args) if prints else "")
+        prompt = ranks.share(prompt) or ""
     from flash_moe.loader import load
 
     options = given(args, GenerationOptions)
