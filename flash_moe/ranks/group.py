@@ -93,9 +93,15 @@ class Ranks:
         values = [*(same or {}).values(), *fields]
         row = own_row(self.rank, self.size, kind, self._number, values)
         self._number += 1
-        with self.waiting(kind.name.lower(), times):
-            total = np.array(mx.distributed.all_sum(mx.array(row), group=self.group))
+        total = self._sum(kind.name.lower(), row, times)
         return check(total, same)
+
+    def _sum(self, what: str, array: Any, times: float = 1.0) -> Any:
+        """Return the sum of the NumPy arrays of all ranks."""
+        with self.waiting(what, times):
+            total = mx.distributed.all_sum(mx.array(array), group=self.group)
+            mx.eval(total)  # np.array alone drops the error of a lost connection
+        return np.array(total)
 
     def smallest(self, kind: Kind, value: int, same: Mapping[str, int] | None = None) -> int:
         """Return the smallest value of all ranks."""
@@ -108,8 +114,7 @@ class Ranks:
         if not n_bytes:
             return None
         sent = np.frombuffer(data, np.uint8) if self.first else np.zeros(n_bytes, np.uint8)
-        with self.waiting("share"):
-            got = np.array(mx.distributed.all_sum(mx.array(sent), group=self.group))
+        got = self._sum("share", sent)
         return value if self.first else pickle.loads(got.tobytes())
 
     def texts(self, text: str, times: float = 1.0) -> list[str]:
@@ -119,7 +124,9 @@ class Ranks:
         sent = np.zeros((1, max(int(lengths.max()), 1)), np.uint8)
         sent[0, : len(data)] = np.frombuffer(data, np.uint8)
         with self.waiting("texts"):
-            got = np.array(mx.distributed.all_gather(mx.array(sent), group=self.group))
+            gathered = mx.distributed.all_gather(mx.array(sent), group=self.group)
+            mx.eval(gathered)
+        got = np.array(gathered)
         rows = zip(got, lengths, strict=True)
         return [bytes(row[:n]).decode(errors="replace") for row, n in rows]
 

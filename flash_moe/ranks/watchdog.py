@@ -17,8 +17,12 @@ _POLL_S = 0.2
 
 def end_process(text: str) -> None:
     """Write one line to standard error and end the process at once, with ``EXIT_CODE``."""
-    os.write(2, f"flash-moe: {text}\n".encode())
-    os._exit(EXIT_CODE)
+    try:
+        os.write(2, f"flash-moe: {text}\n".encode())
+    except OSError:  # the launcher, which reads it, has ended
+        pass
+    finally:
+        os._exit(EXIT_CODE)
 
 
 class Watchdog:
