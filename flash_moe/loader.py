@@ -169,13 +169,10 @@ def _open_part(
     """Open the part of this rank; return also the facts that all ranks have to agree on.
 
     Args:
-        name: A part, or without the end of its name: ``model--part-1-of-2`` or, for all parts in
-            one directory, ``model/part-1-of-2``.
+        name: A part, or its name without the suffix that :func:`resolve` adds.
     """
     part = Part(ranks.rank + 1, ranks.size)
-    ends = (part.suffix, "/" + part.suffix.lstrip("-"))
-    among = [path for end in ends if (path := Path(f"{name}{end}").expanduser()).is_dir()]
-    path = resolve(among[0] if among else name, options.revision)
+    path = resolve(name, options.revision, part)
     streaming = open_streaming(path, options, part)
     resident = divided_bytes(path, streaming.model.override(options.top_k), ranks)
     streaming = replace(streaming, ranks=ranks, resident_bytes=resident)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flash_moe.cli.options import add_options, given
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -69,6 +70,19 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="X",
         help="GB/s of weights that decoding reads, at most memory bandwidth (default: measured)",
     )
+    parser.add_argument(
+        "--machines",
+        type=int,
+        default=1,
+        metavar="N",
+        help="divide the model among N machines like this one; figures are per machine",
+    )
+    parser.add_argument(
+        "--collective-us",
+        type=float,
+        metavar="X",
+        help="microseconds of one sum over all machines (default: 50 to 300, assumed)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=run)
 
@@ -80,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of
     from flash_moe.stream.budget import plan_slabs
 
-    disk, weights = (_rate(args, name) for name in ("disk_gbps", "memory_gbps"))
+    rates = (_positive(args, name) for name in ("disk_gbps", "memory_gbps", "collective_us"))
+    disk, weights, collective = (
+        rate and rate * unit for rate, unit in zip(rates, (1e9, 1e9, 1e-6), strict=True)
+    )
     for gb in args.cache_gb:
         LoadOptions(cache_gb=gb)
     request, planned = look(args)
@@ -96,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             weights=weights,
             measure=measure,
             bits=min(expert_bits(planned), 8),
+            collective_s=collective,
             on_step=on_step,
         )
     report = plan_report(planned, shape, machine, request, args.cache_gb)
@@ -106,13 +124,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rate(args: argparse.Namespace, name: str) -> float | None:
-    """Return a rate option, given in GB/s, in bytes per second."""
+def _positive(args: argparse.Namespace, name: str) -> float | None:
+    """Return a number that must be positive if it is given."""
     rate: float | None = getattr(args, name)
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         option = f"--{name.replace('_', '-')}"
         raise ConfigError("plan", f"{option}: expected a positive number, got {rate}")
-    return None if rate is None else 1e9 * rate
+    return rate
 
 
 def look(args: argparse.Namespace) -> tuple[Request, Planned]:
@@ -121,27 +139,44 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
 
     from flash_moe.hub.local_stores import default_store
     from flash_moe.hub.resolve import local_path, resolve
-    from flash_moe.plan.planned import plan_checkpoint, plan_repository, plan_store
+    from flash_moe.plan.planned import plan_checkpoint, plan_repository
     from flash_moe.plan.verdict import Request
     from flash_moe.store.manifest import MANIFEST_FILE, is_store
 
+    if args.machines < 1:
+        raise ConfigError("plan", f"--machines: expected at least 1, got {args.machines}")
+    part = Part(1, args.machines) if args.machines > 1 else None
     quantization = QuantizationConfig(**given(args, QuantizationConfig))
     root = local_path(args.model)
     request = Request(args.model, root is not None, args.dst, args.revision, quantization)
     if root is not None and is_store(root):
-        return request, plan_store(root)
+        return request, _look_at_store(root, args.dst, part)
     name = args.model if root is None else root.resolve().name
-    dst = (args.dst or default_store(name, quantization)).expanduser()
-    if args.dst is None and (dst / MANIFEST_FILE).is_file():
-        return request, plan_store(dst)
+    dst = (args.dst or default_store(name, quantization, part)).expanduser()
+    for store in (dst, default_store(name, quantization)) if args.dst is None else ():
+        if (store / MANIFEST_FILE).is_file():
+            return request, _look_at_store(store, dst, part)
     if root is None and not constants.HF_HUB_OFFLINE:
         return request, plan_repository(
-            args.model, dst, revision=args.revision, quantization=quantization
+            args.model, dst, revision=args.revision, quantization=quantization, part=part
         )
     root = root or resolve(args.model, args.revision)
     if is_store(root):
-        return request, plan_store(root)
-    return request, plan_checkpoint(root, dst, quantization=quantization)
+        return request, _look_at_store(root, args.dst, part)
+    return request, plan_checkpoint(root, dst, quantization=quantization, part=part)
+
+
+def _look_at_store(root: Path, dst: Path | None, part: Part | None) -> Planned:
+    """Plan for a store as it is, or for cutting a part from it to ``dst``, by default beside it."""
+    from flash_moe.plan.planned import plan_slice, plan_store
+    from flash_moe.store.manifest import read_manifest
+
+    held = read_manifest(root).part
+    if part is None or (held and held.count == part.count):
+        return plan_store(root)
+    if held is not None:
+        part = Part((held.number - 1) * part.count // held.count + 1, part.count)
+    return plan_slice(root, dst or Path(f"{root}{part.suffix}"), part)
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def print_report(report: PlanReport) -> None:
     planned, shape, machine = report.planned, report.shape, report.machine
     console = Console(highlight=False)
     commit = f" at {planned.commit[:12]}" if planned.commit else ""
-    console.print(Text(f"{planned.name}{commit}, {KINDS[planned.kind]}", style="bold"))
+    each = f"; part {planned.part}, figures of one machine" if planned.part else ""
+    console.print(Text(f"{planned.name}{commit}, {KINDS[planned.kind]}{each}", style="bold"))
     for title, facts in (
         ("model", model_facts(planned, shape)),
         ("disk: exact, from the headers of the files", disk_facts(planned, shape)),
@@ -47,7 +48,7 @@ def print_report(report: PlanReport) -> None:
     print_whole(console, budget_table(shape, machine, report.rows))
     console.print()
     console.print(Text("assumptions", style="bold"))
-    for sentence in sentences(machine):
+    for sentence in sentences(machine, planned.machines):
         console.print(Text(f"- {sentence}"))
     console.print()
     verdict_lines(console, report)
@@ -175,16 +176,20 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
             "reading": forecast.read_s.high,
             "computing": forecast.compute_s.value,
             "the overhead": machine.layer_s.value * len(planned.layers),
+            "waiting for messages": forecast.message_s.high,
         }
         expected = f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s"
         cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
         most = max(parts, key=parts.__getitem__)
         console.print(Text(f"{expected} {cached}; {most} takes most of the time."))
-    console.print(Text("It fits." if end.fits else "It does not fit.", style="bold"))
+    each = f" on each of {planned.machines} machines" if planned.part else ""
+    console.print(Text(f"It fits{each}." if end.fits else f"It does not fit{each}.", style="bold"))
     for reason in end.reasons:
         console.print(Text(reason))
     if end.shell is not None:
         does = {"complete": "run it", "partial": "continue", "absent": "get it"}[planned.state]
+        if planned.part and planned.state != "complete":
+            does += f", on each machine with its own number ({planned.part} here)"
         # Not wrapped, so that it can be copied.
         console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
 

@@ -14,6 +14,7 @@ from flash_moe.cli.progress import Bars, LayerCount
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.hub.incoming import SHARDS_ON_DISK
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     pull.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     _add_making_options(pull)
+    _add_part(pull)
     pull.add_argument(
         "--max-shards",
         type=int,
@@ -46,6 +48,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     pack.add_argument("dst", type=Path, help="directory of the store; run again to continue")
     _add_making_options(pack)
+    _add_part(pack)
     pack.add_argument(
         "--delete-source",
         action="store_true",
@@ -61,10 +64,19 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     cut.set_defaults(run=run_slice)
 
 
+def part(text: str) -> Part:
+    """Read an argument like ``1/2``."""
+    try:
+        return Part.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
+
+
 def _add_part(parser: argparse.ArgumentParser, required: bool = False) -> None:
     parser.add_argument(
         "--part",
         required=required,
+        type=part,
         metavar="I/N",
         help="slice I of N of every expert, counted from 1 in the whole model: the part of machine "
         "I in a group of N",
@@ -87,6 +99,11 @@ def _add_making_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _making(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a source, but for its quantization."""
+    return {"adopt": args.adopt, "keep": args.keep_unused, "part": args.part}
+
+
 def run_pull(args: argparse.Namespace) -> int:
     from huggingface_hub import constants
 
@@ -96,19 +113,18 @@ def run_pull(args: argparse.Namespace) -> int:
     from flash_moe.pack.sources.open_source import open_source
 
     quantization = QuantizationConfig(**given(args, QuantizationConfig))
-    dst = args.dst or default_store(args.repo, quantization)
+    dst = args.dst or default_store(args.repo, quantization, args.part)
     with working_on(dst):
         if constants.HF_HUB_OFFLINE:
             root = resolve(args.repo, args.revision)
-            return _pack(
-                open_source(root, quantization, adopt=args.adopt, keep=args.keep_unused), dst
-            )
+            return _pack(open_source(root, quantization, **_making(args)), dst)
         commit = pulled_already(
             args.repo,
             dst,
             revision=args.revision,
             adopt=args.adopt is not None,
             keep=args.keep_unused,
+            part=args.part,
             quantization=quantization,
         )
         if commit is not None:
@@ -126,8 +142,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
         dst,
         revision=args.revision,
         quantization=quantization,
-        adopt=args.adopt,
-        keep=args.keep_unused,
+        **_making(args),
         max_shards=args.max_shards,
         on_bytes=partial(bars.add, "download"),
     )
@@ -164,11 +179,17 @@ def run_pack(args: argparse.Namespace) -> int:
             "are still needed",
             "Drop --delete-source, and delete the shards after verifying the store.",
         )
+    if args.delete_source and args.part is not None:
+        raise ConfigError(
+            "pack",
+            "--delete-source would delete what the other parts are made of",
+            "Drop --delete-source, or --part.",
+        )
     kept = args.dst / HEADERS_DIR
     with working_on(args.dst):
         checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
         quantization = QuantizationConfig(**given(args, QuantizationConfig))
-        source = open_source(checkpoint, quantization, adopt=args.adopt, keep=args.keep_unused)
+        source = open_source(checkpoint, quantization, **_making(args))
         shards = None
         if args.delete_source:
             check_outside(checkpoint.shards, args.dst)
@@ -180,11 +201,9 @@ def run_slice(args: argparse.Namespace) -> int:
     from flash_moe.hub.pull import working_on
     from flash_moe.hub.resolve import resolve_store
     from flash_moe.pack.sources.store import slice_source
-    from flash_moe.store.part import Part
 
-    part = Part.parse(args.part)
     with working_on(args.dst):
-        return _pack(slice_source(resolve_store(args.store), part), args.dst)
+        return _pack(slice_source(resolve_store(args.store), args.part), args.dst)
 
 
 def _pack(

@@ -112,6 +112,8 @@ def describe(root: Path) -> dict[str, Any]:
         "path": str(root),
         "model_type": config.model_type,
         "source": manifest.source.to_json(),
+        "part": manifest.part and str(manifest.part),
+        "whole": manifest.whole,
         "writer": manifest.writer,
         "moe_layers": len(manifest.layers),
         "experts_per_layer": max(e.n_experts for e in manifest.layers),
@@ -175,6 +177,7 @@ def run_info(args: argparse.Namespace) -> int:
     *firsts, last = facts["quantization"]
     rows = {
         "model": facts["model_type"],
+        "part": f"{facts['part']} of every expert" if facts["part"] else "the whole model",
         "source": f"{source['name']} ({source['kind']})",
         "revision": source["revision"] or "unknown",
         "written by": facts["writer"],
@@ -229,20 +232,29 @@ def run_ls(args: argparse.Namespace) -> int:
 
     stores = list_stores()
     if args.json:
-        rows = [{**vars(s), "path": str(s.path), "disk_bytes": s.disk_bytes} for s in stores]
+        rows = [
+            {
+                **vars(s),
+                "path": str(s.path),
+                "disk_bytes": s.disk_bytes,
+                "part": s.part and str(s.part),
+            }
+            for s in stores
+        ]
         print(json.dumps(rows, indent=2))
         return 0
     if not stores:
         print(f"no stores in {stores_dir()}; flash-moe pull REPO makes one", file=sys.stderr)
         return 0
     table = Table(box=None, pad_edge=False)
-    for title in ("NAME", "REPOSITORY", "REVISION", "STATE"):
+    for title in ("NAME", "REPOSITORY", "REVISION", "PART", "STATE"):
         table.add_column(title, overflow="fold")
     table.add_column("DISK", justify="right", no_wrap=True)
     for store in stores:
         revision = (store.revision or "-")[:12]
         size = format_bytes(store.disk_bytes)
-        cells = (store.path.name, store.source, revision, store.state, size)
+        part = str(store.part or "all")
+        cells = (store.path.name, store.source, revision, part, store.state, size)
         table.add_row(*map(escape, cells))
     Console().print(table, highlight=False)
     total = format_bytes(sum(s.disk_bytes for s in stores))

@@ -28,7 +28,7 @@ from flash_moe.compat.mlx_lm import load_model, model_classes, save_config
 from flash_moe.config import read_config
 from flash_moe.errors import FlashMoEError, UnsupportedModelError
 from flash_moe.store.experts import ExpertLayer, layer_number
-from flash_moe.store.layout import COMPONENT_NAMES, layout_of
+from flash_moe.store.layout import ALL_PROJECTIONS, COMPONENT_NAMES, layout_of
 from flash_moe.store.safetensors_header import TensorEntry
 
 Weights = dict[str, mx.array]
@@ -38,8 +38,19 @@ QUANT_CONFIG_FILE = "hf_quant_config.json"  # of NVIDIA ModelOpt; mlx-lm reads i
 _DERIVED = ("quantization", "quantization_config")
 
 
+class _Projection(nn.Module):
+    """Projection of a placeholder, without weights."""
+
+    bias = 0.0  # the shard() of gpt_oss divides that of the last projection
+
+
 class _Placeholder(nn.Module):
-    """Replacement of the experts while mlx-lm quantizes the rest."""
+    """Replacement of the experts while mlx-lm quantizes or divides the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        for name in ALL_PROJECTIONS:
+            setattr(self, name, _Projection())  # type: ignore[no-untyped-call]
 
 
 class _ConfigOnly:
@@ -285,7 +296,7 @@ class LazyLoading:
     def drop_experts(self) -> None:
         """Replace the experts in the model with placeholders."""
         for layer in self.experts:
-            replace_module(self.model, layer.path, _Placeholder())  # type: ignore[no-untyped-call]
+            replace_module(self.model, layer.path, _Placeholder())
 
 
 def loaded_layer(loading: LazyLoading, layer: Experts) -> ExpertLayer:

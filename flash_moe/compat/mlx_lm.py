@@ -7,6 +7,7 @@ failing later. Tested with mlx-lm 0.31.3 (the last for Python 3.10) and 0.32.2.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,10 @@ BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")
 
+# flash_moe/model/recorded.py records their passes.
+GatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_5", "GatedDeltaNet")
+Qwen3NextGatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_next", "Qwen3NextGatedDeltaNet")
+
 
 def model_classes(component: str, config: dict[str, Any]) -> tuple[type, type]:
     """Return mlx-lm's ``Model`` and ``ModelArgs`` for a config.json.
@@ -204,3 +209,20 @@ def _offset(cache: Any) -> int:
     if isinstance(offset, mx.array):
         return int(offset.max().item())  # type: ignore[arg-type]
     return int(offset or 0)
+
+
+def replace_gated_delta_ops(
+    replacement: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Replace mlx-lm's ``gated_delta_ops`` by ``replacement`` of it, once per process.
+
+    mlx-lm calls it where it has no kernel of its own, such as on CUDA, and has no hook there.
+    Without the function (an mlx-lm without such models) nothing happens.
+    """
+    try:
+        module: Any = importlib.import_module("mlx_lm.models.gated_delta")
+        original = module.gated_delta_ops
+    except (ImportError, AttributeError):
+        return
+    if not hasattr(original, "__wrapped__"):
+        module.gated_delta_ops = functools.wraps(original)(replacement(original))

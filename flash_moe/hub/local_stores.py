@@ -17,6 +17,7 @@ from flash_moe.files.lock import locked
 from flash_moe.hub.incoming import INCOMING
 from flash_moe.pack.journal import read_journal
 from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
@@ -29,6 +30,7 @@ class StoreInfo:
         revision: Commit, if known.
         asked: Requested revision (branch, tag or commit), if known.
         state: ``"complete"``, ``"partial"`` or ``"damaged"``.
+        part: The part of the model that a complete store holds; ``None`` for a whole model.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class StoreInfo:
     revision: str | None
     asked: str | None
     state: str
+    part: Part | None = None
 
     @cached_property
     def disk_bytes(self) -> int:
@@ -49,9 +52,12 @@ def stores_dir() -> Path:
     return chosen or platformdirs.user_cache_path("flash_moe") / "stores"
 
 
-def default_store(repo: str, quantization: QuantizationConfig = AS_IT_IS) -> Path:
+def default_store(
+    repo: str, quantization: QuantizationConfig = AS_IT_IS, part: Part | None = None
+) -> Path:
     """Return the default directory for the store of a repository."""
-    return stores_dir() / (repo.replace("/", "--") + quantization.suffix)
+    suffix = quantization.suffix + (part.suffix if part else "")
+    return stores_dir() / (repo.replace("/", "--") + suffix)
 
 
 def list_stores() -> list[StoreInfo]:
@@ -69,8 +75,9 @@ def describe_store(path: Path) -> StoreInfo | None:
         # In this order: a store that completes meanwhile has a manifest before its journal goes.
         journal = read_journal(path)
         if (path / MANIFEST_FILE).is_file():
-            source = read_manifest(path).source
-            return StoreInfo(path, source.name, source.revision, source.asked, "complete")
+            manifest = read_manifest(path)
+            source, part = manifest.source, manifest.part
+            return StoreInfo(path, source.name, source.revision, source.asked, "complete", part)
     except FlashMoEError:
         return StoreInfo(path, path.name, None, None, "damaged")
     if journal is not None:

@@ -19,9 +19,10 @@ from flash_moe.hub.retry import Retry
 from flash_moe.hub.shards import HubShards
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal, read_journal
-from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.base import PackSource, check_adopted
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.manifest import MANIFEST_FILE, is_store, read_manifest
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 
 
@@ -48,6 +49,7 @@ def open_pull(
     quantization: QuantizationConfig = AS_IT_IS,
     adopt: Path | None = None,
     keep: bool = False,
+    part: Part | None = None,
     max_shards: int = SHARDS_ON_DISK,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Pull:
@@ -58,6 +60,7 @@ def open_pull(
         adopt: ``packed_experts`` directory of the original Flash-MoE: its files are linked, and
             only the other weights are downloaded.
         keep: Keep the tensors that mlx-lm does not load.
+        part: Store only this part of every expert; each shard is still downloaded whole.
         max_shards: Shards on the disk at a time.
         on_bytes: Called with the bytes of shards downloaded, from several threads.
 
@@ -71,7 +74,7 @@ def open_pull(
             "pull", f"max_shards: expected 1 to {MAX_SHARDS_ON_DISK}, got {max_shards}"
         )
     if adopt is not None:  # fail before any request
-        quantization.check_adopted()
+        check_adopted(quantization, part)
     journal = check_destination(dst, frozenset({INCOMING}))
     incoming = dst / INCOMING
     if journal is None:
@@ -82,7 +85,7 @@ def open_pull(
         checkpoint, places = fetch_metadata(remote, incoming)
         checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=asked))
         source = (
-            open_source(checkpoint, quantization, keep=keep)
+            open_source(checkpoint, quantization, keep=keep, part=part)
             if adopt is None
             else open_adopted(checkpoint, places, adopt, keep=keep)
         )
@@ -114,6 +117,7 @@ def pulled_already(
     revision: str | None = None,
     adopt: bool = False,
     keep: bool = False,
+    part: Part | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
 ) -> str | None:
     """Return the commit of the store in ``dst`` if it is complete and up to date.
@@ -121,6 +125,7 @@ def pulled_already(
     Args:
         adopt: True if the pull adopts record files.
         keep: True if the pull keeps the tensors that mlx-lm does not load.
+        part: The part that the pull stores.
 
     Returns:
         ``None`` if there is no complete store.
@@ -137,6 +142,8 @@ def pulled_already(
     lacks = keep and unused is not None and unused.dropped
     if origin.name != repo or origin.revision is None:
         other = origin.name
+    elif manifest.part != part:
+        other = f"part {manifest.part}" if manifest.part else "the whole model"
     elif (
         origin.quantization != quantization
         or (origin.kind == "flash-moe-original") != adopt

@@ -91,13 +91,19 @@ def open_repair(
         raise PackError(
             "repair",
             f"{root} was packed from the local directory {made_from.name}, not pulled from the hub",
-            "Pack it again, or copy the files back.",
+            f"{_again(root, manifest)}, or copy the files back.",
         )
     try:
         return _open_repair(root, manifest, damaged, on_bytes)
     except BaseException:
         shutil.rmtree(root / INCOMING, ignore_errors=True)
         raise
+
+
+def _again(root: Path, manifest: Manifest) -> str:
+    if manifest.part is None:
+        return "Pack it again"
+    return f"Delete it and run: flash-moe slice STORE {root} --part {manifest.part}"
 
 
 def _open_repair(
@@ -109,7 +115,10 @@ def _open_repair(
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, asked=made_from.asked))
     unused = manifest.unused
     source = open_source(
-        checkpoint, made_from.quantization, keep=unused is not None and bool(unused.kept)
+        checkpoint,
+        made_from.quantization,
+        keep=unused is not None and bool(unused.kept),
+        part=manifest.part,
     )
     if unused is None and source.source.kind == "mlx":
         source = as_older_versions(source, checkpoint)

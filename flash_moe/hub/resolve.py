@@ -21,16 +21,23 @@ from flash_moe.hub.local_stores import (
     stores_dir,
 )
 from flash_moe.store.manifest import is_store
+from flash_moe.store.part import Part
 
 
-def resolve(name: str | Path, revision: str | None = None) -> Path:
+def resolve(name: str | Path, revision: str | None = None, part: Part | None = None) -> Path:
     """Return the directory of a model: a path, a pulled store, or a snapshot in the hub's cache.
+
+    Args:
+        part: The part that this machine needs. ``NAME--part-1-of-2`` and ``NAME/part-1-of-2`` take
+            precedence, so machines or GPUs that share a disk can use the same name.
 
     Raises:
         ModelNotFoundError: There is none of these.
         ConfigError: There are several stores of the repository.
     """
-    path = local_path(name) or find_store(str(name), revision)
+    ends = (part.suffix, part.suffix.replace("--", "/")) if part else ()
+    among = next(filter(None, (_existing(f"{name}{end}") for end in ends)), None)
+    path = among or local_path(name) or find_store(str(name), revision, part)
     if path is not None:
         return path
     from huggingface_hub import snapshot_download
@@ -102,21 +109,23 @@ def _among_stores(name: str) -> Path | None:
         return None
 
 
-def find_store(repo: str, revision: str | None = None) -> Path | None:
+def find_store(repo: str, revision: str | None = None, part: Part | None = None) -> Path | None:
     """Return the complete store of a repository; of several, the one without options.
 
     Args:
         revision: Commit of the store, or the name it was pulled by (branches are not resolved).
+        part: The part to prefer, or ``None`` for the whole model.
 
     Raises:
         ConfigError: There are several, all with options.
     """
-    paths = [
-        store.path
+    stores = [
+        store
         for store in complete_stores(repo)
         if revision is None or revision in (store.revision, store.asked)
     ]
-    if (main := default_store(repo)) in paths:
+    paths = [s.path for s in stores if s.part == part] or [s.path for s in stores]
+    if (main := default_store(repo, part=part)) in paths:
         return main
     if len(paths) > 1:
         raise ConfigError(

@@ -19,6 +19,7 @@ from flash_moe.compat.mlx_lm import (
     Qwen3MoeSparseMoeBlock,
     Qwen3NextSparseMoeBlock,
 )
+from flash_moe.model.recorded import MAX_ROWS, recorded
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops import router_topk
 
@@ -41,7 +42,18 @@ def fuse(block: nn.Module) -> bool:
     if type(block) not in KNOWN or not router_topk.supports(known.num_experts, known.top_k):
         return False
     known.__class__ = _fused(type(block))
+    known._recorded_route = recorded(block, _route)
     return True
+
+
+def _route(block: Any, rows: mx.array) -> tuple[mx.array, ...]:
+    """Return ids and weights, and the output of the shared expert and its gate if there is one."""
+    ids, weights = router_topk.router_topk(
+        block.gate(rows), block.top_k, renormalise=getattr(block, "norm_topk_prob", False)
+    )
+    if "shared_expert" not in block:
+        return ids, weights
+    return ids, weights, block.shared_expert(rows), block.shared_expert_gate(rows)
 
 
 @functools.cache
@@ -52,19 +64,14 @@ def _fused(base: type) -> type:
             rows = x.reshape(-1, x.shape[-1])
             if not switch.may_use_kernels(rows.shape[0] * self.top_k):
                 return base.__call__(self, x)  # type: ignore[no-any-return]
-            ids, weights = router_topk.router_topk(
-                self.gate(rows), self.top_k, renormalise=getattr(self, "norm_topk_prob", False)
-            )
-            shared = None
-            if "shared_expert" in self:
-                shared = (self.shared_expert(rows), self.shared_expert_gate(rows))
+            few = len(rows) <= MAX_ROWS
+            ids, weights, *shared = self._recorded_route(rows) if few else _route(self, rows)
             group = getattr(self, "sharding_group", None)
             if group is None:
-                return switch.weighted(rows, ids, weights, shared).reshape(x.shape)
-            if shared is not None:
-                shared = (shared[0].astype(mx.float32), shared[1].astype(mx.float32))
+                return switch.weighted(rows, ids, weights, tuple(shared) or None).reshape(x.shape)
             # Each rank adds its share of the shared expert, so the sum has the whole of it, once.
-            y = switch.weighted(rows, ids, weights, shared, mx.float32)
+            wide = tuple(each.astype(mx.float32) for each in shared)
+            y = switch.weighted(rows, ids, weights, wide or None, mx.float32)
             total = mx.distributed.all_sum(y, group=group)
             return total.astype(x.dtype).reshape(x.shape)
 

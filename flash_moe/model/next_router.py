@@ -16,11 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.model.recorded import MAX_ROWS, recorded
 
 Capture = Callable[[Callable[[], Any]], mx.array | None]
-
-# Larger inputs are chunks of prompts, which need nearly all experts of a layer anyway.
-MAX_ROWS = 8
 
 
 class Router:
@@ -53,6 +51,7 @@ class Router:
         self.input: mx.array | None = None
         module.__class__ = _recording(base)
         module._routes = self
+        self._recorded_ids = recorded(module, lambda _, x: self.ids(x))
 
     def ids(self, x: mx.array) -> mx.array:
         """Return the lazy ids ``[..., k]`` that this layer would pick for ``x``."""
@@ -71,7 +70,8 @@ class Router:
     def predict_from(self, earlier: Router) -> mx.array | None:
         """Return the lazy ids for the input of an earlier one; ``None`` for a chunk of a prompt."""
         x, earlier.input = earlier.input, None
-        return None if x is None else self.ids(x)
+        ids: mx.array | None = None if x is None else self._recorded_ids(x)
+        return ids
 
     def check(self, hidden: int) -> None:
         """Build the graph of a prediction once.
@@ -103,6 +103,7 @@ def _recording(base: type) -> type:
         _routes: Router
 
         def __call__(self, x: mx.array) -> Any:
+            # Larger inputs are chunks of prompts, which need nearly all experts of a layer anyway.
             self._routes.input = x if x.size <= MAX_ROWS * x.shape[-1] else None
             return base.__call__(self, x)
 

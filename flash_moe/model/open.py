@@ -116,7 +116,7 @@ def _check_part(path: Path, held: Part | None, needed: Part | None) -> None:
         "load",
         f"{path}: expected part {needed} of the model, which is that of this machine, got "
         f"{'a whole model' if held is None else f'part {held}'}",
-        f"Make it with: flash-moe slice STORE DST --part {needed}",
+        f"Make it with: flash-moe slice STORE DST --part {needed} (or pull or pack with --part)",
     )
 
 

@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.mlx_lm import SwiGLU, cached_positions
+from flash_moe.compat.mlx_lm import SwiGLU, cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError, UnsupportedModelError
@@ -36,10 +37,12 @@ from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.moe_block import fuse
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
+from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.dispatch import keep_views, use_kernels
+from flash_moe.ops.gated_delta import with_kernel
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
@@ -194,6 +197,10 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             option = streaming.options.kernels
             use = use_kernels(option)
+            if use:
+                record_delta_nets(self)
+            if use and on_cuda():
+                replace_gated_delta_ops(with_kernel)
             self._memory_plan = streaming.plan_memory()
             self._prefill_workspace = streaming.prefill_workspace()
             self._watch = PressureWatch()

@@ -244,27 +244,33 @@ class StreamedExperts(nn.Module):
         router: the bits do not depend on which experts were cached.
         """
         assert self._kernels is not None
-        slots = np.empty(chosen.shape, np.uint32)
+        slot_of: dict[int, int] = {}
+        numbers = chosen.tolist()
         parts: list[mx.array] = []
-        order: list[Ints] = []
+        order: list[int] = []
         for wave in waves:
-            wave_slots = self._slot_of(wave)[chosen]
-            in_wave = np.nonzero(wave_slots >= 0)[0]
-            slots[in_wave] = wave_slots[in_wave]
-            if len(in_wave) < len(chosen):
-                ids = self._kernels.slot_ids(slots[None, in_wave], wave.slab.array)
+            slot_of.update(zip(wave.experts, wave.slots, strict=True))
+            if len(wave.experts) < len(numbers):
+                new = set(wave.experts)
+                in_wave = [place for place, expert in enumerate(numbers) if expert in new]
+                ids = self._slot_ids([slot_of[numbers[place]] for place in in_wave], wave)
                 parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
-                order.append(in_wave)
+                order += in_wave
                 self._bank.track(parts[-1])
         slab = wave.slab.array
-        ids = self._kernels.slot_ids(slots[None], slab)
+        ids = self._slot_ids([slot_of[expert] for expert in numbers], wave)
         if parts:
-            h = mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)))]
+            h = mx.concatenate(parts)[mx.array(np.argsort(order))]
             y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
         else:
             y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
         self._bank.track(y)
         return y
+
+    def _slot_ids(self, slots: list[int], wave: Wave) -> mx.array:
+        """Return the slots of one token's experts for the kernels."""
+        assert self._kernels is not None
+        return self._kernels.slot_ids(np.array([slots], np.uint32), wave.slab.array)
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""

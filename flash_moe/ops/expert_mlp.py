@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops import kernel
-from flash_moe.store.layout import Quantization, RecordLayout
+from flash_moe.store.layout import RecordLayout
 
 Activation = Callable[..., mx.array]
 
@@ -40,17 +40,14 @@ class ExpertMLP:
 
     def __init__(self, layout: RecordLayout, activation: Activation) -> None:
         self.activation = activation
-        self._quantization: dict[str, Quantization | None] = {
-            projection: layout.quantization(projection) for projection in layout.projections
-        }
+        self._quantization: dict[str, dict[str, Any] | None] = {}
         for projection in layout.projections:
+            quantization = layout.quantization(projection)
+            self._quantization[projection] = (
+                None if quantization is None else dataclasses.asdict(quantization)
+            )
             weight = layout.component(projection, "weight")
-            if (
-                on_cpu()
-                and self._quantization[projection] is None
-                and weight is not None
-                and weight.dtype != "F32"
-            ):
+            if on_cpu() and quantization is None and weight is not None and weight.dtype != "F32":
                 raise UnsupportedModelError(
                     "ops",
                     f"{projection}: expected F32 or quantized weights, got {weight.dtype}; on a "
@@ -127,17 +124,15 @@ class ExpertMLP:
     ) -> mx.array:
         quantization = self._quantization[projection]
         weight = views[f"{projection}.weight"]
-        more: Any = {}
         if quantization is not None:
             scales, biases = views[f"{projection}.scales"], views.get(f"{projection}.biases")
-            more |= dataclasses.asdict(quantization)
-        # Only on a GPU; older versions of MLX do not take the argument.
-        scale = views.get(f"{projection}.global_scale")
-        if scale is not None:
-            more["global_scale"] = scale
-        elif dense and quantization is not None:
-            weight = mx.dequantize(weight, scales, biases, dtype=x.dtype, **more)
-            quantization = None
+            # Only on a GPU; older versions of MLX do not take the argument.
+            global_scale = views.get(f"{projection}.global_scale")
+            if global_scale is not None:
+                quantization = {**quantization, "global_scale": global_scale}
+            elif dense:
+                weight = mx.dequantize(weight, scales, biases, dtype=x.dtype, **quantization)
+                quantization = None
         if quantization is None:
             x = mx.gather_mm(
                 x, weight.swapaxes(-1, -2), rhs_indices=slots, sorted_indices=sorted_slots
@@ -151,7 +146,7 @@ class ExpertMLP:
                 rhs_indices=slots,
                 transpose=True,
                 sorted_indices=sorted_slots,
-                **more,
+                **quantization,
             )
         bias = views.get(f"{projection}.bias")
         return x if bias is None else x + mx.expand_dims(bias[slots], -2)

@@ -111,7 +111,8 @@ def rewrite(
         write_auxiliary_files(source, dst, frozenset(auxiliary_files) & damaged)
         written = manifest_of(source, run.files, run.journal, auxiliary_files)
         unused = None if manifest.unused is None else written.unused
-        return replace(written, source=manifest.source, unused=unused)
+        whole = manifest.whole if written.resident == manifest.resident else written.whole
+        return replace(written, source=manifest.source, unused=unused, whole=whole)
 
 
 @contextmanager

@@ -10,6 +10,10 @@ Every result has a source; ``assumptions`` lists the assumptions in sentences.
 - **Time per token**: at best the longer of reading and computing, where computing is one pass over
   all weights of a token at the given rate; at worst their sum plus a measured cost per MoE layer
   (``LAYER_COST``). Attention over a long context is extra.
+- **Several machines**: each has 1/N of every expert, so it reads and computes 1/N of the bytes, and
+  the same bank holds N times as many experts. Reads, computing and hit rate follow from the sizes
+  of the part; the cost per layer is not divided. Messages (``COLLECTIVE``) are added: at worst all,
+  at best half of them, next to computing.
 
 The upper end of a speed is a bound, not a promise: everything that is not modelled only takes time.
 Published by others for the 397B, compared with this forecast, in tokens/s:
@@ -85,6 +89,11 @@ LAYER_COST = {
 }
 
 
+# Seconds of one sum over all machines, of one token's activations. Measured on one host: 86 to 175
+# us on the loopback of 2 cores, 40 us between two H200 over NVLink. Between Macs it was not seen.
+COLLECTIVE = Range(50e-6, 300e-6, "assumed")
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of a model.
@@ -96,6 +105,9 @@ class ModelShape:
         touched_bytes: Resident weights that each token reads: all but a separate embedding table,
             of which a token needs one row.
         prefill_workspace: Memory of a pass over a chunk of a prompt.
+        machines: Machines among which the model is divided; all sizes are those of one.
+        collectives: Sums over all machines per token, at worst: two per decoder layer, after
+            attention and after the experts.
     """
 
     layers: tuple[ExpertLayer, ...]
@@ -103,6 +115,8 @@ class ModelShape:
     resident_bytes: int
     touched_bytes: int
     prefill_workspace: PrefillWorkspace
+    machines: int = 1
+    collectives: int = 0
 
     @property
     def expert_bytes(self) -> int:
@@ -126,6 +140,7 @@ class Machine:
         memory_bytes: Memory that a process may use.
         available_bytes: Memory available now; ``None`` if unknown.
         layer_s: Seconds per MoE layer beyond reading experts and streaming weights.
+        collective_s: Seconds of one sum over all machines.
     """
 
     read_bytes_per_s: Figure
@@ -133,6 +148,7 @@ class Machine:
     memory_bytes: int
     available_bytes: int | None
     layer_s: Figure
+    collective_s: Range = COLLECTIVE
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,7 @@ class Forecast:
         read_bytes: Bytes read from the disk per token.
         read_s: Seconds for these reads.
         compute_s: Seconds for the weights of a token.
+        message_s: Seconds of sums over all machines per token; 0 on one machine.
         tokens_per_s: Decode speed.
         chunk_read_s: Maximum seconds of reads for a chunk of a prompt: every expert that is not
             cached, once, for any length.
@@ -164,6 +181,7 @@ class Forecast:
     read_bytes: Range
     read_s: Range
     compute_s: Figure
+    message_s: Range
     tokens_per_s: Range
     chunk_read_s: Figure
     memory_bytes: int
@@ -194,8 +212,10 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     most, least = missed_bytes.tolist()
     disk = machine.read_bytes_per_s
     compute_s = (shape.touched_bytes + shape.token_bytes) / machine.weight_bytes_per_s.value
-    slow = most / disk.value + compute_s + len(shape.layers) * machine.layer_s.value
-    fast = max(least / disk.value, compute_s)
+    one = machine.collective_s
+    message = Range(one.low * shape.collectives / 2, one.high * shape.collectives, one.source)
+    slow = most / disk.value + compute_s + len(shape.layers) * machine.layer_s.value + message.high
+    fast = max(least / disk.value, compute_s + message.low)
     bank = sum(plan.n_bytes for plan in plans)
     chunk = shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
     memory = PROCESS_BYTES + shape.resident_bytes + bank + chunk
@@ -211,6 +231,7 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
         compute_s=Figure(
             compute_s, "assumed", "one pass over the weights of a token, nothing else"
         ),
+        message_s=message,
         tokens_per_s=Range(1 / slow, 1 / fast, "assumed"),
         chunk_read_s=Figure((shape.expert_bytes - bank) / disk.value, disk.source, disk.note),
         memory_bytes=memory,
@@ -257,8 +278,12 @@ def budgets(
     return banks
 
 
-def assumptions(machine: Machine) -> tuple[str, ...]:
-    """Return the assumptions of a forecast as sentences to print, each with its source."""
+def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
+    """Return the assumptions of a forecast as sentences to print, each with its source.
+
+    Args:
+        machines: Machines among which the model is divided.
+    """
     gb_s = {
         "Reads of the disk": machine.read_bytes_per_s,
         "Weights that pass when a token is computed": machine.weight_bytes_per_s,
@@ -267,8 +292,20 @@ def assumptions(machine: Machine) -> tuple[str, ...]:
         *(f"{what}: {f.value / 1e9:.3g} GB/s, {f.source}: {f.note}." for what, f in gb_s.items()),
         f"Beside them {machine.layer_s.value * 1e3:.3g} ms for each MoE layer at worst, nothing at "
         f"best; {machine.layer_s.source}: {machine.layer_s.note}.",
+        *(_of_a_group(machine.collective_s, machines) if machines > 1 else ()),
         "Hit rate, assumed: routing like a published run of Qwen3.5-397B on one text, least "
         f"recently used; from an empty bank over {TEXT} tokens, and settled. Other models and "
         "texts were 5 to 15 points off.",
         "Not counted: experts in the page cache, attention over a long context.",
+    )
+
+
+def _of_a_group(one: Range, machines: int) -> tuple[str, ...]:
+    low, high = (f"{1e6 * second:.3g}" for second in (one.low, one.high))
+    each = low if low == high else f"{low} to {high}"
+    return (
+        f"{machines} machines like this one: each reads and computes 1/{machines} of every expert, "
+        "so its bank holds that share of each; the milliseconds per layer are not divided.",
+        f"Messages: two sums over all machines per layer at worst, one at best, {each} us each, "
+        f"{one.source}; not seen between Macs.",
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from flash_moe.compat.division import divided_weights
+from flash_moe.compat.dtypes import SAVED_AS
 from flash_moe.compat.lazy_loading import QUANT_CONFIG_FILE
 from flash_moe.compat.mlx_lm import model_classes
 from flash_moe.config import ModelConfig, model_config, read_config
@@ -27,11 +30,13 @@ from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, ShardSource
 from flash_moe.pack.sources.base import PackSource
 from flash_moe.pack.sources.checkpoint import local_checkpoint
 from flash_moe.pack.sources.open_source import open_source
+from flash_moe.pack.sources.store import slice_source
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer, PackedExperts
 from flash_moe.store.manifest import read_manifest
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
-from flash_moe.store.safetensors_header import INDEX_FILE, read_header
+from flash_moe.store.safetensors_header import INDEX_FILE, TensorEntry, read_header
 
 SMALLER = (3, 2)  # expert bits to try if a store is too large
 
@@ -77,6 +82,9 @@ class Planned:
         resident: Resident weights.
         from_bits: Bits of the quantized experts to requantize.
         smaller: If the disk is too small: pairs of (expert bits, ``Disk.needed`` with them).
+        part: The part of the model that the store holds; then all sizes are of this part, and
+            ``resident`` has what mlx-lm's ``shard`` leaves to one machine.
+        is_slice: True if the part is to be cut from a store on this disk.
     """
 
     name: str
@@ -89,6 +97,13 @@ class Planned:
     disk: Disk
     from_bits: tuple[int, ...] = ()
     smaller: tuple[tuple[int, int], ...] = ()
+    part: Part | None = None
+    is_slice: bool = False
+
+    @property
+    def machines(self) -> int:
+        """Machines among which the model is divided."""
+        return self.part.count if self.part else 1
 
 
 def plan_repository(
@@ -97,11 +112,13 @@ def plan_repository(
     *,
     revision: str | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
+    part: Part | None = None,
 ) -> Planned:
     """Plan a pull. Downloads config.json, the index and the headers of the shards.
 
     Args:
         dst: Directory of the store; files of an earlier pull count as downloaded.
+        part: The part to store.
 
     Raises:
         HubError: The repository is not accessible.
@@ -129,14 +146,21 @@ def plan_repository(
             left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
             return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-        open_as = partial(open_source, checkpoint)
+        open_as = partial(open_source, checkpoint, part=part)
         return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
 def plan_checkpoint(
-    root: Path, dst: Path, *, quantization: QuantizationConfig = AS_IT_IS
+    root: Path,
+    dst: Path,
+    *,
+    quantization: QuantizationConfig = AS_IT_IS,
+    part: Part | None = None,
 ) -> Planned:
     """Plan the packing of a checkpoint on this disk.
+
+    Args:
+        part: The part to store.
 
     Raises:
         PackError: ``dst`` holds something else.
@@ -150,9 +174,11 @@ def plan_checkpoint(
 
     def disk(source: PackSource) -> Disk:
         usage = _disk(source, dst, ShardSource(), small)
+        if part is not None:  # the other parts need the shards
+            return usage
         return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
-    open_as, origin = partial(open_source, checkpoint), checkpoint.origin
+    open_as, origin = partial(open_source, checkpoint, part=part), checkpoint.origin
     return _planned(open_as, disk, quantization, origin.name, origin.revision, journal)
 
 
@@ -176,9 +202,45 @@ def plan_store(root: Path) -> Planned:
         state="complete",
         model=model_config(config),
         layers=PackedExperts(root, manifest).layers,
-        resident=tuple(TensorSpec(e.name, e.dtype, e.shape) for e in entries),
+        resident=_resident(config, entries, root, manifest.part),
         disk=Disk(root, _free(root), size),
+        part=manifest.part,
     )
+
+
+def plan_slice(root: Path, dst: Path, part: Part) -> Planned:
+    """Plan the part that ``flash-moe slice`` cuts from a store on this disk.
+
+    Raises:
+        PackError: ``dst`` holds something else.
+        FlashMoEError: ``root`` is not a complete store, or does not divide.
+    """
+    source = slice_source(root, part, check=False)
+    files = {file for pattern in AUXILIARY_FILES for file in root.glob(pattern) if file.is_file()}
+    small = sum(file.stat().st_size for file in files)
+
+    def disk(source: PackSource) -> Disk:
+        return _disk(source, dst, ShardSource(), small)
+
+    origin, journal = source.source, check_destination(dst)
+    made = _planned(
+        lambda quantization: source, disk, AS_IT_IS, origin.name, origin.revision, journal
+    )
+    return replace(made, is_slice=True)
+
+
+def _resident(
+    config: dict[str, Any],
+    tensors: Iterable[TensorSpec | TensorEntry],
+    root: Path,
+    part: Part | None,
+) -> tuple[TensorSpec, ...]:
+    """Return the resident tensors of a store, or what one machine of several loads of them."""
+    specs = tuple(TensorSpec(t.name, t.dtype, t.shape) for t in tensors)
+    if part is None:
+        return specs
+    weights = divided_weights(config, specs, root, part.count)
+    return tuple(TensorSpec(n, SAVED_AS[a.dtype], a.shape) for n, a in weights.items())
 
 
 def _planned(
@@ -211,8 +273,9 @@ def _planned(
         state="absent" if journal is None else "partial",
         model=model_config(source.config),
         layers=source.layers,
-        resident=source.resident,
+        resident=_resident(source.config, source.resident, source.root, source.part),
         disk=disk,
+        part=source.part,
         from_bits=source.from_bits,
         smaller=tuple(smaller),
     )

@@ -49,6 +49,7 @@ class PlanReport:
             "commit": planned.commit,
             "kind": planned.kind,
             "state": planned.state,
+            "machines": planned.machines,
             "model_type": model.model_type,
             "architectures": model.raw.get("architectures"),
             "layers": model.text.get("num_hidden_layers"),
@@ -78,9 +79,10 @@ class PlanReport:
                 "disk_bytes_per_s": asdict(machine.read_bytes_per_s),
                 "weight_bytes_per_s": asdict(machine.weight_bytes_per_s),
                 "layer_s": asdict(machine.layer_s),
+                "collective_s": asdict(machine.collective_s),
             },
             "budgets": [{"option": n, **asdict(row)} for n, row in self.rows.items()],
-            "assumptions": sentences(machine),
+            "assumptions": sentences(machine, planned.machines),
             "verdict": {**asdict(self.verdict), "shell": self.verdict.shell},
         }
 

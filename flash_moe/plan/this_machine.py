@@ -21,11 +21,13 @@ from flash_moe.memory.system import available_memory, usable_memory
 from flash_moe.ops.kernel import backend
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.plan.forecast import (
+    COLLECTIVE,
     LAYER_COST,
     PROCESS_BYTES,
     Figure,
     Machine,
     ModelShape,
+    Range,
     assumptions,
 )
 from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
@@ -89,13 +91,21 @@ def shape_of(planned: Planned, top_k: int | None = None) -> ModelShape:
         resident,
         resident - resident_bytes(_embedding(planned)),
         workspace_on_device(model.text, planned.layers, top_k),
+        planned.machines,
+        2 * _decoder_layers(planned) if planned.part else 0,
     )
+
+
+def _decoder_layers(planned: Planned) -> int:
+    n = planned.model.text.get("num_hidden_layers")
+    return n if isinstance(n, int) else len(planned.layers)
 
 
 def _embedding(planned: Planned) -> list[TensorSpec]:
     """Return the embedding table, of which a token needs one row; empty if the output shares it."""
-    vocab = planned.model.vocab_size
-    rows = [t for t in planned.resident if len(t.shape) == 2 and t.shape[0] == vocab]
+    vocab = planned.model.vocab_size or 0
+    sizes = (vocab, vocab // planned.machines)  # the output may be divided, the table is not
+    rows = [t for t in planned.resident if len(t.shape) == 2 and t.shape[0] in sizes]
     modules = {tensor.name.rpartition(".")[0] for tensor in rows}
     tables = [path for path in modules if path.endswith(_TABLES)]
     if len(modules) < 2 or len(tables) != 1:
@@ -152,6 +162,7 @@ def machine_of(
     weights: float | None = None,
     measure: bool = True,
     bits: int = 4,
+    collective_s: float | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Machine:
     """Describe this machine for a forecast.
@@ -161,6 +172,7 @@ def machine_of(
         disk, weights: Given rates in bytes per second, which replace measurements.
         measure: ``False`` leaves rates that are not given unknown.
         bits: Bits of the weights.
+        collective_s: Given seconds of one sum over all machines.
         on_step: As for ``disk_read_bytes_per_s``.
     """
     record = max(layer.layout.record_bytes for layer in shape.layers)
@@ -176,6 +188,7 @@ def machine_of(
         usable_memory(),
         available_memory(),
         LAYER_COST[backend() or "cpu"],
+        COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
     )
 
 
@@ -185,9 +198,9 @@ def rates_known(machine: Machine) -> bool:
     return all(math.isfinite(rate.value) for rate in rates)
 
 
-def sentences(machine: Machine) -> tuple[str, ...]:
+def sentences(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     """Return the assumptions behind the figures of a plan."""
-    lines = assumptions(machine)
+    lines = assumptions(machine, machines)
     if not rates_known(machine):
         lines = lines[-2:]  # the ones before are about rates
     return (

@@ -99,8 +99,12 @@ def _memory(least: LeastMemory, machine: Machine) -> tuple[str, ...]:
 def command(planned: Planned, request: Request) -> tuple[str, ...]:
     """Return the command that makes the store, or runs it if it is complete."""
     if planned.state == "complete":
-        return ("flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
-    flags = request.quantization.flags
+        launch = ("mlx.launch", "-n", str(planned.machines), "--") if planned.part else ()
+        return (*launch, "flash-moe", "generate", str(planned.disk.path), "-p", "Hello")
+    part = ("--part", str(planned.part)) if planned.part else ()
+    if planned.is_slice:
+        return ("flash-moe", "slice", request.model, str(planned.disk.path), *part)
+    flags = (*request.quantization.flags, *part)
     if request.revision is not None and not request.is_local:
         flags = ("--revision", request.revision, *flags)
     if request.is_local:

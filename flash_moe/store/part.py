@@ -100,8 +100,11 @@ class Part:
         return layout_of(shapes)
 
 
-def check_parts(layouts: Iterable[RecordLayout], count: int) -> None:
+def check_parts(layouts: Iterable[RecordLayout], count: int, held: Part | None = None) -> None:
     """Check that experts divide into ``count`` parts.
+
+    Args:
+        held: The part of the model that the layouts are of; the message counts in the model.
 
     Raises:
         UnsupportedModelError: They do not; the message names the counts that do.
@@ -109,15 +112,17 @@ def check_parts(layouts: Iterable[RecordLayout], count: int) -> None:
     layouts = list(layouts)
     for layout in layouts:
         if not _divides(layout, count):
-            working = [n for n in range(2, MAX_PARTS + 1) if all(_divides(x, n) for x in layouts)]
+            times = held.count if held else 1
+            counts = range(2, MAX_PARTS // times + 1)
+            working = [n * times for n in counts if all(_divides(x, n) for x in layouts)]
             q = layout.quantization(layout.projections[-1])
-            width = f"a width of {layout.expert_width}"
+            width = f"a width of {layout.expert_width}" + (f" in part {held}" if held else "")
             width += f" in groups of {q.group_size} ({q.bits}-bit {q.mode})" if q else ""
             if layout.component(layout.projections[-1], "bias") is not None:
                 width += " and an additive bias, which only powers of two divide exactly"
             raise UnsupportedModelError(
                 "part",
-                f"{count} parts: expected experts that divide by {count}, got {width}",
+                f"{count * times} parts: expected experts that divide by {count}, got {width}",
                 f"Numbers of parts that work: {', '.join(map(str, working)) or 'none'}.",
             )
 
@@ -135,7 +140,7 @@ def _divides(layout: RecordLayout, count: int) -> bool:
 def _group_size(q: Quantization, width: int) -> int | None:
     """Return the group size of a slice of ``width`` inputs, or ``None`` if there is none.
 
-    If a group is cut, smaller groups keep its scale.
+    Smaller groups that a cut makes keep the scale of theirs.
     """
     sizes = GROUP_SIZES if q.mode == "affine" else (q.group_size,)
     common = math.gcd(q.group_size, width)

@@ -1,6 +1,6 @@
 """Program of each rank in ``tests/ranks/test_two_ranks.py``; prints JSON.
 
-    python -m tests.support.rank_program ROOT
+python -m tests.support.rank_program ROOT
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from flash_moe.store.experts import ExpertLayer, expert_bytes
 from flash_moe.store.layout import ALL_PROJECTIONS
 from flash_moe.store.manifest_entries import ResidentFile, Source
 from flash_moe.store.part import Part, check_parts
+from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.safetensors_header import TensorEntry
 from flash_moe.store.unused import UnusedWeights, grouped
 
@@ -141,22 +142,27 @@ def keep_unused(source: PackSource) -> PackSource:
     )
 
 
+def check_adopted(quantization: QuantizationConfig, part: Part | None) -> None:
+    """Raise ConfigError for options that adopted record files, which are linked, exclude."""
+    quantization.check_adopted()
+    if part is not None:
+        raise ConfigError(
+            "part",
+            "adopted record files are linked whole: expected no --adopt with --part",
+            f"Make the whole store first, then: flash-moe slice STORE DST --part {part}",
+        )
+
+
 def part_of(source: PackSource, part: Part) -> PackSource:
     """Return a source whose store holds a part of the records of another source.
 
     Raises:
-        ConfigError: The source links record files, or is a part that does not contain this one.
+        ConfigError: The source is a part that does not contain this one.
         UnsupportedModelError: The experts do not divide into parts.
     """
-    if source.record_files:
-        raise ConfigError(
-            "part",
-            "adopted record files are linked whole: expected no --adopt with --part",
-            "Make the whole store first, then: flash-moe slice STORE DST --part I/N",
-        )
     layouts = [layer.layout for layer in source.layers]
     inner = part.within(source.part)
-    check_parts(layouts, inner.count)
+    check_parts(layouts, inner.count, source.part)
     cutters = slicers(inner, layouts)
     pairs = zip(source.layers, cutters, strict=True)
     return replace(

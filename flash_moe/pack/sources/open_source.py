@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from flash_moe.compat.division import divided_weights
 from flash_moe.compat.lazy_loading import LazyLoading
 from flash_moe.config import model_config
-from flash_moe.pack.sources.base import PackSource, keep_unused
+from flash_moe.pack.sources.base import PackSource, check_adopted, keep_unused, part_of
 from flash_moe.pack.sources.checkpoint import Checkpoint, local_checkpoint
 from flash_moe.pack.sources.hf import hf_source
 from flash_moe.pack.sources.mlx import mlx_source
 from flash_moe.pack.sources.original_flash_moe import original_source
 from flash_moe.pack.sources.requantized import requantized_source
+from flash_moe.store.part import Part
 from flash_moe.store.quantization import AS_IT_IS, QuantizationConfig
 from flash_moe.store.safetensors_header import TensorEntry
 
@@ -23,6 +25,7 @@ def open_source(
     *,
     adopt: Path | None = None,
     keep: bool = False,
+    part: Part | None = None,
 ) -> PackSource:
     """Detect the format of a checkpoint and open it for packing.
 
@@ -32,22 +35,27 @@ def open_source(
     Args:
         adopt: ``packed_experts`` directory of the original Flash-MoE, linked in place.
         keep: Keep the tensors that mlx-lm does not load.
+        part: Store only this part of every expert.
 
     Raises:
         ModelNotFoundError, NotMoEError, UnsupportedModelError: The model cannot be packed.
-        ConfigError: These experts do not support the chosen quantization.
+        ConfigError: These experts do not support the chosen quantization or part.
     """
     if isinstance(checkpoint, Path):
         checkpoint = local_checkpoint(checkpoint)
     checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, quantization=quantization))
     model_config(checkpoint.config)
     if adopt is not None:
-        quantization.check_adopted()
+        check_adopted(quantization, part)
     loading = LazyLoading(checkpoint.config, checkpoint.tensors, checkpoint.root)
     loading.check(but_experts=adopt is not None)
     source = _open(checkpoint, loading, quantization, adopt)
     _check_store(source)
-    return keep_unused(source) if keep else source
+    source = keep_unused(source) if keep else source
+    if part is None:
+        return source
+    divided_weights(source.config, source.resident, source.root, part.count)
+    return part_of(source, part)
 
 
 def _check_store(source: PackSource) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xxhash
 
+from flash_moe.compat.division import divided_weights
 from flash_moe.config import read_config
 from flash_moe.errors import CorruptFileError
 from flash_moe.pack.journal import Journal
@@ -45,17 +46,19 @@ class StoreSource(PackSource):
         return self.manifest.unused
 
 
-def slice_source(root: Path, part: Part) -> PackSource:
+def slice_source(root: Path, part: Part, *, check: bool = True) -> PackSource:
     """Open a store to write a part of it. The part is counted in the whole model.
 
-    Reads the resident weights to compare them with their checksums; each record is compared when
-    it is cut.
+    Each record is compared with its checksum when it is cut.
+
+    Args:
+        check: Read the resident weights now, to compare them with their checksums.
 
     Raises:
         ManifestError: There is no complete store.
         CorruptFileError: The resident weights are damaged.
         ConfigError: The store is a part that does not contain this one.
-        UnsupportedModelError: The experts do not divide into parts.
+        UnsupportedModelError: The experts or, in mlx-lm, the other weights do not divide.
     """
     manifest = read_manifest(root)
     experts = PackedExperts(root, manifest)
@@ -87,7 +90,8 @@ def slice_source(root: Path, part: Part) -> PackSource:
         manifest=manifest,
     )
     cut = part_of(source, part)
-    for file in manifest.tensor_files:
+    divided_weights(config, resident, root, part.count)
+    for file in manifest.tensor_files if check else ():
         got = file_checksum(root / file.file)
         if got != file.checksum:
             raise CorruptFileError(

@@ -1,0 +1,67 @@
+"""Recorded delta nets compute what mlx-lm's do, bit by bit, and leave the same caches."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+
+from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.model.recorded import DELTA_NETS, record_delta_nets, recorded
+from tests.support.architectures import write_model
+
+
+def decode(model: Any, n_rows: int) -> list[Any]:
+    """Logits of a prompt, of four decoded positions, and the arrays of the caches."""
+    cache = make_prompt_cache(model)
+    out = [model(mx.array([[3, 1, 4, 1, 5]] * n_rows), cache=cache)]
+    for token in range(4):
+        out.append(model(mx.array([[token + row] for row in range(n_rows)]), cache=cache))
+    states = [array for _, array in tree_flatten([each.state for each in cache])]
+    return [np.array(array) for array in out + states if isinstance(array, mx.array)]
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5_moe", "qwen3_next"])
+def test_bits_and_caches(tmp_path: Path, model_type: str) -> None:
+    write_model(tmp_path, model_type)
+    model: Any = load_model(tmp_path)[0]
+    model.set_dtype(mx.float32)
+    expected = [decode(model, n_rows) for n_rows in (1, 3)]
+    nets = [module for module in model.modules() if type(module) in DELTA_NETS]
+    record_delta_nets(model)
+    assert nets
+    assert not any(type(net) in DELTA_NETS for net in nets)
+    calls = []
+    for net in nets:
+        run = net._recorded
+        net._recorded = lambda *arrays, run=run: (calls.append(len(arrays)), run(*arrays))[1]
+    for n_rows, reference in zip((1, 3), expected, strict=True):
+        for array, other in zip(decode(model, n_rows), reference, strict=True):
+            assert np.array_equal(array, other)
+    assert len(calls) == 2 * 4 * len(nets)  # each decoded position, and no prompt
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = mx.ones((2,))
+
+
+def test_new_parameters_take_effect_and_modules_are_freed() -> None:
+    module: Any = Scale()
+    module.run = recorded(module, lambda me, x: me.weight * x)
+    assert module.run(mx.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    module.weight = mx.array([2.0, 2.0])
+    assert module.run(mx.array([1.0, 2.0])).tolist() == [2.0, 4.0]
+    alive = weakref.ref(module)
+    del module
+    gc.collect()
+    assert alive() is None
