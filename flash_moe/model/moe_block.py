@@ -70,8 +70,8 @@ def _fused(base: type) -> type:
             if group is None:
                 return switch.weighted(rows, ids, weights, tuple(shared) or None).reshape(x.shape)
             # Each rank adds its share of the shared expert, so the sum has the whole of it, once.
-            wide = tuple(each.astype(mx.float32) for each in shared)
-            y = switch.weighted(rows, ids, weights, wide or None, mx.float32)
+            wide: Any = tuple(each.astype(mx.float32) for each in shared) or None
+            y = switch.weighted(rows, ids, weights, wide, mx.float32)
             total = mx.distributed.all_sum(y, group=group)
             return total.astype(x.dtype).reshape(x.shape)
 

@@ -97,8 +97,10 @@ def test_a_server(wide: Path, tmp_path: Path) -> None:
 def test_a_chat_and_its_end(wide: Path, tmp_path: Path) -> None:
     command = (*COMMAND, "chat", wide / "parts", "-n", "8", "--tools", "none", *FLAGS)
     (tmp_path / "lines").write_text("first question\n\nsecond question\n/stats\n")
-    with (tmp_path / "lines").open("rb") as lines:
-        with group(2, *command, files=tmp_path / "run", stdin=lines) as ranks:
-            assert ranks.wait() == [0, 0], ranks.said(0) + ranks.said(1)
+    with (
+        (tmp_path / "lines").open("rb") as lines,
+        group(2, *command, files=tmp_path / "run", stdin=lines) as ranks,
+    ):
+        assert ranks.wait() == [0, 0], ranks.said(0) + ranks.said(1)
     assert ranks.out(1) == ""
     assert "all turns     2: " in ranks.said(0)
