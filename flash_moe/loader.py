@@ -21,7 +21,7 @@ from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.prompt import Prompt
 from flash_moe.generation.result import Chunk, Generation
 from flash_moe.hub.resolve import resolve
-from flash_moe.model.divided import divide, divided_bytes
+from flash_moe.model.divided import divide
 from flash_moe.model.open import open_streaming
 from flash_moe.model.streamed import StreamedModel, streamed_class
 from flash_moe.model.streaming import Streaming
@@ -173,9 +173,7 @@ def _open_part(
     """
     part = Part(ranks.rank + 1, ranks.size)
     path = resolve(name, options.revision, part)
-    streaming = open_streaming(path, options, part)
-    resident = divided_bytes(path, streaming.model.override(options.top_k), ranks)
-    streaming = replace(streaming, ranks=ranks, resident_bytes=resident)
+    streaming = replace(open_streaming(path, options, part), ranks=ranks)
     versions = {f"version of {name}": version(name) for name in ("flash-moe", "mlx", "mlx-lm")}
     return (
         path,

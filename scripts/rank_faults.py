@@ -150,7 +150,7 @@ def row(
 
 
 def last_words(text: str) -> str:
-    lines = [line for line in text.splitlines() if "[ring]" not in line or "flash-moe" in line]
+    lines = [line for line in text.splitlines() if not line.startswith("[ring]")]
     return lines[-1][:160] if lines else ""
 
 

@@ -11,20 +11,17 @@ the ranks exchange failures and a checksum of the expert ids that they chose, an
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
-from flash_moe.compat.dtypes import computed_dtype
-from flash_moe.compat.expert_modules import switch_modules
-from flash_moe.compat.mlx_lm import load_model, model_classes
-from flash_moe.errors import FlashMoEError, PeerError, UnsupportedModelError
+from flash_moe.compat.division import shard
+from flash_moe.compat.lazy_loading import Projection
+from flash_moe.errors import FlashMoEError, PeerError
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
@@ -34,12 +31,6 @@ from flash_moe.stream.stats import RankStats
 
 _N_TOTALS = 8  # fields of END before the waits of the layers
 _N_WAITS = N_FIELDS - _N_TOTALS
-
-
-class _Projection(nn.Module):
-    """Projection without weights, for ``shard()``: the store has divided the experts already."""
-
-    bias = 0.0  # gpt_oss divides the bias of down by the number of ranks
 
 
 class Division:
@@ -138,9 +129,9 @@ class DividedExperts(StreamedExperts):
     """
 
     # Of the class, so that they are no children: mlx-lm's shard() finds nothing to divide.
-    gate_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
-    up_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
-    down_proj: ClassVar[nn.Module] = _Projection()  # type: ignore[no-untyped-call]
+    gate_proj: ClassVar[nn.Module] = Projection()  # type: ignore[no-untyped-call]
+    up_proj: ClassVar[nn.Module] = Projection()  # type: ignore[no-untyped-call]
+    down_proj: ClassVar[nn.Module] = Projection()  # type: ignore[no-untyped-call]
 
     def __init__(self, division: Division, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -188,49 +179,5 @@ def divide(model: Any, ranks: Ranks) -> None:
     Raises:
         UnsupportedModelError: mlx-lm cannot divide this model, or not by that many ranks.
     """
-    _shard(model, ranks)
+    shard(model, ranks.group)
     mx.eval(model.parameters())
-
-
-def _shard(model: Any, ranks: Ranks) -> None:
-    if not hasattr(model, "shard"):
-        raise UnsupportedModelError(
-            "ranks",
-            f"{model.model_type}: mlx-lm's class of this model has no shard(), so it cannot be "
-            "divided",
-            "Run it on one machine.",
-        )
-    try:
-        model.shard(ranks.group)
-    except Exception as error:  # mlx-lm asserts some sizes, and splits arrays by others
-        raise UnsupportedModelError(
-            "ranks",
-            f"mlx-lm cannot divide this model by {ranks.size}: {type(error).__name__}: {error}",
-            "Use another number of machines.",
-        ) from error
-
-
-def divided_bytes(path: Path, override: Mapping[str, Any], ranks: Ranks) -> int:
-    """Return the size of the resident weights of one rank, in the dtype of the computation.
-
-    mlx-lm builds and divides the model with lazy weights; nothing is read.
-
-    Args:
-        path: A store.
-        override: Overrides of its config.json.
-    """
-    model, _ = load_model(
-        path,
-        lazy=True,
-        strict=False,
-        model_config={**override, "model_file": None},
-        get_model_classes=lambda config: model_classes("load", config),
-    )
-    experts = tuple(f"{name}." for name in switch_modules(model))
-    _shard(model, ranks)
-    weights: Any = tree_flatten(model.parameters())
-    return sum(
-        weight.size * computed_dtype(weight.dtype).size
-        for name, weight in weights
-        if not name.startswith(experts)
-    )
