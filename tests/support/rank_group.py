@@ -67,7 +67,9 @@ class Group:
         hostfile.write_text(json.dumps(hosts))
         self.processes = []
         for rank in range(size):
-            variables = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hostfile), **extra}
+            variables = dict(extra)
+            if size > 1:
+                variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hostfile)}
             with (files / f"out{rank}").open("wb") as out, (files / f"err{rank}").open("wb") as err:
                 self.processes.append(
                     subprocess.Popen(
