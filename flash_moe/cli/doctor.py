@@ -116,10 +116,11 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     from flash_moe.hub.resolve import resolve
     from flash_moe.model.open import open_streaming
     from flash_moe.ops.router_topk import supports
+    from flash_moe.store.manifest import part_held
     from flash_moe.stream.io_settings import io_settings
 
     path = resolve(path_or_repo)
-    streaming = open_streaming(path, load_options())
+    streaming = open_streaming(path, load_options(), part_held(path))
     config, layers = streaming.model, streaming.experts.layers
     runs = []
     for layout, like in groupby(layers, key=lambda layer: layer.layout):

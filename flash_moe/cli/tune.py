@@ -22,9 +22,11 @@ def run(path_or_repo: str, as_json: bool) -> int:
     from flash_moe.model.open import open_streaming
     from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.disk_tuning import best_of, tune
+    from flash_moe.store.manifest import part_held
     from flash_moe.stream.io_settings import disk_of, io_settings, save_measured
 
-    streaming = open_streaming(resolve(path_or_repo), LoadOptions())
+    path = resolve(path_or_repo)
+    streaming = open_streaming(path, LoadOptions(), part_held(path))
     experts = streaming.experts
     with Progress(transient=True, disable=as_json or not sys.stdout.isatty()) as progress:
         task = progress.add_task("reading")

@@ -202,7 +202,7 @@ def sentences(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     """Return the assumptions behind the figures of a plan."""
     lines = assumptions(machine, machines)
     if not rates_known(machine):
-        lines = lines[-2:]  # the ones before are about rates
+        lines = lines[3:]  # the ones before are about rates
     return (
         *lines,
         "Sizes follow from the headers of the files, exactly. Memory counts prompts in their "

@@ -136,6 +136,15 @@ def is_store(root: Path) -> bool:
     return any(os.path.isfile(root / name) for name in (MANIFEST_FILE, PARTIAL_FILE))
 
 
+def part_held(root: Path) -> Part | None:
+    """Return the part of a model that a directory holds; ``None`` for a whole model.
+
+    Raises:
+        ManifestError: As for :func:`read_manifest`.
+    """
+    return read_manifest(root).part if is_store(root) else None
+
+
 def read_manifest(root: Path, *, sizes: bool = True) -> Manifest:
     """Read the manifest of a store and check it against the sizes of the files.
 

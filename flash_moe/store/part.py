@@ -138,7 +138,7 @@ def _divides(layout: RecordLayout, count: int) -> bool:
 
 
 def _group_size(q: Quantization, width: int) -> int | None:
-    """Return the group size of a slice of ``width`` inputs, or ``None`` if there is none.
+    """Return the group size of a slice of ``width`` inputs, or ``None`` if no size divides it.
 
     Smaller groups that a cut makes keep the scale of theirs.
     """

@@ -168,6 +168,7 @@ def test_only_the_right_part_opens(store: Path, half: Path, checkpoint: Path) ->
         r"with its own part: mlx.launch -n 2 -- flash-moe generate",
     ):
         load(half)
+    assert json.loads(in_process("doctor", half, "--json").stdout)["model"]["path"] == str(half)
     options = LoadOptions()
     streaming = open_streaming(half, options, Part(2, 2))
     assert streaming.experts.layers[0].layout.expert_width == GEOMETRY.expert_width // 2

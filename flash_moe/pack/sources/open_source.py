@@ -54,8 +54,9 @@ def open_source(
     source = keep_unused(source) if keep else source
     if part is None:
         return source
+    cut = part_of(source, part)
     divided_weights(source.config, source.resident, source.root, part.count)
-    return part_of(source, part)
+    return cut
 
 
 def _check_store(source: PackSource) -> None:
