@@ -56,7 +56,7 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class RankStats:
-    """Counters of one of several machines, as of the last forward pass.
+    """Counters of one of several machines at the end of the last forward pass.
 
     Attributes:
         wait_s: Seconds that its layers waited for its own reads.

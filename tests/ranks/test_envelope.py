@@ -1,4 +1,4 @@
-"""Messages between ranks, without processes: what is found to differ, and how it is told."""
+"""Messages between ranks, without processes: differences, and the errors that name them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flash_moe.ranks.envelope import N_FIELDS, WIDTH, Kind, check, own_row
 
 
 def messages(*each: tuple[Kind, int, list[int]]) -> np.ndarray:
-    """What the sum of the ranks' messages is."""
+    """The sum of the messages of all ranks."""
     rows = [own_row(rank, len(each), *message) for rank, message in enumerate(each)]
     return sum(rows[1:], rows[0])
 

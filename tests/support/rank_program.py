@@ -70,7 +70,7 @@ def same_bits(root: Path, group: Any) -> dict[str, Any]:
 
 
 def disagreements(flash: FlashMoE, rank: int) -> dict[str, Any]:
-    """What differs between the ranks, and the request after it."""
+    """Requests that differ between the ranks, and those after them."""
     report: dict[str, Any] = {"prompts": raised(flash, prompt_ids(50, seed=rank))}
     report["lengths"] = raised(flash, prompt_ids(50 - 20 * rank))
     report["after"] = flash.generate(prompt_ids(9), max_tokens=4).token_ids
