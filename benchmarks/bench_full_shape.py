@@ -14,6 +14,10 @@ layers; ``host`` the share of hits in the second tier; ``copied`` the records co
 missing one, 1 without lookahead and 0 in shared memory. The raw rate is that of ``bench_read.py``
 with the same number of threads, before the load and after the last token; not with --cached.
 
+``--case cache_gb=16,host_cache_gb=64`` (repeatable) makes a row in this process with other values
+of options. On CUDA a process compiles kernels for half a minute, so such rows come after a pass of
+the longest prompt with a small bank, which is not counted.
+
 Reads are direct by default: layers that share a record file would be in the page cache more often
 than those of the real model. Prints a table, then one JSON line.
 """
@@ -21,6 +25,7 @@ than those of the real model. Prints a table, then one JSON line.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import statistics
@@ -49,6 +54,7 @@ def drop_all(store: Path) -> float:
     return stayed / sum(file.stat().st_size for file in files)
 
 
+@functools.cache
 def fill_cache(store: Path) -> float:
     """Read all files of a store once, so that the page cache has them."""
     for file in {file.stat().st_ino: file for file in store.rglob("*") if file.is_file()}.values():
@@ -139,6 +145,8 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     record_bytes = max(layer.layout.record_bytes for layer in experts.layers)
     return {
         "top_k": top_k,
+        "lookahead": args.lookahead,
+        "host_cache_gb": args.host_cache_gb,
         "available_bytes": available,
         "stayed_cached": stayed,
         "bank_bytes": bank_bytes,
@@ -167,15 +175,42 @@ def in_process(top_k: int) -> dict[str, Any]:
     return dict(row)
 
 
+def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each row: those of the command, with the values of its case."""
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(("cache_gb", "host_cache_gb"), float),
+        **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up"), int),
+        "lookahead": lambda word: bool(int(word)),
+    }
+    rows = []
+    for case in args.case:
+        pairs = [pair.partition("=") for pair in case.split(",")]
+        if unknown := [key for key, _, _ in pairs if key not in kinds]:
+            sys.exit(f"error: --case: expected one of {', '.join(kinds)}, got {unknown[0]}")
+        values = {key: kinds[key](value) for key, _, value in pairs}
+        rows.append(argparse.Namespace(**{**vars(args), "top_k": 10, **values}))
+    return rows
+
+
+def compile_first(rows: list[argparse.Namespace]) -> float:
+    """Run the longest prompt with a small bank, so that kernels are compiled. Return seconds."""
+    longest = max(rows, key=lambda row: row.prompt_tokens)
+    small = {"cache_gb": 12, "host_cache_gb": None, "warm_up": 0, "tokens": 2}
+    started = time.perf_counter()
+    measure(argparse.Namespace(**{**vars(longest), **small}), longest.top_k)
+    return time.perf_counter() - started
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
-        "top-k  load s  prompt s | s/token compute   wait   rest   read   copy"
+        "top-k ahead  tier  load s  prompt    s | s/token compute   wait   rest   read   copy"
         " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s"
     )
     for row in rows:
         m = row["median"]
         print(
-            f"{row['top_k']:5} {row['load_s']:7.1f} {row['first']['seconds']:9.1f}"
+            f"{row['top_k']:5} {row['lookahead']!s:>5} {row['host_cache_gb'] or 0:5.0f}"
+            f" {row['load_s']:7.1f} {row['prompt_tokens']:6} {row['first']['seconds']:5.1f}"
             f" | {m['seconds']:7.3f} {m['compute_s']:7.3f} {m['wait_s']:6.3f} {m['rest_s']:6.3f}"
             f" {m['read_s']:6.2f} {m['copy_s']:6.2f}"
             f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%}"
@@ -202,13 +237,19 @@ def main() -> int:
     parser.add_argument("--cached", action="store_true", help="files in the page cache")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
+    parser.add_argument("--case", action="append", default=[], metavar="OPTION=VALUE,...")
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
     args = parser.parse_args()
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
         parser.error("expected at least 1 prompt token and 2 new tokens")
+    compiling = 0.0
     try:
-        if len(numbers) == 1:
+        if args.case:
+            several = cases(args)
+            compiling = compile_first(several)
+            rows = [measure(row, row.top_k) for row in several]
+        elif len(numbers) == 1:
             rows = [measure(args, numbers[0])]
         else:
             rows = [in_process(number) for number in numbers]
@@ -216,6 +257,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_table(rows)
+    print(f"compiling and its prompt: {compiling:.0f} s" * bool(compiling))
     print(json.dumps({"store": args.store.name, "io": args.io, "rows": rows}))
     return 0
 

@@ -9,7 +9,8 @@ same run. Prints one line per measurement and one JSON line last.
 experts: moe_gate_up and moe_down with the residual, against mlx-lm's SwitchGLU, the weighted sum
     and the residual, as mlx-lm calls them and under mx.compile.
 crossover: the kernels against SwitchGLU, which sorts pairs by expert, and against the waves of a
-    prompt (mx.gather_qmm on the slab; on CUDA on a copy of the experts), over the number of pairs.
+    prompt in both forms (few: mx.gather_qmm on the slab, on CUDA on a copy of the experts; many: on
+    copies of 32 experts at a time, on CUDA dequantized), over the number of pairs.
 router: router_topk against the operations of mlx-lm's block.
 layer: a whole decoder layer, linear and full attention, its block by mlx-lm or by the kernels.
     All experts are resident and an expert's slot is its number, so nothing waits for the host.
@@ -23,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -145,7 +147,7 @@ def bench_crossover(experts: Experts) -> list[dict[str, Any]]:
         def theirs(y: mx.array, i: int) -> mx.array:
             return (switch(y, ids[i]) * weights[..., None].astype(DTYPE)).sum(axis=-2)  # noqa: B023
 
-        def waves(y: mx.array, i: int) -> mx.array:
+        def waves(y: mx.array, i: int, many: bool) -> mx.array:
             pairs = drawn[i].reshape(-1)  # noqa: B023
             order = np.argsort(pairs, kind="stable")
             out = experts.mlp(
@@ -153,11 +155,13 @@ def bench_crossover(experts: Experts) -> list[dict[str, Any]]:
                 pairs[order],
                 views,
                 sorted_slots=True,
+                many=many,
             )
             out = out[mx.array(np.argsort(order))].reshape(-1, k, HIDDEN)  # noqa: B023
             return (out * weights[..., None].astype(DTYPE)).sum(axis=-2)  # noqa: B023
 
-        steps: dict[str, Step] = {"kernels": ours, "switch_glu": theirs, "waves": waves}
+        steps: dict[str, Step] = {"kernels": ours, "switch_glu": theirs}
+        steps |= {"few": partial(waves, many=False), "many": partial(waves, many=True)}
         took = seconds_of(steps, x, 20)
         row: dict[str, Any] = {"pairs": n_tokens * k}
         row |= {f"{name}_us": 1e6 * t for name, t in took.items()}

@@ -10,6 +10,7 @@ take turns. Cold drops the shards from the page cache before each and checks tha
 warm reads them first. Cases:
 
 - `mlx`: the checkpoint `mid`, 2 GB in 4 shards, or the one given;
+- `part`: the same checkpoint, of which the first half of every expert is stored;
 - `one-shard`: the same bytes in one shard;
 - `hf`: a bf16 original of experts as large as the 397B's, in one shard of 1.4 GB, `--bits 4`;
 - `2-bit`: experts of that size at 4 bits, `--expert-bits 2`.
@@ -62,17 +63,19 @@ _RUN = """
 import json, os, shutil, subprocess, sys, time; from pathlib import Path
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.store.quantization import QuantizationConfig
+from flash_moe.store.part import Part
 from flash_moe.memory.system import peak_memory
 from flash_moe.pack import run as packing; from flash_moe.pack.packer import pack
 what, src, dst, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 packing.THREADS = options.pop("threads", packing.THREADS)
+part = Part.parse(options.pop("part")) if "part" in options else None
 imported = peak_memory()
 shards = sorted(src.glob("model*.safetensors"))
 n_bytes = 2 * sum(shard.stat().st_size for shard in shards)
 subprocess.run([sys.executable, "-c", f"b'1' * {n_bytes}"], check=True)
 started = time.perf_counter()
 if what == "pack":
-    pack(open_source(src, QuantizationConfig(**options)), dst)
+    pack(open_source(src, QuantizationConfig(**options), part=part), dst)
 else:
     dst.mkdir()
     for shard in shards:
@@ -182,15 +185,17 @@ def measure(args: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     options = {} if args.threads is None else {"threads": args.threads}
     for case in args.cases.split(","):
         made = root / f"pack-{case}"
-        if case == "mlx" and args.checkpoint is None:
+        mlx = case in ("mlx", "part")
+        if mlx and args.checkpoint is None:
             shutil.rmtree(make_mid(root, keep_checkpoint=True))
             made = root / "mid-mlx"
-        elif case != "mlx":
+        elif not mlx:
             child(_MAKE, str(made), case)
-        checkpoint = args.checkpoint if case == "mlx" and args.checkpoint else made
-        if case in ("mlx", "one-shard"):
+        checkpoint = args.checkpoint if mlx and args.checkpoint else made
+        if mlx or case == "one-shard":
             run = partial(against_copy, checkpoint, root / "packed")
-            found = [run(state, args.rounds, options) for state in args.states.split(",")]
+            chosen = {**options, **({"part": "1/2"} if case == "part" else {})}
+            found = [run(state, args.rounds, chosen) for state in args.states.split(",")]
         else:
             bits = {"hf": {"bits": 4}, "2-bit": {"expert_bits": 2}}[case]
             found = [alone(checkpoint, root / "packed", {**options, **bits})]

@@ -25,6 +25,7 @@ from flash_moe.model.divided import divide
 from flash_moe.model.open import open_streaming
 from flash_moe.model.streamed import StreamedModel, streamed_class
 from flash_moe.model.streaming import Streaming
+from flash_moe.ops import kernel
 from flash_moe.ops.dispatch import use_kernels
 from flash_moe.options.declare import accepts
 from flash_moe.options.loading import LoadOptions
@@ -183,7 +184,7 @@ def _open_part(
             "model": read_manifest(path).whole,
             "experts per token": streaming.top_k,
             "use of memory_gb": options.memory_gb is not None,
-            "use of kernels": use_kernels(options.kernels),
+            "kernels": kernel.backend() if use_kernels(options.kernels) else None,
         },
     )
 

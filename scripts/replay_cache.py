@@ -32,23 +32,23 @@ from flash_moe.stream.trace import Trace, read_trace
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all experts, where no budget is given
 
 
-Run = Callable[[Trace, int], StreamStats]
+Run = Callable[[Trace, int, int], StreamStats]  # trace, bytes of the bank and of the second tier
 
 
 def policy(text: str) -> tuple[str, Run]:
     """A policy of the library, ``lrfu:HALF_LIFE``, or ``belady``."""
     if text == "belady":
-        return text, optimum
+        return text, lambda trace, budget, host: optimum(trace, budget)
     name, _, half_life = text.partition(":")
     if half_life and name == "lrfu":
         number = float(half_life)
         if not (math.isfinite(number) and number > 0):
             raise ValueError
-        return text, lambda trace, budget: replay(trace, budget, lambda: LRFU(number))
+        return text, lambda trace, budget, host: replay(trace, budget, lambda: LRFU(number), host)
     made = POLICIES.get(text)
     if made is None:
         raise ValueError
-    return text, lambda trace, budget: replay(trace, budget, made)
+    return text, lambda trace, budget, host: replay(trace, budget, made, host)
 
 
 def shuffled(trace: Trace, every: int) -> Trace:
@@ -66,9 +66,9 @@ def shuffled(trace: Trace, every: int) -> Trace:
     return Trace(trace.header, tuple(calls))
 
 
-def row(trace: Trace, budget: int, name: str, run: Run) -> dict[str, Any]:
+def row(trace: Trace, budget: int, host: int, name: str, run: Run) -> dict[str, Any]:
     """The figures of one budget and policy."""
-    stats = run(trace, budget)
+    stats = run(trace, budget, host)
     return {
         "budget_bytes": budget,
         "bank_bytes": stats.bank_bytes,
@@ -76,6 +76,7 @@ def row(trace: Trace, budget: int, name: str, run: Run) -> dict[str, Any]:
         "hits": stats.hits,
         "misses": stats.misses,
         "hit_rate": stats.hit_rate,
+        "host_hits": stats.host_hits,
         "bytes_read": stats.bytes_read,
     }
 
@@ -96,6 +97,9 @@ def main() -> int:
         default=[policy(name) for name in (*POLICIES, "belady")],
         help=f"{', '.join(POLICIES)}, lrfu:N, belady (default: all)",
     )
+    parser.add_argument(
+        "--host-cache-gb", type=float, default=0, metavar="GB", help="second tier (0); not belady"
+    )
     parser.add_argument("--shuffle-every", type=int, metavar="N", help="calls of a layer")
     args = parser.parse_args()
     if args.shuffle_every is not None and args.shuffle_every < 1:
@@ -110,7 +114,8 @@ def main() -> int:
             budgets = [round(gb * 1e9) for gb in args.budget]
         else:
             budgets = [int(share * everything) for share in SHARES]
-        table = [row(trace, b, name, run) for b in budgets for name, run in args.policy]
+        host = round(args.host_cache_gb * 1e9)
+        table = [row(trace, b, host, name, run) for b in budgets for name, run in args.policy]
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -118,11 +123,13 @@ def main() -> int:
         f"{header.model_type}: {len(header.layers)} layers, {format_bytes(everything)} of "
         f"experts, {header.top_k} a token, {len(trace.calls)} calls"
     )
-    print(f"{'budget':>10} {'of all':>7}  {'policy':<12} {'hit rate':>8} {'read':>9}")
+    print(f"{'budget':>10} {'of all':>7}  {'policy':<12} {'hit rate':>8} {'tier':>6} {'read':>9}")
     for r in table:
         print(
             f"{format_bytes(r['budget_bytes']):>10} {r['budget_bytes'] / everything:>7.1%}"
-            f"  {r['policy']:<12} {r['hit_rate']:>8.1%} {format_bytes(r['bytes_read']):>9}"
+            f"  {r['policy']:<12} {r['hit_rate']:>8.1%}"
+            f" {r['host_hits'] / (r['hits'] + r['misses']):>6.1%}"
+            f" {format_bytes(r['bytes_read']):>9}"
         )
     print(json.dumps({"trace": args.trace.name, "calls": len(trace.calls), "rows": table}))
     return 0

@@ -87,6 +87,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": machine_memory(),
         # Limit of macOS for GPU memory; the bank and the resident weights share it.
         "gpu_memory_bytes": device.get("max_recommended_working_set_size"),
+        "cuda": cuda_facts(),
         "kernels_option": load_options().kernels,
         "kernels_dir": str(kernels_dir()),
         "kernels_overridden": environment.kernel_dir is not None,
@@ -95,6 +96,22 @@ def machine() -> dict[str, Any]:
         "io_file": str(settings_file()),
         "io": saved_disks(),
         "hub_cache_dir": str(HF_HUB_CACHE),
+    }
+
+
+def cuda_facts() -> dict[str, Any] | None:
+    """Memory of an NVIDIA GPU and its CUDA runtime; ``None`` without them."""
+    from flash_moe.compat.cudart import cuda_runtime
+
+    runtime = cuda_runtime()
+    if runtime is None:
+        return None
+    free, total = runtime.memory()
+    return {
+        "runtime": runtime.version(),
+        "free_bytes": free,
+        "memory_bytes": total,
+        "concurrent_managed_access": runtime.concurrent_managed_access(),
     }
 
 
@@ -125,8 +142,14 @@ def model_facts(path_or_repo: str) -> dict[str, Any]:
     runs = []
     for layout, like in groupby(layers, key=lambda layer: layer.layout):
         numbers = [layer.number for layer in like]
+        why_not = why_not_taken(layout)
         runs.append(
-            {"layers": numbers, "records": describe(layout), "why_not": why_not_taken(layout)}
+            {
+                "layers": numbers,
+                "records": describe(layout),
+                "why_not": why_not,
+                "times": form_times(layout) if why_not is None else None,
+            }
         )
     return {
         "path": str(path),
@@ -155,6 +178,22 @@ def why_not_taken(layout: RecordLayout) -> str | None:
     return None
 
 
+def form_times(layout: RecordLayout) -> dict[str, dict[str, Any]] | None:
+    """Seconds per case by the kernels and by MLX, and which is used; ``None`` if not timed."""
+    from flash_moe.ops import kernel
+    from flash_moe.ops.self_test import times_on_this_machine
+
+    if kernel.backend() != "metal":
+        return None
+    times = times_on_this_machine(layout)
+    if times is None:
+        return None
+    return {
+        case: {"kernels_s": t.kernels, "mlx_s": t.mlx, "kernels_used": t.kernels_win}
+        for case, t in times.items()
+    }
+
+
 def report(facts: dict[str, Any]) -> list[str]:
     """Format the facts as lines of text."""
     memory = format_bytes(facts["memory_bytes"])
@@ -171,9 +210,25 @@ def report(facts: dict[str, Any]) -> list[str]:
         "caches": f"{facts['cache_dir']}, models: {facts['hub_cache_dir']}",
     }
     lines = [f"{name:12}{text}" for name, text in rows.items()]
+    lines += _cuda_lines(facts["cuda"])
     for number, line in enumerate(tune.saved_lines(facts["io"])):
         lines.append(f"{'' if number else 'disks':12}{line}")
     return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
+
+
+def _cuda_lines(cuda: dict[str, Any] | None) -> list[str]:
+    if cuda is None:
+        return []
+    major, minor = divmod(cuda["runtime"], 1000)
+    total, free = format_bytes(cuda["memory_bytes"]), format_bytes(cuda["free_bytes"])
+    lines = [f"{'GPU memory':12}{total}, {free} free; libcudart {major}.{minor // 10}"]
+    if not cuda["concurrent_managed_access"]:
+        lines.append(
+            f"{'':12}Host and GPU share no managed memory (as on Windows, WSL and Tegra): MLX "
+            "keeps loaded weights in pinned host memory, so each token reads them over PCIe. "
+            "Experts are in the memory of the GPU as elsewhere."
+        )
+    return lines
 
 
 def _self_test_lines(result: dict[str, Any] | None) -> list[str]:
@@ -192,6 +247,8 @@ def _self_test_lines(result: dict[str, Any] | None) -> list[str]:
 
 
 def _model_lines(model: dict[str, Any] | None) -> list[str]:
+    from flash_moe.ops.forms import CASES
+
     if model is None:
         return []
     lines = [f"{'model':12}{model['model_type']}, {Path(model['path']).name}"]
@@ -201,6 +258,12 @@ def _model_lines(model: dict[str, Any] | None) -> list[str]:
         if part["why_not"] is not None:
             verdict = f"computed by mx.gather_qmm: {part['why_not']}"
         lines.append(f"{'':14}{verdict}")
+        for case, times in (part["times"] or {}).items():
+            used = "the kernels are" if times["kernels_used"] else "MLX is"
+            lines.append(
+                f"{'':14}{CASES[case]}: kernels {1e3 * times['kernels_s']:.3g} ms, "
+                f"MLX {1e3 * times['mlx_s']:.3g} ms; {used} used"
+            )
     router = f"{model['experts']} experts, {model['experts_per_token']} per token"
     taken = "supported by the kernel" if model["router_taken"] else "computed by plain MLX"
     lines.append(f"{'':12}router of {router}: {taken}")

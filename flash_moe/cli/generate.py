@@ -143,14 +143,17 @@ def print_timing(stats: GenerationStats) -> None:
         title="per layer; read: sum over threads, wait: time the layer waited for reads, overlap: "
         "reading hidden behind computing"
     )
-    for name in ("layer", "calls", "hits", "misses", "bytes"):
+    copies = stats.stream.bytes_copied > 0  # to a GPU
+    counts = ("layer", "calls", "hits", "misses", *["tier hits"] * copies, "bytes")
+    times = (*["copy"] * copies, "read", "wait", "overlap", "compute")
+    for name in (*counts, *(f"{name} ms" for name in times)):
         table.add_column(name, justify="right")
-    for name in ("read", "wait", "overlap", "compute"):
-        table.add_column(f"{name} ms", justify="right")
 
     def row(name: str, calls: str, s: Any) -> list[str]:
-        times = [f"{1e3 * t:.1f}" for t in (s.read_s, s.wait_s, s.overlap_s, s.compute_s)]
-        return [name, calls, str(s.hits), str(s.misses), format_bytes(s.bytes_read), *times]
+        seconds = (*[s.copy_s] * copies, s.read_s, s.wait_s, s.overlap_s, s.compute_s)
+        tier = [str(s.host_hits)] * copies
+        row = [name, calls, str(s.hits), str(s.misses), *tier, format_bytes(s.bytes_read)]
+        return [*row, *(f"{1e3 * t:.1f}" for t in seconds)]
 
     for layer in stats.stream.layers:
         table.add_row(*row(str(layer.layer), str(layer.calls), layer))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.options import add_options, given
+from flash_moe.cli.pull import add_keep_unused
 from flash_moe.errors import ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.store.part import Part
@@ -33,6 +34,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
     add_options(parser, "quantization", QuantizationConfig)
+    add_keep_unused(parser)
     parser.add_argument(
         "--cache-gb",
         type=float,
@@ -148,7 +150,8 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
     part = Part(1, args.machines) if args.machines > 1 else None
     quantization = QuantizationConfig(**given(args, QuantizationConfig))
     root = local_path(args.model)
-    request = Request(args.model, root is not None, args.dst, args.revision, quantization)
+    keep = args.keep_unused
+    request = Request(args.model, root is not None, args.dst, args.revision, quantization, keep)
     if root is not None and is_store(root):
         return request, _look_at_store(root, args.dst, part)
     name = args.model if root is None else root.resolve().name
@@ -158,12 +161,17 @@ def look(args: argparse.Namespace) -> tuple[Request, Planned]:
             return request, _look_at_store(store, dst, part)
     if root is None and not constants.HF_HUB_OFFLINE:
         return request, plan_repository(
-            args.model, dst, revision=args.revision, quantization=quantization, part=part
+            args.model,
+            dst,
+            revision=args.revision,
+            quantization=quantization,
+            keep=keep,
+            part=part,
         )
     root = root or resolve(args.model, args.revision)
     if is_store(root):
         return request, _look_at_store(root, args.dst, part)
-    return request, plan_checkpoint(root, dst, quantization=quantization, part=part)
+    return request, plan_checkpoint(root, dst, quantization=quantization, keep=keep, part=part)
 
 
 def _look_at_store(root: Path, dst: Path | None, part: Part | None) -> Planned:

@@ -83,6 +83,15 @@ def _add_part(parser: argparse.ArgumentParser, required: bool = False) -> None:
     )
 
 
+def add_keep_unused(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-unused",
+        action="store_true",
+        help="keep weights that mlx-lm does not load (vision towers, prediction heads), in files "
+        "of their own that take no memory",
+    )
+
+
 def _add_making_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, "quantization", QuantizationConfig)
     parser.add_argument(
@@ -91,12 +100,7 @@ def _add_making_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="packed_experts directory of the original Flash-MoE; links its files, copies nothing",
     )
-    parser.add_argument(
-        "--keep-unused",
-        action="store_true",
-        help="keep weights that mlx-lm does not load (vision towers, prediction heads), in files "
-        "of their own that take no memory",
-    )
+    add_keep_unused(parser)
 
 
 def _making(args: argparse.Namespace) -> dict[str, Any]:

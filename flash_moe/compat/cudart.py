@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _TO_DEVICE, _ON_DEVICE = 1, 3  # cudaMemcpyKind
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: not ordered with the default stream
 _DEVICE_MEMORY = 2  # cudaMemoryTypeDevice
+_CONCURRENT_MANAGED_ACCESS = 89  # cudaDevAttrConcurrentManagedAccess
 # Oldest runtime with these signatures that MLX has wheels for.
 OLDEST = 12000
 
@@ -75,6 +76,12 @@ class CudaRuntime:
         free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
+
+    def concurrent_managed_access(self) -> bool:
+        """True if host and GPU may use managed memory at once; false on Windows, WSL and Tegra."""
+        value = ctypes.c_int(0)
+        self._call("cudaDeviceGetAttribute", ctypes.byref(value), _CONCURRENT_MANAGED_ACCESS, 0)
+        return bool(value.value)
 
     def is_device_memory(self, address: int) -> bool:
         """True for plain device memory, false for managed or unknown memory."""

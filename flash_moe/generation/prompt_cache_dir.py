@@ -103,11 +103,11 @@ def cache_files(directory: Path) -> list[CacheFile]:
 def properties_of(model: Any) -> dict[str, Any]:
     """Return everything besides the tokens that the state of a loaded model depends on."""
     parameters: Any = tree_flatten(model.parameters())
-    kernels = (m.may_use_kernels(1) for m in model.modules() if hasattr(m, "may_use_kernels"))
+    forms = {str(m.forms) for m in model.modules() if hasattr(m, "may_use_kernels")}
     return {
         "model": _model_hash(model.path),
         "top_k": model.top_k,
-        "kernels": any(kernels),
+        "kernels": sorted(forms),
         "kernel_dir": str(read_environment().kernel_dir or ""),
         "dtypes": sorted({str(a.dtype) for _, a in parameters}),
         "device": str(mx.default_device().type),

@@ -18,6 +18,13 @@ from flash_moe.store.experts import ExpertLayer
 # Bytes: libraries that the first pass loads, thread stacks, Python objects, gaps between blocks.
 FIXED = 64_000_000
 
+# Experts whose weights are copied at once on a GPU (flash_moe/ops/expert_mlp.py): 226 MB at 397B
+# sizes, on CUDA dequantized to 1.6 GB.
+GROUP_EXPERTS = 32
+# Groups that are in memory together on Metal: MLX runs up to 10 command buffers ahead, and copies
+# and product of one projection fill at least one, so 10 of them are parts of two groups.
+GROUPS_AHEAD = 2
+
 # Bytes per token of MLX's graph of a recurrence, about 10 operations, on qwen3_next on a CPU.
 GRAPH = 36_000
 
@@ -81,6 +88,7 @@ def estimate_workspace(
     *,
     itemsize: int,
     delta_states: bool,
+    copies: bool = False,
 ) -> PrefillWorkspace:
     """Estimate the workspace of a model.
 
@@ -91,6 +99,7 @@ def estimate_workspace(
         itemsize: Bytes of an activation.
         delta_states: True if mlx-lm computes gated delta nets in plain MLX, as it does without
             Metal: that keeps the state of every token of the chunk, in float32, and the graph.
+        copies: True if experts with many rows are computed on copies of their weights.
     """
 
     def get(key: str, default: int = 0) -> int:
@@ -119,8 +128,15 @@ def estimate_workspace(
         delta=itemsize * delta + (4 * states + GRAPH if states and delta_states else 0),
         per_token_pair=itemsize * heads + 2,
         per_position=itemsize * cached * (n_full + 1),
+        fixed=FIXED + (_copied_bytes(layers) if copies else 0),
         margin=1 if config.get("model_type") in KNOWN_KINDS else MARGIN,
     )
+
+
+def _copied_bytes(layers: Sequence[ExpertLayer]) -> int:
+    """Bytes of the copies of weights that are in memory together."""
+    most = GROUPS_AHEAD * GROUP_EXPERTS
+    return max(min(layer.n_experts, most) * layer.layout.record_bytes for layer in layers)
 
 
 def workspace_on_device(
@@ -138,6 +154,7 @@ def workspace_on_device(
         top_k,
         itemsize=computed_dtype(mx.float32 if float32 else mx.bfloat16).size,
         delta_states=on_cpu() or not mx.metal.is_available(),
+        copies=not on_cpu() and mx.metal.is_available(),
     )
 
 

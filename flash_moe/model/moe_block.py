@@ -62,7 +62,7 @@ def _fused(base: type) -> type:
         def __call__(self, x: mx.array) -> mx.array:
             switch: StreamedExperts = self.switch_mlp
             rows = x.reshape(-1, x.shape[-1])
-            if not switch.may_use_kernels(rows.shape[0] * self.top_k):
+            if not switch.may_use_kernels(rows.shape[0], self.top_k):
                 return base.__call__(self, x)  # type: ignore[no-any-return]
             few = len(rows) <= MAX_ROWS
             ids, weights, *shared = self._recorded_route(rows) if few else _route(self, rows)

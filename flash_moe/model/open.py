@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flash_moe.compat.division import divided_weights
 from flash_moe.compat.dtypes import Stored, resident_bytes, stored
-from flash_moe.compat.expert_views import ViewFinder
 from flash_moe.compat.lazy_loading import LazyLoading, loaded_layer
+from flash_moe.compat.view_finder import ViewFinder
 from flash_moe.config import ModelConfig, model_config, read_config
 from flash_moe.errors import ManifestError, UnsupportedModelError
 from flash_moe.model.streaming import Streaming

@@ -41,7 +41,7 @@ from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
-from flash_moe.ops.dispatch import keep_views, use_kernels
+from flash_moe.ops.dispatch import keep_views, kernel_forms, use_kernels
 from flash_moe.ops.gated_delta import with_kernel
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ranks.envelope import Kind
@@ -224,7 +224,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 activation = modules[path].activation
                 kernels = None
                 if use:
-                    kernels = _kernels(self._bank, index, activation, option)
+                    kernels = _kernels(bank, index, activation, option, timed=ranks is None)
                 parts = (self._bank, index, activation, kernels, self._padding)
                 division = self._division
                 module = DividedExperts(division, *parts) if division else StreamedExperts(*parts)
@@ -306,8 +306,13 @@ def _load(file: Path) -> dict[str, mx.array]:
     return dict(weights)
 
 
-def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
+def _kernels(
+    bank: ExpertBank, layer: int, activation: Any, option: str, *, timed: bool
+) -> ExpertKernels | None:
     """Return the kernels for a layer, or ``None`` if plain MLX has to compute it.
+
+    Args:
+        timed: Choose by times of this machine. Ranks must not: they sum in the dtype of a choice.
 
     Raises:
         UnsupportedModelError: The kernels are required and do not support the layer.
@@ -318,7 +323,9 @@ def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> Expe
             raise UnsupportedModelError(
                 "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
             )
-        return ExpertKernels(bank.layers[layer].layout, slot_bytes)
+        layout = bank.layers[layer].layout
+        kernels = ExpertKernels(layout, slot_bytes)
+        return replace(kernels, forms=kernel_forms(option, layout)) if timed else kernels
     except UnsupportedModelError:
         if option == "require":
             raise

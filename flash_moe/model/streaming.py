@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlx.core as mx
+
 from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
@@ -89,6 +91,7 @@ class Streaming:
         runtime = cuda_runtime()
         if runtime is None:
             return
+        mx.clear_cache()  # MLX keeps the memory of models that were closed
         free = runtime.memory()[0]
         if bank_bytes + self.resident_bytes > free:
             smallest = smallest_budget(self.experts.layers, self.top_k)

@@ -21,6 +21,8 @@ from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops import kernel
 from flash_moe.ops.expert_mlp import DENSE_ROWS, Activation, ExpertMLP
+from flash_moe.ops.forms import FEW, KERNELS, MANY, NO_KERNELS
+from flash_moe.ops.metal_paths import REUSE_ROWS
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.reading import Wave
@@ -29,12 +31,9 @@ from flash_moe.stream.reading import Wave
 # same number keeps the choice of MLX kernels, and so the bits, the same.
 SORT_FROM = 64
 
-# Our kernels read the weights of an expert once for each of its rows. On Metal, gather_qmm on pairs
-# sorted by expert reuses the weights from this many rows per expert (GatherQMM in
-# mlx/backend/metal/quantized.cpp), so it computes then; below, it also reads them for each row. On
-# CUDA the kernels win by 2.2 to 3.8 times up to 20 rows per expert, the most that was measured
-# (docs/kernels.md), and gather_qmm needs copies of the experts.
-MAX_ROWS_PER_EXPERT = 4
+# Our kernels read the weights of an expert once for each of its rows. On CUDA they win by 2.2 to
+# 3.8 times up to 20 rows per expert, the most that was measured (docs/kernels.md), and gather_qmm
+# needs copies of the experts. On Metal the forms that the self-test timed decide (ops/forms.py).
 MAX_ROWS_PER_EXPERT_CUDA = 20
 MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 
@@ -74,7 +73,7 @@ class StreamedExperts(nn.Module):
         self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
         self._kernels = kernels
         self._on_cuda = kernels is not None and on_cuda()
-        self._max_rows = MAX_ROWS_PER_EXPERT_CUDA if self._on_cuda else MAX_ROWS_PER_EXPERT
+        self.forms = kernels.forms if kernels else NO_KERNELS
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
         self._predict: Callable[[], mx.array | None] = lambda: None
@@ -119,37 +118,21 @@ class StreamedExperts(nn.Module):
         """
         if self._choose_only:
             raise _Chosen(indices)
-        indices = mx.stop_gradient(indices)
-        held = self._held_slots(indices)
-        if held is not None:
-            return self._on_held(x, held)
-        chosen, experts, waves = self._fetch(indices)
-        shared = self._shared
-        if shared and shared.expects(x) and not self._bank.all_cached(self._layer, experts):
-            shared.begin(x)
-        if self._kernels and self._kernels_take(chosen.size, len(experts)):
-            rows = x.reshape(-1, x.shape[-1])
-            slot_of, slab = self._merged(waves)
-            pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
-            y = self._kernels.unweighted(rows, self._kernels.slot_ids(pairs, slab), slab)
-            self._bank.track(y)
-            return y.reshape(*chosen.shape, -1)
-        first = next(waves)
-        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
-            slot = dict(zip(first.experts, first.slots, strict=True))
-            flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
-            slots = np.array(flat, np.uint32).reshape(chosen.shape)
-            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
-            self._bank.track(y)
-            next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
-            return y.squeeze(-2)
-        return self._by_waves(x, chosen, chain([first], waves))
 
-    def may_use_kernels(self, n_pairs: int) -> bool:
-        """True if that many (row, expert) pairs can be few enough per expert for the kernels."""
-        if self._choose_only:
+        def begin_shared(waits: bool) -> None:
+            if self._shared and self._shared.expects(x) and waits:
+                self._shared.begin(x)
+
+        return self._outputs(x, mx.stop_gradient(indices), begin_shared)
+
+    def may_use_kernels(self, n_rows: int, top_k: int) -> bool:
+        """True if that many rows can be few enough per expert for the kernels."""
+        if self._kernels is None or self._choose_only:
             return False
-        return self._kernels is not None and n_pairs <= self._max_rows * self._n_experts
+        if n_rows == 1:
+            return self.forms.one
+        max_rows = MAX_ROWS_PER_EXPERT_CUDA if self._on_cuda else REUSE_ROWS
+        return self.forms.few and n_rows * top_k <= max_rows * self._n_experts
 
     def weighted(
         self,
@@ -161,7 +144,9 @@ class StreamedExperts(nn.Module):
     ) -> mx.array:
         """Return the weighted sum over the chosen experts, plus sigmoid(gate) * shared.
 
-        Requires kernels; they compute if the rows are few and the experts fit the slots.
+        Requires that ``may_use_kernels``. Of several rows each (row, expert) pair is computed
+        alone, because the sum within a kernel is rounded in another way, and several rows may need
+        more experts than the bank has slots: no bits depend on the bank.
 
         Args:
             x: ``[tokens, hidden]``.
@@ -178,48 +163,78 @@ class StreamedExperts(nn.Module):
         """
         assert self._kernels is not None
         dtype = dtype or x.dtype
-        held = None if self._in_pairs(len(x)) else self._held_slots(ids)
+
+        def begin_shared(waits: bool) -> None:
+            if shared is not None and waits:
+                mx.async_eval(*shared)  # needs no expert, so it runs while they are read
+
+        if len(x) > 1:
+            y = (self._outputs(x, ids, begin_shared) * weights[..., None]).sum(axis=-2)
+            if shared is not None:
+                y = y + mx.sigmoid(shared[1]) * shared[0]
+            return y.astype(dtype)
+        held = self._held_slots(ids)
         if held is not None:
             slab = self._bank.slab(self._layer).array
             y = self._kernels(x, weights, held, slab, dtype=dtype, shared=shared)
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
-        if shared is not None and not self._bank.all_cached(self._layer, experts):
-            mx.async_eval(*shared)  # needs no expert, so it runs while they are read
-        if self._in_pairs(len(x)) or not self._kernels_take(chosen.size, len(experts)):
-            y = (self._by_waves(x, chosen, waves) * weights[..., None]).sum(axis=-2)
-            if shared is not None:
-                y = y + mx.sigmoid(shared[1]) * shared[0]
-            return y.astype(dtype)
-        if len(x) == 1:
-            return self._one_token(x, chosen[0], weights, waves, shared, dtype)
-        slot_of, slab = self._merged(waves)
-        slots = self._kernels.slot_ids(slot_of[chosen].astype(np.uint32), slab)
-        y = self._kernels(x, weights, slots, slab, dtype=dtype, shared=shared)
-        self._bank.track(y)
-        return y
+        begin_shared(self._bank.waits_long(self._layer, experts))
+        return self._one_token(x, chosen[0], weights, waves, shared, dtype)
+
+    def _outputs(
+        self, x: mx.array, ids: mx.array, begin_shared: Callable[[bool], None]
+    ) -> mx.array:
+        """Return the unweighted outputs of the chosen experts, ``[..., k, hidden]``.
+
+        Args:
+            begin_shared: Called with true if there is a wait worth computing the shared expert in.
+        """
+        held = self._held_slots(ids)
+        if held is not None:
+            return self._on_held(x, held)
+        chosen, experts, waves = self._fetch(ids)
+        begin_shared(self._bank.waits_long(self._layer, experts))
+        forms = self._form_of_expert(chosen)
+        fit = len(experts) <= self._bank.slab_plan(self._layer).n_slots
+        if self._kernels and fit and (forms[experts] == KERNELS).all():
+            slot_of, slab = self._merged(waves)
+            pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
+            ids = self._kernels.slot_ids(pairs, slab)
+            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), ids, slab)
+            self._bank.track(y)
+            return y.reshape(*chosen.shape, -1)
+        first = next(waves)
+        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
+            slot = dict(zip(first.experts, first.slots, strict=True))
+            flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
+            slots = np.array(flat, np.uint32).reshape(chosen.shape)
+            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
+            self._bank.track(y)
+            next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
+            return y.squeeze(-2)
+        return self._by_waves(x, chosen, forms, chain([first], waves))
 
     def _held_slots(self, ids: mx.array) -> mx.array | None:
         """Return the slot of each id, without evaluating it, if all experts of the layer are held.
 
-        Only for few rows: with more, the choice of MLX's or our kernels depends on the number of
-        distinct experts, and pairs are sorted on the host.
+        Only for few rows: with more, the form of an expert depends on the number of its rows, and
+        pairs are sorted on the host.
         """
         if self._padding.present:
             return None
-        if self._kernels is not None:
-            few = ids.size <= self._max_rows * ids.shape[-1]
+        if self._on_cuda:
+            few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
         else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
             few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        if not few:
-            return None
-        return self._bank.held_slots(self._layer, ids)
+        return self._bank.held_slots(self._layer, ids) if few else None
 
     def _on_held(self, x: mx.array, slots: mx.array) -> mx.array:
         """Return the unweighted outputs for ``slots`` ``[..., k]`` of a layer held as a whole."""
         slab = self._bank.slab(self._layer)
-        if self._kernels:
+        one = slots.size == slots.shape[-1]
+        if self._kernels and (self.forms.one if one else self.forms.few):
             pairs = slots.reshape(-1, slots.shape[-1])
             y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, slab.array)
             y = y.reshape(*slots.shape, -1)
@@ -253,12 +268,13 @@ class StreamedExperts(nn.Module):
             if len(wave.experts) < len(numbers):
                 new = set(wave.experts)
                 in_wave = [place for place, expert in enumerate(numbers) if expert in new]
-                ids = self._slot_ids([slot_of[numbers[place]] for place in in_wave], wave)
-                parts.append(self._kernels.gate_up(x, ids, wave.slab.array))
+                slab = wave.slab.array
+                ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
+                parts.append(self._kernels.gate_up(x, ids, slab))
                 order += in_wave
                 self._bank.track(parts[-1])
         slab = wave.slab.array
-        ids = self._slot_ids([slot_of[expert] for expert in numbers], wave)
+        ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(order))]
             y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
@@ -266,11 +282,6 @@ class StreamedExperts(nn.Module):
             y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
         self._bank.track(y)
         return y
-
-    def _slot_ids(self, slots: list[int], wave: Wave) -> mx.array:
-        """Return the slots of one token's experts for the kernels."""
-        assert self._kernels is not None
-        return self._kernels.slot_ids(np.array([slots], np.uint32), wave.slab.array)
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
@@ -293,22 +304,25 @@ class StreamedExperts(nn.Module):
             experts = np.unique(chosen).tolist()
         return chosen, experts, self._bank.waves(self._layer, experts, ahead)
 
-    def _in_pairs(self, n_rows: int) -> bool:
-        """True if each (row, expert) pair has to be computed alone, whatever the bank's size.
+    def _form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
+        """Return the form that computes the rows of each expert.
 
-        On CUDA the kernels compute prompts in waves too. The sum within a kernel is rounded in
-        another way than a sum of pairs, so only one row, which fits every bank, may use it.
+        It depends on the number of rows and on nothing else, so no bits depend on the bank.
         """
-        return self._on_cuda and n_rows > 1
-
-    def _kernels_take(self, n_pairs: int, n_experts: int) -> bool:
-        """True if the rows per expert are few and all experts fit the slots at once."""
-        fit = n_experts <= self._bank.slab_plan(self._layer).n_slots
-        return fit and self._few_rows(n_pairs, n_experts)
-
-    def _few_rows(self, n_pairs: int, n_experts: int) -> bool:
-        few = n_pairs <= self._max_rows * n_experts
-        return few and not (self._on_cuda and n_pairs > MAX_CUDA_PAIRS)
+        if kernel.backend() == "cuda":
+            n_experts = len(np.unique(chosen))
+            few = chosen.size <= MAX_ROWS_PER_EXPERT_CUDA * n_experts
+            if self._kernels and few and chosen.size <= MAX_CUDA_PAIRS:
+                return np.full(self._n_experts, KERNELS)
+            many = chosen.size >= DENSE_ROWS * n_experts
+            return np.full(self._n_experts, MANY if many else FEW)
+        one = chosen.size == chosen.shape[-1]
+        few_form = KERNELS if (self.forms.one if one else self.forms.few) else FEW
+        forms = np.full(self._n_experts, few_form)
+        if kernel.backend() == "metal" and chosen.size >= SORT_FROM:
+            rows = np.bincount(chosen.reshape(-1), minlength=self._n_experts)
+            forms[rows >= REUSE_ROWS] = KERNELS if self.forms.many else MANY
+        return forms
 
     def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
         """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
@@ -323,35 +337,41 @@ class StreamedExperts(nn.Module):
         slot_of[wave.experts] = wave.slots
         return slot_of
 
-    def _by_waves(self, x: mx.array, chosen: Ints, waves: Iterable[Wave]) -> mx.array:
-        """Compute (row, expert) pairs in order of slot, one wave after another.
+    def _by_waves(
+        self,
+        x: mx.array,
+        chosen: Ints,
+        forms: npt.NDArray[np.uint8],
+        waves: Iterable[Wave],
+    ) -> mx.array:
+        """Compute (row, expert) pairs in order of slot, one wave and form after another.
 
         Args:
             x: ``[..., hidden]``.
             chosen: Expert ids ``[..., k]``.
+            forms: Result of ``_form_of_expert``.
         """
         rows = x.reshape(-1, 1, x.shape[-1])
         expert_of_pair = chosen.reshape(-1)
-        # Decided for all waves, so that no bits depend on the size of the bank.
-        n_experts = len(np.unique(chosen)) if kernel.backend() == "cuda" else chosen.size
-        use_kernels = self._on_cuda and self._few_rows(chosen.size, n_experts)
-        dense = chosen.size >= DENSE_ROWS * n_experts
+        form_of_pair = forms[expert_of_pair]
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
             slot_of_pair = self._slot_of(wave)[expert_of_pair]
-            pairs = np.nonzero(slot_of_pair >= 0)[0]
-            pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
-            x_of_pair = rows[mx.array(pairs // chosen.shape[-1])]
-            slots = slot_of_pair[pairs].astype(np.uint32)
-            if use_kernels and self._kernels:
-                ids = self._kernels.slot_ids(slots[:, None], wave.slab.array)
-                part = self._kernels.unweighted(x_of_pair.squeeze(1), ids, wave.slab.array)
-            else:
-                part = self._mlp(x_of_pair, slots, wave.views, sorted_slots=True, dense=dense)
-            self._bank.track(part)
-            parts.append(part)
-            order.append(pairs)
+            for form in np.unique(forms[wave.experts]):
+                pairs = np.nonzero((slot_of_pair >= 0) & (form_of_pair == form))[0]
+                pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
+                x_of_pair = rows[mx.array(pairs // chosen.shape[-1])]
+                slots = slot_of_pair[pairs].astype(np.uint32)
+                if form == KERNELS and self._kernels:
+                    ids = self._kernels.slot_ids(slots[:, None], wave.slab.array)
+                    part = self._kernels.unweighted(x_of_pair.squeeze(1), ids, wave.slab.array)
+                else:
+                    many = bool(form == MANY)
+                    part = self._mlp(x_of_pair, slots, wave.views, sorted_slots=True, many=many)
+                self._bank.track(part)
+                parts.append(part)
+                order.append(pairs)
         inverse = np.argsort(np.concatenate(order))
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
         return y[mx.array(inverse)].reshape(*chosen.shape, x.shape[-1])

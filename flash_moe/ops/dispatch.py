@@ -9,8 +9,10 @@ import mlx.core as mx
 
 from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
-from flash_moe.ops.self_test import SelfTest, self_test
+from flash_moe.ops.forms import DEFAULT, Forms, fastest
+from flash_moe.ops.self_test import SelfTest, self_test, times_on_this_machine
 from flash_moe.options.loading import KERNEL_OPTIONS
+from flash_moe.store.layout import RecordLayout
 
 REPORT = (
     "Please report this to the issue tracker of flash_moe, with the output of: flash-moe doctor"
@@ -66,6 +68,18 @@ def use_kernels(option: str) -> bool:
         raise KernelError("ops", describe(result), REPORT)
     _warn_once(result)
     return False
+
+
+def kernel_forms(option: str, layout: RecordLayout) -> Forms:
+    """Return the numbers of rows for which the kernels compute the records of a layout.
+
+    On Metal those for which they are faster, as the self-test timed them on this machine. With
+    ``"require"``, and on CUDA, where they always were (docs/kernels.md), the default.
+    """
+    if option == "require" or kernel.backend() != "metal":
+        return DEFAULT
+    timings = times_on_this_machine(layout)
+    return fastest(timings) if timings else DEFAULT
 
 
 def keep_views(option: str) -> bool:

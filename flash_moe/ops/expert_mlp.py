@@ -17,7 +17,10 @@ import numpy.typing as npt
 
 from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.memory.prefill_workspace import GROUP_EXPERTS
 from flash_moe.ops import kernel
+from flash_moe.ops.cpu_streams import on_all_cores
+from flash_moe.ops.metal_paths import REUSE_PAIRS
 from flash_moe.store.layout import RecordLayout
 
 Activation = Callable[..., mx.array]
@@ -26,8 +29,6 @@ Activation = Callable[..., mx.array]
 # dequantize the experts once and multiply by gather_mm, whose time hardly grows with the rows
 # (H200, 397B sizes: docs/experiments.md).
 DENSE_ROWS = 10
-# Experts that are dequantized at once: 1.6 GB at 397B sizes.
-DENSE_EXPERTS = 32
 
 
 class ExpertMLP:
@@ -40,6 +41,8 @@ class ExpertMLP:
 
     def __init__(self, layout: RecordLayout, activation: Activation) -> None:
         self.activation = activation
+        # Multiply-adds of one row in one expert.
+        self._products = layout.hidden_size * layout.expert_width * len(layout.projections)
         self._quantization: dict[str, dict[str, Any] | None] = {}
         for projection in layout.projections:
             quantization = layout.quantization(projection)
@@ -62,7 +65,7 @@ class ExpertMLP:
         views: Mapping[str, mx.array],
         *,
         sorted_slots: bool = False,
-        dense: bool = False,
+        many: bool = False,
     ) -> mx.array:
         """Compute the experts.
 
@@ -70,35 +73,55 @@ class ExpertMLP:
             x: Rows ``[..., 1, 1, hidden]``, or ``[n, 1, hidden]`` with one slot per row.
             slots: Slot ids ``[..., k]``, or ``[n]``; not an MLX array on CUDA.
             views: Component name to ``[slots, ...]`` array.
-            sorted_slots: The slots are in ascending order, which lets MLX use a faster kernel.
-            dense: Dequantize the experts of sorted slots once, for many rows (CUDA only).
+            sorted_slots: The slots ``[n]`` are in ascending order.
+            many: Form of many rows per expert, on a GPU, for sorted slots.
+                Weights are read once for several rows, from copies of the experts: on Metal
+                ``REUSE_ROWS`` rows per expert or more, on CUDA dequantized.
 
         Returns:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
         """
-        if kernel.backend() == "cuda":
+        backend = kernel.backend()
+        if backend == "cuda" or many:
             used, inverse = np.unique(np.asarray(slots), return_inverse=True)
-            if dense:
-                return self._dense(x, used, inverse, views)
-            views = _without_gaps(views, used)
+            if many:
+                return self._by_groups(x, used, inverse, views, dense=backend == "cuda")
+            views = _copies(views, used)
             slots = inverse.reshape(slots.shape).astype(np.uint32)
         ids = slots if isinstance(slots, mx.array) else mx.array(slots)
-        return self._multiply(x, ids, views, sorted_slots)
+        if backend is not None:
+            # On Metal sorted slots may cost a copy of the whole slab.
+            return self._multiply(x, ids, views, sorted_slots and backend == "cuda")
+        # gather_qmm casts the scales of all slots at each call. Cast here, the parts share them.
+        views = {
+            name: view.astype(x.dtype) if mx.issubdtype(view.dtype, mx.floating) else view
+            for name, view in views.items()
+        }
 
-    def _dense(
+        def part(first: int, last: int) -> mx.array:
+            rows = x if x.shape[-3] == 1 else x[..., first:last, :, :]
+            return self._multiply(rows, ids[..., first:last], views, False)
+
+        return on_all_cores(part, ids.shape[-1], self._products * (ids.size // ids.shape[-1]), -3)
+
+    def _by_groups(
         self,
         x: mx.array,
         used: npt.NDArray[np.uint32],
         ids: npt.NDArray[np.intp],
         views: Mapping[str, mx.array],
+        dense: bool,
     ) -> mx.array:
-        """Compute many sorted rows per expert: dequantize the experts, some at a time."""
+        """Compute sorted rows on copies of their experts, some experts at a time."""
         outputs = []
-        for begin in range(0, len(used), DENSE_EXPERTS):
-            first, last = np.searchsorted(ids, [begin, begin + DENSE_EXPERTS])
-            some = _without_gaps(views, used[begin : begin + DENSE_EXPERTS])
-            local = mx.array((ids[first:last] - begin).astype(np.uint32))
-            outputs.append(self._multiply(x[first:last], local, some, True, dense=True))
+        for begin in range(0, len(used), GROUP_EXPERTS):
+            first, last = np.searchsorted(ids, [begin, begin + GROUP_EXPERTS])
+            some = _copies(views, used[begin : begin + GROUP_EXPERTS])
+            # Fewer rows take another path on Metal, with other bits: repeat the last one.
+            rows = np.minimum(np.arange(first, max(last, first + REUSE_PAIRS)), last - 1)
+            x_of_row = x[first:last] if len(rows) == last - first else x[mx.array(rows)]
+            local = mx.array((ids[rows] - begin).astype(np.uint32))
+            outputs.append(self._multiply(x_of_row, local, some, True, dense)[: last - first])
         return mx.concatenate(outputs) if len(outputs) > 1 else outputs[0]
 
     def _multiply(
@@ -152,13 +175,11 @@ class ExpertMLP:
         return x if bias is None else x + mx.expand_dims(bias[slots], -2)
 
 
-def _without_gaps(
-    views: Mapping[str, mx.array], used: npt.NDArray[np.uint32]
-) -> Mapping[str, mx.array]:
+def _copies(views: Mapping[str, mx.array], used: npt.NDArray[np.uint32]) -> Mapping[str, mx.array]:
     """Return contiguous copies of some slots.
 
     MLX 0.32.4's gather_qmm on CUDA has no kernel for arrays with gaps between the experts, such as
-    views of a slab. Metal and the CPU support them.
+    views of a slab. On Metal it copies them whole where it reuses weights (``metal_paths.py``).
     """
     index = mx.array(used)
     return {name: mx.take(view, index, axis=0) for name, view in views.items()}

@@ -7,6 +7,7 @@ A kernel is a body in ``kernels/NAME.metal``, preceded by the helpers of ``kerne
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ import mlx.core as mx
 from flash_moe.errors import UnsupportedModelError
 from flash_moe.ops.cuda_source import cuda_body, cuda_header
 from flash_moe.ops.source import read_kernel_file
+
+_log = logging.getLogger(__name__)
 
 Template = Sequence[tuple[str, Any]]
 
@@ -82,9 +85,19 @@ def _build(kernel: Kernel) -> Any:
     if gpu == "metal":
         return mx.fast.metal_kernel(source=kernel.source, header=kernel.header, **names)
     if gpu == "cuda":
+        _announce_compiling()
         return mx.fast.cuda_kernel(
             source=cuda_body(kernel.source), header=cuda_header(kernel.header), **names
         )
     raise UnsupportedModelError(
         "ops", f"{kernel.name} needs a GPU: expected Metal or CUDA, got {mx.default_device()}"
+    )
+
+
+@functools.cache
+def _announce_compiling() -> None:
+    # Measured on an H200 with MLX 0.32.4: 35 to 60 s in each process, minutes in the first one of
+    # a machine.
+    _log.warning(
+        "CUDA kernels are compiled in the first passes of this process, which takes about a minute"
     )

@@ -1,9 +1,9 @@
-"""Self-test of the kernels on this machine, run once before a model uses them.
+"""Self-test of the kernels on this machine, run once before a model uses them, and their times.
 
 Each kernel runs on a small case and is compared with plain MLX (``self_test_cases.py``). The same
 test runs with ``mx.gather_qmm`` on views of a slab that were made before its first write: it
-computes long prompts, and everything if the kernels fail. If it fails too, it runs again on views
-made for each call.
+computes everything if the kernels fail. If it fails too, it runs again on views made for each call.
+Many rows per expert, as in prompts, are computed in the form of prompts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,24 @@ import mlx.core as mx
 
 from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
+from flash_moe.ops.form_timing import measure
+from flash_moe.ops.forms import Timing
+from flash_moe.ops.gated_delta import GATED_DELTA
 from flash_moe.ops.moe_experts import DOWN, GATE_UP
 from flash_moe.ops.router_topk import ROUTER_TOPK
-from flash_moe.ops.self_test_cache import drop_pass, has_passed, save_pass
-from flash_moe.ops.self_test_cases import ExpertsCase, router
+from flash_moe.ops.self_test_cache import (
+    drop_pass,
+    has_passed,
+    save_pass,
+    save_times,
+    saved_times,
+)
+from flash_moe.ops.self_test_cases import ExpertsCase, delta_rule, router
+from flash_moe.store.layout import RecordLayout, describe
 
 VIEWS = "mx.gather_qmm on views of the slab"
-KERNELS = (GATE_UP, DOWN, ROUTER_TOPK)
+MANY_ROWS = "many rows per expert"
+KERNELS = (GATE_UP, DOWN, ROUTER_TOPK, GATED_DELTA)
 
 
 @dataclass(frozen=True)
@@ -80,12 +91,7 @@ def self_test(*, again: bool = False) -> SelfTest:
         raise KernelError(
             "ops", f"the self-test needs a GPU: expected Metal or CUDA, got {mx.default_device()}"
         )
-    about = {
-        "mlx": version("mlx"),
-        "backend": backend,
-        "device": str(mx.device_info().get("device_name", "unknown")),
-        "system": platform.platform(),  # Metal's compiler comes with macOS
-    }
+    about = _about(backend)
     key = _key(about)
     with _lock:
         if key in _results and not again:
@@ -95,7 +101,8 @@ def self_test(*, again: bool = False) -> SelfTest:
         result = SelfTest(
             passed=not problems and not views,
             problems=(*problems, *views),
-            plain_works=not views or not _problems(f"{VIEWS}, made per call", _on_new_views),
+            plain_works=not views
+            or not _plain_problems(f"{VIEWS}, made per call", keep_views=False),
             keep_views=not views,
             seconds=time.perf_counter() - started,
             backend=backend,
@@ -112,6 +119,31 @@ def self_test(*, again: bool = False) -> SelfTest:
         return result
 
 
+def times_on_this_machine(layout: RecordLayout) -> dict[str, Timing] | None:
+    """Return the times of one, few and many rows by our kernels and by MLX.
+
+    They are measured once per machine and layout of records, and saved with the self-test's pass.
+
+    Returns:
+        ``None`` if the self-test failed, or if times cannot be saved: outputs would depend on which
+        form was faster in this process.
+
+    Raises:
+        KernelError: There is no GPU that kernels can run on.
+    """
+    if not self_test().passed:
+        return None
+    backend = kernel.backend()
+    assert backend is not None
+    key, name = _key(_about(backend)), describe(layout)
+    with _lock:
+        if saved_times(key, name) is None:
+            measured = measure(layout)
+            save_times(key, name, {case: [t.kernels, t.mlx] for case, t in measured.items()})
+        saved = saved_times(key, name)
+    return {case: Timing(*pair) for case, pair in saved.items()} if saved else None
+
+
 def kernel_texts() -> list[str]:
     """Return the sources of all kernels, as they are compiled.
 
@@ -119,6 +151,15 @@ def kernel_texts() -> list[str]:
         ConfigError: A file is missing.
     """
     return [text for k in KERNELS for text in (k.header, k.source)]
+
+
+def _about(backend: str) -> dict[str, str]:
+    return {
+        "mlx": version("mlx"),
+        "backend": backend,
+        "device": str(mx.device_info().get("device_name", "unknown")),
+        "system": platform.platform(),  # Metal's compiler comes with macOS
+    }
 
 
 def _key(about: Mapping[str, str]) -> str:
@@ -138,11 +179,18 @@ def _run() -> tuple[list[str], list[str]]:
         *_problems("router_topk", router),
         *_problems("moe_gate_up, moe_down", lambda: ExpertsCase.draw().on_kernels()),
     ]
-    return kernels, _problems(VIEWS, lambda: ExpertsCase.draw().on_views(keep=True))
+    if kernel.backend() == "cuda":  # mlx-lm has a kernel of its own for Metal
+        kernels += _problems("gated_delta", delta_rule)
+    return kernels, _plain_problems(VIEWS, keep_views=True)
 
 
-def _on_new_views() -> str:
-    return ExpertsCase.draw().on_views(keep=False)
+def _plain_problems(name: str, *, keep_views: bool) -> list[str]:
+    """Return the problems of plain MLX, which computes prompts even if the kernels pass."""
+    case = ExpertsCase.draw
+    return [
+        *_problems(name, lambda: case().on_views(keep=keep_views)),
+        *_problems(f"{name}, {MANY_ROWS}", lambda: case().on_many_rows(keep=keep_views)),
+    ]
 
 
 def _problems(name: str, test: Callable[[], str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Cache of passed self-tests: a small JSON file in the user's cache directory.
 
-Only passes are saved. The file is optional: an unreadable file counts as empty, and a failed write
-is only logged.
+Only passes are saved, with the times that were measured after them. The file is optional: an
+unreadable file counts as empty, and a failed write is only logged.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def save_pass(key: str, about: dict[str, str]) -> None:
         about: Readable parts of the key, for users who inspect the file.
     """
     passed = _read()
-    passed.pop(key, None)
-    passed[key] = about
+    times = _times(passed.pop(key, None))
+    passed[key] = {**about, "times": times} if times else about
     _write(dict(list(passed.items())[-MAX_ENTRIES:]))
 
 
@@ -48,6 +48,31 @@ def drop_pass(key: str) -> None:
     passed = _read()
     if passed.pop(key, None) is not None:
         _write(passed)
+
+
+def saved_times(key: str, layout: str) -> dict[str, list[float]] | None:
+    """Return the saved times of a layout: case to seconds by our kernels and by MLX."""
+    times = _times(_read().get(key)).get(layout)
+    if not isinstance(times, dict):
+        return None
+    complete = all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, float) for s in pair)
+        for pair in times.values()
+    )
+    return times if complete else None
+
+
+def save_times(key: str, layout: str, times: dict[str, list[float]]) -> None:
+    """Add the times of a layout to a saved pass. Times that are there stay."""
+    passed = _read()
+    if key in passed and saved_times(key, layout) is None:
+        passed[key] = {**passed[key], "times": {**_times(passed[key]), layout: times}}
+        _write(passed)
+
+
+def _times(about: Any) -> dict[str, Any]:
+    times = about.get("times") if isinstance(about, dict) else None
+    return times if isinstance(times, dict) else {}
 
 
 def _read() -> dict[str, Any]:

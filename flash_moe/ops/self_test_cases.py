@@ -13,13 +13,17 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from flash_moe.compat.dtypes import computed_dtype
+from flash_moe.ops import kernel
 from flash_moe.ops.expert_mlp import ExpertMLP
+from flash_moe.ops.gated_delta import gated_delta
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
 from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
 from flash_moe.stream.slab import Slab
 
 Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint32]
 
 # 34 chunks of 32 inputs: more than the 32 lanes of a SIMD group, and not a multiple of them.
 HIDDEN, WIDTH = 1088, 192
@@ -30,6 +34,10 @@ OVERWRITTEN = 0  # slot that gets another expert between two runs; each token us
 # Largest error over largest output. Kernels compute in float and round the output once, to 2^-8 of
 # its size in bfloat16; the reference stays in float. One wrong row of a weight is many times that.
 EXPERTS_BOUND = 8e-3
+# Slots of the rows of a long pass: several tiles, one with rows of three experts, one slot unused.
+MANY_SLOTS = np.repeat(np.array([0, 2, 3], np.uint32), [37, 5, 70])
+# MLX rounds gate, up, their product and the output to bfloat16, each to 2^-9 of its size.
+MANY_BOUND = 2e-2
 # Router weights are float32 on both sides. exp and the order of sums differ by 1e-6 of a weight.
 ROUTER_BOUND = 1e-4
 
@@ -46,6 +54,35 @@ def router() -> str:
     if not np.array_equal(np.array(ids), np.array(expected_ids)):
         return f"wrong experts: expected {expected_ids.tolist()}, got {ids.tolist()}"
     return _difference(_host(weights), _host(expected), ROUTER_BOUND)
+
+
+def delta_rule() -> str:
+    """Compare ``gated_delta`` with the recurrence in NumPy; return a description of the error."""
+    random = np.random.RandomState(0)
+    n, size = 5, 64  # positions; one head of keys and two of values
+
+    def normal(*shape: int) -> mx.array:
+        return mx.array(random.standard_normal(shape).astype(np.float32) / 8)
+
+    q, k, v = (normal(1, n, heads, size).astype(mx.bfloat16) for heads in (1, 1, 2))
+    g, beta = (mx.sigmoid(normal(1, n, 2)) for _ in range(2))
+    state = normal(1, 2, size, size)
+    mask = mx.array([[True, True, False, True, True]])
+    y, new_state = gated_delta(q, k, v, g, beta, state, mask)
+    s, outputs = _host(state)[0], []
+    for t, present in enumerate([True, True, False, True, True]):
+        key, query = _host(k)[0, t, 0], _host(q)[0, t, 0]
+        decayed = s * _host(g)[0, t, :, None, None]
+        delta = (_host(v)[0, t] - decayed @ key) * _host(beta)[0, t, :, None]
+        after = decayed + delta[..., None] * key
+        outputs.append(after @ query)
+        s = after if present else s
+    wrong = _difference(_host(y)[0], np.stack(outputs), EXPERTS_BOUND)
+    return wrong or _difference(_host(new_state)[0], s, ROUTER_BOUND)
+
+
+def _swiglu(up: mx.array, gate: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
 
 
 def _host(array: mx.array) -> Floats:
@@ -130,29 +167,63 @@ class ExpertsCase:
                 residual=self.residual,
             )
 
-        return self._protocol(slab, run)
+        return self._protocol(slab, run, lambda expert_of: self._plain(expert_of[SLOTS]))
 
     def on_views(self, *, keep: bool) -> str:
         """Run the protocol on views made before the first write, or for each run."""
         slab = Slab(N_SLOTS, self.layout.record_bytes, keep_views=keep)
         slab.views(self.layout)
-        return self._protocol(slab, lambda: self._plain(SLOTS, slab.views(self.layout)))
+        return self._protocol(
+            slab,
+            lambda: self._plain(SLOTS, slab.views(self.layout)),
+            lambda expert_of: self._plain(expert_of[SLOTS]),
+        )
 
-    def _protocol(self, slab: Slab, run: Callable[[], mx.array]) -> str:
+    def on_many_rows(self, *, keep: bool) -> str:
+        """Run the protocol on sorted rows in the form of prompts, in the dtype of a model."""
+        slab = Slab(N_SLOTS, self.layout.record_bytes, keep_views=keep)
+        slab.views(self.layout)
+        mlp = ExpertMLP(self.layout, _swiglu)
+        scale = np.random.RandomState(1).standard_normal((len(MANY_SLOTS), 1)).astype(np.float32)
+        x = mx.array(scale).astype(mx.bfloat16) * self.x[0]
+        x = mx.expand_dims(x, 1)
+
+        def run() -> mx.array:
+            given = x.astype(computed_dtype(mx.bfloat16))
+            views = slab.views(self.layout)
+            return mlp(
+                given, MANY_SLOTS, views, sorted_slots=True, many=kernel.backend() is not None
+            )
+
+        def expected(expert_of: Ids) -> mx.array:
+            return mlp(x[:, None].astype(mx.float32), expert_of[MANY_SLOTS][:, None], self.experts)[
+                :, 0
+            ]
+
+        return self._protocol(slab, run, expected, MANY_BOUND)
+
+    def _protocol(
+        self,
+        slab: Slab,
+        run: Callable[[], mx.array],
+        expected: Callable[[Ids], mx.array],
+        bound: float = EXPERTS_BOUND,
+    ) -> str:
+        """Compare ``run`` with the ``expected`` result of the expert in each slot."""
         expert_of = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert
         for slot, expert in enumerate(expert_of):
             self._write(slab, slot, int(expert))
-        first = _host(self._plain(expert_of[SLOTS], self.experts))
-        if error := _difference(_host(run()), first, EXPERTS_BOUND):
+        first = _host(expected(expert_of))
+        if error := _difference(_host(run()), first, bound):
             return error
         # _host has evaluated the run: nothing reads the slab any more, as at a fence of the bank.
         expert_of[OVERWRITTEN] = N_SLOTS
         self._write(slab, OVERWRITTEN, N_SLOTS)
-        second = _host(self._plain(expert_of[SLOTS], self.experts))
+        second = _host(expected(expert_of))
         got = _host(run())
-        if _error(got, first) <= EXPERTS_BOUND:
+        if _error(got, first) <= bound:
             return "stale: after a slot was overwritten, still the result of its previous expert"
-        error = _difference(got, second, EXPERTS_BOUND)
+        error = _difference(got, second, bound)
         return error and f"after a slot was overwritten: {error}"
 
     def _write(self, slab: Slab, slot: int, expert: int) -> None:
@@ -163,19 +234,20 @@ class ExpertsCase:
             record[c.offset : c.offset + c.n_bytes] = data
         slab.write(slot, bytes(record))
 
-    def _plain(self, ids: npt.NDArray[np.uint32], arrays: Mapping[str, mx.array]) -> mx.array:
+    def _plain(self, ids: Ids, arrays: Mapping[str, mx.array] | None = None) -> mx.array:
         """Compute the reference in float32: MLX on a CPU is accurate in no narrower dtype.
 
         Args:
             ids: Indices into the arrays, ``[tokens, k]``.
+            arrays: By default the experts.
 
         Returns:
             ``[tokens, HIDDEN]`` float32.
         """
-        mlp = ExpertMLP(self.layout, lambda up, gate: gate * mx.sigmoid(gate) * up)
+        mlp = ExpertMLP(self.layout, _swiglu)
         x, shared, gate, residual = (
             a.astype(mx.float32) for a in (self.x, self.shared, self.gate, self.residual)
         )
-        y = mlp(mx.expand_dims(x, (-2, -3)), ids, arrays).squeeze(-2)
+        y = mlp(mx.expand_dims(x, (-2, -3)), ids, arrays or self.experts).squeeze(-2)
         y = (y * self.weights[..., None]).sum(axis=-2)
         return y + mx.sigmoid(gate) * shared + residual

@@ -112,12 +112,14 @@ def plan_repository(
     *,
     revision: str | None = None,
     quantization: QuantizationConfig = AS_IT_IS,
+    keep: bool = False,
     part: Part | None = None,
 ) -> Planned:
     """Plan a pull. Downloads config.json, the index and the headers of the shards.
 
     Args:
         dst: Directory of the store; files of an earlier pull count as downloaded.
+        keep: Keep the tensors that mlx-lm does not load.
         part: The part to store.
 
     Raises:
@@ -146,7 +148,7 @@ def plan_repository(
             left = sum(places[s].n_bytes - downloaded_bytes(s) for s in remaining)
             return replace(usage, download=left + small, shards=shards.peak_disk(source)[0])
 
-        open_as = partial(open_source, checkpoint, part=part)
+        open_as = partial(open_source, checkpoint, keep=keep, part=part)
         return _planned(open_as, disk, quantization, repo, remote.commit, journal)
 
 
@@ -155,11 +157,13 @@ def plan_checkpoint(
     dst: Path,
     *,
     quantization: QuantizationConfig = AS_IT_IS,
+    keep: bool = False,
     part: Part | None = None,
 ) -> Planned:
     """Plan the packing of a checkpoint on this disk.
 
     Args:
+        keep: Keep the tensors that mlx-lm does not load.
         part: The part to store.
 
     Raises:
@@ -178,7 +182,7 @@ def plan_checkpoint(
             return usage
         return replace(usage, deleting=_disk(source, dst, deleted, small).needed)
 
-    open_as, origin = partial(open_source, checkpoint, part=part), checkpoint.origin
+    open_as, origin = partial(open_source, checkpoint, keep=keep, part=part), checkpoint.origin
     return _planned(open_as, disk, quantization, origin.name, origin.revision, journal)
 
 

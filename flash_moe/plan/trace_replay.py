@@ -9,34 +9,54 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flash_moe.store.experts import expert_bytes
 from flash_moe.stream.budget import SlabPlan, plan_slabs
+from flash_moe.stream.host_tier import HostTable
 from flash_moe.stream.policy import Key, Policy
 from flash_moe.stream.slot_table import SlotTable
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import Call, Trace
 
 
-def replay(trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]) -> StreamStats:
+def replay(
+    trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy], host_bytes: int = 0
+) -> StreamStats:
     """Return the counters of a run with this routing, budget and policy, from an empty bank.
+
+    Args:
+        host_bytes: Size of a second tier (``host_cache_gb``); its hits are ``host_hits``.
 
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
     """
+    slot_bytes = max(layer.layout.record_bytes for layer in trace.header.layers)
+    tier = HostTable(host_bytes // slot_bytes)
 
-    def reads(plan: SlabPlan, calls: Sequence[Call]) -> Iterable[int]:
+    def misses(plan: SlabPlan, calls: Sequence[Call]) -> Iterator[tuple[int, int]]:
         table = SlotTable(plan.n_slots, make_policy())
         for layer, experts in calls:
-            n_reads = 0
+            n_reads = n_host = 0
             for group in table.begin_call(layer, experts):
                 assignment = table.assign(layer, group)
                 table.commit(assignment)
                 n_reads += len(assignment.reads)
-            yield n_reads
+                keys = [(layer, expert) for expert, _ in assignment.reads]
+                n_host += _through_tier(tier, keys, assignment.evicted)
+            yield n_reads, n_host
 
-    return _count(trace, budget_bytes, reads)
+    return _count(trace, budget_bytes, misses)
+
+
+def _through_tier(tier: HostTable, keys: Sequence[Key], evicted: Iterable[Key]) -> int:
+    """Load missing experts through the second tier, in the order of a live run; count its hits."""
+    places = [(key, tier.acquire(key)) for key in keys]
+    tier.touch(evicted)
+    for key, place in places:
+        if place is not None:
+            tier.release(key, complete=True)
+    return sum(place is not None and place[1] for _, place in places)
 
 
 def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
@@ -49,15 +69,22 @@ def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
     Raises:
         BudgetError: As for ``replay``.
     """
-    return _count(trace, budget_bytes, lambda plan, calls: _belady(plan.n_slots, calls))
+    return _count(
+        trace,
+        budget_bytes,
+        lambda plan, calls: ((n, 0) for n in _belady(plan.n_slots, calls)),
+    )
 
 
 def _count(
     trace: Trace,
     budget_bytes: int,
-    reads: Callable[[SlabPlan, Sequence[Call]], Iterable[int]],
+    misses: Callable[[SlabPlan, Sequence[Call]], Iterator[tuple[int, int]]],
 ) -> StreamStats:
-    """Count the reads of each call, slab by slab: slabs are independent."""
+    """Count the misses of each call, and those that the second tier serves.
+
+    Slabs are independent, but a second tier serves all of them in the order of the calls.
+    """
     header = trace.header
     plans = plan_slabs(header.layers, budget_bytes, header.top_k)
     counters = Counters(
@@ -65,21 +92,25 @@ def _count(
         sum(plan.n_bytes for plan in plans),
         expert_bytes(header.layers),
     )
+    counts: dict[int, Iterator[tuple[int, int]]] = {}
     for plan in plans:
-        calls = [call for call in trace.calls if call[0] in plan.layers]
-        for (layer, experts), n_reads in zip(calls, reads(plan, calls), strict=True):
-            counters.add(
-                layer,
-                calls=1,
-                hits=len(experts) - n_reads,
-                misses=n_reads,
-                bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
-                bytes_read=n_reads * header.read_bytes[layer],
-            )
+        of_slab = misses(plan, [call for call in trace.calls if call[0] in plan.layers])
+        counts |= dict.fromkeys(plan.layers, of_slab)
+    for layer, experts in trace.calls:
+        n_misses, n_host = next(counts[layer])
+        counters.add(
+            layer,
+            calls=1,
+            hits=len(experts) - n_misses,
+            misses=n_misses,
+            host_hits=n_host,
+            bytes_asked=len(experts) * header.layers[layer].layout.record_bytes,
+            bytes_read=(n_misses - n_host) * header.read_bytes[layer],
+        )
     return counters.snapshot()
 
 
-def _belady(n_slots: int, calls: Sequence[Call]) -> Iterable[int]:
+def _belady(n_slots: int, calls: Sequence[Call]) -> Iterator[int]:
     """Yield the reads of each call."""
     uses: dict[Key, deque[float]] = defaultdict(deque)  # indices of the future calls
     for number, (layer, experts) in enumerate(calls):

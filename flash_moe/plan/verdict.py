@@ -21,6 +21,7 @@ class Request:
         model: Repository or directory.
         is_local: True for a directory.
         dst: Directory of the store, if given.
+        keep: True to keep the tensors that mlx-lm does not load.
     """
 
     model: str
@@ -28,6 +29,7 @@ class Request:
     dst: Path | None = None
     revision: str | None = None
     quantization: QuantizationConfig = AS_IT_IS
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def command(planned: Planned, request: Request) -> tuple[str, ...]:
     part = ("--part", str(planned.part)) if planned.part else ()
     if planned.is_slice:
         return ("flash-moe", "slice", request.model, str(planned.disk.path), *part)
-    flags = (*request.quantization.flags, *part)
+    flags = (*request.quantization.flags, *(["--keep-unused"] if request.keep else []), *part)
     if request.revision is not None and not request.is_local:
         flags = ("--revision", request.revision, *flags)
     if request.is_local:

@@ -89,6 +89,8 @@ class _State:
         yield counter("expert_bytes_read", "Expert bytes read from disk.", stats.bytes_read)
         yield counter("expert_hits", "Expert lookups that hit the cache.", stats.hits)
         yield counter("expert_misses", "Expert lookups that missed the cache.", stats.misses)
+        yield counter("expert_host_hits", "Misses that the second tier served.", stats.host_hits)
+        yield counter("expert_bytes_copied", "Bytes copied to a GPU.", stats.bytes_copied)
         yield counter("bank_shrinks", "Times the expert cache released memory.", stats.shrinks)
         yield gauge("expert_hit_rate", "Hits per lookup, since loading.", stats.hit_rate)
         yield gauge("bank_bytes", "Memory of the expert cache.", stats.bank_bytes)

@@ -68,6 +68,8 @@ class Segment:
         n_bytes: Bytes of the record.
         rows: Equal pieces of the range; only they are used, and are contiguous in the record.
         step: Bytes from a row to the next in the file, if there are several.
+        dtype: safetensors name of its elements, if they are multiplied by a factor.
+        factor: Integer that multiplies the elements; a power of two for half precision.
     """
 
     file: Path
@@ -76,6 +78,8 @@ class Segment:
     n_bytes: int
     rows: int = 1
     step: int = 0
+    dtype: str = ""
+    factor: int = 1
 
     @property
     def span(self) -> int:
@@ -89,13 +93,14 @@ class Places:
 
     Attributes:
         starts: File and first byte of each expert.
-        rows: As in ``Segment``.
-        step: As in ``Segment``.
+        rows, step, dtype, factor: As in ``Segment``.
     """
 
     starts: Sequence[tuple[Path, int]]
     rows: int = 1
     step: int = 0
+    dtype: str = ""
+    factor: int = 1
 
 
 class ExpertFiles(ABC):
@@ -179,7 +184,7 @@ class CheckpointExperts(ExpertFiles):
     def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
         places = self._places[layer]
         return tuple(
-            Segment(*p.starts[expert], c.offset, c.n_bytes, p.rows, p.step)
+            Segment(*p.starts[expert], c.offset, c.n_bytes, p.rows, p.step, p.dtype, p.factor)
             for c in self.layers[layer].layout.components
             for p in [places[c.name]]
         )

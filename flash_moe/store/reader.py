@@ -16,6 +16,7 @@ import fcntl
 import mmap
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,8 @@ class RecordReader:
             if got == segment.span:
                 if segment.rows > 1:
                     _copy_rows(whole, part, segment)
+                if segment.factor != 1:
+                    _multiply(part, segment)
                 return
             problem = (
                 f"{segment.file}: expected {segment.span} bytes at {segment.offset}, got {got}"
@@ -266,10 +269,23 @@ def _cut(segment: Segment, start: int, stop: int) -> Segment | None:
     if n_bytes == segment.n_bytes:
         return segment
     offset = segment.offset + first - segment.record_offset
-    return Segment(segment.file, offset, first, n_bytes)
+    return replace(segment, offset=offset, record_offset=first, n_bytes=n_bytes)
 
 
 def _copy_rows(span: memoryview, part: memoryview, segment: Segment) -> None:
     row = segment.n_bytes // segment.rows
     rows = as_strided(np.frombuffer(span, np.uint8), (segment.rows, row), (segment.step, 1))
     np.frombuffer(part, np.uint8).reshape(segment.rows, row)[:] = rows
+
+
+def _multiply(part: memoryview, segment: Segment) -> None:
+    """Multiply floats in place. A power of two rounds nothing, and single precision once."""
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN, as in MLX
+        if segment.dtype == "BF16":
+            halves = np.frombuffer(part, np.uint16)
+            floats = (halves.astype(np.uint32) << 16).view(np.float32)
+            floats *= segment.factor
+            halves[:] = floats.view(np.uint32) >> 16
+        else:
+            floats = np.frombuffer(part, {"F16": np.float16, "F32": np.float32}[segment.dtype])
+            floats *= floats.dtype.type(segment.factor)

@@ -149,6 +149,10 @@ class ExpertBank:
         table = self._pool_of[layer].table
         return all((layer, expert) in table for expert in experts)
 
+    def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
+        """True if an expert has to be read, and the wait is worth a separate computation."""
+        return self._memory.early_waves and not self.all_cached(layer, experts)
+
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.
 

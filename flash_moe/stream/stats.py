@@ -103,8 +103,9 @@ class StreamStats:
     ranks: tuple[RankStats, ...] = ()
 
     def __str__(self) -> str:
+        tier = f"{self.host_hits} misses from the second tier, " if self.host_hits else ""
         return (
-            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, "
+            f"{format_bytes(self.bytes_read)} of experts read, hit rate {self.hit_rate:.0%}, {tier}"
             f"bank {format_bytes(self.bank_bytes)} of {format_bytes(self.expert_bytes)} of experts"
         )
 

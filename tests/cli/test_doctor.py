@@ -11,9 +11,11 @@ import mlx.core as mx
 import pytest
 
 from flash_moe.cli import doctor, main
+from flash_moe.compat import cudart
 from flash_moe.ops import kernel, self_test
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
+from tests.support.fake_cudart import FakeCudart, fake_runtime
 from tests.support.processes import in_process
 
 on_cpu = pytest.mark.skipif(kernel.backend() is not None, reason="there is a GPU")
@@ -125,6 +127,19 @@ def test_on_a_mac_whose_kernels_fail(
     assert out.count("error: no such function") == 100  # all of it, for the report
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["self_test"]["problems"] == [problem]
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_memory_of_an_nvidia_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], managed: bool
+) -> None:
+    fake = FakeCudart(free=9 * 10**11)
+    fake.managed_access = managed
+    monkeypatch.setattr(cudart, "cuda_runtime", lambda: fake_runtime(fake))
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "GPU memory  1.0 TB, 900.0 GB free; libcudart 13.0" in out
+    assert ("over PCIe" in out) is not managed
 
 
 def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> None:

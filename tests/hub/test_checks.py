@@ -21,10 +21,13 @@ from tests.support.directories import differences
 from tests.support.formats import (
     GLM,
     KIMI_K3,
+    OLMOE,
     QWEN,
     STEP,
     Weights,
     assert_same_bits,
+    awq,
+    quantized_by,
     renamed,
     write,
 )
@@ -33,6 +36,7 @@ from tests.support.hub.pulls import REPO, pull
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 NORM = "model.norm.weight"
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def sharded(path: Path, *, index: bool = True) -> Path:
@@ -138,14 +142,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "expects .*the checkpoint has",
     ),
     "experts of AWQ": (
+        lambda p: write(p, OLMOE, awq(*LINEAR), quantize=False, changes=quantized_by("awq")),
+        r"experts\.0\.down_proj(?s:.*)reads AWQ weights of attention, but not of experts",
+    ),
+    "experts of GPTQ": (
+        lambda p: write(p, OLMOE, awq(*LINEAR), quantize=False, changes=quantized_by("gptq")),
+        r"experts\.0\.down_proj(?s:.*)reads GPTQ weights of attention, but not of experts",
+    ),
+    "GPTQ with an order of groups": (
         lambda p: write(
-            p,
-            GLM,
-            renamed((r"(experts\.\d+\.\w+)\.weight", r"\1.qweight")),
-            quantize=False,
-            changes={"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}},
+            p, OLMOE, awq("q_proj", more=("g_idx",)), quantize=False, changes=quantized_by("gptq")
         ),
-        "AWQ",
+        r"q_proj\.g_idx in weights(?s:.*)or the original in bf16 with --bits 4",
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import mlx.core as mx
 import pytest
 
 from flash_moe.errors import ConfigError, KernelError
-from flash_moe.ops import dispatch, self_test_cache, self_test_cases
+from flash_moe.ops import dispatch, expert_mlp, self_test_cache, self_test_cases
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops import self_test as self_test_module
-from flash_moe.ops.dispatch import KernelWarning, keep_views, use_kernels
+from flash_moe.ops.dispatch import KernelWarning, keep_views, kernel_forms, use_kernels
+from flash_moe.ops.form_timing import measure
+from flash_moe.ops.forms import Forms, Timing
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.self_test import SelfTest, self_test
 from flash_moe.ops.self_test_cases import EXPERTS_BOUND, N_SLOTS, OVERWRITTEN, SLOTS, ExpertsCase
 from flash_moe.ops.source import shipped_kernels_dir
 from flash_moe.stream.slab import Slab
+from flash_moe.testing.random_experts import random_experts
 from tests.support.metal_emulator import emulated_metal
 
 # A line before the kernel that makes it compute something else.
@@ -198,6 +202,47 @@ def test_views_that_do_not_see_the_overwritten_slot(
         with pytest.raises(KernelError, match="Plain MLX is wrong on the slab too"):
             use_kernels(option)
     assert not use_kernels("off")
+
+
+def test_many_rows_on_wrong_copies_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of prompts fails alone; then no correct computation is left."""
+    monkeypatch.setattr(
+        expert_mlp,
+        "_copies",
+        lambda views, used: {n: view[: len(used)] for n, view in views.items()},
+    )
+    result = self_test()
+    assert (result.passed, result.plain_works) == (False, False)
+    (problem,) = result.problems
+    assert problem.startswith("mx.gather_qmm on views of the slab, many rows per expert: wrong num")
+
+
+def test_times(on_metal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All forms run on the emulator; a clock that counts its readings replaces time."""
+    ticks = count()
+    experts = random_experts(64, 64, 2, bits=4, group_size=64, scale_dtype=mx.bfloat16)
+    times = measure(experts.layout, clock=lambda: float(next(ticks)))
+    assert times == {
+        "one": Timing(1 / 20, 1 / 20), "few": Timing(1 / 4, 1 / 4), "many": Timing(1.0, 1.0)
+    }  # fmt: skip
+    monkeypatch.setattr(self_test_module, "measure", lambda layout: {"one": Timing(2.0, 1.0)})
+    assert kernel_forms("require", experts.layout) == Forms()
+    assert not kernel_forms("auto", experts.layout).one
+    monkeypatch.setattr(self_test_module, "measure", lambda layout: {"one": Timing(1.0, 2.0)})
+    new_process()
+    assert not kernel_forms("auto", experts.layout).one  # as it was saved
+    assert not self_test(again=True).remembered
+    assert not kernel_forms("auto", experts.layout).one
+    on_metal.unlink()
+    new_process()
+    assert kernel_forms("auto", experts.layout).one
+    # If nothing can be saved, processes would choose differently.
+    on_metal.unlink()
+    on_metal.parent.rmdir()
+    on_metal.parent.write_text("a file in the place of the directory")
+    monkeypatch.setattr(self_test_module, "measure", lambda layout: {"one": Timing(2.0, 1.0)})
+    new_process()
+    assert kernel_forms("auto", experts.layout) == Forms()
 
 
 def test_another_text_is_tested_anew(

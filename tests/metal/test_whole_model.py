@@ -18,10 +18,10 @@ import pytest
 
 from flash_moe import load
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.model import switch as moe_module
 from flash_moe.model.padding import Padding
+from flash_moe.ops import dispatch, self_test_cache
 from flash_moe.ops import kernel as kernel_module
-from flash_moe.ops import self_test_cache
+from flash_moe.ops.forms import Forms
 from flash_moe.ops.kernel import Kernel
 from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.metal_emulator import emulated_metal
@@ -99,28 +99,44 @@ def test_bits_do_not_depend_on_what_the_bank_holds(
     assert np.array_equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("share", ["token", "all"])
-def test_rows_of_an_expert_decide(
+ROUTED = {"moe_gate_up", "moe_down"}
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "forms", "expected"),
+    [
+        (16, Forms(), {"router_topk", *ROUTED}),  # few rows per expert in the mean: kernels and MLX
+        (16, Forms(many=True), {"router_topk", *ROUTED}),
+        (16, Forms(few=False), set()),  # mlx-lm's own block
+        (60, Forms(), ROUTED),  # experts with less than 4 rows
+        (60, Forms(few=False), set()),
+        (1, Forms(one=False), set()),
+        (1, Forms(few=False), {"router_topk", *ROUTED}),
+    ],
+)
+def test_forms(
     tiny_mlx: Path,
     tiny_store: Path,
     launches: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
-    share: str,
+    n_tokens: int,
+    forms: Forms,
+    expected: set[str],
 ) -> None:
-    """Our kernels, our router with gather_qmm, mlx-lm's own block: the same logits."""
-    prompt = prompt_ids(16)  # of 4 experts each, on 32 experts: no expert may have all, or none
-    expected = Resident(tiny_mlx).logits(prompt)
-    ran = []
-    for limit in (100, 2, 0):
-        monkeypatch.setattr(moe_module, "MAX_ROWS_PER_EXPERT", limit)
+    """Any mixture of forms has the logits of resident mlx-lm, and no bit depends on the bank."""
+    monkeypatch.setattr(dispatch, "DEFAULT", forms)
+    prompt = prompt_ids(n_tokens)
+    resident = Resident(tiny_mlx).logits(prompt)
+    found = set()
+    for share in ("token", "half", "all"):
         with load(tiny_store, cache_gb=budget_gb(tiny_store, share), kernels="require") as flash:
             before = launches.copy()
-            got = np.array(flash.model(mx.array([prompt])))
-        assert np.abs(got - expected).max() < LOGITS_BOUND
-        ran.append({name for name in launches if launches[name] > before[name]})
-    all_fit = share == "all"
-    everything = {"router_topk", "moe_gate_up", "moe_down"}
-    assert ran == [everything if all_fit else {"router_topk"}, {"router_topk"}, set()]
+            for _ in range(2):  # with no expert in slots, and with those of the first pass
+                got = np.array(flash.model(mx.array([prompt])))
+                found.add(got.tobytes())
+        assert np.abs(got - resident).max() < LOGITS_BOUND
+        assert {name for name in launches if launches[name] > before[name]} == expected
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +166,7 @@ def test_architectures(
 
 
 def test_experts_that_the_kernels_do_not_take(tmp_path: Path, launches: Counter[str]) -> None:
-    """mxfp4: plain MLX computes, or the user hears why."""
+    """mxfp4: plain MLX computes, or an error names the reason."""
     path = tmp_path / "model"
     write_model(path, "qwen3_moe", mode="mxfp4")
     with pytest.raises(UnsupportedModelError, match="expected the same affine quantization"):

@@ -32,12 +32,13 @@ from tests.support.formats import (
     QWEN,
     Weights,
     assert_same_bits,
-    bytes_of,
+    awq,
     per_expert,
-    record_tensors,
+    quantized_by,
     renamed,
     write,
 )
+from tests.support.hf_originals import write_original
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 LAST = "language_model.model.layers.1.block_sparse_moe"
@@ -185,7 +186,7 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], bool]] = {
             changes=compressed("pack-quantized"),
             drop=QUANTIZATION,
         ),
-        False,
+        True,
     ),
     "kimi_k3, mxfp4": (
         lambda p: write(
@@ -233,25 +234,11 @@ def test_the_bits_of_mlx_lm(make: Callable[[Path], Path], in_place: bool, tmp_pa
             assert list(flash.generate(prompt_ids(9), max_tokens=4).token_ids) == expected
 
 
-def awq(w: Weights) -> Weights:
-    """Attention as AutoAWQ saves it: words along the outputs, scales of float16."""
-    out = {}
-    for name, array in per_expert()(w).items():
-        if not name.endswith("q_proj.weight"):
-            out[name] = array
-            continue
-        base, (rows, width) = name.removesuffix(".weight"), array.shape
-        key = mx.random.key(rows)
-        out[f"{base}.qweight"] = mx.random.randint(0, 2**31 - 1, (width, rows // 8), key=key)
-        out[f"{base}.qzeros"] = mx.random.randint(0, 2**31 - 1, (width // 32, rows // 8), key=key)
-        out[f"{base}.scales"] = mx.random.uniform(0, 0.01, (width // 32, rows), mx.float16, key)
-    return out
-
-
-def test_attention_of_awq_is_that_of_convert(tmp_path: Path) -> None:
-    quantization = {"quant_method": "awq", "bits": 4, "group_size": 32}
-    changes = {"quantization_config": quantization}
-    path = write(tmp_path / "model", OLMOE, awq, quantize=False, changes=changes)
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_attention_of_awq_is_that_of_convert(method: str, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "model", OLMOE, awq("q_proj"), quantize=False, changes=quantized_by("awq")
+    )
     mlx_lm.convert(str(path), str(tmp_path / "mlx"), quantize=True)
     pack(open_source(path), tmp_path / "store")
     assert_same_bits(tmp_path / "mlx", tmp_path / "store")
@@ -272,33 +259,67 @@ def test_quantized_originals_keep_their_bits(tmp_path: Path) -> None:
     assert ours.layers == theirs.layers
 
 
-def test_experts_that_mlx_lm_computes_are_not_requantized(tmp_path: Path) -> None:
-    path = FORMATS["kimi_k2, int4"][0](tmp_path / "model")
+def test_experts_that_mlx_lm_computes_are_not_requantized_by(tmp_path: Path) -> None:
+    path = FORMATS["minimax_m3, shared expert folded in"][0](tmp_path / "model")
     with pytest.raises(UnsupportedModelError, match=r"it computes.*mlx_lm\.convert"):
         open_source(path, QuantizationConfig(expert_bits=2))
 
 
-def test_a_global_scale_is_a_component(tmp_path: Path) -> None:
-    """MLX computes with it on a GPU only, so the records are compared, and not the tokens."""
-    projections = [f"model.layers.1.mlp.switch_mlp.{p}" for p in ("gate", "up", "down")]
+def modelopt_muse(path: Path) -> Path:
+    """As NVIDIA publishes Muse Spark: fused, with a global scale of each half, as ModelOpt does."""
+    write_original(path, "muse_spark", n_shards=1)
+    file = path / "model-00001-of-00001.safetensors"
+    weights: Weights = dict(mx.load(str(file)))
+    mx.eval(weights)
+    for layer in (1, 2):  # the first and the last stay as they are
+        base = f"model.language_model.layers.{layer}.mlp.experts"
+        for number, name in enumerate(("gate_up_proj", "down_proj")):
+            n, rows, width = weights[f"{base}.{name}"].shape
+            key = mx.random.key(2 * layer + number)
+            words, scales = (
+                mx.random.randint(1, 120, (n, rows, width // k), mx.uint8, key) for k in (2, 16)
+            )
+            halves = (n, 2) if name == "gate_up_proj" else (n,)
+            weights |= {
+                f"{base}.{name}": words,
+                f"{base}.{name}_weight_scale": scales,
+                f"{base}.{name}_weight_scale_2": mx.random.uniform(0, 1e-4, halves, key=key),
+                f"{base}.{name}_input_scale": mx.ones(halves),
+            }
+    mx.save_safetensors(str(file), weights)
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
 
+
+def global_scale(path: Path) -> Path:
     def with_scale(w: Weights) -> Weights:
-        return w | {f"{p}_proj.global_scale": mx.random.uniform(shape=(16,)) for p in projections}
+        names = [f"model.layers.1.mlp.switch_mlp.{p}_proj" for p in ("gate", "up", "down")]
+        return w | {f"{p}.global_scale": mx.random.uniform(shape=(16,)) for p in names}
 
-    path = write(
-        tmp_path / "model", GLM, with_scale, mode="nvfp4", group_size=16, experts_only=True
-    )
-    source = open_source(path)
-    assert source.layers[0].layout.component("up_proj", "global_scale") is not None
-    pack(source, tmp_path / "store")
-    assert verify(tmp_path / "store").problems == ()
-    expected = dict(mx.load(str(path / "model.safetensors")))
-    assert (
-        record_tensors(tmp_path / "store").items()
-        >= {
-            name: bytes_of(array) for name, array in expected.items() if "global_scale" in name
-        }.items()
-    )
+    return write(path, GLM, with_scale, mode="nvfp4", group_size=16, experts_only=True)
+
+
+@pytest.mark.parametrize("make", [global_scale, modelopt_muse])
+def test_a_global_scale_is_a_component(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """MLX computes with it on a GPU only, so the records are compared, and not the tokens."""
+    path, store = make(tmp_path / "model"), tmp_path / "store"
+    pack(open_source(path), store)
+    assert verify(store).problems == ()
+    packed = PackedExperts(store, read_manifest(store))
+    with_scales = [la for la in packed.layers if la.layout.component("up_proj", "global_scale")]
+    assert len(with_scales) == (2 if make is modelopt_muse else 1)
+    assert_same_bits(path, store)
+    in_place = open_streaming(path, LoadOptions()).experts
+    readers = RecordReader(packed), RecordReader(in_place)
+    for index, layer in enumerate(packed.layers):
+        records = [memoryview(bytearray(layer.layout.record_bytes)) for _ in readers]
+        for reader, record in zip(readers, records, strict=True):
+            reader.read(index, 5, record)
+        assert bytes(records[0]) == bytes(records[1])
+    for reader in readers:
+        reader.close()
 
 
 def test_rows_in_turn_are_read_in_parts(tmp_path: Path) -> None:

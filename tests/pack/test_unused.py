@@ -76,6 +76,20 @@ def test_they_are_kept_in_files_of_their_own(
     assert verify(store).damaged == {"unused.safetensors"}
 
 
+def test_the_plan_counts_them(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", str(checkpoint), "--dst", str(tmp_path / "store"), "--no-measure", "--json"]
+    plans = []
+    for more in ([], ["--keep-unused"]):
+        assert main([*words, *more]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    assert main(plans[1]["verdict"]["command"][1:]) == 0
+    file = tmp_path / "store" / "unused.safetensors"
+    for figure in ("store", "needed"):
+        assert plans[1]["disk"][figure] - plans[0]["disk"][figure] == file.stat().st_size
+
+
 def test_a_stopped_run_does_not_change_its_mind(checkpoint: Path) -> None:
     sources = [open_source(checkpoint, keep=keep) for keep in (False, True)]
     assert sources[0].fingerprint != sources[1].fingerprint

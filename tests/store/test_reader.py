@@ -9,12 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 import xxhash
 
+from flash_moe.compat.dtypes import DTYPES
 from flash_moe.errors import ReadError
 from flash_moe.store import reader as reader_module
-from flash_moe.store.experts import CheckpointExperts, PackedExperts, read_checkpoint_tensors
+from flash_moe.store.experts import (
+    CheckpointExperts,
+    ExpertFiles,
+    PackedExperts,
+    Segment,
+    read_checkpoint_tensors,
+)
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import FileSet, RecordReader, read_range
 
@@ -115,6 +124,29 @@ def test_an_error_of_the_disk_keeps_its_reason(
     monkeypatch.setattr(reader_module.os, "preadv", broken)
     with pytest.raises(ReadError, match=r"layer 1, expert 2: .*Input/output error"):
         reader.read(1, 2, buffer())
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_multiples_have_the_bits_of_mlx(dtype: str, tmp_path: Path) -> None:
+    """Every half-precision number, infinities and subnormal ones included."""
+    numbers = np.arange(2**16, dtype=np.uint16)
+    words = numbers.astype(np.uint32) << 16 if dtype == "F32" else numbers
+    file = tmp_path / "numbers"
+    file.write_bytes(words.tobytes())
+
+    class Multiples(ExpertFiles):
+        def segments(self, layer: int, expert: int) -> tuple[Segment, ...]:
+            return (Segment(file, 0, 0, words.nbytes, dtype=dtype, factor=-8),)
+
+    record = memoryview(bytearray(words.nbytes))
+    reader = RecordReader(Multiples())
+    for start in range(0, words.nbytes, 4096):
+        reader.read_part(0, 0, record, start, start + 4096)
+    reader.close()
+    floats = mx.array(words).view(DTYPES[dtype])
+    expected = (-8 * floats).view(mx.array(words).dtype)
+    same = mx.array(np.frombuffer(record, words.dtype)) == expected
+    assert mx.all(same | mx.isnan(floats))
 
 
 def test_read_range_counts_what_it_read(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from flash_moe import load
 from flash_moe.errors import ConfigError, ReadError
+from flash_moe.plan.trace_replay import replay
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream import device_memory
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.host_tier import HostTable
+from flash_moe.stream.policy import LRU
+from flash_moe.stream.trace import read_trace
 from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
 from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
@@ -143,6 +146,27 @@ def test_tokens_do_not_depend_on_the_tier(
         assert (stats.host_hits > 0) == (host == 2e-3)
         assert not fake.pinned
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("host", [0, 40, 120])
+def test_a_replay_counts_what_the_tier_served(
+    tiny_store: Path,
+    fake: FakeCudart,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    host: int,
+) -> None:
+    monkeypatch.setattr(device_memory, "cuda_runtime", lambda: fake_runtime(fake))
+    file, gb = tmp_path / "trace", 1.5 * budget_gb(tiny_store, "token")
+    tier = {"host_cache_gb": host * RECORD / 1e9} if host else {}
+    with load(tiny_store, cache_gb=gb, cache_policy="lru", trace=file, **tier) as flash:
+        flash.generate(prompt_ids(20), max_tokens=12)
+        stats = flash.stats
+    trace = read_trace(file)
+    replayed = replay(trace, trace.header.budget_bytes, LRU, host * RECORD)
+    for name in ("hits", "misses", "host_hits", "bytes_read"):
+        assert getattr(replayed, name) == getattr(stats, name), name
+    assert (stats.host_hits > 0) == (host > 0)
 
 
 def test_a_tier_needs_a_device(tiny_store: Path) -> None:

@@ -33,6 +33,7 @@ class FakeCudart:
         self.fail: Callable[[str, int], int] = lambda name, number: 0
         self.before_copy: Callable[[], None] = lambda: None
         self.free, self.version = free, version
+        self.managed_access = 1
         self.pinned: dict[int, Any] = {}
         self.streams: set[int] = set()
         self.copies: list[Copy] = []
@@ -56,7 +57,7 @@ class FakeCudart:
         return self._begin("cudaMemGetInfo")
 
     def cudaDeviceGetAttribute(self, out: Any, attribute: Any, device: Any) -> int:
-        out._obj.value = 1
+        out._obj.value = self.managed_access
         return self._begin("cudaDeviceGetAttribute")
 
     def cudaPointerGetAttributes(self, out: Any, address: Any) -> int:

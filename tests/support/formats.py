@@ -171,6 +171,37 @@ def per_expert(**names: str) -> Callable[[Weights], Weights]:
     return edit
 
 
+def awq(*modules: str, more: tuple[str, ...] = ()) -> Callable[[Weights], Weights]:
+    """Save some modules as AutoAWQ and AutoGPTQ do: words along the outputs, scales of float16.
+
+    Args:
+        more: Names of further tensors of each module, ``g_idx``.
+    """
+
+    def edit(weights: Weights) -> Weights:
+        out = {}
+        for name, array in per_expert()(weights).items():
+            base = name.removesuffix(".weight")
+            if not base.endswith(modules):
+                out[name] = array
+                continue
+            rows, width = array.shape
+            key = mx.random.key(rows)
+            words = mx.random.randint(0, 2**31 - 1, (width, rows // 8), key=key)
+            out[f"{base}.qweight"] = words
+            out[f"{base}.qzeros"] = words[: width // 32]
+            out[f"{base}.scales"] = mx.random.uniform(0, 0.01, (width // 32, rows), mx.float16, key)
+            out |= {f"{base}.{each}": mx.zeros(width, mx.int32) for each in more}
+        return out
+
+    return edit
+
+
+def quantized_by(method: str) -> dict[str, Any]:
+    """Changes of the config of a checkpoint that AutoAWQ or AutoGPTQ quantized."""
+    return {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 32}}
+
+
 def parameters(path: Path) -> Weights:
     """Return the parameters as mlx-lm loads them."""
     model, _ = load_model(path, lazy=True)

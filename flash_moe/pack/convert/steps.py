@@ -86,7 +86,8 @@ def read_slices(shards: FileSet, viewed: ViewedTensor, slices: Sequence[ExpertSl
         read_exactly(shards, one.entry, (one.start + view.first) * itemsize, data.data)
         taken.append(view.take(data.view(f"u{itemsize}")))
     whole = np.stack(taken).reshape(-1).view(np.uint8)
-    return array_from(whole, viewed.dtype, (len(slices), *view.shape))
+    array = array_from(whole, viewed.dtype, (len(slices), *view.shape))
+    return array if viewed.factor == 1 else array * viewed.factor
 
 
 @dataclass(frozen=True)

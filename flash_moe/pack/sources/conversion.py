@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from flash_moe.compat.expert_views import ExpertSlice, ViewedTensor, ViewFinder
+from flash_moe.compat.expert_views import ExpertSlice, ViewedTensor
 from flash_moe.compat.lazy_loading import Experts, LazyLoading
+from flash_moe.compat.view_finder import ViewFinder
 from flash_moe.pack.convert.recipe import Recipe, part_name
 from flash_moe.pack.convert.steps import ConvertExperts, ConvertTensor, SanitizeTensors
 from flash_moe.pack.safetensors_writer import TensorSpec
@@ -115,7 +117,7 @@ class Conversion:
             entries = tuple(dict.fromkeys(s.entry for s in slices))
             key = f"/{number}" if len(by_shard) > 1 else ""
             n_bytes = self._expert_bytes(index, name, recipe) * len(slices)
-            part = ViewedTensor(viewed.view, slices, viewed.dtype)
+            part = replace(viewed, slices=slices)
             yield ConvertExperts(entries, index, n_bytes, name, part, recipe, key)
 
     def _expert_bytes(self, index: int, name: str, recipe: Recipe) -> int:

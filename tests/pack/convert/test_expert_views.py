@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flash_moe.compat.array_graph import sources_of
-from flash_moe.compat.expert_views import ViewFinder
 from flash_moe.compat.lazy_loading import Experts
+from flash_moe.compat.view_finder import ViewFinder
 from flash_moe.store.safetensors_header import TensorEntry
 
 N_EXPERTS, ROWS, COLUMNS = 5, 6, 4
@@ -26,6 +26,8 @@ class Sanitize:
         self.zeros = {name: mx.zeros(entry.shape) for name, entry in tensors.items()}
         self.outputs = self.run({})
         self.sources_of = sources_of(self.zeros, self.outputs)
+        paths = [name.partition(".")[0] for name in self.outputs]
+        self.experts = [Experts(path, None, ("gate_proj.weight",)) for path in paths]
 
     def run(self, given: Weights) -> Weights:
         return self.function({**self.zeros, **given})
@@ -49,6 +51,9 @@ VIEWS: dict[str, tuple[dict[str, TensorEntry], Callable[[Weights], mx.array]]] =
     "two rows as one": (STACKED, lambda w: w["fused"].reshape(-1, ROWS, 2 * COLUMNS)),
     "copied": (STACKED, lambda w: mx.contiguous(w["fused"])),
     "stacked": (SINGLE, lambda w: mx.stack([w[f"e{i}"] for i in range(N_EXPERTS)])),
+    "negative multiples": (STACKED, lambda w: -8 * w["fused"][:, ::2]),
+    "multiples by a float": (STACKED, lambda w: w["fused"] * 24.0),
+    "multiples, stacked": (SINGLE, lambda w: mx.stack([w[f"e{i}"] * 3 for i in range(N_EXPERTS)])),
     "stacked backwards": (SINGLE, lambda w: mx.stack([w[f"e{i}"] for i in (4, 3, 2, 1, 0)])),
 }
 
@@ -68,12 +73,15 @@ def test_a_view_gives_the_same_experts(
     for s in viewed.slices:
         flat = data[s.entry.name].reshape(-1)
         start = s.start + viewed.view.first
-        got = viewed.view.take(flat[start : start + viewed.view.count])
+        got = viewed.view.take(flat[start : start + viewed.view.count]) * viewed.factor
         np.testing.assert_array_equal(got, expected[s.expert])
 
 
 NO_VIEWS: dict[str, tuple[dict[str, TensorEntry], Callable[[Weights], mx.array]]] = {
-    "computed": (STACKED, lambda w: w["fused"] * 2),
+    "computed": (STACKED, lambda w: mx.square(w["fused"])),
+    "multiples of whole numbers only": (STACKED, lambda w: mx.round(w["fused"]) * 2),
+    "multiples of both signs": (STACKED, lambda w: w["fused"] * mx.array([-1.0, 2, 1, 1])),
+    "halves": (STACKED, lambda w: w["fused"] * 0.5),
     "shifted": (STACKED, lambda w: w["fused"] + 1.0),
     "reversed rows": (STACKED, lambda w: w["fused"][:, ::-1]),
     "experts in another order": (STACKED, lambda w: w["fused"][::-1]),
@@ -120,7 +128,7 @@ def test_a_layer_that_only_looks_like_the_one_before() -> None:
             "p0.gate_proj.weight": w["l0"][:, :ROWS],
             "p1.gate_proj.weight": w["l1"][:, :ROWS],
             "p2.gate_proj.weight": w["l2"][:, ROWS:],
-            "p3.gate_proj.weight": w["l3"][:, :ROWS] * 2,
+            "p3.gate_proj.weight": mx.square(w["l3"][:, :ROWS]),
         }
 
     finder = ViewFinder(Sanitize(tensors, function), tensors)  # type: ignore[arg-type]
