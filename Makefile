@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/flash-moe demo
 
 test: lint
-	sh scripts/emulator_tools.sh
+	sh scripts/test_tools.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 # Tests that start no process and compile no kernel; tests/support/tiers.py finds them.

@@ -6,18 +6,15 @@ import os
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    """Executed in a kernel of its own, in an empty directory."""
+def executed(folder: Path) -> nbformat.NotebookNode:
+    """Execute the notebook in a kernel of its own, in an empty directory."""
     node = nbformat.read(NOTEBOOK, as_version=4)
-    folder = tmp_path_factory.mktemp("notebook")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython")}
     resources = {"metadata": {"path": str(folder)}}
@@ -34,16 +31,15 @@ def outputs(node: nbformat.NotebookNode) -> str:
     return "\n".join(texts)
 
 
-def test_every_cell_runs_and_shows_what_it_says(notebook: nbformat.NotebookNode) -> None:
+def test_every_cell_runs_and_shows_what_it_says(tmp_path: Path) -> None:
+    """One test, since a run takes long, and the workers of a parallel run share no fixture."""
+    notebook = executed(tmp_path)
     text = outputs(notebook)
     for expected in ("FlashMoE(qwen3_5_moe", "demo model of flash_moe", "434", "tokens/s"):
         assert expected in text
     assert "{'city': 'Oslo', 'name': 'Anna', 'age': 31}" in text
     assert '"result": 434' in text
     assert "snow" in text.rpartition("-3")[2]
-
-
-def test_it_draws_a_picture(notebook: nbformat.NotebookNode) -> None:
     pictures = [
         output.data["image/png"]
         for cell in notebook.cells
@@ -52,9 +48,6 @@ def test_it_draws_a_picture(notebook: nbformat.NotebookNode) -> None:
     ]
     assert len(pictures) == 1
     assert len(pictures[0]) > 5000
-
-
-def test_the_stored_outputs_are_of_this_notebook(notebook: nbformat.NotebookNode) -> None:
     stored = nbformat.read(NOTEBOOK, as_version=4)
     for cell, ran in zip(stored.cells, notebook.cells, strict=True):
         if cell.cell_type == "code":

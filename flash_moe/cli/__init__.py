@@ -13,7 +13,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from flash_moe.cli import caches, chat, demo, doctor, eval, generate, plan, pull, serve, store
+from flash_moe.cli import (
+    caches,
+    chat,
+    demo,
+    doctor,
+    eval,
+    generate,
+    plan,
+    pull,
+    serve,
+    store,
+    trace,
+)
 from flash_moe.cli.options import current_names
 from flash_moe.env import launched_rank
 from flash_moe.errors import FlashMoEError, PeerLostError
@@ -30,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, pull, store, generate, chat, serve, caches, eval, doctor):
+    for module in (demo, plan, pull, store, generate, chat, serve, caches, trace, eval, doctor):
         module.add_commands(commands, common)
     return parser
 

@@ -144,6 +144,7 @@ make_logits_processors: Callable[..., list[Any]] = _names["make_logits_processor
 
 # flash_moe/model/padding.py reads padding from these classes, including private attributes.
 ArraysCache: Any = _optional("mlx_lm.models.cache", "ArraysCache")
+KVCache: Any = _optional("mlx_lm.models.cache", "KVCache")
 BatchKVCache: Any = _optional("mlx_lm.models.cache", "BatchKVCache")
 BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCache")
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")

@@ -44,7 +44,7 @@ from flash_moe.generation.sequence import (
     RunningSequence,
     Started,
 )
-from flash_moe.generation.steps import next_token, prefill
+from flash_moe.generation.steps import Prefilled, next_token, prefill
 from flash_moe.ranks.group import Ranks
 
 _log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class Engine:
             model,
             ids[n_cached:-1],
             cache,
-            ends=[n - n_cached for n in checkpoints],
+            marks=[n - n_cached for n in checkpoints],
             most=lambda: _SHARED_CHUNK if self.n_running > 1 else None,
         )
         self._n_begun += 1
@@ -328,10 +328,11 @@ class Engine:
         sequence.first_turn = False
         ids = list(sequence.request.ids)
         try:
-            done = sequence.n_cached + next(sequence.chunks, 0)
-            if (kind := sequence.checkpoints.get(done)) is not None:
-                self._keep(ids[:done], copy.deepcopy(sequence.cache), kind, save=True)
-            if done == len(ids) - 1:
+            n, cache = next(sequence.chunks, Prefilled(0, sequence.cache))
+            done = sequence.n_cached + n
+            if cache is not None and (kind := sequence.checkpoints.get(done)) is not None:
+                self._keep(ids[:done], copy.deepcopy(cache), kind, save=True)
+            if cache is not None and done == len(ids) - 1:
                 self._first_token(sequence, ids)
             else:
                 self._prefilling.append(self._prefilling.pop(self._prefilling.index(sequence)))

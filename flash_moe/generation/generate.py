@@ -42,7 +42,7 @@ def token_ids(
     model: StreamedModel,
     prompt: Sequence[int],
     *,
-    prompt_cache: Sequence[Any],
+    prompt_cache: list[Any],
     sampler: Sampler,
     logits_processors: Sequence[LogitsProcessor] = (),
     prefill_step: int | None = None,
@@ -59,8 +59,8 @@ def token_ids(
     total = len(prompt)
     report = on_prefill or (lambda done, total: None)
     report(0, total)
-    for done in prefill(model, prompt[:-1], prompt_cache, step=prefill_step):
-        report(done, total)
+    for progress in prefill(model, prompt[:-1], prompt_cache, step=prefill_step):
+        report(progress.n_tokens, total)
     seen.extend(prompt[:-1])
     new = prompt[-1:]
     for n in itertools.count(1):
@@ -120,7 +120,8 @@ def _begin(
             raise ConfigError("generate", "tools: expected messages as the prompt, got text")
         template_args["tools"] = list(spec.schemas)
     ids = encode_prompt(tokenizer, prompt, template_args, model.config.vocab_size)
-    cache = make_prompt_cache(model) if options.prompt_cache is None else options.prompt_cache
+    given = options.prompt_cache
+    cache = make_prompt_cache(model) if given is None else list(given)
     room = check_length(model.config.max_context, len(ids), cache, options.max_tokens)
     processors = logits_processors_of(options) + list(options.logits_processors)
     limit = thinking_limit(tokenizer, ids, options.max_thinking_tokens)

@@ -204,6 +204,12 @@ class PromptCacheDir:
         _log.info(
             "%d prompt caches in %s%s", n_ours, directory, others if n_ours < len(files) else ""
         )
+        if not n_ours and (stale := _of_store(files, self._metadata["store"])):
+            self._report(
+                f"{len(stale)} prompt caches of this store no longer fit: it was packed again, or "
+                f"options or versions changed. flash-moe caches --delete {stale[0].model[:8]} "
+                "deletes them"
+            )
 
     @property
     def n_bytes(self) -> int:
@@ -337,6 +343,16 @@ class PromptCacheDir:
         finally:
             with self._lock:
                 del self._pending[key]
+
+
+def _of_store(files: Sequence[CacheFile], store: str) -> list[CacheFile]:
+    """Return the files of one other state of the store at a path; none if there are none."""
+    for model in dict.fromkeys(file.model for file in files):
+        same = [file for file in files if file.model == model]
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            if same[0].metadata().get("store") == store:
+                return same
+    return []
 
 
 def always_trimmable(cache: Sequence[Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from flash_moe.generation.sampling import LogitsProcessor
+from flash_moe.generation.steps import Prefilled
 from flash_moe.options.sampling import SamplingParams
 
 # Kinds of prompt caches, which mlx-lm's LRU cache prioritizes differently.
@@ -109,7 +110,7 @@ class RunningSequence:
     running: Running
     cache: list[Any]
     n_cached: int
-    chunks: Iterator[int]
+    chunks: Iterator[Prefilled]
     checkpoints: dict[int, str]
     first_turn: bool = True
     called: bool = False

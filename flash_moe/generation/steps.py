@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from tokenizers.decoders import DecodeStream
@@ -11,40 +13,89 @@ from tokenizers.decoders import DecodeStream
 from flash_moe.compat.mlx_lm import generation_stream
 from flash_moe.generation.sampling import LogitsProcessor, Sampler
 from flash_moe.memory.system import release_free_memory
+from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.streamed import StreamedModel
 from flash_moe.tools.stop_text import StopText
+
+
+class Prefilled(NamedTuple):
+    """Progress of a prompt.
+
+    Attributes:
+        n_tokens: Tokens processed; in the middle of a pass, the share of its layers in tokens.
+        cache: The prompt cache of exactly these tokens, or a copy; ``None`` within a pass.
+    """
+
+    n_tokens: int
+    cache: list[Any] | None
 
 
 def prefill(
     model: StreamedModel,
     ids: Sequence[int],
-    cache: Sequence[Any],
+    cache: list[Any],
     *,
     step: int | None = None,
-    ends: Iterable[int] = (),
+    marks: Iterable[int] = (),
     most: Callable[[], int | None] = lambda: None,
-) -> Iterator[int]:
-    """Process a prompt in chunks; yield the number of processed tokens after each.
+) -> Iterator[Prefilled]:
+    """Process a prompt; yield the progress after each chunk, or after each layer.
+
+    A prompt of several chunks runs layer by layer if the model allows it and all experts do not fit
+    the bank. If the iterator is closed within such a pass, the cache is as before the pass.
 
     Args:
         cache: The prompt cache, updated in place.
-        step: Tokens per chunk. By default derived from the prompt and from memory
-            (``memory/plan.py``): each chunk reads nearly all experts that are not cached.
-        ends: Numbers of tokens at which a chunk always ends.
+        step: Tokens per chunk; then nothing runs layer by layer. By default derived from the prompt
+            and from memory (``memory/plan.py``).
+        marks: Numbers of tokens after which the prompt cache is yielded.
         most: Returns the limit of the next chunk, called before each; ``None`` is no limit.
     """
-    done = 0
-    for end in [*sorted(n for n in set(ends) if 0 < n < len(ids)), len(ids)]:
-        while done < end:
-            left = end - done
-            size = min(step or model.chunks_of(left, cache)[0], left, most() or left)
-            with mx.stream(generation_stream):
-                model(mx.array([list(ids[done : done + size])]), cache=cache)
-                mx.eval([c.state for c in cache])
-            mx.clear_cache()
-            release_free_memory()
-            done += size
-            yield done
+    ends = sorted({n for n in marks if 0 < n < len(ids)} | {len(ids)})
+    done, layered = 0, True
+    while done < len(ids):
+        left = [end - done for end in ends if end > done]
+        if step is not None:
+            tiles = [step]
+        elif layered:
+            tiles = model.tiles_of(left[-1], cache, left[:-1])
+        else:
+            tiles = model.chunks_of(left[-1], cache)[:1]
+        if len(tiles) > 1:
+            n = sum(tiles)
+            passes = model.layer_pass(ids[done : done + n], cache, tiles, left[:-1])
+            layered = passes is not None
+            if passes is not None:
+                with closing(passes):
+                    yield from _layers(passes, done, n, cache, left)
+                done += n
+            continue
+        size = min(tiles[0], left[0], most() or left[0])
+        with mx.stream(generation_stream):
+            model(mx.array([list(ids[done : done + size])]), cache=cache)
+            mx.eval([c.state for c in cache])
+        mx.clear_cache()
+        release_free_memory()
+        done += size
+        yield Prefilled(done, cache)
+
+
+def _layers(
+    passes: Iterator[LayerPass], done: int, n: int, cache: list[Any], marks: Sequence[int]
+) -> Iterator[Prefilled]:
+    """Run a pass over ``n`` tokens after ``done``; yield its progress, then the caches at marks."""
+    for count in itertools.count(1):
+        with mx.stream(generation_stream):
+            layers = next(passes, None)
+        if layers is None:
+            break
+        if count < layers.n_steps:
+            yield Prefilled(done + n * count // layers.n_steps, None)
+        last = layers
+    for mark in marks:
+        if mark < n:
+            yield Prefilled(done + mark, last.cache_at(mark))
+    yield Prefilled(done + n, cache)
 
 
 def next_token(

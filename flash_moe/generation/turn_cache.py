@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.compat.mlx_lm import generation_stream, make_prompt_cache, wired_limit
+from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.prompt import common_length
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir, always_trimmable
 from flash_moe.generation.result import Chunk
-
-# Generation options that apply to prefilling a part of the prompt. The others (samplers,
-# constraints with a state) must see only the tokens of the answer.
-_PREFILL_OPTIONS = ("prefill_step",)
+from flash_moe.generation.steps import prefill
 
 
 @dataclass
@@ -70,16 +68,16 @@ class TurnCache:
                 of the last user message.
         """
         started, before = time.perf_counter(), getattr(self._model, "stats", None)
+        step = GenerationOptions(**options).prefill_step  # raises before anything is processed
         reused = self._reuse(list(ids))
         total = len(ids) - len(reused.ids)
         report = options.pop("on_prefill", None)
         self.prefilled.append(0)
         if len(reused.ids) < mark < len(ids) and not always_trimmable(reused.cache):
-            self._prefill(reused, list(ids[:mark]), options, _shifted(report, 0, total))
-            self.checkpoint = CachedPrompt(reused.ids, copy.deepcopy(reused.cache))
+            self._prefill(reused, list(ids[:-1]), mark, step, report)
         if report:
             done = len(reused.ids) - (len(ids) - total)
-            options["on_prefill"] = _shifted(report, done, total)
+            options["on_prefill"] = lambda n, _: report(done + n, total)
         rest = list(ids[len(reused.ids) :])
         prefill_s = time.perf_counter() - started
         seen = list(ids)
@@ -107,16 +105,18 @@ class TurnCache:
             self._disk.save(cached.ids, cached.cache)
 
     def _prefill(
-        self, cached: CachedPrompt, ids: list[int], options: dict[str, Any], report: Any
+        self, cached: CachedPrompt, ids: list[int], mark: int, step: int | None, report: Any
     ) -> None:
-        """Process the ``ids`` that are not cached. The sampled token is discarded."""
-        rest = ids[len(cached.ids) :]
-        kept = {name: options[name] for name in _PREFILL_OPTIONS if name in options}
-        if report:
-            kept["on_prefill"] = report
-        pieces = self._model.stream(rest, prompt_cache=cached.cache, max_tokens=1, **kept)
-        next(pieces)
-        pieces.close()
+        """Process the ``ids`` that are not cached, and keep a copy of the cache at ``mark``."""
+        before, network = len(cached.ids), self._network
+        rest = ids[before:]
+        report = report or (lambda done, total: None)
+        report(0, len(rest) + 1)
+        with wired_limit(network, [generation_stream]):
+            for n, cache in prefill(network, rest, cached.cache, step=step, marks=[mark - before]):
+                report(n, len(rest) + 1)
+                if cache is not None and before + n == mark:
+                    self.checkpoint = CachedPrompt(ids[:mark], copy.deepcopy(cache))
         cached.ids = ids
         self.prefilled[-1] += len(rest)
 
@@ -162,10 +162,3 @@ def _trimmed(cache: Sequence[Any], n: int) -> bool:
     if n == 0:
         return True
     return all(c.is_trimmable() for c in cache) and all(c.trim(n) == n for c in cache)
-
-
-def _shifted(
-    report: Callable[[int, int], None] | None, done: int, total: int
-) -> Callable[[int, int], None] | None:
-    """Return a callback that reports the progress of a part as that of the whole."""
-    return report and (lambda n, _: report(done + n, total))

@@ -6,6 +6,8 @@ workspace of a chunk. The sizes of the bank and of the chunk are chosen here.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flash_moe.errors import BudgetError
@@ -151,3 +153,40 @@ def chunks(n_tokens: int, most: int) -> list[int]:
     """Return the lengths of the fewest chunks of at most ``most`` tokens; they differ by 1."""
     n_chunks = -(-n_tokens // most)
     return [(n_tokens + i) // n_chunks for i in reversed(range(n_chunks))]
+
+
+def tiles(
+    n_tokens: int,
+    most: int,
+    tile_of: Callable[[int], int],
+    marks: Sequence[int] = (),
+    *,
+    fits_all: bool,
+) -> list[int]:
+    """Return the lengths of the tiles of the next pass over a prompt; one tile is a chunk.
+
+    A pass over several tiles reads each expert once, so the prompt is divided into the fewest
+    passes of tiles of at least 64 tokens. If all experts fit, chunks read no more than such a pass
+    and take less time (docs/experiments.md). Fewer than 64 tokens after the last mark hardly share
+    experts, so they are a chunk too.
+
+    Args:
+        most: The longest chunk.
+        tile_of: Longest tile of a pass over so many tokens that fits in memory.
+        marks: Numbers of tokens at which a tile ends.
+        fits_all: True if the bank has a slot for every expert.
+    """
+    ends = [mark for mark in sorted(set(marks)) if 0 < mark < n_tokens]
+    if ends and n_tokens - ends[-1] < MIN_CHUNK:
+        n_tokens = ends.pop()
+    chunk = chunks(n_tokens, most)[0]
+    for n_passes in range(1, n_tokens + 1):
+        n = -(-n_tokens // n_passes)
+        inner = [end for end in ends if end < n]
+        if fits_all or (n <= chunk and not inner):
+            break
+        tile = min(tile_of(n), RESIDENT_CHUNK)
+        if tile >= min(n, MIN_CHUNK):
+            parts = itertools.pairwise([0, *inner, n])
+            return [length for begin, end in parts for length in chunks(end - begin, tile)]
+    return [min([chunk, *ends])]

@@ -54,6 +54,8 @@ class PrefillWorkspace:
             attention.
         per_token_pair: Per token of the chunk and position that it attends to: scores and mask.
         per_position: Per position of the context: the prompt cache.
+        hidden: Per token of a pass layer by layer: hidden states, and outputs of the chosen
+            experts. One tile takes what a chunk does in addition.
         fixed: Independent of chunk and context.
         margin: Factor of the bytes per token; more than 1 for a kind that is not known.
     """
@@ -63,6 +65,7 @@ class PrefillWorkspace:
     delta: int
     per_token_pair: int
     per_position: int
+    hidden: int = 0
     fixed: int = FIXED
     margin: int = 1
 
@@ -74,6 +77,11 @@ class PrefillWorkspace:
     def n_bytes(self, chunk: int, context: int) -> int:
         """Bytes of a chunk whose last token is at position ``context``."""
         return self.fixed + context * self.per_position + chunk * self.token(context)
+
+    def layer_pass(self, n_tokens: int, context: int) -> int:
+        """Bytes that a pass layer by layer keeps, in addition to a tile."""
+        mask = context if self.margin > 1 else 0  # latent attention has masks of bytes
+        return n_tokens * (self.hidden + mask)
 
     def largest_chunk(self, allowance: int, context: int) -> int:
         """Maximum tokens of a pass within ``allowance`` bytes; 0 if not even one fits."""
@@ -128,6 +136,8 @@ def estimate_workspace(
         delta=itemsize * delta + (4 * states + GRAPH if states and delta_states else 0),
         per_token_pair=itemsize * heads + 2,
         per_position=itemsize * cached * (n_full + 1),
+        # Four hidden states (docstring of model/layer_pass.py), ids and indices of the pairs.
+        hidden=itemsize * hidden * (4 + top_k) + 32 * top_k,
         fixed=FIXED + (_copied_bytes(layers) if copies else 0),
         margin=1 if config.get("model_type") in KNOWN_KINDS else MARGIN,
     )

@@ -12,8 +12,8 @@ import inspect
 import logging
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,30 +24,39 @@ import mlx.nn as nn
 from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.mlx_lm import SwiGLU, cached_positions, replace_gated_delta_ops
+from flash_moe.compat.layer_calls import CacheState
+from flash_moe.compat.mlx_lm import cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
-from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.errors import ClosedError
 from flash_moe.memory.measured_workspace import WorkspaceMeter
-from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, chunk_tokens, chunks, prompt_allowance
+from flash_moe.memory.plan import (
+    MIN_CHUNK,
+    MemoryPlan,
+    chunk_tokens,
+    chunks,
+    prompt_allowance,
+    tiles,
+)
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
 from flash_moe.model.divided import DividedExperts, Division
-from flash_moe.model.moe_block import fuse
+from flash_moe.model.layer_pass import LayerPass
+from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
 from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
-from flash_moe.ops.dispatch import keep_views, kernel_forms, use_kernels
+from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.gated_delta import with_kernel
-from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
 from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.contents import CacheContents
 from flash_moe.stream.stats import StreamStats
 
 _log = logging.getLogger(__name__)
@@ -66,6 +75,7 @@ class StreamedModel(nn.Module):
     config: ModelConfig
     _bank: ExpertBank
     _memory_plan: MemoryPlan
+    _streaming: Streaming
     _prefill_workspace: PrefillWorkspace
     _meter: WorkspaceMeter
     _watch: PressureWatch
@@ -83,6 +93,15 @@ class StreamedModel(nn.Module):
     def ranks(self) -> Ranks | None:
         """The ranks that run the model together; ``None`` on one machine."""
         return self._division.ranks if self._division else None
+
+    @property
+    def streaming(self) -> Streaming:
+        """Experts on disk and options of the model."""
+        return self._streaming
+
+    def cache_contents(self) -> CacheContents:
+        """Return the experts in the cache, and those being read; for any thread."""
+        return self._bank.contents()
 
     @property
     def top_k(self) -> int:
@@ -110,6 +129,27 @@ class StreamedModel(nn.Module):
         Args:
             n_rows: Number of prompts that are processed at once.
         """
+        most = self._longest(n_tokens, cache)[0]
+        if self.ranks is not None:
+            most = self.ranks.smallest(Kind.CHUNK, most, {"prompt tokens": n_tokens})
+        return chunks(n_tokens, max(most // n_rows, 1))
+
+    def tiles_of(self, n_tokens: int, cache: Sequence[Any], marks: Sequence[int]) -> list[int]:
+        """Return the lengths of the tiles of the next pass over a prompt.
+
+        The pass over one tile is that over a chunk; several are for ``layer_pass``. Together they
+        are as many tokens as available memory allows.
+
+        Args:
+            marks: Numbers of tokens at which a tile has to end.
+        """
+        if self.ranks is not None:  # passes layer by layer have not been divided
+            return self.chunks_of(n_tokens, cache)[:1]
+        most, tile_of = self._longest(n_tokens, cache)
+        return tiles(n_tokens, most, tile_of, marks, fits_all=self._bank.fits_all)
+
+    def _longest(self, n_tokens: int, cache: Sequence[Any]) -> tuple[int, Callable[[int], int]]:
+        """Return the longest chunk, and the longest tile of a pass over so many tokens."""
         allowance = prompt_allowance(
             self._memory_plan,
             bank=self._bank.n_bytes,
@@ -117,18 +157,75 @@ class StreamedModel(nn.Module):
             machine=usable_memory(),
             available=available_to_model(),
         )
-        before = cached_positions(cache)
+        workspace, before = self._prefill_workspace, cached_positions(cache)
         context = before + n_tokens
-        most = chunk_tokens(
-            self._prefill_workspace,
-            allowance,
-            context,
-            fits_all=self._bank.fits_all,
-            measured=self._meter.largest_chunk(allowance, context, before),
-        )
-        if self.ranks is not None:
-            most = self.ranks.smallest(Kind.CHUNK, most, {"prompt tokens": n_tokens})
-        return chunks(n_tokens, max(most // n_rows, 1))
+
+        def tile_of(n_tokens: int) -> int:
+            left = allowance - workspace.layer_pass(n_tokens, context)
+            measured = self._meter.largest_chunk(left, context, before)
+            return workspace.largest_chunk(left, context) if measured is None else measured
+
+        measured = self._meter.largest_chunk(allowance, context, before)
+        fits_all = self._bank.fits_all
+        most = chunk_tokens(workspace, allowance, context, fits_all=fits_all, measured=measured)
+        return most, tile_of
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Hold the model for one pass; afterwards no lazy array reads the bank."""
+        refuse_fork()
+        clear_streams_at_thread_end()
+        with self._lock:
+            if self._closed:
+                raise ClosedError("model", "the model was closed", "Load it again.")
+            try:
+                yield
+                self._shrink_if_short()
+            except BaseException:
+                self._bank.recover()
+                raise
+            finally:
+                self._padding.clear()
+                self._early_output.clear()
+
+    def layer_pass(
+        self, ids: Sequence[int], cache: Sequence[Any], lengths: Sequence[int], marks: Sequence[int]
+    ) -> Generator[LayerPass, None, None] | None:
+        """Process a prompt layer by layer, so that each expert is read once.
+
+        Other passes may run between the steps.
+
+        Args:
+            cache: Filled as by a pass over each tile. If the iterator ends early, by an error or
+                because it is closed, the cache is as before.
+            lengths: Result of ``tiles_of``; their sum is the number of ``ids``.
+            marks: See :meth:`LayerPass.plan`.
+
+        Returns:
+            An iterator that runs one layer per step, or ``None`` if the classes of the model's
+            layers are not known to allow this.
+
+        Raises:
+            ReadError, ChecksumError: While iterating; an expert could not be read.
+        """
+        with self._running():
+            made = LayerPass.plan(self, self._forward, ids, cache, lengths, marks)
+        return None if made is None else self._steps(made, cache)
+
+    def _steps(self, layers: LayerPass, cache: Sequence[Any]) -> Generator[LayerPass, None, None]:
+        before = [CacheState(each) for each in cache]
+        try:
+            for n in range(layers.n_steps):
+                with self._running():
+                    layers.step(n)
+                    self._bank.fence()
+                mx.clear_cache()
+                release_free_memory()
+                yield layers
+        except BaseException:
+            for state in before:
+                state.restore()
+            raise
 
     def _must_split(self, passed: Mapping[str, Any], tokens_name: str) -> bool:
         """True for a pass that exceeds ``memory_gb`` and can be split.
@@ -186,6 +283,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
         def __init__(self, args: Any) -> None:
             base.__init__(self, args)  # type: ignore[misc]
             self.config = streaming.model
+            self._streaming = streaming
             self._top_k = streaming.top_k
             self._lock = threading.RLock()
             self._closed = False
@@ -224,7 +322,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 activation = modules[path].activation
                 kernels = None
                 if use:
-                    kernels = _kernels(bank, index, activation, option, timed=ranks is None)
+                    kernels = kernels_of(bank, index, activation, option, timed=ranks is None)
                 parts = (self._bank, index, activation, kernels, self._padding)
                 division = self._division
                 module = DividedExperts(division, *parts) if division else StreamedExperts(*parts)
@@ -241,25 +339,14 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            refuse_fork()
-            clear_streams_at_thread_end()
-            with self._lock:
-                if self._closed:
-                    raise ClosedError("model", "the model was closed", "Load it again.")
-                try:
-                    passed = {**dict(zip(names, args, strict=False)), **kwargs}
-                    if self._must_split(passed, names[0]):
-                        out = self._passes(passed)
-                    else:
-                        out = self._pass(args, kwargs, passed)
-                    self._shrink_if_short()
-                    return out
-                except BaseException:
-                    self._bank.recover()
-                    raise
-                finally:
-                    self._padding.clear()
-                    self._early_output.clear()
+            with self._running():
+                passed = {**dict(zip(names, args, strict=False)), **kwargs}
+                if self._must_split(passed, names[0]):
+                    return self._passes(passed)
+                return self._pass(args, kwargs, passed)
+
+        def _forward(self, tokens: mx.array, cache: Sequence[Any]) -> Any:
+            return base.__call__(self, tokens, cache=cache)
 
         def _pass(self, args: Any, kwargs: Any, passed: Mapping[str, Any]) -> Any:
             tokens, cache = passed.get(names[0]), passed.get("cache")
@@ -304,29 +391,3 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 def _load(file: Path) -> dict[str, mx.array]:
     weights: Any = mx.load(str(file))
     return dict(weights)
-
-
-def _kernels(
-    bank: ExpertBank, layer: int, activation: Any, option: str, *, timed: bool
-) -> ExpertKernels | None:
-    """Return the kernels for a layer, or ``None`` if plain MLX has to compute it.
-
-    Args:
-        timed: Choose by times of this machine. Ranks must not: they sum in the dtype of a choice.
-
-    Raises:
-        UnsupportedModelError: The kernels are required and do not support the layer.
-    """
-    slot_bytes = bank.slab_plan(layer).slot_bytes
-    try:
-        if type(activation) is not SwiGLU:
-            raise UnsupportedModelError(
-                "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
-            )
-        layout = bank.layers[layer].layout
-        kernels = ExpertKernels(layout, slot_bytes)
-        return replace(kernels, forms=kernel_forms(option, layout)) if timed else kernels
-    except UnsupportedModelError:
-        if option == "require":
-            raise
-        return None

@@ -125,7 +125,7 @@ class LoadOptions:
     )
     trace: str | Path | None = option(
         None,
-        "file for the routing trace of the run, for scripts/replay_cache.py",
+        "file for the routing trace of the run, for flash-moe trace show",
         "--trace",
         metavar="FILE",
     )

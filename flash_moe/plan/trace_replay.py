@@ -19,6 +19,9 @@ from flash_moe.stream.slot_table import SlotTable
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import Call, Trace
 
+# Yields the misses of each call, and those of them that the second tier serves.
+Misses = Callable[[SlabPlan, Sequence[Call]], Iterator[tuple[int, int]]]
+
 
 def replay(
     trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy], host_bytes: int = 0
@@ -31,6 +34,22 @@ def replay(
     Raises:
         BudgetError: The budget is too small for one layer's experts of one token.
     """
+    return _count(trace, budget_bytes, _misses(trace, make_policy, host_bytes))
+
+
+def call_misses(
+    trace: Trace, budget_bytes: int, make_policy: Callable[[], Policy]
+) -> Iterator[tuple[Call, int]]:
+    """Yield each call of the trace with its misses in such a run, without a second tier.
+
+    Raises:
+        BudgetError: As for ``replay``.
+    """
+    for call, n_misses, _ in _call_by_call(trace, budget_bytes, _misses(trace, make_policy)):
+        yield call, n_misses
+
+
+def _misses(trace: Trace, make_policy: Callable[[], Policy], host_bytes: int = 0) -> Misses:
     slot_bytes = max(layer.layout.record_bytes for layer in trace.header.layers)
     tier = HostTable(host_bytes // slot_bytes)
 
@@ -46,7 +65,7 @@ def replay(
                 n_host += _through_tier(tier, keys, assignment.evicted)
             yield n_reads, n_host
 
-    return _count(trace, budget_bytes, misses)
+    return misses
 
 
 def _through_tier(tier: HostTable, keys: Sequence[Key], evicted: Iterable[Key]) -> int:
@@ -76,15 +95,22 @@ def optimum(trace: Trace, budget_bytes: int) -> StreamStats:
     )
 
 
-def _count(
-    trace: Trace,
-    budget_bytes: int,
-    misses: Callable[[SlabPlan, Sequence[Call]], Iterator[tuple[int, int]]],
-) -> StreamStats:
-    """Count the misses of each call, and those that the second tier serves.
+def _call_by_call(
+    trace: Trace, budget_bytes: int, misses: Misses
+) -> Iterator[tuple[Call, int, int]]:
+    """Yield each call with its misses, and those that the second tier serves.
 
     Slabs are independent, but a second tier serves all of them in the order of the calls.
     """
+    counts: dict[int, Iterator[tuple[int, int]]] = {}
+    for plan in plan_slabs(trace.header.layers, budget_bytes, trace.header.top_k):
+        of_slab = misses(plan, [call for call in trace.calls if call[0] in plan.layers])
+        counts |= dict.fromkeys(plan.layers, of_slab)
+    for call in trace.calls:
+        yield (call, *next(counts[call[0]]))
+
+
+def _count(trace: Trace, budget_bytes: int, misses: Misses) -> StreamStats:
     header = trace.header
     plans = plan_slabs(header.layers, budget_bytes, header.top_k)
     counters = Counters(
@@ -92,12 +118,7 @@ def _count(
         sum(plan.n_bytes for plan in plans),
         expert_bytes(header.layers),
     )
-    counts: dict[int, Iterator[tuple[int, int]]] = {}
-    for plan in plans:
-        of_slab = misses(plan, [call for call in trace.calls if call[0] in plan.layers])
-        counts |= dict.fromkeys(plan.layers, of_slab)
-    for layer, experts in trace.calls:
-        n_misses, n_host = next(counts[layer])
+    for (layer, experts), n_misses, n_host in _call_by_call(trace, budget_bytes, misses):
         counters.add(
             layer,
             calls=1,

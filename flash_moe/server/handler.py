@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import io
+import ipaddress
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from flash_moe.server.http.connection import (
     ClientGone,
@@ -28,6 +29,14 @@ from flash_moe.server.service import Service
 
 _log = logging.getLogger("flash_moe.server")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -148,12 +157,17 @@ class Handler(BaseHTTPRequestHandler):
         host name at the address of this machine.
         """
         origin, allowed = self.headers.get("Origin"), self._options.origins
-        if origin is not None and "*" not in allowed and origin not in allowed:
-            raise ApiError(403, "this origin is not in --allow-origin", code="origin")
-        host = self.headers.get("Host", "localhost")
+        host = self.headers.get("Host", "localhost").lower()
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        allowed = (*_LOCAL_NAMES, self._options.host, *self._options.hosts)
-        if self._options.local and name.lower().rstrip(".") not in map(str.lower, allowed):
+        names = (*_LOCAL_NAMES, self._options.host, *self._options.hosts)
+        is_known = name.rstrip(".") in map(str.lower, names)
+        if origin is not None and "*" not in allowed and origin not in allowed:
+            # The page of this server. A name that is not known may be one of another page that
+            # points here; an address cannot be, and a key is not known to such a page.
+            is_safe = is_known or _is_address(name) or self._options.api_key is not None
+            if not is_safe or origin.lower().partition("://")[2] != host:
+                raise ApiError(403, "this origin is not in --allow-origin", code="origin")
+        if self._options.local and not is_known:
             raise ApiError(403, "expected localhost or a name in --allow-host as Host", code="host")
 
     def _check_key(self) -> None:
@@ -236,6 +250,13 @@ class Handler(BaseHTTPRequestHandler):
     def arrived(self) -> float:
         """``time.monotonic()`` when the connection was accepted."""
         return self._arrived
+
+    @property
+    def wants_events(self) -> bool:
+        """True if a GET request wants a stream of events instead of one answer."""
+        accepts = "text/event-stream" in self.headers.get("Accept", "")
+        streams = parse_qs(self.path.partition("?")[2]).get("stream", [""])[-1] in ("1", "true")
+        return self.command == "GET" and (accepts or streams)
 
     def send_json(self, value: dict[str, Any], status: int = 200) -> None:
         self.send_bytes(json.dumps(value, ensure_ascii=False).encode(), "application/json", status)

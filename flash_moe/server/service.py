@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from flash_moe.memory.system import release_free_memory
 from flash_moe.server.answer import Answer
 from flash_moe.server.http.connection import ClientGone
 from flash_moe.server.http.event_stream import Channel, EventStream
+from flash_moe.server.live_stats import LiveStats
 from flash_moe.server.metrics import CONTENT_TYPE, Metrics
 from flash_moe.server.options import ServeOptions
+from flash_moe.server.page_files import HEADERS, PageFile, page_files
 from flash_moe.server.replies import anthropic, openai, responses
 from flash_moe.server.requests.anthropic import read_messages
 from flash_moe.server.requests.errors import (
@@ -32,8 +33,8 @@ from flash_moe.server.requests.fields import Fields
 from flash_moe.server.requests.openai import read_chat, read_completion
 from flash_moe.server.requests.request import ApiRequest
 from flash_moe.server.requests.responses import read_response
+from flash_moe.server.traffic import Traffic
 
-_log = logging.getLogger("flash_moe.server")
 MODELS = "/v1/models"
 Reader: TypeAlias = Callable[[Fields, ServeOptions], ApiRequest]
 
@@ -58,7 +59,8 @@ class Service:
         self.options = options
         self.engine = engine
         self.metrics = Metrics(engine)
-        self._answers: set[Answer] = set()
+        self._traffic = Traffic(self.metrics)
+        self._stats = LiveStats(options, engine, self._traffic)
         self._preparer = Preparer(engine.flash.tokenizer, engine.flash.model.config)
         names = {options.model, *options.aliases, "default_model", str(path.resolve())}
         self._names = names | {Path(options.model).name}
@@ -78,8 +80,10 @@ class Service:
             "/v1/messages": ("POST", self._answering(read_messages, anthropic.Response)),
             "/v1/messages/count_tokens": ("POST", Route(self._count)),
             MODELS: ("GET", Route(self._models)),
+            "/v1/stats": ("GET", Route(lambda channel, body: self._stats.send(channel))),
             "/metrics": ("GET", Route(self._metrics)),
             "/health": ("GET", Route(self._health, protected=False)),
+            **{path: ("GET", _sending(file)) for path, file in page_files().items()},
         }
 
     def endpoint(self, path: str) -> str:
@@ -114,7 +118,7 @@ class Service:
     @property
     def idle(self) -> bool:
         """True if no answer is generated or sent."""
-        return not self._answers
+        return self._traffic.idle
 
     def cancel(self) -> None:
         """End all answers with an error."""
@@ -167,7 +171,7 @@ class Service:
         check = channel.check if stream is None else stream.check
         reason = "error"
         answer = Answer(self.engine, prepared, check)
-        self._answers.add(answer)
+        self._traffic.begin(answer, channel.arrived)
         try:
             answer.begin()
             response = response_type(answer, request, self._fingerprint)
@@ -185,8 +189,7 @@ class Service:
             raise
         finally:
             answer.close()
-            self._answers.discard(answer)
-            self._record(answer, channel.arrived, reason)
+            self._traffic.end(answer, reason)
             release_free_memory()
 
     @staticmethod
@@ -195,28 +198,6 @@ class Service:
         if isinstance(error, ClosedError) or status == 503:
             return "stopping"
         return "timeout" if status == 504 else "error"
-
-    def _record(self, answer: Answer, arrived: float, reason: str) -> None:
-        metrics = self.metrics
-        metrics.ended.labels(reason).inc()
-        metrics.prompt_tokens.inc(answer.n_prompt)
-        metrics.cached_tokens.inc(answer.n_cached)
-        metrics.generated_tokens.inc(answer.n_tokens)
-        first = answer.first_token_at
-        if first is None:
-            return
-        metrics.first_token.observe(first - arrived)
-        seconds = time.monotonic() - first
-        if answer.n_tokens > 1 and seconds > 0:
-            metrics.rate.observe((answer.n_tokens - 1) / seconds)
-        _log.info(
-            "%d prompt tokens, %d of them cached; %d tokens, the first after %.2f s; %s",
-            answer.n_prompt,
-            answer.n_cached,
-            answer.n_tokens,
-            first - arrived,
-            reason,
-        )
 
     def _models(self, channel: Channel, body: dict[str, Any]) -> None:
         names = list(dict.fromkeys([self.options.model, *self.options.aliases]))
@@ -250,6 +231,14 @@ class Service:
         alive = self.engine.alive and not self._cancelled
         status = {"status": "ok" if alive else "unavailable"}
         channel.send_json(status, 200 if alive else 503)
+
+
+def _sending(file: PageFile) -> Route:
+    """Return the handler of a file of the page, which has no secrets: it loads without a key."""
+    return Route(
+        lambda channel, body: channel.send_bytes(file.body, file.kind, 200, HEADERS),
+        protected=False,
+    )
 
 
 def _rejected(request: ApiRequest, error: PromptError) -> ApiError:

@@ -26,6 +26,7 @@ from flash_moe.errors import ClosedError
 from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.budget import SlabPlan, plan_slabs
+from flash_moe.stream.contents import CacheContents, contents_of
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.held import HeldLayers
@@ -109,6 +110,12 @@ class ExpertBank:
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
 
+    def contents(self) -> CacheContents:
+        """States of all experts now; for any thread, without the lock of the forward pass."""
+        return contents_of(
+            self.layers, self._pool_of, self._reading, self._prefetcher, self._memory
+        )
+
     @property
     def n_bytes(self) -> int:
         """Bytes of all slots, used or not."""
@@ -168,7 +175,7 @@ class ExpertBank:
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
-            self._record_span("compute", layer, started, ended)
+            self._events.layer_span("compute", self.layers, layer, started, ended)
             self._events.flush()
 
     def recover(self) -> None:
@@ -349,7 +356,7 @@ class ExpertBank:
             ended = time.perf_counter()
             reading.waited += ended - started
             if self._events is not None:
-                self._record_span("wait", reading.layer, started, ended)
+                self._events.layer_span("wait", self.layers, reading.layer, started, ended)
 
     def _finish(self, reading: Reading) -> Wave:
         """Wait for the reads and commit their experts to the slot table."""
@@ -381,14 +388,6 @@ class ExpertBank:
 
     def _record_bytes(self, layer: int) -> int:
         return self.layers[layer].layout.record_bytes
-
-    def _record_span(self, name: str, layer: int | None, started: float, ended: float) -> None:
-        assert self._events is not None
-        if layer is None:
-            self._events.span(name, started, ended)
-        else:
-            number = self.layers[layer].number
-            self._events.span(f"{name} {number}", started, ended, layer=number)
 
     def close(self) -> None:
         """End the reader threads, close the files and free the slots."""

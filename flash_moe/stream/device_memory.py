@@ -23,6 +23,7 @@ class DeviceMemory:
         slot_bytes: Bytes of the largest record, for the second tier.
 
     Attributes:
+        tier: The second tier, if there is one.
         early_waves, min_part: See ``SharedMemory``. The experts of one token take the GPU less time
             than Python needs for one more wave. Smaller parts were slower: their Python runs in
             one thread at a time (docs/experiments.md).
@@ -33,7 +34,7 @@ class DeviceMemory:
 
     def __init__(self, runtime: CudaRuntime, host_bytes: int = 0, slot_bytes: int = 1) -> None:
         self.staging = Staging(runtime)
-        self._tier = HostTier(runtime, host_bytes, slot_bytes) if host_bytes else None
+        self.tier = HostTier(runtime, host_bytes, slot_bytes) if host_bytes else None
         self._copying: list[StagedRecord] = []
 
     def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> DeviceSlab:
@@ -56,7 +57,7 @@ class DeviceMemory:
         """Return the destination of a record in a slot. ``release`` must follow."""
         assert isinstance(slab, DeviceSlab)
         address = slab.address + slot * slab.slot_bytes
-        return StagedRecord(self.staging, address, n_bytes, self._tier, key)
+        return StagedRecord(self.staging, address, n_bytes, self.tier, key)
 
     @property
     def copying(self) -> bool:
@@ -72,7 +73,7 @@ class DeviceMemory:
         Raises:
             ReadError: A copy cannot be queued.
         """
-        if self._tier is None:
+        if self.tier is None:
             return reads
         left = []
         for read in reads:
@@ -119,8 +120,8 @@ class DeviceMemory:
 
     def evicted(self, keys: Iterable[Key]) -> None:
         """Tell the second tier which experts leave the device."""
-        if self._tier is not None:
-            self._tier.table.touch(keys)
+        if self.tier is not None:
+            self.tier.table.touch(keys)
 
     def move(
         self, source: DeviceSlab, target: DeviceSlab, moves: Iterable[tuple[int, int]]
@@ -143,8 +144,8 @@ class DeviceMemory:
 
     def close(self) -> None:
         self.staging.close()
-        if self._tier is not None:
-            self._tier.close()
+        if self.tier is not None:
+            self.tier.close()
 
 
 def slab_memory(host_bytes: int = 0, slot_bytes: int = 1) -> SharedMemory | DeviceMemory:

@@ -16,11 +16,12 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flash_moe.errors import TraceError
-from flash_moe.store.experts import ExpertFiles
+from flash_moe.store.experts import ExpertFiles, ExpertLayer
 from flash_moe.store.reader import RecordReader
 
 
@@ -49,6 +50,21 @@ class EventLog:
         """Add a span of the calling thread; times are those of ``time.perf_counter``."""
         thread = threading.current_thread()
         self._spans.append((name, thread.native_id or 0, thread.name, started, ended, arguments))
+
+    def layer_span(
+        self,
+        name: str,
+        layers: Sequence[ExpertLayer],
+        index: int | None,
+        started: float,
+        ended: float,
+    ) -> None:
+        """Add a span of the layer with this index, or one that belongs to no layer."""
+        if index is None:
+            self.span(name, started, ended)
+        else:
+            number = layers[index].number
+            self.span(f"{name} {number}", started, ended, layer=number)
 
     def flush(self) -> None:
         """Write the queued spans. Only one thread may call it at a time."""
@@ -98,6 +114,31 @@ class EventLog:
 
     def _problem(self, error: OSError) -> TraceError:
         return TraceError("events", f"{self._file}: cannot be written: {error.strerror or error}")
+
+
+def read_waits(file: Path) -> list[dict[int, float]]:
+    """Return the seconds that each layer waited for reads, by its number, for each forward pass.
+
+    Raises:
+        TraceError: The file cannot be read or is not such a timeline.
+    """
+    problem = f"{file}: expected a timeline of --trace-events"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError("events", f"{file}: cannot be read: {error}") from None
+    try:
+        rows = json.loads(text if text.rstrip().endswith("]") else text + "]")
+        passes: list[dict[int, float]] = [{}]
+        for row in rows:
+            layer = row["args"].get("layer")
+            if row["name"] == f"wait {layer}":
+                passes[-1][layer] = passes[-1].get(layer, 0.0) + row["dur"] / 1e6
+            elif row["name"] == "compute":  # of no layer: the end of a pass
+                passes.append({})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TraceError("events", f"{problem}, got {error!r:.100}") from None
+    return passes[:-1]
 
 
 class LoggingReader(RecordReader):

@@ -36,6 +36,11 @@ class HostTable:
     def __contains__(self, key: object) -> bool:
         return key in self._cached
 
+    def cached(self) -> list[Key]:
+        """The cached keys."""
+        with self._lock:
+            return list(self._cached)
+
     def acquire(self, key: Key) -> tuple[int, bool] | None:
         """Return the slot of a key, and True if its bytes are there; ``release`` must follow.
 

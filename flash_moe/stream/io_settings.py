@@ -126,6 +126,16 @@ def load_measured(disk: str) -> dict[str, Measured]:
     return settings
 
 
+def measured_bytes_per_s(experts: ExpertFiles, io: str | None) -> float | None:
+    """Return the rate of cold reads that ``flash-moe doctor --tune`` measured on a model's disk.
+
+    Args:
+        io: The option of the model.
+    """
+    best = load_measured(disk_of(experts)).get(io_settings(experts, io=io).io)
+    return None if best is None else 1e9 * best.gb_s
+
+
 def save_measured(disk: str, best: dict[str, Measured]) -> Path:
     """Save the best settings of a disk, replacing older ones.
 

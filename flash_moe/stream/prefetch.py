@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from flash_moe.stream.policy import Key
 from flash_moe.stream.readers import ReadBatch
 from flash_moe.stream.slot_table import Assignment, SlotTable
 from flash_moe.stream.stats import Counters
@@ -56,6 +57,11 @@ class Prefetcher:
     def pending(self, layer: int) -> set[int]:
         """Experts of a layer with a prefetch in flight."""
         return {prefetch.expert for prefetch in self._prefetches.get(layer, ())}
+
+    def in_flight(self) -> list[Key]:
+        """Keys of all prefetches that are not reconciled; for any thread."""
+        each = [prefetch for several in list(self._prefetches.values()) for prefetch in several]
+        return [(prefetch.layer, prefetch.expert) for prefetch in each]
 
     def reconcile(self, layer: int, experts: Collection[int], table: SlotTable) -> list[Prefetch]:
         """Compare prefetches with the experts that the layer needs: commit or drop them.

@@ -101,10 +101,12 @@ class SharedMemory:
         early_waves: True if computing on cached experts while others are read is worth a wave.
         min_part: Bytes. Smaller parts of a record cost more in calls than parallel reads gain.
         copying: True if copies are queued.
+        tier: Second tier of the cache: none.
     """
 
     early_waves = True
     copying = False
+    tier = None
     min_part = 512 * 1024
 
     def slab(self, n_slots: int, slot_bytes: int, *, keep_views: bool = True) -> Slab:

@@ -63,6 +63,14 @@ class SlotTable:
         """The slot of a cached expert."""
         return self._cached[layer, expert]
 
+    def cached(self) -> list[Key]:
+        """The cached keys; for any thread."""
+        return list(self._cached)
+
+    def latest(self) -> set[Key]:
+        """The group that was assigned last; for any thread."""
+        return self._before
+
     def begin_call(self, layer: int, experts: Sequence[int]) -> list[list[int]]:
         """Begin a call of a layer and split its distinct experts into groups.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from flash_moe.files.sizes import format_bytes
 
@@ -187,8 +187,8 @@ class StreamStats:
             *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
-        ranks = {"ranks": [asdict(rank) for rank in self.ranks]} if self.ranks else {}
-        return {**rows, **ranks, "layers": [asdict(layer) for layer in self.layers]}
+        ranks = {"ranks": [dict(vars(rank)) for rank in self.ranks]} if self.ranks else {}
+        return {**rows, **ranks, "layers": [dict(vars(layer)) for layer in self.layers]}
 
 
 class Counters:

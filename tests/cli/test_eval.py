@@ -47,11 +47,11 @@ def error_of(*arguments: Any) -> str:
 
 
 def test_a_sweep(tiny_store: Path, tiny_mlx: Path, prompts: Path) -> None:
-    how = ("--tokens", 200, "--cache-gb", 0.002, "--prompts", prompts, "-n", 3)
+    how = ("--tokens", 60, "--cache-gb", 0.002, "--prompts", prompts, "-n", 3)
     how = (tiny_store, "--top-k-experts", "4,2,1", "--reference", tiny_mlx, *how)
     found = figures(*how)
     assert found["complete"]
-    assert found["text"] == {"windows": [199], "tokens": 199}
+    assert found["text"] == {"windows": [59], "tokens": 59}
     assert found["prompts"] == {"tool": 1, "json": 1, "answer": 1}
     reference, *runs = found["runs"]
     assert (reference["reference"], reference["resident"], reference["top_k"]) == (True, True, 4)
@@ -93,7 +93,7 @@ def test_one_store_is_its_own_reference(tiny_store: Path, tmp_path: Path) -> Non
 
 
 def test_a_bank_changes_no_quality(tiny_store: Path) -> None:
-    how = (tiny_store, "--top-k-experts", 3, "--tokens", 300, "--prompts", "none")
+    how = (tiny_store, "--top-k-experts", 3, "--tokens", 100, "--prompts", "none")
     one, other = (figures(*how, "--cache-gb", gb) for gb in (0.0002, 0.01))
     assert one == other
 
@@ -185,7 +185,7 @@ def test_ctrl_c(tiny_store: Path, prompts: Path, tmp_path: Path) -> None:
 def test_bars_on_a_terminal(tiny_store: Path, prompts: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "eval", tiny_store, "--tokens", "300", "--cache-gb", "0.002", "--prompts",
+        [*COMMAND, "eval", tiny_store, "--tokens", "100", "--cache-gb", "0.002", "--prompts",
          prompts, "-n", "2"],
         env=environment(TERM="xterm"),
         stdout=subprocess.PIPE,
@@ -206,6 +206,6 @@ def test_bars_on_a_terminal(tiny_store: Path, prompts: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"K=4: tokens" in shown
-    assert b"/299" in shown
+    assert b"/99" in shown
     assert b"/3" in shown
     assert "perplexity" in out

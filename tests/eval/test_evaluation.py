@@ -130,7 +130,7 @@ def test_fewer_bits(tiny_hf: Path, tiny_store: Path, tmp_path: Path) -> None:
     for bits in (8, 4, 2):
         pack(open_source(tiny_hf, QuantizationConfig(bits)), tmp_path / str(bits))
     stores = [tmp_path / str(bits) for bits in (8, 4, 2)]
-    exact, *packed = runs(stores, reference_name=str(tiny_hf), n_tokens=300)
+    exact, *packed = runs(stores, reference_name=str(tiny_hf), n_tokens=100)
     assert exact.candidate.resident
     assert exact.candidate.top_k == 4
     assert exact.candidate.bytes_per_token is None  # not stacked, so not known

@@ -23,9 +23,9 @@ def alone(tiny_store: Path) -> Iterator[FlashMoE]:
 def engines(tiny_store: Path) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
-    def start(**options: Any) -> Engine:
+    def start(cache_gb: float = 0.01, **options: Any) -> Engine:
         limits = {"concurrency": 16, "max_queue": 0, "cache_entries": 8, "cache_bytes": 10**9}
-        made.append(Engine(lambda: load(tiny_store, cache_gb=0.01), **{**limits, **options}))
+        made.append(Engine(lambda: load(tiny_store, cache_gb=cache_gb), **{**limits, **options}))
         assert made[-1].loaded.wait(TIMEOUT_S)
         return made[-1]
 

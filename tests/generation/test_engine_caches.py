@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import pytest
 from flash_moe import FlashMoE
 from flash_moe.generation import engine as module
 from flash_moe.generation.engine import Engine
-from flash_moe.generation.prompt_cache_dir import cache_files, open_prompt_caches
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files, open_prompt_caches
 from flash_moe.generation.sequence import USER, EngineRequest
+from flash_moe.model.layer_pass import LayerPass
 from flash_moe.options.prompt_cache import PromptCacheOptions
-from tests.support.engine_answers import answer, sampling, solo
-from tests.support.resident import prompt_ids
+from tests.support.engine_answers import TIMEOUT_S, answer, sampling, solo
+from tests.support.resident import budget_gb, prompt_ids
 
 
 def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
@@ -90,3 +93,48 @@ def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> No
     for _ in range(2):
         assert answer(engine.submit(EngineRequest(prompt_ids(20), sampling(3))))[2] == 0
     assert engine.prompt_caches.nbytes == 0
+
+
+def test_a_long_prompt_layer_by_layer(
+    engines: Callable[..., Engine],
+    alone: FlashMoE,
+    tiny_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One pass keeps all caches on its way; a cancelled one keeps none; others run meanwhile."""
+    monkeypatch.setattr(module, "_LONG", 65)
+    options = PromptCacheOptions(prompt_cache_dir=tmp_path)
+
+    def opened(flash: FlashMoE) -> PromptCacheDir | None:
+        return open_prompt_caches(flash.model, options, print)
+
+    engine = engines(open_disk=opened, cache_gb=budget_gb(tiny_store, "half"))
+    model = engine.flash.model
+    limit = model.prefill_workspace.n_bytes(90, 360)
+    model._memory_plan = dataclasses.replace(model.memory_plan, prompt_bytes=limit)
+    ids, params = prompt_ids(200), sampling(4, ends=alone.tokenizer.eos_token_ids)
+    assert len(model.tiles_of(199, model.make_cache(), [65, 130])) > 2
+    first_step, step = threading.Event(), LayerPass.step
+
+    def slow(self: LayerPass, n: int) -> None:
+        step(self, n)
+        first_step.set()
+
+    monkeypatch.setattr(LayerPass, "step", slow)
+    cancelled = engine.submit(EngineRequest(prompt_ids(200, seed=1), params))
+    assert first_step.wait(TIMEOUT_S)
+    short = EngineRequest([40, 41, 42], params)
+    running = engine.submit(short)
+    cancelled.cancel()
+    request = EngineRequest(ids, params, checkpoints=[(105, USER)])
+    tokens, _, cached = answer(engine.submit(request))
+    assert (tokens, cached) == (solo(alone, ids, params), 0)
+    assert answer(running)[0] == solo(alone, list(short.ids), params)
+    engine.close()
+    kept = {file.n_tokens for file in cache_files(tmp_path)}
+    assert {65, 105, 130} <= kept
+    again = engines(open_disk=opened)
+    for end, n in ((190, 130), (129, 105), (104, 65)):
+        other = EngineRequest([*ids[:end], 50, 51], params)
+        assert answer(again.submit(other))[::2] == (solo(alone, list(other.ids), params), n)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,18 +187,50 @@ def test_other_settings_and_a_store_packed_again_match_nothing(
     changed = Path(shutil.copytree(tiny_store, tmp_path / "copy"))
     manifest = changed / MANIFEST_FILE
     with load(tiny_store) as flash, load(changed) as copy:
-        directory = open_prompt_caches(flash.model, options, lines.append)
+        directory = open_prompt_caches(copy.model, options, lines.append)
         assert directory is not None
-        directory.save(ids, cache_of(flash, ids))
+        directory.save(ids, cache_of(copy, ids))
         directory.close()
         assert properties_of(flash.model) == properties_of(copy.model)  # elsewhere, but the same
         manifest.write_text(manifest.read_text() + "\n")
         again = open_prompt_caches(copy.model, options, lines.append)
         assert again is not None
         assert again.fetch(ids, 0) == (0, None)
+        (line,) = lines
+        assert "1 prompt caches of this store no longer fit" in line
+        again.save(ids, cache_of(copy, ids))
+        again.close()
+        assert open_prompt_caches(copy.model, options, lines.append) is not None
     with load(tiny_store, top_k=1) as fewer:
         assert properties_of(fewer.model) != properties_of(flash.model)
+    assert lines == [line]
+
+
+def test_two_writers_of_one_directory(
+    flash: FlashMoE, opened: Callable[..., PromptCacheDir], lines: list[str]
+) -> None:
+    """Each deletes what the other has just written or is about to read."""
+    prompts = [prompt_ids(30, seed=seed) for seed in range(6)]
+    caches = [cache_of(flash, ids) for ids in prompts]
+    expected = [next_tokens(flash, [*ids, 5], n=2) for ids in prompts]
+    probe = opened()
+    probe.save(prompts[0], caches[0])
+    size = saved(probe)[0].stat().st_size
+    both = [opened(gb=2.5 * size / 1e9) for _ in range(2)]
+    n_found, rng = 0, random.Random(5)
+    for _ in range(repetitions(4, full=40)):
+        for n, (ids, cache) in enumerate(zip(prompts, caches, strict=True)):
+            both[n % 2].save(ids, cache)
+            while n_found and rng.random() < 0.5:
+                time.sleep(0.001)
+            n_same, stored = both[1 - n % 2].fetch([*ids, 5], 0)
+            if n_same == len(ids):
+                n_found += 1
+                assert next_tokens(flash, [5], stored, n=2) == expected[n]
+    for directory in both:
+        directory.close()
     assert lines == []
+    assert 0 < len(cache_files(both[0].directory)) <= 2
 
 
 def test_a_directory_that_cannot_be_used_is_one_line(

@@ -21,7 +21,7 @@ from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 MOST = 900
-PER_SCHEMA, CALLS = repetitions(2, full=10), repetitions(6, full=30)
+PER_SCHEMA, CALLS = repetitions(1, full=10), repetitions(4, full=30)
 
 
 @pytest.fixture(scope="module")

@@ -264,30 +264,30 @@ def test_a_disk_that_is_too_small(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_empty_mlx(tmp_path / "full", PRESETS["full"], in_order=True)
-    hub.add_commit(REPO, folder, sparse=True)
+    part = replace(FULL, layers=12)
+    hub.add_commit(REPO, write_empty_mlx(tmp_path / "part", part, in_order=True), sparse=True)
     dst = tmp_path / "pulled"
     words = ["plan", REPO, "--dst", str(dst), "--no-measure"]
     for free, bits, command in (
-        (250, None, f"flash-moe pull {REPO} {dst}"),
-        (190, 3, f"flash-moe pull {REPO} {dst} --expert-bits 3"),
-        (150, 2, f"flash-moe pull {REPO} {dst} --expert-bits 2"),
-        (100, None, None),
+        (60, None, f"flash-moe pull {REPO} {dst}"),
+        (53, 3, f"flash-moe pull {REPO} {dst} --expert-bits 3"),
+        (43, 2, f"flash-moe pull {REPO} {dst} --expert-bits 2"),
+        (20, None, None),
     ):
         disk_of(monkeypatch, free * GB)
         assert main([*words, "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
-        assert facts["disk"]["fits"] == (free == 250)
+        assert facts["disk"]["fits"] == (free == 60)
         assert facts["disk"]["free"] == free * GB
         reasons = " ".join(facts["verdict"]["reasons"])
-        if free < 250:
+        if free < 60:
             lacks = facts["disk"]["needed"] / 1e9 - free
             assert f"lacks {lacks:.1f} GB" in reasons or f"lacks {lacks:.3g} GB" in reasons
             assert facts["verdict"]["fits"] is False
-        if facts["verdict"]["fits"] or free < 250:
+        if facts["verdict"]["fits"] or free < 60:
             assert facts["verdict"]["shell"] == command
         assert (f"With --expert-bits {bits} it fits" in reasons) == (bits is not None)
-    assert "Even with --expert-bits 2 it takes 13" in reasons
+    assert "Even with --expert-bits 2 it takes 3" in reasons
 
 
 def test_the_command_says_where_the_pull_goes(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from flash_moe import FlashMoE, load
-from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks
+from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks, tiles
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.model import streamed
 from tests.support.resident import Resident, budget_gb, prompt_ids
@@ -41,6 +41,42 @@ def test_any_allowance(allowance: int, context: int, fits_all: bool) -> None:
         assert WORKSPACE.n_bytes(found, context) <= allowance
     if found < most:
         assert WORKSPACE.n_bytes(found + 1, context) > allowance
+
+
+@given(
+    st.integers(1, 10_000),
+    st.integers(64, 2000),
+    st.integers(-100, 3000),
+    st.floats(0, 1),
+    st.lists(st.integers(-5, 10_000), max_size=4),
+    st.booleans(),
+)
+def test_tiles_of_any_prompt(
+    n_tokens: int, most: int, longest: int, slope: float, marks: list[int], fits_all: bool
+) -> None:
+    """They end at marks, fit in memory, and are fewer passes than chunks."""
+
+    def tile_of(n: int) -> int:
+        return min(most, int(longest - slope * n))
+
+    found = tiles(n_tokens, most, tile_of, marks, fits_all=fits_all)
+    assert all(n > 0 for n in found)
+    total, ends = sum(found), set(itertools.accumulate(found))
+    inner = {mark for mark in marks if 0 < mark < n_tokens}
+    assert {mark for mark in inner if mark <= total} <= ends
+    if len(found) == 1:
+        assert total <= most
+        return
+    assert not fits_all
+    assert total > most or inner & ends
+    assert max(found) <= min(tile_of(total), RESIDENT_CHUNK)
+
+
+def test_a_short_end_after_a_mark_is_a_chunk() -> None:
+    few, most = 3, 100
+    assert tiles(most + few, most, lambda n: most, [most], fits_all=False) == [most]
+    assert tiles(3 * most, most, lambda n: most, [most, 250], fits_all=False) == [100, 75, 75]
+    assert tiles(3 * most, most, lambda n: 100, [120], fits_all=True) == [100]
 
 
 def test_a_long_context_makes_shorter_chunks() -> None:

@@ -138,7 +138,7 @@ def test_killed_at_every_step(
     forks: ForkServer, tiny_mlx: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
     """Each in a run of its own; with --full at all steps that a crash can come between."""
-    for step in range(1, 1000, repetitions(9, full=1)):
+    for step in range(1, 1000, repetitions(15, full=1)):
         source, dst = tmp_path / f"source-{step}", tmp_path / f"made-{step}"
         shutil.copytree(tiny_mlx, source)
         code = forks.run(BEFORE_STEP, source, dst, step)

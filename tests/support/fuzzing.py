@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 # The same examples in every run.
 FUZZ = settings(
-    max_examples=repetitions(60, full=200),
+    max_examples=repetitions(40, full=200),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -1,0 +1,191 @@
+"""Decoding speed of a server while nobody looks, with a client of ``/v1/stats``, and with the page
+open in a browser on the same machine.
+
+    python benchmarks/bench_page.py [--model demo] [--cache-gb 0.00524] [--rounds 20] [--tokens 80]
+
+Each round measures every case once, in random order: one greedy answer that does not end by itself,
+tokens after the first per second. The ratio of a case is the median over the rounds of its speed
+divided by that of ``nobody`` in the same round. One browser is open all the time, with an empty
+page in the other cases. Needs Chromium and Playwright; prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bench_server import ROOT, server
+
+from flash_moe import load
+from flash_moe.server.live_stats import encode_masks
+from flash_moe.server.page_files import page_files
+from flash_moe.stream.contents import contents_of
+from flash_moe.stream.prefetch import Prefetcher
+from flash_moe.stream.slot_table import SlotTable
+
+PROMPT = [{"role": "user", "content": "Tell me of ships."}]
+
+
+def decode(url: str, n_tokens: int, bias: dict[str, int]) -> float:
+    """Return tokens per second of one answer, without its first token."""
+    body = {"messages": PROMPT, "max_tokens": n_tokens, "logit_bias": bias, "stream": True}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
+    times = []
+    with urllib.request.urlopen(request) as answer:
+        for line in answer:
+            if b'"content": ' in line or b'"reasoning": ' in line:
+                times.append(time.perf_counter())
+    first, last = times[1], times[-1]  # the chunk before has the role only
+    return (n_tokens - 1) / (last - first)
+
+
+def cpu_s(name: str) -> float:
+    """Return the CPU time so far of processes with this name that this one has started. Linux."""
+    parent, seconds = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            head, _, rest = file.read_text().rpartition(")")
+            pid, fields = int(file.parent.name), rest.split()
+            parent[pid] = int(fields[1])
+            if name in head:
+                seconds[pid] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    def is_ours(pid: int) -> bool:
+        return pid in parent and (parent[pid] == os.getpid() or is_ours(parent[pid]))
+
+    return sum(each for pid, each in seconds.items() if is_ours(pid))
+
+
+@contextmanager
+def client(url: str) -> Iterator[None]:
+    """Read the event stream in a thread."""
+    with urllib.request.urlopen(f"{url}/v1/stats?stream=1") as stream:
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set() and stream.readline():
+                pass
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()  # at the next line: an event comes every few seconds at least
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        yield browser.new_page(viewport={"width": 1280, "height": 800})
+        browser.close()
+
+
+@contextmanager
+def open_page(page: Any, url: str, paints: list[float]) -> Iterator[None]:
+    page.goto(url)
+    page.wait_for_selector("#status[data-state=connected]")
+    script = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    paints.append(page.evaluate(script))
+    time.sleep(0.5)  # loading is not measured
+    yield
+    page.goto("about:blank")
+
+
+def snapshot_ms(n_layers: int = 60, n_experts: int = 512, n_cached: int = 150) -> float:
+    """Return the time to read and encode a cache of the shape of the 397B."""
+    layers: Any = [SimpleNamespace(n_experts=n_experts)] * n_layers
+    pools: Any = {}
+    for layer in range(n_layers):
+        table = SlotTable(n_cached)
+        table.commit(table.assign(layer, range(n_cached)))
+        table.assign(layer, range(10))
+        pools[layer] = type("Pool", (), {"table": table})
+    nothing: Any = SimpleNamespace(tier=None)
+    times = []
+    for _ in range(51):
+        started = time.perf_counter()
+        encode_masks(contents_of(layers, pools, None, Prefetcher(nothing), nothing))
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--cache-gb", type=float, default=0.00524, help="default: half of demo")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=80)
+    args = parser.parse_args()
+    with load(args.model, cache_gb=args.cache_gb) as flash:
+        bias = {str(token): -100 for token in flash.tokenizer.eos_token_ids}
+    paints: list[float] = []
+    speeds: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}  # of the browser, in cores
+    order = random.Random(0)
+    flags = ("--cache-gb", str(args.cache_gb))
+    with server(ROOT, args.model, 2, *flags) as port, chromium() as page:
+        url = f"http://127.0.0.1:{port}"
+        decode(url, args.tokens, bias)
+        cases = {
+            "nobody": nullcontext,
+            "client": lambda: client(url),
+            "page": lambda: open_page(page, url, paints),
+        }
+        for _ in range(args.rounds):
+            for name in order.sample(list(cases), len(cases)):
+                with cases[name]():
+                    before, started = cpu_s("chrom"), time.perf_counter()
+                    speeds.setdefault(name, []).append(decode(url, args.tokens, bias))
+                    share = (cpu_s("chrom") - before) / (time.perf_counter() - started)
+                    cpu.setdefault(name, []).append(share)
+                print(f"{name:>8} {speeds[name][-1]:6.1f} tokens/s", file=sys.stderr)
+    base = speeds["nobody"]
+    ratios = {
+        name: statistics.quantiles([a / b for a, b in zip(each, base, strict=True)], n=4)
+        for name, each in speeds.items()
+        if each is not base
+    }
+    n_bytes = sum(len(file.body) for file in page_files().values())
+    result = {
+        "model": args.model,
+        "tokens_per_s": {name: statistics.median(each) for name, each in speeds.items()},
+        "ratio_quartiles": ratios,
+        "browser_cores": {name: statistics.mean(each) for name, each in cpu.items()},
+        "first_paint_ms": statistics.median(paints),
+        "page_bytes": n_bytes,
+        "snapshot_ms": snapshot_ms(),
+    }
+    for name, (low, middle, high) in ratios.items():
+        print(f"{name}: {middle:.3f} of nobody (quartiles {low:.3f} to {high:.3f})")
+    print(f"cores that the browser takes: {result['browser_cores']}")
+    print(
+        f"first paint {result['first_paint_ms']:.0f} ms, page {n_bytes} bytes, snapshot of 60 x "
+        f"512 experts {result['snapshot_ms']:.2f} ms"
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
