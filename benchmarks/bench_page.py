@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import statistics
 import sys
 import threading
@@ -70,13 +71,13 @@ def cpu_s(name: str) -> float:
 
 
 @contextmanager
-def client(url: str) -> Iterator[None]:
+def client(port: int) -> Iterator[None]:
     """Read the event stream in a thread."""
-    with urllib.request.urlopen(f"{url}/v1/stats?stream=1") as stream:
-        done = threading.Event()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /v1/stats?stream=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
         def read() -> None:
-            while not done.is_set() and stream.readline():
+            while connection.recv(65536):
                 pass
 
         thread = threading.Thread(target=read)
@@ -84,8 +85,8 @@ def client(url: str) -> Iterator[None]:
         try:
             yield
         finally:
-            done.set()
-            thread.join()  # at the next line: an event comes every few seconds at least
+            connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def main() -> None:
         decode(url, args.tokens, bias)
         cases = {
             "nobody": nullcontext,
-            "client": lambda: client(url),
+            "client": lambda: client(port),
             "page": lambda: open_page(page, url, paints),
         }
         for _ in range(args.rounds):

@@ -20,6 +20,7 @@ from flash_moe.cli import (
     doctor,
     eval,
     generate,
+    lab,
     plan,
     pull,
     serve,
@@ -42,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, pull, store, generate, chat, serve, caches, trace, eval, doctor):
+    modules = (demo, plan, pull, store, generate, chat, serve, caches, trace, eval, lab, doctor)
+    for module in modules:
         module.add_commands(commands, common)
     return parser
 

@@ -65,7 +65,7 @@ def streamed(name: str, top_k: int | None = None) -> Candidate:
         ConfigError: It has fewer than ``top_k`` experts.
     """
     path = resolve(name)
-    with _no_top_k_warning():
+    with no_top_k_warning():
         streaming = open_streaming(path, LoadOptions(top_k=top_k))
     model = streaming.model
     layers = streaming.experts.layers
@@ -114,7 +114,7 @@ def reference(name: str) -> Candidate:
 
 
 @contextmanager
-def _no_top_k_warning() -> Iterator[None]:
+def no_top_k_warning() -> Iterator[None]:
     """Suppress the warning about fewer experts: the evaluation measures their cost."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TopKWarning)
@@ -171,7 +171,7 @@ def opened(candidate: Candidate, options: Mapping[str, Any]) -> Iterator[tuple[A
         yield _load_resident(candidate.path)
     else:
         chosen = {**options, "top_k": candidate.top_k}
-        with _no_top_k_warning():
+        with no_top_k_warning():
             flash = load(candidate.path, **chosen)
         with flash:
             yield flash.model, flash.tokenizer

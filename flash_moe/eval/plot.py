@@ -19,7 +19,7 @@ _DPI = 150
 _ANGLES = [math.radians(degrees) for degrees in (90, 270, 0, 180, *range(15, 360, 15))]
 _OFFSETS = [(1.8 * r * math.cos(a), r * math.sin(a)) for r in (10, 13, 16, 20, 25) for a in _ANGLES]
 # Page, text and line colours, by ``dark``.
-_COLORS = {
+COLORS = {
     False: ("white", "#1f2328", ["#0072b2", "#d55e00", "#00845f", "#b0408a", "#8a6d00", "#666666"]),
     True: (
         "#0d1117",
@@ -66,8 +66,8 @@ PANELS = (
 )
 
 
-def check_plot(file: Path) -> None:
-    """Check before the evaluation that a plot can be written.
+def check_plot(file: Path, component: str = "eval") -> None:
+    """Check before a measurement that a plot can be written.
 
     Raises:
         ConfigError: matplotlib is missing, or the file cannot be written.
@@ -76,14 +76,16 @@ def check_plot(file: Path) -> None:
         import_module("matplotlib.figure")
     except ImportError as error:
         raise ConfigError(
-            "eval",
+            component,
             f"--plot needs matplotlib, which cannot be imported: {error}",
             "Install it: pip install 'flash-moe[plot]'",
         ) from error
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError("eval", f"--plot {file}: expected a name that ends in .png, .svg or .pdf")
+        raise ConfigError(
+            component, f"--plot {file}: expected a name that ends in .png, .svg or .pdf"
+        )
     if not file.absolute().parent.is_dir():
-        raise ConfigError("eval", f"--plot {file}: no such directory")
+        raise ConfigError(component, f"--plot {file}: no such directory")
 
 
 def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
@@ -105,7 +107,7 @@ def save_plot(runs: Sequence[Run], file: Path, dark: bool = False) -> None:
             "--plot: expected a run other than the reference, or prompts; got neither",
             "Pass several --top-k-experts, several stores, or a --reference.",
         )
-    page, ink, colors = _COLORS[dark]
+    page, ink, colors = COLORS[dark]
     matplotlib, figure_module = import_module("matplotlib"), import_module("matplotlib.figure")
     style = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
     style |= {"figure.facecolor": page, "axes.facecolor": page, "axes.edgecolor": ink}

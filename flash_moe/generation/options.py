@@ -21,14 +21,17 @@ class GenerationOptions(SamplingParams):
         "--prefill-step",
         unit="tokens",
         minimum=1,
-        default="as many as memory allows, 64 to 8192, or 2048 where all experts are cached",
+        default="as many as memory allows, 64 to 8192, or 2048 where all experts are cached; "
+        "several chunks run layer by layer",
     )
     prompt_cache: Sequence[Any] | None = option(
         None,
         "prompt cache of mlx-lm (make_prompt_cache(model)) to continue from; updated in place",
     )
     on_prefill: Callable[[int, int], None] | None = option(
-        None, "function called after each chunk with the prompt tokens processed and their total"
+        None,
+        "function called after each chunk, or layer by layer, with the prompt tokens processed (in "
+        "the middle of a pass the share of its layers) and their total",
     )
     template_args: Mapping[str, Any] = option(
         {}, 'arguments of the chat template, such as {"enable_thinking": False}'

@@ -98,8 +98,19 @@ def measure(
     Returns:
         GB/s (10^9 bytes per second).
     """
-    batches = list(_batches(experts, top_k, n_bytes, choose))
-    drop(experts, [key for batch in batches for key in batch])
+    chosen = list(batches(experts, top_k, n_bytes, choose))
+    drop(experts, [key for batch in chosen for key in batch])
+    return read_batches(experts, settings, chosen)
+
+
+def read_batches(
+    experts: ExpertFiles, settings: IoSettings, batches: Sequence[Sequence[Key]]
+) -> float:
+    """Read records through the reader threads, one batch at a time.
+
+    Returns:
+        GB/s (10^9 bytes per second).
+    """
     largest = max(layer.layout.record_bytes for layer in experts.layers)
     with slots(max(map(len, batches)), largest) as memory, pool_for(experts, settings) as pool:
         done = 0
@@ -119,7 +130,7 @@ def measure(
         return done / (time.perf_counter() - started) / 1e9
 
 
-def _batches(
+def batches(
     experts: ExpertFiles, top_k: int, n_bytes: int, choose: random.Random
 ) -> Iterator[list[Key]]:
     """Yield random experts, each once, in batches of one layer, about ``n_bytes`` in total."""

@@ -108,7 +108,7 @@ def disk_read_bytes_per_s(
         try:
             fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                written = _write(fd, n_records, 2 * at_once, record_bytes)
+                written = write_records(fd, n_records, 2 * at_once, record_bytes)
             finally:
                 os.close(fd)
             records = TemporaryRecords(file, written, record_bytes)
@@ -121,8 +121,11 @@ def disk_read_bytes_per_s(
         return Speed(None, note=error.problem)
 
 
-def _write(fd: int, n_records: int, at_least: int, record_bytes: int) -> int:
-    """Write incompressible records and sync them. Return their number."""
+def write_records(fd: int, n_records: int, at_least: int, record_bytes: int) -> int:
+    """Write incompressible records and sync them. Return their number.
+
+    Stops after ``WRITE_S`` seconds if ``at_least`` records are written.
+    """
     numbers = np.random.default_rng(0)
     step = max(64_000_000 // record_bytes, 1)
     started = time.perf_counter()

@@ -11,13 +11,14 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
-All methods but ``close`` run under the lock of the model's forward pass, in one thread at a time.
+All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
@@ -98,10 +99,8 @@ class ExpertBank:
             sum(plan.n_bytes for plan in plans),
             experts.n_bytes,
         )
-        if events is None:
-            reader = RecordReader(experts, verify=verify_reads, io=io)
-        else:
-            reader = LoggingReader(events, experts, verify=verify_reads, io=io)
+        make_reader = RecordReader if events is None else partial(LoggingReader, events)
+        reader = make_reader(experts, verify=verify_reads, io=io)
         self._prefetcher = Prefetcher(self._counters)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
@@ -112,9 +111,8 @@ class ExpertBank:
 
     def contents(self) -> CacheContents:
         """States of all experts now; for any thread, without the lock of the forward pass."""
-        return contents_of(
-            self.layers, self._pool_of, self._reading, self._prefetcher, self._memory
-        )
+        pools, memory = self._pool_of, self._memory
+        return contents_of(self.layers, pools, self._reading, self._prefetcher, memory)
 
     @property
     def n_bytes(self) -> int:
@@ -151,14 +149,11 @@ class ExpertBank:
             return None
         return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
 
-    def all_cached(self, layer: int, experts: Sequence[int]) -> bool:
-        """True if all of these experts are in slots, so that nothing has to be read."""
-        table = self._pool_of[layer].table
-        return all((layer, expert) in table for expert in experts)
-
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
-        return self._memory.early_waves and not self.all_cached(layer, experts)
+        table = self._pool_of[layer].table
+        all_cached = all((layer, expert) in table for expert in experts)
+        return self._memory.early_waves and not all_cached
 
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.

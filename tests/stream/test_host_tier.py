@@ -78,7 +78,7 @@ def test_experts_that_stay_on_the_device_leave_the_tier_first(
     fetch_and_compare(bank, tensors, 0, [1, 2, 3, 4])
     for expert in (5, 6, 7, 8):  # 1 and 2 stay in use; the others leave, which counts as a use
         fetch_and_compare(bank, tensors, 0, [1, 2, expert])
-    table = bank._memory._tier.table
+    table = bank._memory.tier.table
     assert {e for e in range(32) if (0, e) in table} == {3, 4, 5, 6, 7, 8}
 
 

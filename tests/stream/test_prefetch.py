@@ -71,8 +71,8 @@ def test_a_wrong_guess_is_not_waited_for(bank: ExpertBank, tensors: Tensors, gat
     call(bank, 1, [9], ahead=[])  # with 5 still being read
     assert gate.waiting == {5}
     assert bank.stats().layers[1].bytes_read <= 2 * RECORD  # 7 was read, or dropped in time
-    assert bank.all_cached(1, [9])
-    assert not bank.all_cached(1, [5])
+    assert not bank.waits_long(1, [9])
+    assert bank.waits_long(1, [5])
     gate.open(*range(32))
     fetch_and_compare(
         bank, tensors, 1, [*range(8), 9]
@@ -106,7 +106,7 @@ def test_guesses_for_many_rows_evict_no_guess(
     bank = ExpertBank(experts, 2 * TOKEN, TOP_K, io_threads=2, policy=policy)
     fetch_and_compare(bank, tensors, 1, range(7))
     call(bank, 0, [1], ahead=list(range(32)))
-    assert bank.all_cached(1, range(7))
+    assert not bank.waits_long(1, range(7))
     fetch_and_compare(bank, tensors, 1, list(range(8)))
     assert bank.stats().bytes_read == 9 * RECORD
     bank.close()

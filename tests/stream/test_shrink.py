@@ -133,7 +133,7 @@ def test_what_stays_is_held_and_right(
     assert bank.slab_plan(0).n_slots == bank.slab_plan(5).n_slots == 8
     assert bank.cached_bytes == 16 * RECORD
     for layer in (0, 1):
-        assert bank.all_cached(layer, [7, 9, 11])
+        assert not bank.waits_long(layer, [7, 9, 11])
         before = counts(bank, layer)
         fetch_and_compare(bank, tensors, layer, [7, 9, 11])  # also compares the bytes
         assert counts(bank, layer) == (before[0] + 3, *before[1:])

@@ -1,7 +1,7 @@
 """Tiers of the suite: tests that start a process, use a compiler or run for long.
 
 ``conftest.py`` takes the hooks of pytest from here. Where the code of a test shows what it does,
-nobody marks it by hand: a test is marked when it, one of its fixtures or a helper of ``tests/``
+no decorator is needed: a test is marked when it, one of its fixtures or a helper of ``tests/``
 that they name leads to `STARTERS`: ``kernel`` by way of the Metal emulator, ``process`` otherwise.
 Where only the package shows it (a tool that runs a shell), the file says ``pytest.mark.process``.
 
@@ -63,6 +63,7 @@ SLOW = tuple(
         "grammar/test_model.py",
         "hub/test_plan.py",
         "hub/test_repair.py",
+        "lab/test_lab.py",
         "memory/test_prefill_workspace.py",
         "model/test_architectures.py",
         "model/test_bytes_read.py",
@@ -78,6 +79,7 @@ SLOW = tuple(
         "model/test_traces.py",
         "pack/sources/test_hf.py",
         "pack/sources/test_requantized.py",
+        "server/test_stats.py",
         "test_docs.py::test_python_block",
     )
 )
