@@ -81,6 +81,8 @@ SLOW = tuple(
         "pack/sources/test_hf.py",
         "pack/sources/test_requantized.py",
         "server/test_stats.py",
+        "ranks/test_serve_and_chat.py",
+        "ranks/test_two_ranks.py",
         "test_docs.py::test_python_block",
     )
 )
