@@ -3,8 +3,9 @@
     python benchmarks/bench_long_prompt.py [--model demo] [--tokens 4096] [--chunks 4] [--rounds 1]
 
 The bank holds the experts of one token, and memory for prompts allows chunks of ``tokens / chunks``
-tokens. Each round processes the prompt both ways, from an empty prompt cache, and compares the
-bytes read with (distinct experts that the chunks need) x record. Prints one JSON line last.
+tokens. Each round processes the prompt both ways, from an empty prompt cache, layer by layer first:
+in the first round the bank is empty then. The bytes read are compared with (distinct experts that
+the prompt needs) x record. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         report["chunks"] = model.chunks_of(args.tokens, make_prompt_cache(model))
         report["tiles"] = model.tiles_of(args.tokens, make_prompt_cache(model), [])
         for _ in range(args.rounds):
-            for way, step in (("chunks", chunk), ("layers", None)):
+            for way, step in (("layers", None), ("chunks", chunk)):
                 cache, before, started = make_prompt_cache(model), model.stats, time.perf_counter()
                 with needed() as pairs:
                     for _ in prefill(model, ids, cache, step=step):

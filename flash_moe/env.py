@@ -57,6 +57,13 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     )
 
 
+def launched_rank(environ: Mapping[str, str] | None = None) -> int | None:
+    """Return the rank that ``mlx.launch`` or ``mpirun`` has given this process, or ``None``."""
+    source = os.environ if environ is None else environ
+    ranks = (source.get(name, "") for name in ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
+    return next((int(rank) for rank in ranks if rank.isdigit()), None)
+
+
 def load_options(**arguments: Any) -> LoadOptions:
     """Return the options of ``load()`` from arguments, then from the environment."""
     return LoadOptions.merged(read_environment().load, arguments)

@@ -25,6 +25,8 @@
     ├── GrammarError                the requested schema, grammar or tools cannot be enforced
     ├── ClosedError                 the model was closed
     ├── QueueFullError              the engine runs and queues as many requests as it may
+    ├── PeerError                   another rank failed, or the ranks differ; the next request works
+    │   └── PeerLostError           the ranks cannot work together again: the process has to end
     └── IncompatibleMlxLmError      the installed mlx-lm lacks something flash_moe relies on
 
 Messages read ``[component] what failed: expected X, got Y. What to do.`` The command line turns
@@ -175,6 +177,14 @@ class ClosedError(FlashMoEError, RuntimeError):
 
 class QueueFullError(FlashMoEError, RuntimeError):
     """The engine runs and queues as many requests as it may."""
+
+
+class PeerError(FlashMoEError, RuntimeError):
+    """Another rank of several machines failed, or the ranks differ; the group stays usable."""
+
+
+class PeerLostError(PeerError):
+    """A rank has ended or cannot be reached: the group is unusable, and the process has to end."""
 
 
 class IncompatibleMlxLmError(FlashMoEError, ImportError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,11 +21,17 @@ from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.prompt import Prompt
 from flash_moe.generation.result import Chunk, Generation
 from flash_moe.hub.resolve import resolve
+from flash_moe.model.divided import divide
 from flash_moe.model.open import open_streaming
 from flash_moe.model.streamed import StreamedModel, streamed_class
 from flash_moe.model.streaming import Streaming
+from flash_moe.ops import kernel
+from flash_moe.ops.dispatch import use_kernels
 from flash_moe.options.declare import accepts
 from flash_moe.options.loading import LoadOptions
+from flash_moe.ranks.group import Ranks
+from flash_moe.store.manifest import read_manifest
+from flash_moe.store.part import Part
 from flash_moe.stream.stats import StreamStats
 
 T = TypeVar("T")
@@ -134,19 +142,65 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
         KernelError: ``kernels="require"`` and the kernels cannot be used.
         TraceError: A trace cannot be written.
         ClosedError: This process was forked from one that has loaded a model.
+        PeerError: With ``group``: the model cannot be loaded on another machine, or the machines
+            differ.
     """
     refuse_fork()
     clear_streams_at_thread_end()
-    path = resolve(path_or_repo, options.revision)
-    streaming = open_streaming(path, options)
+    ranks = _ranks(options)
+    if ranks is None:
+        path = resolve(path_or_repo, options.revision)
+        return _build(path, open_streaming(path, options), options)
+    path, streaming, facts = ranks.together(lambda: _open_part(path_or_repo, options, ranks))
+    ranks.compare(facts)
+    return ranks.together(lambda: _build(path, streaming, options))
+
+
+def _ranks(options: LoadOptions) -> Ranks | None:
+    """Return the ranks that divide the model; ``None`` on one machine."""
+    group = options.group
+    if group is None or isinstance(group, Ranks):
+        return group
+    return Ranks(group, options.peer_timeout) if group.size() > 1 else None
+
+
+def _open_part(
+    name: str | Path, options: LoadOptions, ranks: Ranks
+) -> tuple[Path, Streaming, dict[str, object]]:
+    """Open the part of this rank; return also the facts that all ranks have to agree on.
+
+    Args:
+        name: A part, or its name without the suffix that :func:`resolve` adds.
+    """
+    part = Part(ranks.rank + 1, ranks.size)
+    path = resolve(name, options.revision, part)
+    streaming = replace(open_streaming(path, options, part), ranks=ranks)
+    versions = {f"version of {name}": version(name) for name in ("flash-moe", "mlx", "mlx-lm")}
+    return (
+        path,
+        streaming,
+        {
+            **versions,
+            "model": read_manifest(path).whole,
+            "experts per token": streaming.top_k,
+            "use of memory_gb": options.memory_gb is not None,
+            "kernels": kernel.backend() if use_kernels(options.kernels) else None,
+        },
+    )
+
+
+def _build(path: Path, streaming: Streaming, options: LoadOptions) -> FlashMoE:
     override = streaming.model.override(options.top_k)
     try:
         model, config = load_model(
             path,
+            lazy=streaming.ranks is not None,  # a rank reads its share of the weights
             # get_model_classes supplies our class; model_file is for mlx-lm's own load.
             model_config={**copy.deepcopy(override), "model_file": None},
             get_model_classes=lambda config: _classes(config, streaming),
         )
+        if streaming.ranks is not None:
+            divide(model, streaming.ranks)
     except (FlashMoEError, MemoryError):
         raise
     except Exception as error:  # mlx-lm's classes raise anything for a bad config

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 # No test may reach for the hub, also where the machine has a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,7 +20,6 @@ import mlx.core as mx
 from mlx_lm.utils import load_tokenizer
 
 from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint, write_tokenizer
-from tests.support import effort
 
 pytest_plugins = ["tests.support.effort", "tests.support.tiers"]
 
@@ -30,20 +27,6 @@ pytest_plugins = ["tests.support.effort", "tests.support.tiers"]
 # closed terminal, and their children would do so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Set the defaults of Hypothesis before the tests are imported.
-
-    No test asserts a time: Hypothesis would, and a machine that does much else fails it.
-    """
-    hypothesis_settings.register_profile(
-        "any speed",
-        deadline=None,
-        max_examples=100 if config.getoption(effort.OPTION) else 40,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    hypothesis_settings.load_profile("any speed")
 
 
 def pytest_report_header() -> str:

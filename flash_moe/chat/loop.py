@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from flash_moe.chat.commands import QuitError, is_command, run_command
 from flash_moe.chat.keyboard import Keyboard
+from flash_moe.chat.lines import Lines
 from flash_moe.chat.turn import Chat
 from flash_moe.errors import FlashMoEError
 
 _LAST_MESSAGES = 2  # messages of a resumed session
 
 
-def run_chat(chat: Chat, keyboard: Keyboard) -> None:
+def run_chat(chat: Chat, keyboard: Keyboard | Lines) -> None:
     """Run turns and commands until /quit, Ctrl-D or a signal."""
     while not chat.shutdown.code:
         try:

@@ -16,6 +16,7 @@ from flash_moe.chat.stats import TurnStats
 from flash_moe.chat.view import View, call_text, result_text
 from flash_moe.errors import FlashMoEError
 from flash_moe.generation.conversation import Conversation
+from flash_moe.generation.engine_model import EngineModel, EngineTurns
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 from flash_moe.generation.tool_loop import Events
@@ -69,6 +70,10 @@ class Chat:
         )
         if self.disk is not None:
             self.conversation.cache = TurnCache(self._model, self.disk)
+
+    def use_engine(self, engine_model: EngineModel) -> None:
+        """Leave the prompt caches to an engine."""
+        self.conversation.cache = EngineTurns(self._model, engine_model)
 
     def confirm_with(self, confirm: Callable[[str], str]) -> None:
         """Set the function that displays a question and returns the user's answer, one line."""

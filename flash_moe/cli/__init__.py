@@ -28,7 +28,9 @@ from flash_moe.cli import (
     trace,
 )
 from flash_moe.cli.options import current_names
-from flash_moe.errors import FlashMoEError
+from flash_moe.env import launched_rank
+from flash_moe.errors import FlashMoEError, PeerLostError
+from flash_moe.ranks.watchdog import EXIT_CODE
 from flash_moe.version import __version__
 
 
@@ -62,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # and the flush at exit must not report one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except PeerLostError as error:
+        # Threads of MLX may wait for the lost rank for ever, also at the exit of Python.
+        _fail(str(error), args.debug)
+        sys.stdout.flush()
+        os._exit(EXIT_CODE)
     except FlashMoEError as error:
         return _fail(str(error), args.debug)
     except Exception as error:
@@ -92,5 +99,7 @@ def _fail(message: str, debug: bool, code: int = 1) -> int:
         import traceback
 
         traceback.print_exc()
-    print("flash-moe: " + " ".join(message.split()), file=sys.stderr)
+    rank = launched_rank()
+    name = "flash-moe" if rank is None else f"flash-moe: rank {rank}"
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.generate import standard_input
+from flash_moe.cli.machines import connected, follow
 from flash_moe.cli.options import add_options, given
 from flash_moe.env import prompt_cache_options
 from flash_moe.errors import ConfigError, PromptError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flash_moe.chat.turn import Chat
     from flash_moe.chat.view import View
     from flash_moe.generation.prompt_cache_dir import PromptCacheDir
+    from flash_moe.ranks.group import Ranks
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
             "chat", "--no-save keeps nothing and --resume continues a saved session: drop one"
         )
     caches = prompt_cache_options(**given(args, PromptCacheOptions))
+    if (ranks := connected(args)) is not None:
+        return _run_on_machines(args, caches, ranks)
     session, model = _session(args)
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     question = None if on_terminal else _piped_question()
@@ -126,6 +130,52 @@ def run(args: argparse.Namespace) -> int:
             stopped = chat.turn_stats is not None and chat.turn_stats.stopped
             return 130 if stopped else 0 if answered else 1
         return _on_terminal(chat, args.no_save)
+
+
+def _run_on_machines(args: argparse.Namespace, caches: PromptCacheOptions, ranks: Ranks) -> int:
+    """Chat on rank 0 with an engine that all ranks run. Each line of standard input is a turn."""
+    from flash_moe.chat.lines import Lines
+    from flash_moe.chat.loop import run_chat
+    from flash_moe.chat.plain_view import Plain
+    from flash_moe.chat.signals import Shutdown
+    from flash_moe.generation.engine import Engine
+    from flash_moe.generation.engine_model import EngineModel
+    from flash_moe.generation.prompt_cache_dir import open_prompt_caches
+    from flash_moe.loader import load
+    from flash_moe.memory.system import usable_memory
+    from flash_moe.server.options import PROMPT_CACHE_SHARE
+
+    model = ranks.share(ranks.together(lambda: _session(args)[1]))
+    assert model is not None
+    tools = ranks.together(lambda: _tools(args) if ranks.first else [])
+    view, shutdown = Plain(sys.stderr), Shutdown()
+    engine = Engine(
+        lambda: load(model, **given(args, LoadOptions), group=ranks),
+        concurrency=1,
+        max_queue=1,
+        cache_entries=16,
+        cache_bytes=round(usable_memory() * PROMPT_CACHE_SHARE),
+        open_disk=lambda flash: open_prompt_caches(flash.model, caches, view.note),
+    )
+    if not ranks.first:
+        return follow(engine)
+    try:
+        with shutdown.handling():
+            while not engine.loaded.wait(0.2):
+                pass
+            if engine.error is not None:
+                raise engine.error
+            flash = EngineModel(engine)
+            chat = _chat(args, flash, view, tools, None, None, shutdown)
+            chat.use_engine(flash)
+            lines = Lines(sys.stdin, view)
+            chat.confirm_with(lines.confirm)
+            run_chat(chat, lines)
+            if engine.error is not None:
+                raise engine.error
+    finally:
+        engine.close()
+    return 0
 
 
 def _session(args: argparse.Namespace) -> tuple[Session | None, str]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flash_moe.cli.machines import connected
 from flash_moe.cli.options import add_options, given
 from flash_moe.errors import PromptError
 from flash_moe.files.sizes import format_bytes
@@ -17,6 +18,7 @@ from flash_moe.options.loading import LoadOptions
 if TYPE_CHECKING:
     from flash_moe.generation.prompt import Prompt
     from flash_moe.generation.result import GenerationStats
+    from flash_moe.stream.stats import RankStats
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -78,23 +80,35 @@ def standard_input() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    prompt = read_prompt(args)  # before the model is loaded, which takes longer
+    ranks = connected(args)
+    prints = ranks is None or ranks.first
+    if ranks is None:
+        prompt = read_prompt(args)  # before the model is loaded, which takes longer
+    else:
+        if args.prompt == "-":
+            raise PromptError(
+                "prompt", "mlx.launch never ends standard input", "Pass --prompt or --messages."
+            )
+        prompt = ranks.together(lambda: read_prompt(args) if prints else "")
+        prompt = ranks.share(prompt) or ""
     from flash_moe.loader import load
 
     options = given(args, GenerationOptions)
     if args.no_thinking:
         options["template_args"] = {"enable_thinking": False}
-    with load(args.model, **given(args, LoadOptions)) as flash:
+    with load(args.model, **given(args, LoadOptions), group=ranks) as flash:
         if isinstance(prompt, str) and not args.raw and flash.tokenizer.has_chat_template:
             prompt = [{"role": "user", "content": prompt}]
         pieces, tokens = [], []
         for chunk in flash.stream(prompt, **options):
             pieces.append(chunk.text)
             tokens.append(chunk.token)
-            if not args.json:
+            if not args.json and prints:
                 print(chunk.text, end="", flush=True)
         stats = chunk.stats
         assert stats is not None
+        if not prints:
+            return 0
         if args.json:
             answer = {
                 "text": "".join(pieces),
@@ -105,10 +119,19 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(answer, ensure_ascii=False))
         else:
             print()
-            print(stats, file=sys.stderr)
+            print(stats, *map(_rank_line, stats.stream.ranks), sep="\n", file=sys.stderr)
         if args.timing:
             print_timing(stats)
     return 0
+
+
+def _rank_line(rank: RankStats) -> str:
+    total = rank.hits + rank.misses
+    return (
+        f"  rank {rank.rank}: {format_bytes(rank.bytes_read)} read, hit rate "
+        f"{rank.hits / total if total else 0:.0%}, waited {rank.wait_s:.2f} s for its reads and "
+        f"{rank.peer_wait_s:.2f} s for those of others"
+    )
 
 
 def print_timing(stats: GenerationStats) -> None:

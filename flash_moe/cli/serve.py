@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_moe.cli.client_settings import client_lines
+from flash_moe.cli.machines import connected, follow
 from flash_moe.cli.options import add_options, given
 from flash_moe.env import prompt_cache_options, read_environment
 from flash_moe.errors import ConfigError
@@ -129,10 +130,11 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("flash_moe").setLevel(args.log_level.upper())
     from flash_moe.server.options import ServeOptions
 
+    ranks = connected(args)
     cache_gb = args.prompt_cache_gb
     options = ServeOptions(
         model=args.model,
-        streaming=given(args, LoadOptions),
+        streaming={**given(args, LoadOptions), "group": ranks},
         host=args.host,
         port=args.port,
         aliases=tuple(args.alias),
@@ -153,14 +155,16 @@ def run(args: argparse.Namespace) -> int:
         strict_tools=args.strict_tools,
         ignore_unknown=args.ignore_unknown_fields,
     )
+    from flash_moe.server.run import engine_of, serve
+
+    if ranks is not None and not ranks.first:
+        return follow(engine_of(options))
     if not options.local and options.api_key is None:
         print(
             f"flash-moe: other machines can reach {options.host} and no API key is set: anyone who "
             "reaches the server can use it",
             file=sys.stderr,
         )
-    from flash_moe.server.run import serve
-
     serve(options, functools.partial(_report, options))
     return 0
 

@@ -38,8 +38,8 @@ QUANT_CONFIG_FILE = "hf_quant_config.json"  # of NVIDIA ModelOpt; mlx-lm reads i
 _DERIVED = ("quantization", "quantization_config")
 
 
-class _Projection(nn.Module):
-    """Projection of a placeholder, without weights."""
+class Projection(nn.Module):
+    """Projection without weights, for modules whose experts are not in the model."""
 
     bias = 0.0  # the shard() of gpt_oss divides that of the last projection
 
@@ -50,7 +50,7 @@ class _Placeholder(nn.Module):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         for name in ALL_PROJECTIONS:
-            setattr(self, name, _Projection())  # type: ignore[no-untyped-call]
+            setattr(self, name, Projection())  # type: ignore[no-untyped-call]
 
 
 class _ConfigOnly:

@@ -17,16 +17,25 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
 from flash_moe.compat.mlx_lm import BatchGenerator, LRUPromptCache, make_prompt_cache
 from flash_moe.compat.threads import clear_streams_at_thread_end
-from flash_moe.errors import ClosedError, QueueFullError
+from flash_moe.errors import ClosedError, PeerError, PeerLostError, QueueFullError
+from flash_moe.generation.commands import (
+    IDLE_S,
+    Command,
+    Decision,
+    exchange,
+    found_by_all,
+    smallest_limit,
+)
 from flash_moe.generation.one_by_one import OneByOne
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir
-from flash_moe.generation.sampling import logits_processors_of, sampler_of
+from flash_moe.generation.sampling import logits_processors_of, sampler_of, seeded
 from flash_moe.generation.sequence import (
     ASSISTANT,
     USER,
@@ -36,9 +45,9 @@ from flash_moe.generation.sequence import (
     Started,
 )
 from flash_moe.generation.steps import Prefilled, next_token, prefill
+from flash_moe.ranks.group import Ranks
 
 _log = logging.getLogger(__name__)
-_IDLE_S = 0.1
 # Maximum tokens per chunk while other requests are in the engine: mlx-lm's own chunk. A shorter
 # one would shorten their wait, but each chunk reads nearly all experts.
 _SHARED_CHUNK = 2048
@@ -94,6 +103,8 @@ class Engine:
         self._decoding: dict[int, RunningSequence] = {}
         self._last_turn_was_first = False
         self._decoder: Any = None
+        self._ranks: Ranks | None = None
+        self._n_begun = 0
         self._draining = self._stopping = self._over = False
         self._thread = threading.Thread(target=self._run, name="engine")
         self._thread.start()
@@ -144,27 +155,35 @@ class Engine:
         """End the thread after its current pass; running requests get an error."""
         self._stopping = True
         while self._thread.is_alive():
-            self._thread.join(0.2)  # signal handlers run in between
+            self.join(0.2)  # signal handlers run in between
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         clear_streams_at_thread_end()
         try:
             try:
                 self.flash = self._load()
+                self._ranks = self.flash.model.ranks
                 self.disk = self._open_disk(self.flash)
+                if not found_by_all(self._ranks, int(self.disk is not None)):
+                    self.disk = None  # other ranks have no directory for them
                 self._decoder = self._new_decoder()
             except Exception as error:
                 self.error = error
                 return
             finally:
                 self.loaded.set()
-            while not self._stopping:
-                self._receive()
+            while self._receive():
                 self._drop_cancelled()
                 self._decode()
                 self._prefill()
                 if not self._prefilling and self.disk and not self.disk.pending_bytes:
                     self._save()
+        except PeerError as error:  # the ranks cannot continue together
+            self.error = error
         finally:
             self._end()
 
@@ -172,7 +191,7 @@ class Engine:
         self.drain()
         self._over = True
         for sequence in [*self._prefilling, *self._decoding.values()]:
-            sequence.fail(_stopping())
+            sequence.fail(self.error or _stopping())
         self._prefilling.clear()
         self._decoding.clear()
         if self._decoder is not None:
@@ -196,27 +215,43 @@ class Engine:
             prefill_batch_size=1,
         )
 
-    def _receive(self) -> None:
-        """Start queued requests while there is room; wait briefly if the engine is idle."""
-        with self._changed:
-            if not self._queue and not self.n_running:
-                self._changed.wait(_IDLE_S)
-            self._queue = deque(each for each in self._queue if not each[1].cancelled)
-            room = self._concurrency - self.n_running
-            new = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
-            self._n_starting = len(new)
-        for request, running in new:
+    def _receive(self) -> bool:
+        """Start queued requests, and mark cancelled ones, on all ranks; False ends the engine."""
+        idle = not self.n_running
+        command, handles = exchange(self._ranks, self._next_command, idle=idle)
+        for sequence in (*self._prefilling, *self._decoding.values()):
+            sequence.cancelled |= sequence.number in command.cancel
+        for request, running in zip(command.begin, handles, strict=True):
             event: Started | Exception
             begun = []
             try:
                 begun = [self._begin(request, running)]
                 event = Started(begun[0].n_cached)
+            except PeerLostError:
+                raise
             except Exception as error:
                 event = error
             with self._changed:
-                self._n_starting -= 1
+                self._n_starting = max(self._n_starting - 1, 0)
                 self._prefilling += begun
             running.events.put(event)
+        return not command.stop
+
+    def _next_command(self) -> Decision:
+        """Take requests from the queue while there is room; wait briefly if the engine is idle."""
+        with self._changed:
+            if not self._queue and not self.n_running and not self._stopping:
+                self._changed.wait(IDLE_S)
+            self._queue = deque(each for each in self._queue if not each[1].cancelled)
+            room = self._concurrency - self.n_running
+            new = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+            self._n_starting = len(new)
+        running = (*self._prefilling, *self._decoding.values())
+        cancel = tuple(each.number for each in running if each.running.cancelled)
+        begin = [request for request, _ in new]
+        if self._ranks is not None:
+            begin = [replace(each, sampling=seeded(each.sampling)) for each in begin]
+        return Command(tuple(begin), cancel, self._stopping), [handle for _, handle in new]
 
     def _begin(self, request: EngineRequest, running: Running) -> RunningSequence:
         model, ids = self.flash.model, list(request.ids)
@@ -227,7 +262,7 @@ class Engine:
         checkpoints = dict(request.checkpoints)
         if self.disk is not None:
             n_stored, stored = self.disk.fetch(ids[:-1], n_cached)
-            if stored is not None:
+            if found_by_all(self._ranks, n_stored) and stored is not None:
                 cache, n_cached = stored, n_stored
                 self._keep(ids[:n_cached], copy.deepcopy(stored), checkpoints.get(n_cached, USER))
             checkpoints |= dict.fromkeys(range(_LONG, len(ids), _LONG), USER)
@@ -238,7 +273,10 @@ class Engine:
             marks=[n - n_cached for n in checkpoints],
             most=lambda: _SHARED_CHUNK if self.n_running > 1 else None,
         )
-        return RunningSequence(request, running, cache, n_cached, chunks, checkpoints)
+        self._n_begun += 1
+        return RunningSequence(
+            self._n_begun, request, running, cache, n_cached, chunks, checkpoints
+        )
 
     def _drop_cancelled(self) -> None:
         for sequence in [each for each in self._prefilling if each.over]:
@@ -255,6 +293,8 @@ class Engine:
             return
         try:
             _, responses = self._decoder.next()
+        except PeerLostError:
+            raise
         except Exception as error:
             _log.exception("a forward pass failed; its answers end with an error")
             failed, self._decoding = self._decoding, {}
@@ -296,6 +336,8 @@ class Engine:
                 self._first_token(sequence, ids)
             else:
                 self._prefilling.append(self._prefilling.pop(self._prefilling.index(sequence)))
+        except PeerLostError:
+            raise
         except Exception as error:
             if sequence in self._prefilling:
                 self._prefilling.remove(sequence)
@@ -306,7 +348,7 @@ class Engine:
         sampler = sampler_of(request.sampling, tokenizer)
         if request.sampling.temperature:
             sampler = sequence.contained(sampler, lambda logprobs: mx.argmax(logprobs, axis=-1))
-        made = [*logits_processors_of(request.sampling), *request.processors()]
+        made = [*logits_processors_of(request.sampling), *request.processors(tokenizer)]
         processors = [sequence.contained(each, lambda tokens, logits: logits) for each in made]
         seen = ids[:-1]
         token, logprobs = next_token(
@@ -343,7 +385,7 @@ class Engine:
             used += self.disk.pending_bytes
             if save:
                 self._unsaved.append((list(ids), cache))
-        self.prompt_caches.trim_to(n_bytes=self.cache_bytes - used)
+        self.prompt_caches.trim_to(n_bytes=smallest_limit(self._ranks, self.cache_bytes - used))
 
     def _save(self) -> None:
         """Copy the next kept prompt cache for the disk."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -25,7 +26,13 @@ from flash_moe.generation.options import GenerationOptions
 from flash_moe.generation.output_spec import OutputSpec, output_spec, thinking_state
 from flash_moe.generation.prompt import Prompt, check_length, encode_prompt
 from flash_moe.generation.result import Chunk, Generation, GenerationStats
-from flash_moe.generation.sampling import LogitsProcessor, Sampler, logits_processors_of, sampler_of
+from flash_moe.generation.sampling import (
+    LogitsProcessor,
+    Sampler,
+    logits_processors_of,
+    sampler_of,
+    seeded,
+)
 from flash_moe.generation.steps import AnswerText, next_token, prefill
 from flash_moe.generation.thinking_limit import thinking_limit
 from flash_moe.model.streamed import StreamedModel
@@ -104,6 +111,9 @@ def _begin(
 ) -> tuple[OutputSpec, Iterator[Chunk]]:
     """Check prompt and options; return the output spec and the chunks of the answer."""
     spec = output_spec(options.tools, options.tool_choice, options.strict, options.response_format)
+    if model.ranks is not None:
+        seed = model.ranks.share(seeded(options).seed)
+        options = replace(options, seed=seed)
     template_args = dict(options.template_args)
     if spec.schemas:
         if isinstance(prompt, str):

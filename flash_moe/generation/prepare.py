@@ -76,6 +76,33 @@ class PreparedRequest:
     splitter: ReplySplitter | None
 
 
+@dataclass
+class AnswerProcessors:
+    """Creates the logits processors of one answer: its limit of reasoning, and its constraint.
+
+    Other ranks get it without the compiled grammar, and compile it again.
+
+    Args:
+        ids: The prompt.
+    """
+
+    ids: Sequence[int]
+    spec: OutputSpec
+    max_thinking_tokens: int | None
+    constraint: Constraint | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "constraint": None}
+
+    def __call__(self, tokenizer: Any) -> list[LogitsProcessor]:
+        limit = thinking_limit(tokenizer, self.ids, self.max_thinking_tokens)
+        limits: list[LogitsProcessor] = [] if limit is None else [limit]
+        constraint = self.constraint
+        if constraint is None:
+            constraint = self.spec.constraint(tokenizer, *thinking_state(tokenizer, self.ids))
+        return limits if constraint is None else [*limits, constraint.processor()]
+
+
 class Preparer:
     """Prepares requests for one model. Thread-safe.
 
@@ -114,12 +141,7 @@ class Preparer:
             return PreparedRequest(request, run, None)
         constraint = self._constraint(spec, ids)
         tools = spec.parser_schemas(tokenizer)
-
-        def processors() -> list[LogitsProcessor]:
-            limit = thinking_limit(tokenizer, ids, sampling.max_thinking_tokens)
-            limits: list[LogitsProcessor] = [] if limit is None else [limit]
-            return limits if constraint is None else [*limits, constraint.processor()]
-
+        processors = AnswerProcessors(ids, spec, sampling.max_thinking_tokens, constraint)
         thinking = opens_thinking(tokenizer, ids)
         splitter = ReplySplitter(
             tokenizer,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -13,6 +15,7 @@ from flash_moe.options.sampling import SamplingParams
 
 Sampler: TypeAlias = "Callable[[mx.array], mx.array]"
 LogitsProcessor: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
+Params = TypeVar("Params", bound=SamplingParams)
 
 
 class RandomState:
@@ -34,6 +37,16 @@ class RandomState:
         finally:
             mx.random.seed(outside)
         return token
+
+
+def seeded(params: Params) -> Params:
+    """Return the options with a random seed if they sample and have none.
+
+    All ranks of a model then sample the same tokens.
+    """
+    if params.temperature == 0 or params.seed is not None:
+        return params
+    return replace(params, seed=secrets.randbits(32))
 
 
 def _key() -> Any:

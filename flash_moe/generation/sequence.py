@@ -17,6 +17,11 @@ from flash_moe.options.sampling import SamplingParams
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
 
+def no_processors(tokenizer: Any) -> list[LogitsProcessor]:
+    """Return none; the default of :class:`EngineRequest`."""
+    return []
+
+
 @dataclass(frozen=True)
 class EngineRequest:
     """One generation, ready to run.
@@ -24,7 +29,8 @@ class EngineRequest:
     Attributes:
         ids: Token ids of the prompt, at least one.
         sampling: ``max_tokens`` has to fit the context; the receiver applies stop texts.
-        processors: Creates further logits processors of this answer, in the engine's thread.
+        processors: Creates further logits processors of this answer from the tokenizer, in the
+            engine's thread. It is pickled for other ranks.
         checkpoints: Pairs (prompt tokens, kind): where to keep the prompt cache.
         call_token: Token that begins a tool call; the cache is kept there too, since clients may
             send the call back in another form.
@@ -34,7 +40,7 @@ class EngineRequest:
 
     ids: Sequence[int]
     sampling: SamplingParams
-    processors: Callable[[], list[LogitsProcessor]] = list
+    processors: Callable[[Any], list[LogitsProcessor]] = no_processors
     checkpoints: Sequence[tuple[int, str]] = ()
     call_token: int | None = None
     top_logprobs: int | None = None
@@ -88,6 +94,7 @@ class RunningSequence:
     """State of one request in the engine's thread.
 
     Attributes:
+        number: The same on all ranks.
         cache: Its prompt cache during prefill; the batch owns it while decoding.
         n_cached: Prompt tokens that were in ``cache`` initially.
         chunks: The running prefill.
@@ -95,8 +102,10 @@ class RunningSequence:
         first_turn: Whether no chunk has run yet.
         called: Whether a tool call has begun.
         failed: Whether its receiver got an exception.
+        cancelled: Whether a command has ended it.
     """
 
+    number: int
     request: EngineRequest
     running: Running
     cache: list[Any]
@@ -106,6 +115,7 @@ class RunningSequence:
     first_turn: bool = True
     called: bool = False
     failed: bool = False
+    cancelled: bool = False
 
     def fail(self, error: Exception) -> None:
         if not self.failed:
@@ -114,7 +124,7 @@ class RunningSequence:
 
     @property
     def over(self) -> bool:
-        return self.failed or self.running.cancelled
+        return self.failed or self.cancelled
 
     def contained(self, function: Callable[..., Any], otherwise: Callable[..., Any]) -> Any:
         """Wrap a function so that its errors end this answer, but not the batch."""

@@ -9,6 +9,7 @@ mlx-lm's own code runs and only its experts are replaced.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -18,10 +19,15 @@ from flash_moe.compat.mlx_lm import (
     Qwen2MoeSparseMoeBlock,
     Qwen3MoeSparseMoeBlock,
     Qwen3NextSparseMoeBlock,
+    SwiGLU,
 )
+from flash_moe.errors import UnsupportedModelError
 from flash_moe.model.recorded import MAX_ROWS, recorded
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops import router_topk
+from flash_moe.ops.dispatch import kernel_forms
+from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.stream.bank import ExpertBank
 
 # Each computes softmax(gate(x)), takes the top_k largest, divides them by their sum if
 # norm_topk_prob, and adds sigmoid(shared_expert_gate(x)) * shared_expert(x) if it has one.
@@ -66,7 +72,40 @@ def _fused(base: type) -> type:
                 return base.__call__(self, x)  # type: ignore[no-any-return]
             few = len(rows) <= MAX_ROWS
             ids, weights, *shared = self._recorded_route(rows) if few else _route(self, rows)
-            return switch.weighted(rows, ids, weights, tuple(shared) or None).reshape(x.shape)
+            group = getattr(self, "sharding_group", None)
+            if group is None:
+                return switch.weighted(rows, ids, weights, tuple(shared) or None).reshape(x.shape)
+            # Each rank adds its share of the shared expert, so the sum has the whole of it, once.
+            wide: Any = tuple(each.astype(mx.float32) for each in shared) or None
+            y = switch.weighted(rows, ids, weights, wide, mx.float32)
+            total = mx.distributed.all_sum(y, group=group)
+            return total.astype(x.dtype).reshape(x.shape)
 
     Fused.__name__ = Fused.__qualname__ = f"Fused{base.__name__}"
     return Fused
+
+
+def kernels_of(
+    bank: ExpertBank, layer: int, activation: Any, option: str, *, timed: bool
+) -> ExpertKernels | None:
+    """Return the kernels for a layer, or ``None`` if plain MLX has to compute it.
+
+    Args:
+        timed: Choose by times of this machine. Ranks must not: they sum in the dtype of a choice.
+
+    Raises:
+        UnsupportedModelError: The kernels are required and do not support the layer.
+    """
+    slot_bytes = bank.slab_plan(layer).slot_bytes
+    try:
+        if type(activation) is not SwiGLU:
+            raise UnsupportedModelError(
+                "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
+            )
+        layout = bank.layers[layer].layout
+        kernels = ExpertKernels(layout, slot_bytes)
+        return replace(kernels, forms=kernel_forms(option, layout)) if timed else kernels
+    except UnsupportedModelError:
+        if option == "require":
+            raise
+        return None

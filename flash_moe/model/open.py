@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from flash_moe.compat.division import divided_weights
 from flash_moe.compat.dtypes import Stored, resident_bytes, stored
 from flash_moe.compat.lazy_loading import LazyLoading, loaded_layer
 from flash_moe.compat.view_finder import ViewFinder
@@ -55,9 +56,12 @@ def open_streaming(path: Path, options: LoadOptions, part: Part | None = None) -
 
 
 def _loaded(path: Path, manifest: Manifest, config: ModelConfig) -> Iterable[Stored]:
-    """Return the resident tensors of a store that mlx-lm loads."""
+    """Return the resident tensors of a store that this machine loads."""
     files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
     entries = {e.name: e for file in files for e in read_header(file).values()}
+    if manifest.part is not None:
+        weights = divided_weights(config.raw, entries.values(), path, manifest.part.count)
+        return [stored(each) for each in weights.values()]
     if manifest.unused is not None:
         return entries.values()
     # Older versions also stored weights that mlx-lm does not load.

@@ -13,7 +13,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +25,10 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
 from flash_moe.compat.layer_calls import CacheState
-from flash_moe.compat.mlx_lm import SwiGLU, cached_positions, replace_gated_delta_ops
+from flash_moe.compat.mlx_lm import cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
-from flash_moe.errors import ClosedError, UnsupportedModelError
+from flash_moe.errors import ClosedError
 from flash_moe.memory.measured_workspace import WorkspaceMeter
 from flash_moe.memory.plan import (
     MIN_CHUNK,
@@ -41,17 +41,19 @@ from flash_moe.memory.plan import (
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
+from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
-from flash_moe.model.moe_block import fuse
+from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
 from flash_moe.model.recorded import record_delta_nets
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
-from flash_moe.ops.dispatch import keep_views, kernel_forms, use_kernels
+from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.gated_delta import with_kernel
-from flash_moe.ops.moe_experts import ExpertKernels
+from flash_moe.ranks.envelope import Kind
+from flash_moe.ranks.group import Ranks
 from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.contents import CacheContents
@@ -77,13 +79,20 @@ class StreamedModel(nn.Module):
     _prefill_workspace: PrefillWorkspace
     _meter: WorkspaceMeter
     _watch: PressureWatch
+    _division: Division | None
     _lock: Any
     _closed: bool
 
     @property
     def stats(self) -> StreamStats:
         """Snapshot of the counters since the model was loaded."""
-        return self._bank.stats()
+        stats = self._bank.stats()
+        return replace(stats, ranks=self._division.stats) if self._division else stats
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that run the model together; ``None`` on one machine."""
+        return self._division.ranks if self._division else None
 
     @property
     def streaming(self) -> Streaming:
@@ -121,6 +130,8 @@ class StreamedModel(nn.Module):
             n_rows: Number of prompts that are processed at once.
         """
         most = self._longest(n_tokens, cache)[0]
+        if self.ranks is not None:
+            most = self.ranks.smallest(Kind.CHUNK, most, {"prompt tokens": n_tokens})
         return chunks(n_tokens, max(most // n_rows, 1))
 
     def tiles_of(self, n_tokens: int, cache: Sequence[Any], marks: Sequence[int]) -> list[int]:
@@ -132,6 +143,8 @@ class StreamedModel(nn.Module):
         Args:
             marks: Numbers of tokens at which a tile has to end.
         """
+        if self.ranks is not None:  # passes layer by layer have not been divided
+            return self.chunks_of(n_tokens, cache)[:1]
         most, tile_of = self._longest(n_tokens, cache)
         return tiles(n_tokens, most, tile_of, marks, fits_all=self._bank.fits_all)
 
@@ -300,6 +313,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             weakref.finalize(self, self._bank.close)
             self._padding = Padding(base.__module__.rpartition(".")[2])
             self._early_output = EarlyOutput()
+            ranks = streaming.ranks
+            self._division = Division(ranks, bank) if ranks else None
             before: StreamedExperts | None = None
             router: Router | None = None
             hidden = streaming.model.text.get("hidden_size")
@@ -307,8 +322,10 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 activation = modules[path].activation
                 kernels = None
                 if use:
-                    kernels = _kernels(self._bank, index, activation, option)
-                module = StreamedExperts(self._bank, index, activation, kernels, self._padding)
+                    kernels = kernels_of(bank, index, activation, option, timed=ranks is None)
+                parts = (self._bank, index, activation, kernels, self._padding)
+                division = self._division
+                module = DividedExperts(division, *parts) if division else StreamedExperts(*parts)
                 above = replace_module(self, path, module)
                 module.overlap_with_reads(start_early(above[0], self._early_output))
                 if kernels is not None:
@@ -335,9 +352,13 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             tokens, cache = passed.get(names[0]), passed.get("cache")
             self._padding.find(tokens, cache)
             n_tokens = tokens.size if isinstance(tokens, mx.array) else 0
-            with self._meter.measure(n_tokens, lambda: cached_positions(cache or ())):
+            division = self._division
+            with (
+                self._meter.measure(n_tokens, lambda: cached_positions(cache or ())),
+                division.in_step(tokens) if division else nullcontext(),
+            ):
                 out = base.__call__(self, *args, **kwargs)
-                self._bank.fence()
+                self._bank.fence(None, *(division.pending(out, tokens, cache) if division else ()))
             return out
 
         def _passes(self, passed: Mapping[str, Any]) -> mx.array:
@@ -370,24 +391,3 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
 def _load(file: Path) -> dict[str, mx.array]:
     weights: Any = mx.load(str(file))
     return dict(weights)
-
-
-def _kernels(bank: ExpertBank, layer: int, activation: Any, option: str) -> ExpertKernels | None:
-    """Return the kernels for a layer, or ``None`` if plain MLX has to compute it.
-
-    Raises:
-        UnsupportedModelError: The kernels are required and do not support the layer.
-    """
-    slot_bytes = bank.slab_plan(layer).slot_bytes
-    try:
-        if type(activation) is not SwiGLU:
-            raise UnsupportedModelError(
-                "ops", f"moe_gate_up: expected SwiGLU experts, got {type(activation).__name__}"
-            )
-        layout = bank.layers[layer].layout
-        kernels = ExpertKernels(layout, slot_bytes)
-        return replace(kernels, forms=kernel_forms(option, layout))
-    except UnsupportedModelError:
-        if option == "require":
-            raise
-        return None

@@ -16,6 +16,7 @@ from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
 from flash_moe.memory.system import available_to_model, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
+from flash_moe.ranks.group import Ranks
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
@@ -34,6 +35,7 @@ class Streaming:
         resident_bytes: Size of the resident weights, in the dtype of the computation.
         files: For a checkpoint: tensor name to its file. mlx-lm loads all files in the directory,
             and of several copies of a tensor any one.
+        ranks: The ranks among which the model is divided; ``None`` on one machine.
     """
 
     experts: ExpertFiles
@@ -41,6 +43,7 @@ class Streaming:
     options: LoadOptions
     resident_bytes: int
     files: Mapping[str, Path] = field(default_factory=dict)
+    ranks: Ranks | None = None
 
     @property
     def top_k(self) -> int:

@@ -135,7 +135,12 @@ class StreamedExperts(nn.Module):
         return self.forms.few and n_rows * top_k <= max_rows * self._n_experts
 
     def weighted(
-        self, x: mx.array, ids: mx.array, weights: mx.array, shared: Shared | None
+        self,
+        x: mx.array,
+        ids: mx.array,
+        weights: mx.array,
+        shared: Shared | None,
+        dtype: mx.Dtype | None = None,
     ) -> mx.array:
         """Return the weighted sum over the chosen experts, plus sigmoid(gate) * shared.
 
@@ -148,14 +153,16 @@ class StreamedExperts(nn.Module):
             ids: Expert ids ``[tokens, k]``, evaluated here.
             weights: Routing weights ``[tokens, k]``, float32.
             shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``.
+            dtype: Dtype of the sum and of ``shared``; that of ``x`` by default.
 
         Returns:
-            ``[tokens, hidden]`` in the dtype of ``x``.
+            ``[tokens, hidden]``.
 
         Raises:
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
+        dtype = dtype or x.dtype
 
         def begin_shared(waits: bool) -> None:
             if shared is not None and waits:
@@ -165,16 +172,16 @@ class StreamedExperts(nn.Module):
             y = (self._outputs(x, ids, begin_shared) * weights[..., None]).sum(axis=-2)
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
-            return y.astype(x.dtype)
+            return y.astype(dtype)
         held = self._held_slots(ids)
         if held is not None:
             slab = self._bank.slab(self._layer).array
-            y = self._kernels(x, weights, held, slab, shared=shared)
+            y = self._kernels(x, weights, held, slab, dtype=dtype, shared=shared)
             self._bank.track(y)
             return y
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
-        return self._one_token(x, chosen[0], weights, waves, shared)
+        return self._one_token(x, chosen[0], weights, waves, shared, dtype)
 
     def _outputs(
         self, x: mx.array, ids: mx.array, begin_shared: Callable[[bool], None]
@@ -244,6 +251,7 @@ class StreamedExperts(nn.Module):
         weights: mx.array,
         waves: Iterator[Wave],
         shared: Shared | None,
+        dtype: mx.Dtype,
     ) -> mx.array:
         """Return the sum for ``x`` ``[1, hidden]``; cached experts start while others are read.
 
@@ -269,9 +277,9 @@ class StreamedExperts(nn.Module):
         ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
             h = mx.concatenate(parts)[mx.array(np.argsort(order))]
-            y = self._kernels.down(h, weights, ids, slab, x.dtype, shared=shared)
+            y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
         else:
-            y = self._kernels(x, weights, ids, slab, shared=shared)
+            y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
         self._bank.track(y)
         return y
 

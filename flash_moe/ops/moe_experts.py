@@ -120,6 +120,7 @@ class ExpertKernels:
         slots: mx.array,
         slab: mx.array,
         *,
+        dtype: mx.Dtype | None = None,
         shared: Shared | None = None,
         residual: mx.array | None = None,
     ) -> mx.array:
@@ -133,15 +134,16 @@ class ExpertKernels:
             weights: Routing weights ``[tokens, k]``.
             slots: Result of ``slot_ids``, ``[tokens, k]``.
             slab: The slab's words, uint32.
+            dtype: Dtype of the result, of ``shared`` and of ``residual``; that of ``x`` by default.
             shared: Output of the shared expert ``[tokens, hidden]`` and its gate ``[tokens, 1]``
                 before the sigmoid, added to the sum.
             residual: ``[tokens, hidden]``, added to the sum.
 
         Returns:
-            ``[tokens, hidden]`` in the dtype of ``x``.
+            ``[tokens, hidden]``.
         """
         extras = [*(shared or ()), *(() if residual is None else (residual,))]
-        run = self._compiled(shared is not None, residual is not None)
+        run = self._compiled(dtype or x.dtype, shared is not None, residual is not None)
         return run(x, weights, slots, slab, *extras)
 
     def unweighted(self, x: mx.array, slots: mx.array, slab: mx.array) -> mx.array:
@@ -237,14 +239,16 @@ class ExpertKernels:
         )[0]
 
     @functools.cache  # noqa: B019  a layer's kernels live as long as the model
-    def _compiled(self, has_shared: bool, has_residual: bool) -> Callable[..., mx.array]:
+    def _compiled(
+        self, dtype: mx.Dtype, has_shared: bool, has_residual: bool
+    ) -> Callable[..., mx.array]:
         def run(
             x: mx.array, weights: mx.array, slots: mx.array, slab: mx.array, *extras: mx.array
         ) -> mx.array:
             h = self.gate_up(x, slots, slab)
             shared = (extras[0], extras[1]) if has_shared else None
             residual = extras[-1] if has_residual else None
-            return self.down(h, weights, slots, slab, x.dtype, shared=shared, residual=residual)
+            return self.down(h, weights, slots, slab, dtype, shared=shared, residual=residual)
 
         return mx.compile(run)
 

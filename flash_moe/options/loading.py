@@ -135,6 +135,19 @@ class LoadOptions:
         "--trace-events",
         metavar="FILE",
     )
+    group: Any = option(
+        None,
+        "mx.distributed.init(), to run the model on several machines (docs/distributed.md)",
+        default="one machine",
+    )
+    peer_timeout: float = option(
+        60.0,
+        "longest wait for another of several machines, after which the process ends",
+        "--peer-timeout",
+        unit="seconds",
+        positive=True,
+        env=True,
+    )
     revision: str | None = option(None, "branch, tag or commit of a repository")
     tokenizer_config: Mapping[str, Any] = option({}, "arguments of the tokenizer")
 

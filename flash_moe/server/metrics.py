@@ -16,6 +16,15 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _RATES = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
+# Counters of each of several machines: name, help text, attribute of RankStats.
+_BY_RANK = (
+    ("expert_bytes_read", "Expert bytes read from the disk of a rank.", "bytes_read"),
+    ("expert_hits", "Expert lookups of a rank that hit its cache.", "hits"),
+    ("expert_misses", "Expert lookups of a rank that missed its cache.", "misses"),
+    ("wait_seconds", "Time that the layers of a rank waited for its reads.", "wait_s"),
+    ("peer_wait_seconds", "Time that a rank waited for reads of slower ranks.", "peer_wait_s"),
+)
+
 
 class Metrics:
     """Metrics of one server in their own registry."""
@@ -86,3 +95,9 @@ class _State:
         yield gauge("expert_hit_rate", "Hits per lookup, since loading.", stats.hit_rate)
         yield gauge("bank_bytes", "Memory of the expert cache.", stats.bank_bytes)
         yield gauge("expert_bytes", "Size of all experts of the model.", stats.expert_bytes)
+        for name, text, field in _BY_RANK:
+            by_rank = CounterMetricFamily(f"flash_moe_rank_{name}", text, labels=["rank"])
+            for rank in stats.ranks:
+                by_rank.add_metric([str(rank.rank)], getattr(rank, field))
+            if stats.ranks:
+                yield by_rank

@@ -15,7 +15,6 @@ from flash_moe.errors import ClosedError, ConfigError
 from flash_moe.files.sizes import format_bytes
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.prompt_cache_dir import open_prompt_caches
-from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
 from flash_moe.memory.system import usable_memory
 from flash_moe.server.handler import Handler
@@ -46,34 +45,43 @@ def serve(options: ServeOptions, on_ready: Callable[[str, Engine], None]) -> Non
         _serve(options, on_ready, stop)
 
 
+def engine_of(options: ServeOptions) -> Engine:
+    """Start the engine of a server; with several machines each has one.
+
+    Raises:
+        ConfigError: The prompt caches use up ``memory_gb``.
+    """
+    cache_bytes, load_options = _split_memory(options)
+    return Engine(
+        lambda: load(options.model, **load_options),
+        concurrency=options.concurrency,
+        max_queue=options.max_queue,
+        cache_entries=options.prompt_cache_entries,
+        cache_bytes=cache_bytes,
+        open_disk=lambda flash: open_prompt_caches(
+            flash.model, options.prompt_caches_on_disk, _log.warning
+        ),
+    )
+
+
 def _serve(
     options: ServeOptions,
     on_ready: Callable[[str, Engine], None],
     stop: Signals,
 ) -> None:
-    path, (cache_bytes, load_options) = resolve(options.model), _split_memory(options)
     service: list[Service] = []
     http = _listen(options, lambda *arguments: Handler(service[0], *arguments))
     try:
-        engine = Engine(
-            lambda: load(path, **load_options),
-            concurrency=options.concurrency,
-            max_queue=options.max_queue,
-            cache_entries=options.prompt_cache_entries,
-            cache_bytes=cache_bytes,
-            open_disk=lambda flash: open_prompt_caches(
-                flash.model, options.prompt_caches_on_disk, _log.warning
-            ),
-        )
+        engine = engine_of(options)
         try:
             while not engine.loaded.wait(POLL_S):
                 pass
             if engine.error is not None:
                 raise engine.error
-            service.append(Service(options, path, engine))
+            service.append(Service(options, engine.flash.model.path, engine))
             _run(http, service[0], stop, lambda url: on_ready(url, engine))
             if not stop.requested:
-                raise ClosedError("serve", "the engine's thread has ended")
+                raise engine.error or ClosedError("serve", "the engine's thread has ended")
         finally:
             engine.close()
     finally:

@@ -55,6 +55,36 @@ class LayerStats:
 
 
 @dataclass(frozen=True)
+class RankStats:
+    """Counters of one of several machines at the end of the last forward pass.
+
+    Attributes:
+        wait_s: Seconds that its layers waited for its own reads.
+        peer_wait_s: Seconds that its layers waited for slower reads of other ranks: for each layer
+            of a pass, the longest wait of all ranks minus its own.
+    """
+
+    rank: int
+    bytes_read: int
+    hits: int
+    misses: int
+    bank_bytes: int
+    wait_s: float
+    peer_wait_s: float
+
+    def __sub__(self, other: RankStats) -> RankStats:
+        return RankStats(
+            self.rank,
+            self.bytes_read - other.bytes_read,
+            self.hits - other.hits,
+            self.misses - other.misses,
+            self.bank_bytes,
+            self.wait_s - other.wait_s,
+            self.peer_wait_s - other.peer_wait_s,
+        )
+
+
+@dataclass(frozen=True)
 class StreamStats:
     """Snapshot of the counters. The difference of two covers the time between them.
 
@@ -63,12 +93,14 @@ class StreamStats:
         expert_bytes: Size of all experts of the model.
         layers: One entry per MoE layer.
         shrinks: Number of times the bank shrank because the machine was short of memory.
+        ranks: One entry per machine if several run the model; the other fields are of this one.
     """
 
     bank_bytes: int
     expert_bytes: int
     layers: tuple[LayerStats, ...] = field(repr=False)
     shrinks: int = 0
+    ranks: tuple[RankStats, ...] = ()
 
     def __str__(self) -> str:
         tier = f"{self.host_hits} misses from the second tier, " if self.host_hits else ""
@@ -143,7 +175,9 @@ class StreamStats:
     def __sub__(self, other: StreamStats) -> StreamStats:
         layers = tuple(a - b for a, b in zip(self.layers, other.layers, strict=True))
         shrinks = self.shrinks - other.shrinks
-        return StreamStats(self.bank_bytes, self.expert_bytes, layers, shrinks)
+        before = other.ranks or tuple(RankStats(r.rank, 0, 0, 0, 0, 0.0, 0.0) for r in self.ranks)
+        ranks = tuple(a - b for a, b in zip(self.ranks, before, strict=True))
+        return StreamStats(self.bank_bytes, self.expert_bytes, layers, shrinks, ranks)
 
     def to_json(self) -> dict[str, object]:
         """Return plain numbers for JSON."""
@@ -153,7 +187,8 @@ class StreamStats:
             *("wasted_bytes", "recall", "bytes_copied", "copy_s", "host_hits"),
         )
         rows = {name: getattr(self, name) for name in totals}
-        return {**rows, "layers": [dict(vars(layer)) for layer in self.layers]}
+        ranks = {"ranks": [dict(vars(rank)) for rank in self.ranks]} if self.ranks else {}
+        return {**rows, **ranks, "layers": [dict(vars(layer)) for layer in self.layers]}
 
 
 class Counters:

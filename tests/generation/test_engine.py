@@ -167,7 +167,7 @@ def test_a_cancelled_request_leaves_and_the_others_stay(
 
 
 def test_an_error_of_one_answer_stays_with_it(engine: Engine, alone: FlashMoE) -> None:
-    def broken() -> list[Any]:
+    def broken(tokenizer: Any) -> list[Any]:
         def processor(tokens: mx.array, logits: mx.array) -> mx.array:
             if tokens.size > 10:
                 raise ZeroDivisionError

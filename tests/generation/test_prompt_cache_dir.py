@@ -218,7 +218,7 @@ def test_two_writers_of_one_directory(
     size = saved(probe)[0].stat().st_size
     both = [opened(gb=2.5 * size / 1e9) for _ in range(2)]
     n_found, rng = 0, random.Random(5)
-    for _ in range(repetitions(4, full=40)):
+    for _ in range(repetitions(2, full=40)):
         for n, (ids, cache) in enumerate(zip(prompts, caches, strict=True)):
             both[n % 2].save(ids, cache)
             while n_found and rng.random() < 0.5:

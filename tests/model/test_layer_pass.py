@@ -159,7 +159,7 @@ def test_an_end_within_a_pass_leaves_the_cache_as_before(
     short: FlashMoE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closed by its caller, and by a read that fails; other passes run in between."""
-    begin, ids = prompt_ids(9, seed=1), prompt_ids(360)
+    begin, ids = prompt_ids(9, seed=1), prompt_ids(200)
     other, expected = make_prompt_cache(short.model), make_prompt_cache(short.model)
     cache, _ = run(short, begin)
     mx.eval(short.model(mx.array([begin]), cache=expected))
@@ -180,8 +180,6 @@ def test_an_end_within_a_pass_leaves_the_cache_as_before(
         list(steps)
     monkeypatch.setattr(RecordReader, "read", read)
     assert_same(cache, expected)
-    run(short, ids, cache)
-    run(short, ids, expected, step=90)
     logits = [np.array(short.model(mx.array([[5]]), cache=each)) for each in (cache, expected)]
     assert np.allclose(*logits, atol=1e-4)
 

@@ -20,7 +20,7 @@ from flash_moe.ops.metal_paths import MetalPath, metal_path
 from tests.support.resident import budget_gb, prompt_ids
 
 PER_ROW, REUSE = MetalPath.PER_ROW, MetalPath.REUSE
-SHARES = ("layer", "token", "half", "all")  # of the experts that fit the bank
+SHARES = ("token", "half", "all")  # of the experts that fit the bank
 GROUP = 5  # experts that are copied at once, of the 32 of a layer
 
 

@@ -28,9 +28,8 @@ def test_clients(number: int, live: Live, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_options() -> None:
-    known = "".join(
-        flash_moe(command, "--help").stdout for command in ("serve", "caches", "doctor")
-    )
+    commands = ("serve", "caches", "doctor")
+    known = "".join(flash_moe(command, "--help").stdout for command in commands)
     for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)):
         assert option in known
 

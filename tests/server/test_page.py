@@ -78,7 +78,8 @@ def say(monkeypatch: pytest.MonkeyPatch) -> SAY:
             end = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
             tokens = [*self._tokenizer.encode(text, add_special_tokens=False), end]
             return replace(
-                made, run=replace(made.run, processors=lambda: [ForcedTokens(list(tokens))])
+                made,
+                run=replace(made.run, processors=lambda tokenizer: [ForcedTokens(list(tokens))]),
             )
 
         monkeypatch.setattr(Preparer, "prepare", prepare)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 T = TypeVar("T")
 OPTION = "--full"
@@ -19,6 +20,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     global _full
     _full = config.getoption(OPTION)
+    # No test asserts a time: Hypothesis would, and a machine that does much else fails it.
+    settings.register_profile(
+        "any speed",
+        deadline=None,
+        max_examples=repetitions(40, full=100),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("any speed")
 
 
 def repetitions(few: int, *, full: int) -> int:

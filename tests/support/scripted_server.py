@@ -82,7 +82,7 @@ def force_answers(scripts: dict[str, list[str]]) -> None:
             text = f"{THOUGHT}\n</think>\n\n{text}"
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         tokens = [*tokenizer.encode(text, add_special_tokens=False), end]
-        run = replace(made.run, processors=lambda: [ForcedTokens(tokens)])
+        run = replace(made.run, processors=lambda tokenizer: [ForcedTokens(tokens)])
         return replace(made, run=run)
 
     Preparer.prepare = prepare  # type: ignore[method-assign]

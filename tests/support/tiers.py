@@ -71,6 +71,7 @@ SLOW = tuple(
         "model/test_faults.py",
         "model/test_fence.py",
         "model/test_goldens.py",
+        "model/test_layer_pass.py",
         "model/test_memory_gb.py",
         "model/test_memory_of_families.py",
         "model/test_memory_shrinks.py",
@@ -80,6 +81,8 @@ SLOW = tuple(
         "pack/sources/test_hf.py",
         "pack/sources/test_requantized.py",
         "server/test_stats.py",
+        "ranks/test_serve_and_chat.py",
+        "ranks/test_two_ranks.py",
         "test_docs.py::test_python_block",
     )
 )

@@ -1,0 +1,109 @@
+"""Groups of processes on loopback, as ``mlx.launch`` starts them, and a model that divides."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flash_moe.pack.packer import pack
+from flash_moe.pack.sources.open_source import open_source
+from flash_moe.pack.sources.store import slice_source
+from flash_moe.store.part import Part
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
+from tests.support.processes import environment
+from tests.support.timeout import TIMEOUT_S
+
+# Every width divides by 4 groups of 64.
+WIDE = replace(
+    PRESETS["tiny"],
+    layers=4,
+    expert_width=256,
+    shared_width=256,
+    heads=8,
+    kv_heads=4,
+    linear_k_heads=4,
+    linear_v_heads=8,
+)
+
+
+def write_wide(root: Path, *sizes: int) -> None:
+    """Write the checkpoint ``mlx``, the store ``whole``, and the parts for groups of these sizes.
+
+    The parts of a group of 2 are ``parts/part-1-of-2`` and ``parts/part-2-of-2``.
+    """
+    write_mlx_checkpoint(root / "mlx", WIDE)
+    pack(open_source(root / "mlx"), root / "whole")
+    write_parts(root / "whole", root / "parts", *sizes)
+
+
+def write_parts(store: Path, parts: Path, *sizes: int) -> None:
+    for size in sizes:
+        for part in (Part(number, size) for number in range(1, size + 1)):
+            pack(slice_source(store, part), parts / part.suffix.lstrip("-"))
+
+
+class Group:
+    """Running ranks. Their output is in files."""
+
+    def __init__(
+        self, size: int, words: Sequence[Any], files: Path, stdin: Any, **extra: str
+    ) -> None:
+        self.files = files
+        sockets = [socket.socket() for _ in range(size)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in sockets]
+        for each in sockets:
+            each.close()
+        hostfile = files / "hosts.json"
+        hostfile.write_text(json.dumps(hosts))
+        self.processes = []
+        for rank in range(size):
+            variables = dict(extra)
+            if size > 1:
+                variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hostfile)}
+            with (files / f"out{rank}").open("wb") as out, (files / f"err{rank}").open("wb") as err:
+                self.processes.append(
+                    subprocess.Popen(
+                        list(map(str, words)),
+                        env=environment(**variables),
+                        stdin=stdin,
+                        stdout=out,
+                        stderr=err,
+                    )
+                )
+
+    def wait(self, *ranks: int) -> list[int]:
+        """Exit codes of these ranks, or of all."""
+        chosen = [self.processes[rank] for rank in ranks] if ranks else self.processes
+        return [process.wait(TIMEOUT_S) for process in chosen]
+
+    def out(self, rank: int) -> str:
+        return (self.files / f"out{rank}").read_text()
+
+    def said(self, rank: int) -> str:
+        return (self.files / f"err{rank}").read_text()
+
+
+@contextmanager
+def group(
+    size: int, *words: Any, files: Path, stdin: Any = subprocess.DEVNULL, **extra: str
+) -> Iterator[Group]:
+    """Start a command on each rank; kill what is left of them at the end."""
+    files.mkdir(parents=True, exist_ok=True)
+    ranks = Group(size, words, files, stdin, **extra)
+    try:
+        yield ranks
+    finally:
+        for process in ranks.processes:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()

@@ -1,0 +1,120 @@
+"""Program of each rank in ``tests/ranks/test_two_ranks.py``; prints JSON.
+
+python -m tests.support.rank_program ROOT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import sharded_load
+
+from flash_moe import FlashMoE, FlashMoEError, load
+from flash_moe.model import streamed
+from tests.support.resident import prompt_ids
+
+# Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
+BUDGETS = {"small": 0.6e6, "middle": 3e6, "full": 20e6}
+PROMPTS = ((1, 1), (1, 37), (1, 600), (3, 20))  # rows, tokens
+N_TOKENS = 24
+
+
+def logits(model: Any, rows: list[list[int]], chunk: int = 256, n_tokens: int = 4) -> Any:
+    """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows."""
+    cache, ids = make_prompt_cache(model), mx.array(rows)
+    made, done = [], 0
+    while done < ids.shape[1] - 1:
+        end = min(done + chunk, ids.shape[1] - 1)
+        made.append(np.array(model(ids[:, done:end], cache=cache)))
+        done = end
+    tokens = ids[:, -1:]
+    for _ in range(n_tokens):
+        out = model(tokens, cache=cache)
+        made.append(np.array(out))
+        tokens = mx.argmax(out[:, -1:], axis=-1)
+    return np.concatenate([each.reshape(-1) for each in made])
+
+
+def batch(rows: int, n: int) -> list[list[int]]:
+    return [prompt_ids(n, seed) for seed in range(rows)]
+
+
+def raised(flash: FlashMoE, prompt: list[int], **options: Any) -> str:
+    try:
+        flash.generate(prompt, max_tokens=4, **options)
+    except FlashMoEError as error:
+        return f"{type(error).__name__} {error}"
+    return ""
+
+
+def same_bits(root: Path, group: Any) -> dict[str, Any]:
+    """Streamed parts against resident mlx-lm on the same ranks, for each bank and prompt."""
+    reference, _ = sharded_load(str(root / "mlx"), None, group)
+    expected = [logits(reference, batch(*shape)) for shape in PROMPTS]
+    same: dict[str, Any] = {}
+    for name, n_bytes in BUDGETS.items():
+        with load(root / "parts", group=group, cache_gb=n_bytes / 1e9) as flash:
+            got = [logits(flash.model, batch(*shape)) for shape in PROMPTS]
+        pairs = zip(got, expected, strict=True)
+        same[name] = [bool((a == b).all()) for a, b in pairs]
+    return same
+
+
+def disagreements(flash: FlashMoE, rank: int) -> dict[str, Any]:
+    """Requests that differ between the ranks, and those after them."""
+    report: dict[str, Any] = {"prompts": raised(flash, prompt_ids(50, seed=rank))}
+    report["lengths"] = raised(flash, prompt_ids(50 - 20 * rank))
+    report["after"] = flash.generate(prompt_ids(9), max_tokens=4).token_ids
+    report["sampled"] = flash.generate(prompt_ids(9), max_tokens=12, temperature=1.0).token_ids
+    chunk_tokens = streamed.chunk_tokens
+    streamed.chunk_tokens = lambda *a, **k: 33 if rank else 50  # memory of other machines
+    report["chunks"] = flash.model.chunks_of(100, ())
+    report["other memory"] = flash.generate(prompt_ids(100), max_tokens=4).token_ids
+    streamed.chunk_tokens = chunk_tokens
+    return report
+
+
+def read_error(root: Path, group: Any, rank: int) -> dict[str, Any]:
+    """A damaged part on rank 1, and the same processes after it is mended."""
+    parts = Path(shutil.copytree(root / "parts", root / f"damaged{rank}"))
+    file = parts / "part-2-of-2" / "experts" / "layer_002.bin"
+    data = file.read_bytes()
+    if rank:
+        file.write_bytes(bytes(b ^ 1 for b in data))
+    with load(parts, group=group, cache_gb=BUDGETS["small"] / 1e9, verify_reads=True) as flash:
+        report: dict[str, Any] = {"error": raised(flash, prompt_ids(20))}
+        file.write_bytes(data)
+        report["mended"] = flash.generate(prompt_ids(9), max_tokens=4).token_ids
+    return report
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    group = mx.distributed.init(strict=True)
+    rank = group.rank()
+    report: dict[str, Any] = {"same bits": same_bits(root, group)}
+    report["read error"] = read_error(root, group, rank)
+    with load(root / "parts", group=group, cache_gb=BUDGETS["middle"] / 1e9) as flash:
+        answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
+        report["tokens"] = answer.token_ids
+        report["stats"] = answer.stats.stream.to_json()
+        report["resident"] = flash.model.memory_plan.resident_bytes
+        report |= disagreements(flash, rank)
+    print(json.dumps(report), flush=True)
+    with load(root / "parts", group=group, cache_gb=0.02, peer_timeout=2.0) as flash:
+        for n, _ in enumerate(flash.stream(prompt_ids(9), max_tokens=200)):
+            if n == 20 and rank == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+if __name__ == "__main__":
+    main()
