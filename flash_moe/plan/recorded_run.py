@@ -101,4 +101,5 @@ def _waits(header: TraceHeader, n_passes: int, events: Path) -> Table:
             f"{events}: expected the {n_passes} forward passes of the trace, got {max(counts)}",
             "Record both in one run: --trace FILE --trace-events FILE.",
         )
-    return np.array([waits[layer.number][:n_passes] for layer in header.layers]).T
+    seconds: Table = np.array([waits[layer.number][:n_passes] for layer in header.layers]).T
+    return seconds
