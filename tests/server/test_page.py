@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from flash_moe.generation.prepare import Preparer
+from flash_moe.model.streamed import StreamedModel
+from flash_moe.stream.stats import RankStats
 from tests.support.local_server import LocalServer
 from tests.support.scripted_server import ForcedTokens
 from tests.support.timeout import TIMEOUT_S, wait_until
@@ -354,6 +356,17 @@ def test_the_map_shows_the_cache_in_light_and_dark(
         assert names <= {"absent", "cached", "recent", "evicted"}
     page.hover("#map", position={"x": 2, "y": 2})
     assert page.locator("#readout").inner_text().startswith("layer 0, expert 0: ")
+
+
+def test_several_machines(page: Any, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = tuple(RankStats(rank, 5_000_000, 3, 1, 10**7, 0.5, 1.25) for rank in (0, 1))
+    counted = replace(server.engine.flash.model.stats, ranks=ranks)
+    monkeypatch.setattr(StreamedModel, "stats", property(lambda model: counted))
+    page.reload()
+    page.get_by_text("Machine 2").wait_for()
+    figures = page.locator("#figures").inner_text()
+    assert figures.count("5.00 MB read") == 2
+    assert figures.count("75.0 % hits, waited 1.25 s for others") == 2
 
 
 def test_a_server_that_goes_away_and_comes_back(page: Any, server: LocalServer, say: SAY) -> None:

@@ -117,6 +117,12 @@ export class Live {
       this._figure("Second tier", `${experts.host_hits} hits`,
         `${bytes(experts.bytes_copied)} copied to the GPU`);
     }
+    for (const machine of experts.ranks ?? []) {
+      const lookups = machine.hits + machine.misses;
+      this._figure(`Machine ${machine.rank + 1}`, `${bytes(machine.bytes_read)} read`,
+        `${percent(lookups ? machine.hits / lookups : 0)} hits, ` +
+        `waited ${number(machine.peer_wait_s)} s for others`);
+    }
   }
 
   /** Set a figure; it gets an element when it is set for the first time. */
