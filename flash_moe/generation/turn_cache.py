@@ -16,7 +16,7 @@ from typing import Any
 
 from flash_moe.compat.mlx_lm import generation_stream, make_prompt_cache, wired_limit
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.prompt import common_length
+from flash_moe.generation.prompt import check_length, common_length
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir, always_trimmable
 from flash_moe.generation.result import Chunk
 from flash_moe.generation.steps import prefill
@@ -68,13 +68,15 @@ class TurnCache:
                 of the last user message.
         """
         started, before = time.perf_counter(), getattr(self._model, "stats", None)
-        step = GenerationOptions(**options).prefill_step  # raises before anything is processed
+        checked = GenerationOptions(**options)  # both raise before anything is processed
+        limit = getattr(getattr(self._network, "config", None), "max_context", None)
+        check_length(limit, len(ids), (), checked.max_tokens)
         reused = self._reuse(list(ids))
         total = len(ids) - len(reused.ids)
         report = options.pop("on_prefill", None)
         self.prefilled.append(0)
         if len(reused.ids) < mark < len(ids) and not always_trimmable(reused.cache):
-            self._prefill(reused, list(ids[:-1]), mark, step, report)
+            self._prefill(reused, list(ids[:-1]), mark, checked.prefill_step, report)
         if report:
             done = len(reused.ids) - (len(ids) - total)
             options["on_prefill"] = lambda n, _: report(done + n, total)

@@ -19,8 +19,8 @@ pytestmark = [
 FLASH_MOE = shlex.join(COMMAND)
 PIPE, NO_OUTPUT, NO_ERRORS = "| head -c 1", ">&-", "2>&-"
 CASES = [
-    *(("chat demo --max-tokens 4", how) for how in (PIPE, NO_OUTPUT, NO_ERRORS)),
-    ("generate demo --prompt hi --max-tokens 8", PIPE),
+    *(("chat demo --max-tokens 12", how) for how in (PIPE, NO_OUTPUT, NO_ERRORS)),
+    ("generate demo --prompt hi --max-tokens 20", PIPE),
     *(("info demo", how) for how in (PIPE, NO_OUTPUT)),
 ]
 
