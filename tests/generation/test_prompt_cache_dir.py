@@ -290,7 +290,7 @@ def test_edits_of_a_conversation_give_the_tokens_of_a_fresh_prefill(
     directory = opened()
     cache = TurnCache(flash, directory)
     turns = [0, 1]
-    for _ in range(repetitions(30, full=200)):
+    for _ in range(repetitions(16, full=200)):
         if rng.random() < 0.3:
             directory.close()
             directory = opened()

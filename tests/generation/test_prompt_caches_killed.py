@@ -53,7 +53,7 @@ def test_killed_while_writing(
     rng, directory, n_found = random.Random(7), tmp_path / "d", 0
     directory.mkdir()
     with ForkServer(environment(), tmp_path / "output") as server:
-        for _ in range(repetitions(6, full=100)):
+        for _ in range(repetitions(4, full=100)):
             assert server.run(WRITE, tiny_store, directory, rng.random() * 0.1) == -9
             found, lines = check(flash, directory, expected)
             assert lines == []  # a file is whole, or it has no name
@@ -72,7 +72,7 @@ def test_truncated_swapped_and_changed_files(
         list(flash.stream(ids, max_tokens=1, prompt_cache=cache))
         disk.save(ids, cache)
     disk.close()
-    for _ in range(repetitions(20, full=100)):
+    for _ in range(repetitions(10, full=100)):
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(good, directory)
         files = [file.path for file in cache_files(directory)]

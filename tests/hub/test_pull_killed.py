@@ -22,7 +22,7 @@ from tests.support.hub.fake_hub import FakeHub
 from tests.support.hub.faults import Slow, Stall
 from tests.support.hub.pulls import REPO, SHARDS
 
-KILLS = repetitions(12, full=50)
+KILLS = repetitions(8, full=50)
 CODE = "import sys; from flash_moe.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

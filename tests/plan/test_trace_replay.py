@@ -16,6 +16,7 @@ from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.stream.policy import LRFU, LRU
 from flash_moe.stream.trace import Call, Trace, TraceHeader
+from tests.support.effort import repetitions
 
 RECORD = 16384
 LAYOUT = RecordLayout((Component("gate_proj.scales", "F32", (4,), 0),), RECORD)
@@ -53,7 +54,7 @@ def calls_of(n_layers: int, n_experts: int, largest: int) -> st.SearchStrategy[l
     return st.lists(st.tuples(st.integers(0, n_layers - 1), experts), max_size=40)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=repetitions(60, full=200))
 @given(calls_of(2, 9, 9), st.integers(3, 18), st.integers(0, 1000), st.floats(0.5, 50))
 def test_no_policy_misses_less_than_the_optimum(
     calls: list[Call], n_slots: int, seed: int, half_life: float
@@ -84,7 +85,7 @@ def fewest_misses(calls: list[Call], n_slots: int) -> int:
     return min(costs.values())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=repetitions(60, full=200))
 @given(calls_of(1, 6, 4), st.integers(2, 5))
 def test_the_optimum_is_one(calls: list[Call], n_slots: int) -> None:
     found = optimum(trace_of(calls, 1, 6, 2), n_slots * RECORD)

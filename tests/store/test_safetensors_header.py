@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from flash_moe.errors import CorruptFileError
 from flash_moe.store.safetensors_header import MAX_HEADER_BYTES, read_header
+from tests.support.effort import repetitions
 
 Table = dict[str, Any]
 
@@ -139,7 +140,7 @@ def test_a_header_larger_than_the_format_allows_is_not_read(tmp_path: Path) -> N
         read_header(file)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=repetitions(60, full=200))
 @given(st.integers(0, len(encoded(SOUND)) + len(DATA) - 1), st.integers(1, 255))
 def test_a_changed_byte_is_noticed_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, position: int, change: int

@@ -13,6 +13,7 @@ from flash_moe.errors import BudgetError, ConfigError
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import Component, RecordLayout
 from flash_moe.stream.budget import plan_slabs, smallest_budget
+from tests.support.effort import repetitions
 
 RECORD_397B = 7_077_888
 
@@ -43,7 +44,7 @@ uneven = st.lists(st.tuples(records, st.integers(1, 64)), min_size=1, max_size=8
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=repetitions(60, full=300))
 @given(even | uneven, st.integers(1, 12), st.integers(1, 10**9))
 @example(layers((32768, 1), (32768, 10)), 10, 22 * 16384)  # few experts in one layer
 def test_any_plan(model: list[ExpertLayer], top_k: int, budget: int) -> None:

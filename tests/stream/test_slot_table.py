@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flash_moe.stream.policy import POLICIES, Policy
 from flash_moe.stream.slot_table import SlotTable
+from tests.support.effort import repetitions
 from tests.support.reference_policy import NAIVE, Naive
 
 LAYERS, EXPERTS = 3, 10
@@ -155,7 +156,9 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(deadline=None, max_examples=150, stateful_step_count=25)
+TestTable.settings = settings(
+    deadline=None, max_examples=repetitions(60, full=150), stateful_step_count=25
+)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile(
         "any speed",
         deadline=None,
-        max_examples=repetitions(40, full=100),
+        max_examples=repetitions(25, full=100),
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("any speed")

@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 # The same examples in every run.
 FUZZ = settings(
-    max_examples=repetitions(40, full=200),
+    max_examples=repetitions(25, full=200),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 # Of what is valid from the start, fewer.
-FUZZ_VALID = settings(FUZZ, max_examples=repetitions(25, full=80))
+FUZZ_VALID = settings(FUZZ, max_examples=repetitions(15, full=80))
 
 BAD_NAMES = [
     *("", ".", "..", "/", "/etc/passwd", "../x.bin", "a/../../x.bin", "a/..", "./x.bin", "a//b"),

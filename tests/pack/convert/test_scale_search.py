@@ -209,7 +209,7 @@ def numbers(limit: float) -> st.SearchStrategy[np.ndarray]:
     return hnp.arrays(np.float32, (2, 64), elements=value, fill=fill)
 
 
-@settings(max_examples=repetitions(40, full=150), deadline=None)
+@settings(max_examples=repetitions(25, full=150), deadline=None)
 @given(
     w=st.one_of(numbers(1.0), numbers(2.0**15), numbers(2.0**-13), numbers(2.0**-60)),
     bits=st.sampled_from(EXPERT_BITS),
