@@ -22,7 +22,7 @@ from tests.support.grammar_sampling import (
 )
 from tests.support.json_schemas import MIXED_TOOLS, PLAIN_TOOLS, SCHEMAS, tool
 
-N = repetitions(8, full=25)
+N = repetitions(12, full=25)
 PING = "<tool_call>\n<function=ping>\n</function>\n</tool_call>"
 NAMED = {"type": "function", "function": {"name": "move"}}
 
