@@ -35,7 +35,7 @@ IN_CHUNKS = {
     "mistral4",
 }
 VARIED = ["qwen3_5_moe", "deepseek_v3", "nemotron_h", "phixtral", "hunyuan", "mistral4"]
-FAMILIES = first(len(VARIED), [*VARIED, *(name for name in INSTALLED if name not in VARIED)])
+FAMILIES = first(len(VARIED), sorted(INSTALLED, key=lambda name: name not in VARIED))
 LENGTHS = (40, 1, 26, 13)
 
 
