@@ -40,7 +40,7 @@ from flash_moe.memory.plan import (
 )
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
-from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
+from flash_moe.memory.system import release_free_memory
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
@@ -150,12 +150,13 @@ class StreamedModel(nn.Module):
 
     def _longest(self, n_tokens: int, cache: Sequence[Any]) -> tuple[int, Callable[[int], int]]:
         """Return the longest chunk, and the longest tile of a pass over so many tokens."""
+        machine, available = self._streaming.memory_share()
         allowance = prompt_allowance(
             self._memory_plan,
             bank=self._bank.n_bytes,
             unfilled=self.unfilled_bytes,
-            machine=usable_memory(),
-            available=available_to_model(),
+            machine=machine,
+            available=available,
         )
         workspace, before = self._prefill_workspace, cached_positions(cache)
         context = before + n_tokens

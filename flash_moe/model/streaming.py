@@ -53,6 +53,12 @@ class Streaming:
         """Estimate the memory of the pass over a chunk of a prompt on this device."""
         return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
+    def memory_share(self) -> tuple[int, int | None]:
+        """Bytes of memory for this process, and those available now: ranks of a machine share."""
+        n = self.ranks.n_on_machine if self.ranks else 1
+        available = available_to_model()
+        return usable_memory() // n, None if available is None else available // n
+
     def plan_memory(self) -> MemoryPlan:
         """Divide the memory of the options, or the memory available now.
 
@@ -73,9 +79,10 @@ class Streaming:
                 smallest_bank=smallest,
                 workspace=self.prefill_workspace(),
             )
+        machine, available = self.memory_share()
         bank = default_bank(
-            machine=usable_memory(),
-            available=available_to_model(),
+            machine=machine,
+            available=available,
             resident=resident,
             expert_bytes=expert_bytes,
             smallest_bank=smallest,

@@ -15,6 +15,7 @@ import mlx.core as mx
 from flash_moe.env import launched_rank
 from flash_moe.errors import PeerLostError
 from flash_moe.ranks.group import Ranks
+from flash_moe.ranks.host import threads
 
 # Waits for the end of its standard input, and writes a sentence if that is not there at a time.
 _WATCH = """
@@ -35,6 +36,7 @@ def connect(timeout_s: float) -> Ranks | None:
         PeerLostError: A port is in use, or a rank cannot be reached.
         ConfigError: A rank of NCCL has several GPUs to choose from.
     """
+    before = threads()
     try:
         with _limited(timeout_s):
             group = mx.distributed.init()
@@ -46,7 +48,7 @@ def connect(timeout_s: float) -> Ranks | None:
         ) from error
     if group.size() == 1:
         return None
-    ranks = Ranks(group, timeout_s)
+    ranks = Ranks(group, timeout_s, threads() - before)
     ranks.watchdog.watch_parent()
     return ranks
 

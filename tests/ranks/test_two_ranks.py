@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def test_ranks_that_differ_raise_the_same_error_and_the_next_request_works(
     for name in ("after", "sampled", "chunks", "other memory"):
         assert first[name] == second[name]
     assert max(first["chunks"]) == 25  # the fewest chunks of at most 33 tokens
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+def test_ranks_of_a_machine_share_its_memory_and_cores(reports: Reports) -> None:
+    own = os.sched_getaffinity(0)
+    first, second = (set(report["cores"]) for report in reports)
+    assert first | second == own
+    assert len(first & second) == (0 if len(own) > 1 else 1)
+    assert [report["memory share"] for report in reports] == [pytest.approx(0.5)] * 2
 
 
 def test_a_rank_that_hangs_ends_the_other_with_a_sentence(run: Group) -> None:

@@ -19,7 +19,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import sharded_load
 
 from flash_moe import FlashMoE, FlashMoEError, load
+from flash_moe.memory.system import usable_memory
 from flash_moe.model import streamed
+from flash_moe.ranks.host import threads
 from tests.support.resident import prompt_ids
 
 # Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
@@ -107,6 +109,10 @@ def main() -> None:
         answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
         report["tokens"] = answer.token_ids
         report["stats"] = answer.stats.stream.to_json()
+        report["cores"] = sorted(
+            {core for thread in threads() for core in os.sched_getaffinity(thread)}
+        )
+        report["memory share"] = flash.model.streaming.memory_share()[0] / usable_memory()
         report["resident"] = flash.model.memory_plan.resident_bytes
         report |= disagreements(flash, rank)
     print(json.dumps(report), flush=True)
