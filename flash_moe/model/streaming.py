@@ -16,6 +16,7 @@ from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
 from flash_moe.memory.system import available_to_model, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
+from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
@@ -58,6 +59,12 @@ class Streaming:
         n = self.ranks.n_on_machine if self.ranks else 1
         available = available_to_model()
         return usable_memory() // n, None if available is None else available // n
+
+    def smallest(self, value: int, n_tokens: int) -> int:
+        """Return the smallest value of all ranks, for the next pass of a prompt of that length."""
+        if self.ranks is None:
+            return value
+        return self.ranks.smallest(Kind.CHUNK, value, {"prompt tokens": n_tokens})
 
     def plan_memory(self) -> MemoryPlan:
         """Divide the memory of the options, or the memory available now.

@@ -35,7 +35,7 @@ def reports(run: Group) -> Reports:
 
 
 def test_logits_are_the_bits_of_resident_mlx_lm_on_as_many_ranks(reports: Reports) -> None:
-    same = {name: [True] * len(PROMPTS) for name in BUDGETS}
+    same = {name: [True] * (len(PROMPTS) + 1) for name in BUDGETS}  # and one layer by layer
     assert [report["same bits"] for report in reports] == [same, same]
 
 
@@ -61,6 +61,10 @@ def test_a_failed_read_is_raised_on_all_ranks_and_all_stay_usable(reports: Repor
     errors = [report["read error"]["error"] for report in reports]
     assert errors[1].startswith("ChecksumError [store] layer 2, expert")
     assert errors[0] == f"PeerError [ranks] rank 1: {errors[1].partition(' ')[2]}"
+    layered = [report["read error"]["layer by layer"] for report in reports]
+    assert layered[1][0].startswith("[store] layer 2, expert")
+    assert layered[0][0] == f"[ranks] rank 1: {layered[1][0]}"
+    assert [positions for _, positions in layered] == [0, 0]
     assert [report["read error"]["mended"] for report in reports] == [reports[0]["after"]] * 2
 
 
