@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,6 +38,7 @@ MAX_ROWS_PER_EXPERT_CUDA = 20
 MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 
 Ints = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 class _Chosen(Exception):
@@ -101,6 +102,20 @@ class StreamedExperts(nn.Module):
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
         self._shared = shared
+
+    def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
+        """Return ``compute()``, which computes experts.
+
+        Args:
+            ids: The chosen experts.
+
+        Returns:
+            ``None`` only on a rank of several machines, instead of an error of reading.
+        """
+        return compute()
+
+    def report_progress(self) -> None:
+        """Let other machines wait for as long again."""
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the unweighted outputs of the chosen experts.
