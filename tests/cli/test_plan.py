@@ -19,7 +19,8 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.plan import this_machine
-from flash_moe.plan.forecast import Figure, Machine, assumptions, forecast
+from flash_moe.plan.figure import Figure
+from flash_moe.plan.forecast import Machine, assumptions, forecast
 from flash_moe.plan.machine_speed import disk_read_bytes_per_s
 from flash_moe.plan.planned import Planned, plan_checkpoint, plan_store
 from flash_moe.plan.this_machine import (
