@@ -187,7 +187,7 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
             "waiting for messages": forecast.message_s.high,
         }
         most = max(parts, key=parts.__getitem__)
-        console.print(Text(f"{expected(forecast)}; {most} takes most of the time."))
+        console.print(Text(f"{expected_speed(forecast)}; {most} takes most of the time."))
     each = f" on each of {planned.machines} machines" if planned.part else ""
     console.print(Text(f"It fits{each}." if end.fits else f"It does not fit{each}.", style="bold"))
     for reason in end.reasons:
@@ -200,7 +200,7 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
         console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
 
 
-def expected(forecast: Forecast) -> str:
+def expected_speed(forecast: Forecast) -> str:
     """Expected speed with a bank, as half a sentence."""
     cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
     return f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s {cached}"
