@@ -17,6 +17,7 @@ from flash_moe.compat import cudart
 from flash_moe.ops import kernel, self_test
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.plan import device_speed, this_machine
+from flash_moe.plan.machine_speed import Speed
 from flash_moe.stream import device_slab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from tests.support.fake_cudart import OUT_OF_MEMORY, FakeCudart, fake_address, fake_runtime
@@ -168,7 +169,8 @@ def test_tune_on_a_gpu_forecasts(tiny_store: Path, monkeypatch: pytest.MonkeyPat
     for module in (cudart, this_machine):
         monkeypatch.setattr(module, "cuda_runtime", lambda: fake_runtime(fake))
     monkeypatch.setattr(device_slab, "array_address", fake_address)
-    monkeypatch.setattr(device_speed.page_cache_speed, "__defaults__", (1_000_000,))
+    monkeypatch.setattr(device_speed.page_cache_speed, "__defaults__", (1,))
+    monkeypatch.setattr(this_machine, "weight_bytes_per_s", lambda bits: Speed(1e12))
     found = tune.on_gpu(tiny_store, 2.5)
     assert found is not None
     assert (found.machine.read_bytes_per_s.value, found.machine.memory_bytes) == (2.5e9, 10**12)
@@ -180,7 +182,7 @@ def test_tune_on_a_gpu_forecasts(tiny_store: Path, monkeypatch: pytest.MonkeyPat
     assert lines["disk"] == "2.5 GB/s of random reads, measured"
     assert "2 records to the GPU, measured" in lines["page cache"]
     assert 0 < found.forecast.tokens_per_s.low <= found.forecast.tokens_per_s.high
-    assert "tokens/s with 1.4 MB of experts" in expected_speed(found.forecast)
+    assert "tokens/s with 4.2 MB of experts" in expected_speed(found.forecast)
 
 
 def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> None:
