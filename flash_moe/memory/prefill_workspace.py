@@ -155,9 +155,8 @@ def _copied_bytes(layers: Sequence[ExpertLayer], itemsize: int) -> int:
     """
 
     def one(layout: RecordLayout) -> int:
-        n_quantized = sum(layout.quantization(p) is not None for p in layout.projections)
-        dense = itemsize * n_quantized * layout.hidden_size * layout.expert_width
-        return layout.record_bytes + dense
+        quantized = any(map(layout.quantization, layout.projections))
+        return layout.record_bytes + itemsize * quantized * layout.n_weights
 
     most = GROUPS_AHEAD * GROUP_EXPERTS
     return max(min(layer.n_experts, most) * one(layer.layout) for layer in layers)

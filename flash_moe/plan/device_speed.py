@@ -29,6 +29,7 @@ from flash_moe.stream.readers import Read
 
 # Larger than the caches of CPUs: pages that a model reads are in none.
 FILE_BYTES = 500_000_000
+BATCHES = 60  # of a round: small records would need minutes for the whole file
 
 
 def copy_speed(runtime: CudaRuntime, record_bytes: int, n: int) -> Speed:
@@ -72,7 +73,7 @@ def page_cache_speed(
         ):
             slab = memory.slab(n, record_bytes)
             for _ in range(ROUNDS + 1):
-                some = list(batches(records, n, records.n_bytes, choose))
+                some = list(batches(records, n, BATCHES * n * record_bytes, choose))
                 pause = LAYER_COST["cuda"].value
                 yield 1e9 * read_batches(
                     records, settings, some, slab=slab, min_part=memory.min_part, pause_s=pause

@@ -202,7 +202,7 @@ def machine_of(
         available_to_model(),
         LAYER_COST[backend() or "cpu"],
         COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
-        tiers,
+        tiers=tiers,
     )
 
 
