@@ -213,7 +213,8 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
             disk=disk.value,
         )
         most, least = token.disk_bytes.tolist()
-        read_s = Range(*token.wait_s[::-1].tolist(), source="assumed")
+        longest, shortest = token.wait_s.tolist()
+        read_s = Range(shortest, longest, "assumed")
         slow, fast = (token.seconds + np.array([message.high, message.low])).tolist()
         chunk_s = machine.tiers.seconds(shape.expert_bytes - bank, disk.value)
     chunk = shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
@@ -294,8 +295,8 @@ def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
         "Hit rate, assumed: routing like a published run of Qwen3.5-397B on one text, least "
         f"recently used; from an empty bank over {TEXT} tokens, and settled. Other models and "
         "texts were 5 to 15 points off.",
-        f"Not counted: {'' if machine.tiers else 'experts in the page cache, '}attention over a long "
-        "context.",
+        f"Not counted: {'experts in the page cache, ' if machine.tiers is None else ''}attention "
+        "over a long context.",
     )
 
 
