@@ -23,7 +23,7 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
-from flash_moe.model.switch import Ints, StreamedExperts, T
+from flash_moe.model.switch import HeldLayer, Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
@@ -164,8 +164,17 @@ class DividedExperts(StreamedExperts):
             ids, lambda: compute(x, ids, weights, shared, dtype), x.shape, dtype or x.dtype
         )
 
+    def held_layer(self) -> HeldLayer | None:
+        return None if self._division.ranks.failure is not None else super().held_layer()
+
+    def used(self, y: mx.array, ids: mx.array) -> None:
+        super().used(y, ids)
+        self._division.chosen(self._layer, ids)
+
     def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
         """Return ``compute()``; ``None`` in a pass that has failed on this rank."""
+        if self._recording is not None:
+            return compute()
         ranks = self._division.ranks
         self._division.chosen(self._layer, ids)
         if ranks.failure is None:

@@ -46,7 +46,7 @@ from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
-from flash_moe.model.recorded import record_delta_nets
+from flash_moe.model.recorded import record_delta_nets, record_held_layers
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
@@ -340,6 +340,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
+            if use:
+                record_held_layers(self)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
