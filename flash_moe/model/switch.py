@@ -324,24 +324,31 @@ class StreamedExperts(nn.Module):
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
-        ahead: list[int] = []
         predicted = self._predict()
-        if predicted is not None:
-            self._bank.fence(self._layer, indices, predicted)
-            predicted_ids = np.array(predicted)
-            self._padding.replace(predicted_ids)
-            ahead = sorted(set(predicted_ids.reshape(-1).tolist()))
-        else:
-            self._bank.fence(self._layer, indices)
-        chosen = np.array(indices)
+        chosen, *others = self._evaluated(indices, *([] if predicted is None else [predicted]))
         self._padding.replace(chosen)
+        ahead: set[int] = set()
+        for predicted_ids in others:
+            self._padding.replace(predicted_ids)
+            ahead.update(predicted_ids.reshape(-1).tolist())
         if chosen.size < SORT_FROM:
             # np.unique takes 0.1 ms for the ids of a token: its code is no longer in the CPU's
             # caches (a profile of mid on a CPU).
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
-        return chosen, experts, self._bank.waves(self._layer, experts, ahead)
+        return chosen, experts, self._bank.waves(self._layer, experts, sorted(ahead))
+
+    def _evaluated(self, *ids: mx.array) -> list[Ints]:
+        """Fence the bank and return ids on the host."""
+        if self._on_cuda and len(ids) == 2:
+            # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
+            both = mx.concatenate([each.reshape(-1) for each in ids])
+            self._bank.fence(self._layer, both)
+            flat, n = np.array(both), ids[0].size
+            return [flat[:n].reshape(ids[0].shape), flat[n:].reshape(ids[1].shape)]
+        self._bank.fence(self._layer, *ids)
+        return [np.array(each) for each in ids]
 
     def _form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
         """Return the form that computes the rows of each expert."""
