@@ -205,8 +205,7 @@ class StreamedExperts(nn.Module):
         Args:
             begin_shared: Called with true if there is a wait worth computing the shared expert in.
         """
-        held = self._held_layer(ids)
-        if held is not None:
+        if (held := self._held_layer(ids)) is not None:
             return self._on_held(held, x, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
@@ -346,14 +345,13 @@ class StreamedExperts(nn.Module):
             both = mx.concatenate([each.reshape(-1) for each in ids])
             self._bank.fence(self._layer, both)
             flat, n = np.array(both), ids[0].size
-            return [flat[:n].reshape(ids[0].shape), flat[n:].reshape(ids[1].shape)]
+            return [half.reshape(ids[0].shape) for half in (flat[:n], flat[n:])]
         self._bank.fence(self._layer, *ids)
         return [np.array(each) for each in ids]
 
-    def _form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
+    def _form_of_expert(self, chosen: Ints) -> Ints:
         """Return the form that computes the rows of each expert."""
-        forms = self.forms if self._kernels else NO_KERNELS
-        return form_of_expert(chosen, self._n_experts, forms, kernel.backend())
+        return form_of_expert(chosen, self._n_experts, self.forms, kernel.backend())
 
     def _merged(self, waves: Iterable[Wave]) -> tuple[Ints, mx.array]:
         """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
@@ -366,7 +364,7 @@ class StreamedExperts(nn.Module):
         self,
         x: mx.array,
         chosen: Ints,
-        forms: npt.NDArray[np.uint8],
+        forms: Ints,
         waves: Iterable[Wave],
     ) -> mx.array:
         """Compute (row, expert) pairs in order of slot, one wave and form after another.
