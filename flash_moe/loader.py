@@ -34,6 +34,7 @@ from flash_moe.ranks.host import share_host
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.part import Part
 from flash_moe.stream.stats import StreamStats
+from flash_moe.version import __version__
 
 T = TypeVar("T")
 
@@ -177,11 +178,12 @@ def _open_part(
     part = Part(ranks.rank + 1, ranks.size)
     path = resolve(name, options.revision, part)
     streaming = replace(open_streaming(path, options, part), ranks=ranks)
-    versions = {f"version of {name}": version(name) for name in ("flash-moe", "mlx", "mlx-lm")}
+    versions = {f"version of {name}": version(name) for name in ("mlx", "mlx-lm")}
     return (
         path,
         streaming,
         {
+            "version of flash-moe": __version__,
             **versions,
             "model": read_manifest(path).whole,
             "experts per token": streaming.top_k,
