@@ -2,11 +2,13 @@
 open in a browser on the same machine.
 
     python benchmarks/bench_page.py [--model demo] [--cache-gb 0.00524] [--rounds 20] [--tokens 80]
+        [--apart]
 
 Each round measures every case once, in random order: one greedy answer that does not end by itself,
 tokens after the first per second. The ratio of a case is the median over the rounds of its speed
 divided by that of ``alone`` in the same round. One browser is open throughout, with an empty page
-in the other cases. Needs Chromium and Playwright; prints one JSON line last.
+in the other cases. ``--apart`` runs the server on one core and all else on another, so that the
+browser takes no time from the model. Needs Chromium and Playwright; prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from flash_moe.stream.prefetch import Prefetcher
 from flash_moe.stream.slot_table import SlotTable
 
 PROMPT = [{"role": "user", "content": "Tell me of ships."}]
+SETTLE_S = 1.5  # a browser works on after it has loaded or left a page; that is not measured
 
 
 def decode(url: str, n_tokens: int, bias: dict[str, int]) -> float:
@@ -90,9 +93,11 @@ def client(port: int) -> Iterator[None]:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(cores: set[int]) -> Iterator[Any]:
+    """Run a browser, this thread and what it starts later on some cores; yield an empty page."""
     from playwright.sync_api import sync_playwright
 
+    os.sched_setaffinity(0, cores)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -107,7 +112,6 @@ def open_page(page: Any, url: str, paints: list[float]) -> Iterator[None]:
     page.wait_for_selector("#status[data-state=connected]")
     script = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
     paints.append(page.evaluate(script))
-    time.sleep(0.5)  # loading is not measured
     yield
     page.goto("about:blank")
 
@@ -138,7 +142,10 @@ def main() -> None:
     parser.add_argument("--cache-gb", type=float, default=0.00524, help="default: half of demo")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=80)
+    parser.add_argument("--apart", action="store_true", help="server and browser on a core each")
     args = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    of_server, of_browser = ({min(cores)}, {max(cores)}) if args.apart else (cores, cores)
     with load(args.model, cache_gb=args.cache_gb) as flash:
         bias = {str(token): -100 for token in flash.tokenizer.eos_token_ids}
     paints: list[float] = []
@@ -146,7 +153,8 @@ def main() -> None:
     cpu: dict[str, list[float]] = {}  # of the browser, in cores
     order = random.Random(0)
     flags = ("--cache-gb", str(args.cache_gb))
-    with server(ROOT, args.model, 2, *flags) as port, chromium() as page:
+    os.sched_setaffinity(0, of_server)  # what this thread starts inherits it
+    with server(ROOT, args.model, 2, *flags) as port, chromium(of_browser) as page:
         url = f"http://127.0.0.1:{port}"
         decode(url, args.tokens, bias)
         cases = {
@@ -157,6 +165,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for name in order.sample(list(cases), len(cases)):
                 with cases[name]():
+                    time.sleep(SETTLE_S)
                     before, started = cpu_s("chrom"), time.perf_counter()
                     speeds.setdefault(name, []).append(decode(url, args.tokens, bias))
                     share = (cpu_s("chrom") - before) / (time.perf_counter() - started)
@@ -171,6 +180,7 @@ def main() -> None:
     n_bytes = sum(len(file.body) for file in page_files().values())
     result = {
         "model": args.model,
+        "apart": args.apart,
         "tokens_per_s": {name: statistics.median(each) for name, each in speeds.items()},
         "ratio_quartiles": ratios,
         "browser_cores": {name: statistics.mean(each) for name, each in cpu.items()},
