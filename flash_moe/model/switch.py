@@ -8,8 +8,10 @@ itself, and calls this module only for the outputs of the chosen experts. Blocks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,10 +40,26 @@ MAX_ROWS_PER_EXPERT_CUDA = 20
 MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
 
 Ints = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 class _Chosen(Exception):
     """Ends a call of a block at its experts; ``args[0]`` has their ids."""
+
+
+@dataclass
+class HeldLayer:
+    """Arrays from which the experts of a layer held as a whole are computed.
+
+    Attributes:
+        slots: Slot of each expert ``[experts]``.
+        slab: Words of the slab.
+        ids: Expert ids of a recorded call.
+    """
+
+    slots: mx.array
+    slab: mx.array
+    ids: mx.array | None = None
 
 
 class StreamedExperts(nn.Module):
@@ -77,11 +95,13 @@ class StreamedExperts(nn.Module):
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
         self._predict: Callable[[], mx.array | None] = lambda: None
+        self._predicts = False
         self._choose_only = False
+        self._recording: HeldLayer | None = None
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
-        self._predict = predict
+        self._predict, self._predicts = predict, True
 
     def chosen_by(self, block: Callable[[], Any]) -> mx.array | None:
         """Return the lazy ids for which ``block`` calls these experts, or ``None``.
@@ -101,6 +121,20 @@ class StreamedExperts(nn.Module):
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
         self._shared = shared
+
+    def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
+        """Return ``compute()``, which computes experts.
+
+        Args:
+            ids: The chosen experts.
+
+        Returns:
+            ``None`` only on a rank of several machines, instead of an error of reading.
+        """
+        return compute()
+
+    def report_progress(self) -> None:
+        """Let other machines wait for as long again."""
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the unweighted outputs of the chosen experts.
@@ -173,12 +207,10 @@ class StreamedExperts(nn.Module):
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
             return y.astype(dtype)
-        held = self._held_slots(ids)
+        held = self._held_layer(ids)
         if held is not None:
-            slab = self._bank.slab(self._layer).array
-            y = self._kernels(x, weights, held, slab, dtype=dtype, shared=shared)
-            self._bank.track(y)
-            return y
+            y = self._kernels(x, weights, held.slots[ids], held.slab, dtype=dtype, shared=shared)
+            return self._from_held(held, y, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared, dtype)
@@ -191,9 +223,9 @@ class StreamedExperts(nn.Module):
         Args:
             begin_shared: Called with true if there is a wait worth computing the shared expert in.
         """
-        held = self._held_slots(ids)
+        held = self._held_layer(ids)
         if held is not None:
-            return self._on_held(x, held)
+            return self._on_held(held, x, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
         forms = self._form_of_expert(chosen)
@@ -216,32 +248,62 @@ class StreamedExperts(nn.Module):
             return y.squeeze(-2)
         return self._by_waves(x, chosen, forms, chain([first], waves))
 
-    def _held_slots(self, ids: mx.array) -> mx.array | None:
-        """Return the slot of each id, without evaluating it, if all experts of the layer are held.
+    def held_layer(self) -> HeldLayer | None:
+        """Return the arrays of the layer, if kernels compute decoded tokens and it is held."""
+        if self._padding.present or not (self.forms.one and self.forms.few) or self._predicts:
+            return None
+        return self._held_now()
+
+    @contextmanager
+    def recording(self, held: HeldLayer) -> Iterator[HeldLayer]:
+        """Compute calls on the arrays of ``held`` and nothing else; it gets their expert ids."""
+        self._recording = held
+        try:
+            yield held
+        finally:
+            self._recording = None
+
+    def used(self, y: mx.array, ids: mx.array) -> None:
+        """Record an output of a layer held as a whole, and its expert ids, for the next fence."""
+        self._bank.track(y, (self._layer, ids))
+
+    def _held_now(self) -> HeldLayer | None:
+        slots = self._bank.held_slots(self._layer)
+        return None if slots is None else HeldLayer(slots, self._bank.slab(self._layer).array)
+
+    def _held_layer(self, ids: mx.array) -> HeldLayer | None:
+        """Return the arrays of the layer if all of its experts are held, without evaluating ids.
 
         Only for few rows: with more, the form of an expert depends on the number of its rows, and
         pairs are sorted on the host.
         """
+        if self._recording is not None:
+            return self._recording
         if self._padding.present:
             return None
         if self._on_cuda:
             few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
         else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
             few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        return self._bank.held_slots(self._layer, ids) if few else None
+        return self._held_now() if few else None
 
-    def _on_held(self, x: mx.array, slots: mx.array) -> mx.array:
-        """Return the unweighted outputs for ``slots`` ``[..., k]`` of a layer held as a whole."""
-        slab = self._bank.slab(self._layer)
-        one = slots.size == slots.shape[-1]
+    def _on_held(self, held: HeldLayer, x: mx.array, ids: mx.array) -> mx.array:
+        """Return the unweighted outputs for ids ``[..., k]`` of a layer held as a whole."""
+        slots, one = held.slots[ids], ids.size == ids.shape[-1]
         if self._kernels and (self.forms.one if one else self.forms.few):
             pairs = slots.reshape(-1, slots.shape[-1])
-            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, slab.array)
+            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, held.slab)
             y = y.reshape(*slots.shape, -1)
         else:
-            views = slab.views(self._bank.layers[self._layer].layout)
+            views = self._bank.slab(self._layer).views(self._bank.layers[self._layer].layout)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, views).squeeze(-2)
-        self._bank.track(y)
+        return self._from_held(held, y, ids)
+
+    def _from_held(self, held: HeldLayer, y: mx.array, ids: mx.array) -> mx.array:
+        if self._recording is None:
+            self._bank.track(y, (self._layer, ids))
+        else:
+            held.ids = ids
         return y
 
     def _one_token(

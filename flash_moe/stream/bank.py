@@ -138,16 +138,17 @@ class ExpertBank:
         """The slab that caches a layer's experts."""
         return self._pool_of[layer].slab
 
-    def held_slots(self, layer: int, ids: mx.array) -> mx.array | None:
-        """Return the slots of lazy expert ids, if all experts of the layer are in slots.
+    def held_slots(self, layer: int) -> mx.array | None:
+        """Return the slot of each expert ``[experts]``, if all experts of the layer are in slots.
 
-        The outputs computed from them must be passed to ``track``. ``None`` if experts may be
-        missing, and if a trace or a timeline needs the ids of each call: then use ``waves``.
+        The outputs computed from them must be passed to ``track``, with the ids. ``None`` if
+        experts may be missing, and if a trace or a timeline needs the ids of each call: then use
+        ``waves``.
         """
         pool = self._pool_of.get(layer)
         if not pool or self._trace or self._events:
             return None
-        return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
+        return self._held.slots(layer, pool, self.layers[layer].n_experts)
 
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
@@ -262,11 +263,26 @@ class ExpertBank:
             self.recover()
             raise
 
-    def track(self, output: mx.array) -> None:
+    def fill(self) -> None:
+        """Read all experts into a bank that has a slot for each, layer by layer.
+
+        Raises:
+            ReadError, ChecksumError: A record could not be read.
+        """
+        for layer, pool in self._pool_of.items():
+            for group in pool.table.begin_call(layer, range(self.layers[layer].n_experts)):
+                self._finish(self._begin(layer, pool, group))
+
+    def track(self, output: mx.array, held: tuple[int, mx.array] | None = None) -> None:
         """Start computing a lazy array that reads slots, and record it for the next fence.
 
         The early start overlaps the computation with reads and with Python building the next ops.
+
+        Args:
+            held: Index of a layer and its lazy ids, if their slots came from ``held_slots``.
         """
+        if held is not None:
+            self._held.use(*held)
         self._unfenced.append(output)
         mx.async_eval(output)
 

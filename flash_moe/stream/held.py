@@ -27,8 +27,8 @@ class HeldLayers:
         self._slots: dict[int, mx.array] = {}
         self._used: list[tuple[int, mx.array]] = []
 
-    def look_up(self, layer: int, ids: mx.array, pool: SlotPool, n_experts: int) -> mx.array | None:
-        """Return the slots of lazy ids, in their shape; ``None`` if an expert may be missing."""
+    def slots(self, layer: int, pool: SlotPool, n_experts: int) -> mx.array | None:
+        """Return the slot of each expert ``[experts]``; ``None`` if one may be missing."""
         slots = self._slots.get(layer)
         if slots is None:
             if len(pool.plan.layers) > 1 or len(pool.table) < n_experts:
@@ -36,8 +36,11 @@ class HeldLayers:
             slots = self._slots[layer] = mx.array(
                 [pool.table.slot(layer, expert) for expert in range(n_experts)], mx.uint32
             )
+        return slots
+
+    def use(self, layer: int, ids: mx.array) -> None:
+        """Record the use of lazy ids, for the counters."""
         self._used.append((layer, ids))
-        return slots[ids]
 
     def take_used(self) -> tuple[list[tuple[int, int]], list[mx.array]]:
         """Return layer and number of the ids of each look-up, and one lazy array with all ids."""
