@@ -345,7 +345,7 @@ CELLS = """() => {
 def test_the_map_shows_the_cache_in_light_and_dark(
     page: Any, server: LocalServer, say: SAY
 ) -> None:
-    """Its cells have the right colours, also after the layout has changed."""
+    """Its cells have the right colours, before and after the layout changes."""
     say("</think>" + " word" * 10)
     ask(page, "Talk")
     answer_of(page)
