@@ -368,11 +368,14 @@ def test_the_map_shows_the_cache_in_light_and_dark(
     assert page.locator("#readout").inner_text().startswith("layer 0, expert 0: ")
 
 
-def test_several_machines(page: Any, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_machines(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = tuple(RankStats(rank, 5_000_000, 3, 1, 10**7, 0.5, 1.25) for rank in (0, 1))
     counted = replace(server.engine.flash.model.stats, ranks=ranks)
     monkeypatch.setattr(StreamedModel, "stats", property(lambda model: counted))
-    page.reload()
+
+
+def test_several_machines(two_machines: None, page: Any) -> None:
     page.get_by_text("Machine 2").wait_for()
     figures = page.locator("#figures").inner_text()
     assert figures.count("5.00 MB read") == 2
