@@ -23,11 +23,12 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
-from flash_moe.model.switch import HeldLayer, Ints, StreamedExperts, T
+from flash_moe.model.switch import Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.stats import RankStats
 
 _N_TOTALS = 8  # fields of END before the waits of the layers

@@ -25,7 +25,8 @@ from flash_moe.compat.mlx_lm import (
     Qwen3NextDecoderLayer,
     Qwen3NextGatedDeltaNet,
 )
-from flash_moe.model.switch import HeldLayer, StreamedExperts
+from flash_moe.model.switch import StreamedExperts
+from flash_moe.stream.held import HeldLayer
 
 # Each number of rows is recorded once per layer and thread, so only numbers that come again.
 MAX_ROWS = 8

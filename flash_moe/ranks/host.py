@@ -1,7 +1,7 @@
 """Ranks that share a machine, on a CPU of Linux: each takes its share of cores and of memory.
 
 MLX's ring waits for messages in threads that spin. A rank that waits would take a core from the
-rank that it waits for: two ranks on two cores took 15 to 58 ms per token of a small model, 11 ms
+rank that it waits for: two ranks on two cores took 21 to 25 ms per token of a small model, 11 to 15
 with a core each and spinning threads of the lowest priority (docs/experiments.md).
 """
 

@@ -68,7 +68,9 @@ def test_whole_layers_while_all_experts_are_held(
         counted = model.stats - loaded
         before = model.stats
         # Only layers with kernels are recorded in a model.
-        monkeypatch.setattr(StreamedExperts, "held_layer", StreamedExperts._held_now)
+        monkeypatch.setattr(
+            StreamedExperts, "held_layer", lambda self: self._bank.held_layer(self._layer)
+        )
         record_held_layers(model)
         layers = [module for module in model.modules() if hasattr(module, "_recorded")]
         calls = []
