@@ -1,12 +1,19 @@
-"""Decoding speed of a server without a viewer, with a client of ``/v1/stats``, and with the page
-open in a browser on the same machine.
+"""Decoding speed of a server with its page open in a browser on the same machine, and without.
 
-    python benchmarks/bench_page.py [--model demo] [--cache-gb 0.00524] [--rounds 20] [--tokens 80]
+    python benchmarks/bench_page.py [--model demo] [--cache-gb 0.00524] [--rounds 14] [--tokens 160]
+        [--apart]
 
-Each round measures every case once, in random order: one greedy answer that does not end by itself,
-tokens after the first per second. The ratio of a case is the median over the rounds of its speed
-divided by that of ``alone`` in the same round. One browser is open throughout, with an empty page
-in the other cases. Needs Chromium and Playwright; prints one JSON line last.
+Each round measures both cases once, in random order: one greedy answer that does not end by itself,
+tokens after the first per second. One browser is open throughout, with an empty page in the other
+case. ``--apart`` runs the server on one core and all else on another, so that the browser takes no
+time from the model.
+
+Two figures compare the cases. The ratio is the median over the rounds of the speed with the page
+divided by that without. The loss around events compares tokens of the same answer: those from 50 ms
+before to 200 ms after an event reaches the page, with those half a period later. It is given as a
+share of all time, with its standard error, and drifts of the machine do not disturb it.
+
+Needs Chromium and Playwright; prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -16,10 +23,8 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -28,29 +33,51 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from bench_server import ROOT, server
 
 from flash_moe import load
-from flash_moe.server.live_stats import encode_masks
+from flash_moe.server.live_stats import INTERVAL_S, encode_masks
 from flash_moe.server.page_files import page_files
 from flash_moe.stream.contents import contents_of
 from flash_moe.stream.prefetch import Prefetcher
 from flash_moe.stream.slot_table import SlotTable
 
 PROMPT = [{"role": "user", "content": "Tell me of ships."}]
+BEFORE_S, WINDOW_S = 0.05, 0.25  # around an event
+RECORD_EVENTS = """() => {
+    window.eventTimes = [];
+    new MutationObserver(() => eventTimes.push(Date.now() / 1000))
+        .observe(document.getElementById("figures"), {subtree: true, childList: true});
+}"""
+SETTLE_S = 1.5  # a browser works on after it has loaded or left a page; that is not measured
 
 
-def decode(url: str, n_tokens: int, bias: dict[str, int]) -> float:
-    """Return tokens per second of one answer, without its first token."""
+def decode(url: str, n_tokens: int, bias: dict[str, int]) -> list[float]:
+    """Return the times of the tokens of one answer; several tokens may arrive at once."""
     body = {"messages": PROMPT, "max_tokens": n_tokens, "logit_bias": bias, "stream": True}
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
     times = []
     with urllib.request.urlopen(request) as answer:
         for line in answer:
             if b'"content": ' in line or b'"reasoning": ' in line:
-                times.append(time.perf_counter())
-    first, last = times[1], times[-1]  # the chunk before has the role only
-    return (n_tokens - 1) / (last - first)
+                times.append(time.time())
+    return times[1:]  # the first chunk has the role only
+
+
+def lost_around(events: list[float], times: list[float]) -> list[float]:
+    """Return tokens less in the time of each event than half a period later, as a share of all."""
+
+    def tokens(start: float) -> int:
+        return int(np.diff(np.searchsorted(times, [start, start + WINDOW_S]))[0])
+
+    per_event = (len(times) - 1) * INTERVAL_S / (times[-1] - times[0])
+    starts = [event - BEFORE_S for event in events]
+    return [
+        (tokens(start + INTERVAL_S / 2) - tokens(start)) / per_event
+        for start in starts
+        if times[0] < start < times[-1] - INTERVAL_S / 2 - WINDOW_S
+    ]
 
 
 def cpu_s(name: str) -> float:
@@ -71,28 +98,11 @@ def cpu_s(name: str) -> float:
 
 
 @contextmanager
-def client(port: int) -> Iterator[None]:
-    """Read the event stream in a thread."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"GET /v1/stats?stream=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-
-        def read() -> None:
-            while connection.recv(65536):
-                pass
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        try:
-            yield
-        finally:
-            connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(cores: set[int]) -> Iterator[Any]:
+    """Run a browser, this thread and what it starts later on some cores; yield an empty page."""
     from playwright.sync_api import sync_playwright
 
+    os.sched_setaffinity(0, cores)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -102,13 +112,14 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def open_page(page: Any, url: str, paints: list[float]) -> Iterator[None]:
+def open_page(page: Any, url: str, paints: list[float], events: list[float]) -> Iterator[None]:
     page.goto(url)
     page.wait_for_selector("#status[data-state=connected]")
     script = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
     paints.append(page.evaluate(script))
-    time.sleep(0.5)  # loading is not measured
+    page.evaluate(RECORD_EVENTS)
     yield
+    events += page.evaluate("eventTimes")
     page.goto("about:blank")
 
 
@@ -136,50 +147,61 @@ def main() -> None:
     )
     parser.add_argument("--model", default="demo")
     parser.add_argument("--cache-gb", type=float, default=0.00524, help="default: half of demo")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=14)
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--apart", action="store_true", help="server and browser on a core each")
     args = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    of_server, of_browser = ({min(cores)}, {max(cores)}) if args.apart else (cores, cores)
     with load(args.model, cache_gb=args.cache_gb) as flash:
         bias = {str(token): -100 for token in flash.tokenizer.eos_token_ids}
     paints: list[float] = []
+    events: list[float] = []
+    lost: list[float] = []
     speeds: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}  # of the browser, in cores
     order = random.Random(0)
     flags = ("--cache-gb", str(args.cache_gb))
-    with server(ROOT, args.model, 2, *flags) as port, chromium() as page:
+    os.sched_setaffinity(0, of_server)  # what this thread starts inherits it
+    with server(ROOT, args.model, 2, *flags) as port, chromium(of_browser) as page:
         url = f"http://127.0.0.1:{port}"
         decode(url, args.tokens, bias)
         cases = {
             "alone": nullcontext,
-            "client": lambda: client(port),
-            "page": lambda: open_page(page, url, paints),
+            "page": lambda: open_page(page, url, paints, events),
         }
         for _ in range(args.rounds):
             for name in order.sample(list(cases), len(cases)):
                 with cases[name]():
+                    time.sleep(SETTLE_S)
                     before, started = cpu_s("chrom"), time.perf_counter()
-                    speeds.setdefault(name, []).append(decode(url, args.tokens, bias))
+                    times = decode(url, args.tokens, bias)
                     share = (cpu_s("chrom") - before) / (time.perf_counter() - started)
-                    cpu.setdefault(name, []).append(share)
+                cpu.setdefault(name, []).append(share)
+                speeds.setdefault(name, []).append((args.tokens - 1) / (times[-1] - times[0]))
+                if name == "page":
+                    lost += lost_around(events, times)
                 print(f"{name:>8} {speeds[name][-1]:6.1f} tokens/s", file=sys.stderr)
-    base = speeds["alone"]
-    ratios = {
-        name: statistics.quantiles([a / b for a, b in zip(each, base, strict=True)], n=4)
-        for name, each in speeds.items()
-        if each is not base
-    }
+    ratios = [a / b for a, b in zip(speeds["page"], speeds["alone"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    error = statistics.stdev(lost) / len(lost) ** 0.5
     n_bytes = sum(len(file.body) for file in page_files().values())
     result = {
         "model": args.model,
+        "apart": args.apart,
         "tokens_per_s": {name: statistics.median(each) for name, each in speeds.items()},
-        "ratio_quartiles": ratios,
+        "ratio_quartiles": (low, middle, high),
+        "lost_around_events": (statistics.mean(lost), error),
+        "events": len(lost),
         "browser_cores": {name: statistics.mean(each) for name, each in cpu.items()},
         "first_paint_ms": statistics.median(paints),
         "page_bytes": n_bytes,
         "snapshot_ms": snapshot_ms(),
     }
-    for name, (low, middle, high) in ratios.items():
-        print(f"{name}: {middle:.3f} of alone (quartiles {low:.3f} to {high:.3f})")
+    print(f"with the page {middle:.3f} of alone (quartiles {low:.3f} to {high:.3f})")
+    print(
+        f"lost around {len(lost)} events: {statistics.mean(lost):.2%}, standard error {error:.2%}"
+    )
     print(f"cores that the browser takes: {result['browser_cores']}")
     print(
         f"first paint {result['first_paint_ms']:.0f} ms, page {n_bytes} bytes, snapshot of 60 x "

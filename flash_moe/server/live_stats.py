@@ -24,8 +24,8 @@ from flash_moe.stream.contents import CacheContents, Mask
 from flash_moe.stream.io_settings import measured_bytes_per_s
 
 # Seconds between the events of a stream. A snapshot of 60 layers of 512 experts takes 1 ms to read
-# and encode (benchmarks/bench_page.py).
-INTERVAL_S = 0.5
+# and encode (benchmarks/bench_page.py); a browser takes 6 ms to draw it.
+INTERVAL_S = 1.0
 # Streams at once. Each occupies a connection and a thread.
 MAX_STREAMS = 16
 # Fields that change while nothing happens.
@@ -107,11 +107,13 @@ class LiveStats:
     def _stream(self, channel: Channel) -> None:
         """Send events until the request's time is up; clients of event streams reconnect then."""
         write = channel.begin_events()
-        sent, sent_at = None, 0.0
+        sent, sent_at, changes = None, 0.0, True
         while (now := time.monotonic()) - channel.arrived < self._options.timeout_s - INTERVAL_S:
             channel.check()
             new = self.snapshot()
-            if sent is None or new.differs(sent) or now - sent_at >= KEEPALIVE_S:
+            changed, changes = changes, sent is None or new.differs(sent)
+            # An event without layers follows the last change, so that rates become zero.
+            if changed or changes or now - sent_at >= KEEPALIVE_S:
                 write(event(new.since(sent)))
                 sent, sent_at = new, now
             time.sleep(INTERVAL_S)

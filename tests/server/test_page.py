@@ -48,25 +48,35 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def problems() -> list[str]:
     """Errors of the page: exceptions, and what the content security policy blocks."""
     return []
 
 
-@pytest.fixture
-def page(browser: Any, server: LocalServer, problems: list[str]) -> Iterator[Any]:
-    """The page, with the key already entered."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(1000 * TIMEOUT_S)
-    page = context.new_page()
+@pytest.fixture(scope="module")
+def tab(browser: Any, problems: list[str]) -> Any:
+    """A tab for all tests: a new one costs half a second more than a page loaded in it."""
+    page = browser.new_page()
+    page.set_default_timeout(1000 * TIMEOUT_S)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text))
     page.add_init_script(f"sessionStorage.setItem('flash-moe-key', '{KEY}')")
-    page.goto(server.url)
-    page.wait_for_selector("#status[data-state=connected]")
-    yield page
-    context.close()
+    return page
+
+
+@pytest.fixture
+def page(tab: Any, server: LocalServer, problems: list[str]) -> Iterator[Any]:
+    """The page as after opening it, with the key already entered."""
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.emulate_media(color_scheme="light")
+    problems.clear()
+    tab.goto(server.url)
+    tab.wait_for_selector("#status[data-state=connected]")
+    yield tab
+    tab.unroute_all()
+    tab.evaluate("sessionStorage.clear()")
+    tab.goto("about:blank")
     wait_until(lambda: server.service.idle)
 
 
@@ -335,7 +345,7 @@ CELLS = """() => {
 def test_the_map_shows_the_cache_in_light_and_dark(
     page: Any, server: LocalServer, say: SAY
 ) -> None:
-    """Its cells have the right colours, also after the layout has changed."""
+    """Its cells have the right colours, before and after the layout changes."""
     say("</think>" + " word" * 10)
     ask(page, "Talk")
     answer_of(page)
@@ -358,11 +368,14 @@ def test_the_map_shows_the_cache_in_light_and_dark(
     assert page.locator("#readout").inner_text().startswith("layer 0, expert 0: ")
 
 
-def test_several_machines(page: Any, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_machines(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = tuple(RankStats(rank, 5_000_000, 3, 1, 10**7, 0.5, 1.25) for rank in (0, 1))
     counted = replace(server.engine.flash.model.stats, ranks=ranks)
     monkeypatch.setattr(StreamedModel, "stats", property(lambda model: counted))
-    page.reload()
+
+
+def test_several_machines(two_machines: None, page: Any) -> None:
     page.get_by_text("Machine 2").wait_for()
     figures = page.locator("#figures").inner_text()
     assert figures.count("5.00 MB read") == 2

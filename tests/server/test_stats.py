@@ -117,6 +117,7 @@ def test_nothing_is_read_when_nobody_looks(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
+    monkeypatch.setattr(live_stats, "INTERVAL_S", 0.01)  # no snapshot of an earlier test is shared
     bank = server.engine.flash.model._bank
     plain = bank.contents
     monkeypatch.setattr(bank, "contents", lambda: (looks.append(1), plain())[1])

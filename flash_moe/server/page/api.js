@@ -41,7 +41,8 @@ function connectionError(error) {
 
 /** Yield the data of each server-sent event. */
 export async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
     let part;
@@ -51,7 +52,7 @@ export async function* events(response) {
       throw connectionError(error);
     }
     if (part.done) return;
-    const blocks = (rest + part.value).split("\n\n");
+    const blocks = (rest + decoder.decode(part.value, { stream: true })).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const lines = block.split("\n").filter((line) => line.startsWith("data:"));

@@ -6,7 +6,6 @@ import { ExpertMap } from "./map.js";
 
 const WINDOW_S = 2; // rates are averages over this time
 const HISTORY_S = 120;
-const SETTLE_MS = 1500; // time without an event after which nothing streams
 const RETRY_MS = [500, 1000, 2000, 5000];
 
 export class Live {
@@ -68,25 +67,14 @@ export class Live {
         `(${model.layers} × ${model.experts}, ${model.top_k} per token, policy ${model.policy})`;
     }
     this._map.update(stats);
-    clearTimeout(this._timer);
-    this._timer = setTimeout(() => this._settle(stats), SETTLE_MS);
     const from = history.findLast((each) => stats.time_s - each.time_s >= WINDOW_S) ?? history[0];
     const sample = { time_s: stats.time_s, experts: stats.experts, tokens: stats.tokens, rate: 0 };
-    const recent = from ? difference(sample, from) : null;
+    // Without a layer nothing has streamed since the event before.
+    const recent = from && stats.layers.length ? difference(sample, from) : null;
     sample.rate = recent?.bytes_per_s ?? 0;
     history.push(sample);
     while (stats.time_s - history[0].time_s > HISTORY_S) history.shift();
     this._showFigures(stats, recent);
-    this._showRate(stats.disk.measured_bytes_per_s);
-  }
-
-  /** Show that nothing streams: the server sends no events while nothing changes. */
-  _settle(stats) {
-    const last = this._history.at(-1);
-    const sample = { ...last, time_s: last.time_s + SETTLE_MS / 1000, rate: 0 };
-    this._history.push(sample);
-    this._map.settle();
-    this._showFigures(stats, { bytes_per_s: 0, tokens_per_s: 0, hits: 0, lookups: 0 });
     this._showRate(stats.disk.measured_bytes_per_s);
   }
 
@@ -148,8 +136,6 @@ export class Live {
   }
 
   _showRate(disk) {
-    const svg = document.getElementById("rate");
-    if (!svg.getClientRects().length) return;
     const end = this._history.at(-1).time_s;
     const most = Math.max(...this._history.map((each) => each.rate), 1);
     // The limit of the disk is in the picture when the reads come near it.

@@ -6,8 +6,7 @@ const LABELS = [
   "not in memory", "in the second tier", "cached", "used recently", "used now",
   "being read, or just read", "just evicted",
 ];
-const FADE_MS = 2500; // how long a use, a read or an eviction stays visible
-const STEP_MS = 500;
+const RECENT_EVENTS = 3; // how long a use stays visible; a read or an eviction for one event
 const MIN_ROW = 5;
 const MAX_CELL = 22;
 
@@ -17,7 +16,7 @@ export class ExpertMap {
     this._waits = document.getElementById("waits");
     this._readout = document.getElementById("readout");
     this._size = "";
-    this._timer = 0;
+    this._event = 0; // number of the latest event
     this._canvas.addEventListener("pointermove", (event) => this._point(event));
     this._canvas.addEventListener("pointerleave", () => (this._readout.textContent = "\u00a0"));
     new ResizeObserver(() => this._layout()).observe(document.getElementById("map-frame"));
@@ -29,15 +28,10 @@ export class ExpertMap {
     const size = `${model.layers} ${model.experts}`;
     if (size !== this._size) this._reset(model.layers, model.experts);
     this._size = size;
-    const now = performance.now();
-    for (const row of layers) this._updateRow(row, now);
-    this._paint(now);
-  }
-
-  /** Show that no layer waits. */
-  settle() {
+    this._event += 1;
     this._waited.fill(0);
-    this._paint(performance.now());
+    for (const row of layers) this._updateRow(row);
+    this._paint();
   }
 
   _reset(layers, experts) {
@@ -47,7 +41,7 @@ export class ExpertMap {
     this._cached = new Uint8Array(cells);
     this._tier = new Uint8Array(cells);
     this._painted = new Uint8Array(cells);
-    // Times of the latest use, read and eviction of each expert.
+    // Numbers of the events with the latest use, read and eviction of each expert.
     for (const name of ["_used", "_read", "_evicted"]) {
       this[name] = new Float64Array(cells).fill(-Infinity);
     }
@@ -57,7 +51,7 @@ export class ExpertMap {
     this._legend();
   }
 
-  _updateRow(row, now) {
+  _updateRow(row) {
     const before = this._rows[row.index];
     this._rows[row.index] = row;
     const cached = bits(row.cached);
@@ -70,34 +64,31 @@ export class ExpertMap {
       const cell = row.index * this._experts + expert;
       const isCached = bit(cached, expert);
       if (before && isCached !== this._cached[cell]) {
-        (isCached ? this._read : this._evicted)[cell] = now;
+        (isCached ? this._read : this._evicted)[cell] = this._event;
       }
-      if (bit(reading, expert)) this._read[cell] = now;
-      if (isNew && bit(used, expert)) this._used[cell] = now;
+      if (bit(reading, expert)) this._read[cell] = this._event;
+      if (isNew && bit(used, expert)) this._used[cell] = this._event;
       this._cached[cell] = isCached;
       this._tier[cell] = bit(tier, expert);
     }
   }
 
-  _state(cell, now) {
-    if (now - this._read[cell] < STEP_MS) return READING;
+  _state(cell) {
+    if (this._read[cell] === this._event) return READING;
     if (this._cached[cell]) {
-      if (now - this._used[cell] < STEP_MS) return USED;
-      return now - this._used[cell] < FADE_MS ? RECENT : CACHED;
+      const age = this._event - this._used[cell];
+      return age === 0 ? USED : age < RECENT_EVENTS ? RECENT : CACHED;
     }
-    if (now - this._evicted[cell] < FADE_MS / 2) return EVICTED;
+    if (this._evicted[cell] === this._event) return EVICTED;
     return this._tier[cell] ? TIER : ABSENT;
   }
 
-  /** Paint the cells whose state has changed; repeat while some will change with time. */
-  _paint(now, all = false) {
-    clearTimeout(this._timer);
-    if (!this._layers || !this._canvas.offsetParent) return;
+  /** Paint the cells whose state has changed, unless the map is hidden. */
+  _paint(all = false) {
+    if (!this._width) return;
     const context = this._canvas.getContext("2d", { alpha: false });
-    let fading = false;
     for (let cell = 0; cell < this._painted.length; cell++) {
-      const state = this._state(cell, now);
-      fading ||= state > CACHED;
+      const state = this._state(cell);
       if (!all && state === this._painted[cell]) continue;
       this._painted[cell] = state;
       context.fillStyle = this._colors[state];
@@ -108,7 +99,6 @@ export class ExpertMap {
       );
     }
     this._paintWaits();
-    if (fading) this._timer = setTimeout(() => this._paint(performance.now()), STEP_MS);
   }
 
   _paintWaits() {
@@ -125,6 +115,7 @@ export class ExpertMap {
   _layout() {
     if (!this._layers) return;
     const frame = document.getElementById("map-frame").clientWidth - 62;
+    this._width = 0;
     if (frame <= 0) return;
     const pixels = frame * devicePixelRatio;
     // Cells of whole pixels; if there are more experts than pixels, the browser scales them down.
@@ -143,7 +134,7 @@ export class ExpertMap {
     const context = this._canvas.getContext("2d", { alpha: false });
     context.fillStyle = style.getPropertyValue("--panel");
     context.fillRect(0, 0, this._canvas.width, this._canvas.height);
-    this._paint(performance.now(), true);
+    this._paint(true);
   }
 
   _legend() {
@@ -171,7 +162,7 @@ export class ExpertMap {
     const index = Math.floor(((event.clientY - box.top) / box.height) * this._layers);
     const row = this._rows[index];
     if (!row || expert < 0 || expert >= this._experts) return;
-    const state = LABELS[this._state(index * this._experts + expert, performance.now())];
+    const state = LABELS[this._state(index * this._experts + expert)];
     const rate = (100 * row.hits) / Math.max(row.hits + row.misses, 1);
     this._readout.textContent =
       `layer ${row.layer}, expert ${expert}: ${state}. Layer: ${rate.toFixed(0)} % hits, ` +

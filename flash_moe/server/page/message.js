@@ -2,7 +2,7 @@
 
 import { render } from "./markdown.js";
 
-const RENDER_MS = 80; // least time between two renderings of a growing answer
+const RENDER_MS = 160; // least time between two renderings of a growing answer
 
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -45,12 +45,16 @@ export class AnswerView {
       this.root.prepend(folded);
     }
     this.reasoningText += text;
-    this._reasoning.append(text);
+    this._grow();
   }
 
   addText(text) {
     this.text += text;
-    // A long answer is rendered less often: rendering takes an eighth of the time at most.
+    this._grow();
+  }
+
+  /** Render soon. A long answer is rendered less often: it takes an eighth of the time at most. */
+  _grow() {
     this._timer ||= setTimeout(() => this._render(), Math.max(RENDER_MS, 7 * this._cost));
   }
 
@@ -91,6 +95,7 @@ export class AnswerView {
   _render() {
     this._timer = 0;
     const started = performance.now();
+    if (this._reasoning) this._reasoning.textContent = this.reasoningText;
     this._body.replaceChildren(render(this.text));
     this._cost = performance.now() - started;
     this.onRender();
