@@ -141,7 +141,8 @@ def speed_facts(machine: Machine) -> dict[str, str]:
     layer = machine.layer_s
     return {
         "disk": rate(machine.read_bytes_per_s, "random reads"),
-        "compute": rate(machine.weight_bytes_per_s, "weights read from memory"),
+        "compute": rate(machine.weight_bytes_per_s, "weights read from memory")
+        + (" on one core" if machine.expert_share < 1 else ""),
         "overhead": f"up to {layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
 

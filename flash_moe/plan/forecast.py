@@ -10,6 +10,8 @@ Every result has a source; ``assumptions`` lists the assumptions in sentences.
 - **Time per token**: at best the longer of reading and computing, where computing is one pass over
   all weights of a token at the given rate; at worst their sum plus a measured cost per MoE layer
   (``LAYER_COST``). Attention over a long context is extra.
+  On a CPU one core computes everything but the experts, and several compute those
+  (``ops/cpu_streams.py``).
 - **Several machines**: each has 1/N of every expert, so it reads and computes 1/N of the bytes, and
   the same bank holds N times as many experts. Reads, computing and hit rate follow from the sizes
   of the part; the cost per layer is not divided. Messages (``COLLECTIVE``) are added: at worst all,
@@ -142,6 +144,8 @@ class Machine:
         available_bytes: Memory available now; ``None`` if unknown.
         layer_s: Seconds per MoE layer beyond reading experts and streaming weights.
         collective_s: Seconds of one sum over all machines.
+        expert_share: Largest share of the experts of a token that one core computes, where several
+            do; ``weight_bytes_per_s`` is then the rate of a core.
     """
 
     read_bytes_per_s: Figure
@@ -150,6 +154,7 @@ class Machine:
     available_bytes: int | None
     layer_s: Figure
     collective_s: Range = COLLECTIVE
+    expert_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,8 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     low, high = (hits / used).tolist()
     most, least = missed_bytes.tolist()
     disk = machine.read_bytes_per_s
-    compute_s = (shape.touched_bytes + shape.token_bytes) / machine.weight_bytes_per_s.value
+    expert_bytes_of_a_core = machine.expert_share * shape.token_bytes
+    compute_s = (shape.touched_bytes + expert_bytes_of_a_core) / machine.weight_bytes_per_s.value
     one = machine.collective_s
     message = Range(one.low * shape.collectives / 2, one.high * shape.collectives, one.source)
     slow = most / disk.value + compute_s + len(shape.layers) * machine.layer_s.value + message.high
@@ -287,7 +293,9 @@ def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     """
     gb_s = {
         "Reads of the disk": machine.read_bytes_per_s,
-        "Weights that pass when a token is computed": machine.weight_bytes_per_s,
+        f"Weights that pass when a token is computed{_on_cores(machine)}": (
+            machine.weight_bytes_per_s
+        ),
     }
     return (
         *(f"{what}: {f.value / 1e9:.3g} GB/s, {f.source}: {f.note}." for what, f in gb_s.items()),
@@ -299,6 +307,12 @@ def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
         "texts were 5 to 15 points off.",
         "Not counted: experts in the page cache, attention over a long context.",
     )
+
+
+def _on_cores(machine: Machine) -> str:
+    if machine.expert_share == 1:
+        return ""
+    return f", on one core, which computes {machine.expert_share:.0%} of its experts"
 
 
 def _of_a_group(one: Range, machines: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from flash_moe.memory.plan import MIN_CHUNK
 from flash_moe.memory.prefill_workspace import workspace_on_device
 from flash_moe.memory.pressure import reserve
 from flash_moe.memory.system import available_memory, usable_memory
+from flash_moe.ops.cpu_streams import n_streams
 from flash_moe.ops.kernel import backend
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.plan.forecast import (
@@ -179,6 +180,11 @@ def machine_of(
     # With a bank of the usual size about half of a token's experts are missing.
     at_once = max(1, shape.top_k // 2)
 
+    share = 1.0
+    if weights is None and backend() is None:
+        streams = n_streams(shape.top_k, min(la.layout.n_weights for la in shape.layers))
+        share = math.ceil(shape.top_k / streams) / shape.top_k
+
     def read() -> Speed:
         return disk_read_bytes_per_s(existing(folder), record, at_once=at_once, on_step=on_step)
 
@@ -189,6 +195,7 @@ def machine_of(
         available_memory(),
         LAYER_COST[backend() or "cpu"],
         COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
+        share,
     )
 
 
