@@ -84,7 +84,7 @@ class Division:
         The logits of a prompt are large and usually unused, so they stay lazy.
         """
         states = [each.state for each in cache or ()]
-        return [*states, out] if tokens.shape[1] == 1 else states
+        return [*states, out] if tokens.shape[1] == 1 and out is not None else states
 
     def _end(self, crc: int) -> None:
         """Compare the results of a pass, and exchange counters."""
@@ -161,6 +161,7 @@ class DividedExperts(StreamedExperts):
         self, ids: mx.array, compute: Callable[[], mx.array], shape: Sequence[int], dtype: mx.Dtype
     ) -> mx.array:
         """Return ``compute()``, or zeros in a pass that has failed on this rank."""
+        self._begin()  # ends a pass on all ranks, also on one that has failed
         ranks = self._division.ranks
         self._division.chosen(ids)
         if ranks.failure is None:

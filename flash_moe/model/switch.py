@@ -7,7 +7,7 @@ itself, and calls this module only for the outputs of the chosen experts. Blocks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -55,6 +55,10 @@ class StreamedExperts(nn.Module):
         activation: The activation of the module that this one replaces.
         kernels: Kernels for the layer's records; without them plain MLX computes.
         padding: Padding of the current pass, shared by all layers of the model.
+
+    Attributes:
+        forms: Forms that the kernels compute.
+        shared: The layer's shared expert, computed while experts are read.
     """
 
     def __init__(
@@ -75,9 +79,14 @@ class StreamedExperts(nn.Module):
         self._on_cuda = kernels is not None and on_cuda()
         self.forms = kernels.forms if kernels else NO_KERNELS
         self._padding = padding or Padding()
-        self._shared: SharedExpert | None = None
+        self.shared: SharedExpert | None = None
         self._predict: Callable[[], mx.array | None] = lambda: None
         self._choose_only = False
+        self._begin: Callable[[], None] = lambda: None
+
+    def begin_with(self, begin: Callable[[], None]) -> None:
+        """Call a function before the experts of a pass are read; it may end the pass."""
+        self._begin = begin
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
@@ -98,10 +107,6 @@ class StreamedExperts(nn.Module):
             self._choose_only = False
         return None
 
-    def overlap_with_reads(self, shared: SharedExpert | None) -> None:
-        """Compute the layer's shared expert while experts are read."""
-        self._shared = shared
-
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the unweighted outputs of the chosen experts.
 
@@ -118,10 +123,11 @@ class StreamedExperts(nn.Module):
         """
         if self._choose_only:
             raise _Chosen(indices)
+        self._begin()
 
         def begin_shared(waits: bool) -> None:
-            if self._shared and self._shared.expects(x) and waits:
-                self._shared.begin(x)
+            if self.shared and self.shared.expects(x) and waits:
+                self.shared.begin(x)
 
         return self._outputs(x, mx.stop_gradient(indices), begin_shared)
 
@@ -162,6 +168,7 @@ class StreamedExperts(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
+        self._begin()
         dtype = dtype or x.dtype
 
         def begin_shared(waits: bool) -> None:
@@ -196,7 +203,7 @@ class StreamedExperts(nn.Module):
             return self._on_held(x, held)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
-        forms = self._form_of_expert(chosen)
+        forms = self.form_of_expert(chosen)
         fit = len(experts) <= self._bank.slab_plan(self._layer).n_slots
         if self._kernels and fit and (forms[experts] == KERNELS).all():
             slot_of, slab = self._merged(waves)
@@ -214,7 +221,7 @@ class StreamedExperts(nn.Module):
             self._bank.track(y)
             next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
             return y.squeeze(-2)
-        return self._by_waves(x, chosen, forms, chain([first], waves))
+        return self.by_waves(x, chosen, forms, chain([first], waves))
 
     def _held_slots(self, ids: mx.array) -> mx.array | None:
         """Return the slot of each id, without evaluating it, if all experts of the layer are held.
@@ -304,7 +311,7 @@ class StreamedExperts(nn.Module):
             experts = np.unique(chosen).tolist()
         return chosen, experts, self._bank.waves(self._layer, experts, ahead)
 
-    def _form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
+    def form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
         """Return the form that computes the rows of each expert.
 
         It depends on the number of rows and on nothing else, so no bits depend on the bank.
@@ -331,13 +338,18 @@ class StreamedExperts(nn.Module):
             slot_of[wave.experts] = wave.slots
         return slot_of, wave.slab.array
 
-    def _slot_of(self, wave: Wave) -> Ints:
+    def waves(self, experts: Sequence[int]) -> Iterator[Wave]:
+        """Fence, and bring distinct experts into the bank, in waves."""
+        self._bank.fence(self._layer)
+        return self._bank.waves(self._layer, experts)
+
+    def slot_of(self, wave: Wave) -> Ints:
         """Return the slot of each expert id, -1 for experts that are not in this wave."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         slot_of[wave.experts] = wave.slots
         return slot_of
 
-    def _by_waves(
+    def by_waves(
         self,
         x: mx.array,
         chosen: Ints,
@@ -349,7 +361,7 @@ class StreamedExperts(nn.Module):
         Args:
             x: ``[..., hidden]``.
             chosen: Expert ids ``[..., k]``.
-            forms: Result of ``_form_of_expert``.
+            forms: Result of ``form_of_expert``.
         """
         rows = x.reshape(-1, 1, x.shape[-1])
         expert_of_pair = chosen.reshape(-1)
@@ -357,7 +369,7 @@ class StreamedExperts(nn.Module):
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
-            slot_of_pair = self._slot_of(wave)[expert_of_pair]
+            slot_of_pair = self.slot_of(wave)[expert_of_pair]
             for form in np.unique(forms[wave.experts]):
                 pairs = np.nonzero((slot_of_pair >= 0) & (form_of_pair == form))[0]
                 pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
