@@ -42,7 +42,7 @@ def median_us(function: Callable[[], Any]) -> float:
     return round(statistics.median(times) * 1e6, 1)
 
 
-def collectives(ranks: Ranks, hidden: int) -> dict[str, float]:
+def collectives(ranks: Ranks, hidden: int = 4096) -> dict[str, float]:
     """Time the sums that a layer needs, and the message before and after each pass."""
     report = {}
     for rows in ROWS:

@@ -97,11 +97,13 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
     tokens: list[dict[str, float]] = []
     while True:
         before, disk, started = flash.stats, disk_bytes(), time.perf_counter()
-        if next(pieces, None) is None:
+        piece = next(pieces, None)
+        if piece is None:
             return tokens
         seconds = time.perf_counter() - started
         counted = flash.stats - before
         token = {"seconds": seconds} | {name: getattr(counted, name) for name in COUNTERS}
+        token["id"] = piece.token
         token["rest_s"] = seconds - counted.compute_s - counted.wait_s
         if disk is not None:
             token["disk_bytes"] = (disk_bytes() or 0) - disk
@@ -112,14 +114,18 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
 
 def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     from flash_moe import load
+    from flash_moe.hub.resolve import resolve
     from flash_moe.memory.system import available_memory, peak_memory
     from flash_moe.model.open import open_streaming
     from flash_moe.options.loading import LoadOptions
+    from flash_moe.store.part import Part
 
-    experts = open_streaming(args.store, LoadOptions()).experts
+    part = Part(args.ranks.rank + 1, args.ranks.size) if args.ranks else None
+    store = resolve(args.store, part=part)
+    experts = open_streaming(store, LoadOptions(), part).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
     available = available_memory()
-    stayed = fill_cache(args.store) if args.cached else drop_all(args.store)
+    stayed = fill_cache(store) if args.cached else drop_all(store)
     raw = (lambda: 0.0) if args.cached else (lambda: raw_rate(experts, args.io))
     raw_before = raw()
     started = time.perf_counter()
@@ -132,6 +138,8 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         lookahead=args.lookahead,
         io_threads=args.io_threads,
         host_cache_gb=args.host_cache_gb,
+        preload=args.preload,
+        group=args.ranks,
     ) as flash:
         load_s, after_load = time.perf_counter() - started, peak_memory()
         first, *others = generate(flash, args.prompt_tokens, args.warm_up + args.tokens)
@@ -155,7 +163,8 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "peak_bytes": peak,
         "prompt_tokens": args.prompt_tokens,
         "first": first,
-        "median": {name: statistics.median(token[name] for token in others) for name in first},
+        "median": {n: statistics.median(t[n] for t in others) for n in first if n != "id"},
+        "ids": [token["id"] for token in (first, *others)],
         "of_all": statistics.mean(token["bytes_read"] for token in others) / one_token,
         "hit_rate": hits / (hits + misses),
         "host_hits": sum(token["host_hits"] for token in others) / (hits + misses),
@@ -180,7 +189,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
     kinds: dict[str, Any] = {
         **dict.fromkeys(("cache_gb", "host_cache_gb"), float),
         **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up"), int),
-        "lookahead": lambda word: bool(int(word)),
+        **dict.fromkeys(("lookahead", "preload"), lambda word: bool(int(word))),
     }
     rows = []
     for case in args.case:
@@ -195,7 +204,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
 def compile_first(rows: list[argparse.Namespace]) -> float:
     """Run the longest prompt with a small bank, so that kernels are compiled. Return seconds."""
     longest = max(rows, key=lambda row: row.prompt_tokens)
-    small = {"cache_gb": 12, "host_cache_gb": None, "warm_up": 0, "tokens": 2}
+    small = {"preload": False, "cache_gb": 12, "host_cache_gb": None, "warm_up": 0, "tokens": 2}
     started = time.perf_counter()
     measure(argparse.Namespace(**{**vars(longest), **small}), longest.top_k)
     return time.perf_counter() - started
@@ -221,7 +230,11 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
+    from bench_distributed import collectives
+
+    from flash_moe.env import launched_rank
     from flash_moe.errors import FlashMoEError
+    from flash_moe.ranks.start import connect
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -237,9 +250,14 @@ def main() -> int:
     parser.add_argument("--cached", action="store_true", help="files in the page cache")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
+    parser.add_argument("--preload", action="store_true", help="hold all experts")
     parser.add_argument("--case", action="append", default=[], metavar="OPTION=VALUE,...")
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
+    parser.add_argument("--peer-timeout", type=float, default=120.0, help="with mlx.launch (120)")
     args = parser.parse_args()
+    args.ranks = connect(args.peer_timeout) if launched_rank() is not None else None
+    if args.ranks and not args.case:
+        parser.error("mlx.launch: expected --case")
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
         parser.error("expected at least 1 prompt token and 2 new tokens")
@@ -256,9 +274,14 @@ def main() -> int:
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    sums = collectives(args.ranks) if args.ranks else {}
+    if args.ranks and not args.ranks.first:
+        return 0
     print_table(rows)
+    for name, microseconds in sums.items():
+        print(f"{name}: {microseconds}")
     print(f"compiling and its prompt: {compiling:.0f} s" * bool(compiling))
-    print(json.dumps({"store": args.store.name, "io": args.io, "rows": rows}))
+    print(json.dumps({"store": args.store.name, "io": args.io, **sums, "rows": rows}))
     return 0
 
 

@@ -19,6 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
@@ -77,13 +78,15 @@ class Division:
                 crc = zlib.crc32(np.array(chosen).tobytes(), crc)
         self._end(crc)
 
-    @staticmethod
-    def pending(out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:
+    def pending(self, out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:
         """Return what the end of a pass has to evaluate under the watchdog.
 
         The logits of a prompt are large and usually unused, so they stay lazy.
         """
-        states = [each.state for each in cache or ()]
+        if on_cuda() and self._chosen:
+            # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
+            self._chosen = [mx.concatenate([ids.reshape(-1) for ids in self._chosen])]
+        states = [*self._chosen, *(each.state for each in cache or ())]
         return [*states, out] if tokens.shape[1] == 1 and out is not None else states
 
     def _end(self, crc: int) -> None:

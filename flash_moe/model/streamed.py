@@ -303,6 +303,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
             )
             bank = self._bank
+            if streaming.options.preload:
+                bank.fill()
             self._meter = WorkspaceMeter(
                 self._prefill_workspace, lambda: bank.n_bytes - bank.cached_bytes
             )

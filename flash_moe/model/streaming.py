@@ -116,6 +116,14 @@ class Streaming:
                 f"experts, {format_least_gb(least)}",
                 "Raise cache_gb, or load it without lookahead.",
             )
+        planned, needed = sum(plan.n_bytes for plan in plans), self.experts.n_bytes
+        if options.preload and planned < needed:
+            raise BudgetError(
+                "bank",
+                f"preload with an expert cache of {format_bytes(planned)}: expected one for all "
+                f"experts, {format_least_gb(needed)}",
+                "Raise cache_gb, or load it without preload.",
+            )
         reads = io_settings(
             self.experts, io=options.io, threads=options.io_threads, split=options.io_split
         )

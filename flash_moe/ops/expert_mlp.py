@@ -112,6 +112,9 @@ class ExpertMLP:
         dense: bool,
     ) -> mx.array:
         """Compute sorted rows on copies of their experts, some experts at a time."""
+        # MLX 0.32.4's sorted gather_mm on CUDA takes the stride of the axis of size 1 for that of the
+        # rows; in a result of expand_dims it is 1.
+        x = x.reshape(-1, x.shape[-1]).reshape(-1, 1, x.shape[-1])
         outputs = []
         for begin in range(0, len(used), GROUP_EXPERTS):
             first, last = np.searchsorted(ids, [begin, begin + GROUP_EXPERTS])

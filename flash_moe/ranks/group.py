@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.errors import FlashMoEError, PeerError, PeerLostError
+from flash_moe.errors import ConfigError, FlashMoEError, PeerError, PeerLostError
 from flash_moe.ranks.envelope import Kind, Rows, check, own_row
 from flash_moe.ranks.watchdog import Watchdog
 
@@ -31,6 +31,9 @@ class Ranks:
         group: Result of ``mx.distributed.init()``.
         timeout_s: Longest wait for other ranks; then the process ends.
 
+    Raises:
+        ConfigError: This rank of NCCL has several GPUs to choose from.
+
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
@@ -38,6 +41,7 @@ class Ranks:
     """
 
     def __init__(self, group: Any, timeout_s: float) -> None:
+        _check_gpu()
         self.group = group
         self.rank: int = group.rank()
         self.size: int = group.size()
@@ -168,3 +172,19 @@ class Ranks:
             raise PeerError(
                 "ranks", f"expected the same on all ranks, got by rank: {'; '.join(different)}"
             )
+
+
+def _check_gpu() -> None:
+    """Check that NCCL and MLX use the same GPU: NCCL takes that of the rank, MLX the first.
+
+    Raises:
+        ConfigError: They may differ; then MLX would end the process in the first collective.
+    """
+    n_gpus = mx.device_count(mx.gpu)
+    # The group that init() made if its backend is NCCL, else a group of one.
+    if n_gpus > 1 and mx.distributed.init(backend="nccl").size() > 1:
+        raise ConfigError(
+            "ranks",
+            f"visible GPUs of a rank: expected 1, got {n_gpus}",
+            "Start the ranks of a host with mlx.launch -n, or set CUDA_VISIBLE_DEVICES.",
+        )

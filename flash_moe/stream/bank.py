@@ -262,6 +262,16 @@ class ExpertBank:
             self.recover()
             raise
 
+    def fill(self) -> None:
+        """Read all experts into a bank that has a slot for each, layer by layer.
+
+        Raises:
+            ReadError, ChecksumError: A record could not be read.
+        """
+        for layer, pool in self._pool_of.items():
+            for group in pool.table.begin_call(layer, range(self.layers[layer].n_experts)):
+                self._finish(self._begin(layer, pool, group))
+
     def track(self, output: mx.array) -> None:
         """Start computing a lazy array that reads slots, and record it for the next fence.
 
