@@ -89,7 +89,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     )
 
     def tested(*, again: bool = False) -> SelfTest:
-        assert again, "whatever is remembered, the doctor tests anew"
+        assert again, "whatever is remembered, the doctor tests again"
         return result
 
     monkeypatch.setattr(kernel, "backend", lambda: "metal")

@@ -86,7 +86,7 @@ def test_sizes_of_the_397b() -> None:
     assert shape.token_bytes == 4_246_732_800
 
 
-# Disk GB/s, experts per token, GB of bank: hits %, GB read a token, tokens a second; memory of
+# Disk GB/s, experts per token, GB of bank: hits %, GB read a token, tokens per second; memory of
 # 400 GB/s. An M3 Max reads 5.5 GB/s cold, and 17.5 with the help of its page cache.
 EXAMPLES = [
     (5.5, 4, 35, (64.9, 66.8), (0.56, 0.60), (4.18, 9.76)),
