@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     next(flash.stream(context, max_tokens=1, prompt_cache=cache))
     warm = [{"role": "user", "content": "Hello there!"}]
     with tempfile.TemporaryDirectory() as folder:
-        flags = ("--prompt-cache-dir", folder, "--prompt-cache-disk-gb", "4")
+        flags = ("--prompt-cache-dir", folder, "--prompt-cache-disk-gb", "4", "--preload")
         for n in range(args.rounds):
             messages = [
                 {"role": "system", "content": f"Number {n}.{system}"},
