@@ -11,7 +11,9 @@ for reads and copies that computing did not hide, ``rest`` is the last layer's e
 head, Python and everything else. ``read`` and ``copy`` are time inside reads and copies to a GPU,
 summed over the reader threads. ``of all`` is the bytes read, as a share of top-k experts of all
 layers; ``host`` the share of hits in the second tier; ``copied`` the records copied to the GPU per
-missing one, 1 without lookahead and 0 in shared memory. The raw rate is that of ``bench_read.py``
+missing one, 1 without lookahead and 0 in shared memory. ``forecast`` is what ``flash-moe plan``
+forecasts on a GPU, with rates measured before the load, as multiples of the measured s/token: from
+an empty bank and settled. The raw rate is that of ``bench_read.py``
 with the same number of threads, before the load and after the last token; not with --cached.
 
 ``--case cache_gb=16,host_cache_gb=64`` (repeatable) makes a row in this process with other values
@@ -84,6 +86,39 @@ def raw_rate(experts: Any, io: str) -> float:
     return statistics.median(rates)
 
 
+@functools.cache
+def measured_tiers(store: Path, top_k: int) -> tuple[Any, Any]:
+    """The shape of a store, and the rates of the tiers behind a GPU; ``None`` without one."""
+    from flash_moe.plan.planned import plan_store
+    from flash_moe.plan.this_machine import shape_of, tiers_of
+
+    shape = shape_of(plan_store(store), top_k)
+    return shape, tiers_of(shape)
+
+
+def forecast_s(args: argparse.Namespace, top_k: int, disk: float) -> list[float] | None:
+    """Forecast seconds per token on a GPU, from an empty bank and settled; ``None`` without one.
+
+    Args:
+        disk: GB/s of cold reads; not used if all files are in the page cache.
+    """
+    from dataclasses import replace
+
+    from flash_moe.plan.forecast import budgets, forecast
+    from flash_moe.plan.this_machine import machine_of
+
+    shape, tiers = measured_tiers(args.store, top_k)
+    if tiers is None:
+        return None
+    host = round((args.host_cache_gb or 0) * 1e9)
+    pages = shape.expert_bytes if args.cached else tiers.page_bytes - host
+    tiers = replace(tiers, host_bytes=host, page_bytes=pages, lookahead=args.lookahead)
+    machine = machine_of(shape, args.store, disk=1e9 * (disk or 1), tiers=tiers)
+    bank = budgets(shape, machine)[None] if args.cache_gb is None else round(1e9 * args.cache_gb)
+    speed = forecast(shape, machine, bank).tokens_per_s
+    return [1 / speed.low, 1 / speed.high]
+
+
 def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]:
     """Seconds and counters of each new token; those of the first include the prompt."""
     from bench_read import disk_bytes
@@ -128,6 +163,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     stayed = fill_cache(store) if args.cached else drop_all(store)
     raw = (lambda: 0.0) if args.cached else (lambda: raw_rate(experts, args.io))
     raw_before = raw()
+    predicted = None if part else forecast_s(args, top_k, raw_before)
     started = time.perf_counter()
     with load(
         args.store,
@@ -170,6 +206,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "host_hits": sum(token["host_hits"] for token in others) / (hits + misses),
         "copied_per_miss": copied / record_bytes / misses if misses else 0.0,
         "raw_gb_s": [raw_before, raw()],
+        "forecast_s": predicted,
         "tokens": others,
     }
 
@@ -213,10 +250,11 @@ def compile_first(rows: list[argparse.Namespace]) -> float:
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
         "top-k ahead  tier  load s  prompt    s | s/token compute   wait   rest   read   copy"
-        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s"
+        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s   forecast"
     )
     for row in rows:
         m = row["median"]
+        forecast = [s / m["seconds"] for s in row["forecast_s"] or ()]
         print(
             f"{row['top_k']:5} {row['lookahead']!s:>5} {row['host_cache_gb'] or 0:5.0f}"
             f" {row['load_s']:7.1f} {row['prompt_tokens']:6} {row['first']['seconds']:5.1f}"
@@ -226,6 +264,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f" {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
             f" | {row['bank_bytes'] / 1e9:7.2f}"
             f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
+            f"   {' '.join(f'{ratio:.2f}' for ratio in forecast)}"
         )
 
 

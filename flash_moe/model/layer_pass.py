@@ -16,6 +16,7 @@ pass over each tile. Hidden states and outputs of experts of all tiles stay in m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -118,23 +119,18 @@ class LayerPass:
         return cls(layers, tiles, marks)
 
     def run(
-        self,
-        cache: Sequence[Any],
-        running: Callable[[], AbstractContextManager[None]],
-        fence: Callable[[], None],
+        self, cache: Sequence[Any], running: Callable[[], AbstractContextManager[None]]
     ) -> Generator[LayerPass, None, None]:
         """Run one layer per step; if the iterator ends early, the cache is as before.
 
         Args:
-            running: Returns a context that holds the model.
-            fence: Called in it after each layer.
+            running: Returns a context that holds the model for a step.
         """
         before = [CacheState(each) for each in cache]
         try:
             for n in range(self.n_steps):
                 with running():
                     self.step(n)
-                    fence()
                 mx.clear_cache()
                 release_free_memory()
                 yield self
@@ -148,6 +144,8 @@ class LayerPass:
         layer, last = self._layers[n], n == self.n_steps - 1
         for tile in self._tiles:
             call = tile.calls[n]
+            if layer.experts is not None:
+                layer.experts.report_progress()
             if layer.experts is None:
                 tile.x = call(tile.x)
                 mx.eval([] if last else tile.x, _state(call))
@@ -156,9 +154,12 @@ class LayerPass:
             if tile.end in self._states and call.cache is not None:
                 self._states[tile.end].append(CacheState(call.cache))
         if layer.experts is not None and not last:
-            _compute_experts(layer.experts, self._tiles)
+            chosen = np.concatenate([tile.chosen.reshape(-1) for tile in self._tiles])
+            compute = functools.partial(_compute_experts, layer.experts, self._tiles, chosen)
+            computed = layer.experts.attempt(chosen, compute) or False
             for tile in self._tiles:
-                _run_given_experts(tile.calls[n], layer, tile)
+                layer.experts.report_progress()
+                _run_given_experts(tile.calls[n], layer, tile, computed)
 
     def cache_at(self, mark: int) -> list[Any]:
         """Return a copy of the prompt cache after ``mark`` tokens, once all steps have run."""
@@ -192,28 +193,29 @@ def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile, only_cache: boo
     tile.rows, tile.chosen = x.reshape(-1, x.shape[-1]), np.array(ids)
 
 
-def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile]) -> None:
-    needed = np.unique(np.concatenate([tile.chosen.reshape(-1) for tile in tiles])).tolist()
+def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile], chosen: Ints) -> bool:
     last: list[mx.array] = []
-    forms = [experts.form_of_expert(tile.chosen) for tile in tiles]
-    for wave in experts.waves(needed):
-        slot_of = experts.slot_of(wave)
+    forms = [experts.forms_of(tile.chosen) for tile in tiles]
+    experts.bank.fence(experts.layer)
+    for wave in experts.bank.waves(experts.layer, np.unique(chosen).tolist()):
+        slot_of = experts.merged([wave])[0]
         for tile, form in zip(tiles, forms, strict=True):
             pairs = np.nonzero(slot_of[tile.chosen.reshape(-1)] >= 0)[0]
             if not len(pairs):
                 continue
             assert tile.rows is not None
             x = tile.rows[mx.array(pairs // tile.chosen.shape[-1])]
-            chosen = tile.chosen.reshape(-1, 1)[pairs]
-            part = experts.by_waves(x, chosen, form, [wave]).squeeze(1)
+            experts.report_progress()
+            part = experts.by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
             tile.parts.append((pairs, part))
             mx.async_eval(part)
             # One part ahead, so that the workspace of all others is free.
             mx.eval(last)
             last = [part]
+    return True
 
 
-def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
+def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile, computed: bool) -> None:
     experts = layer.experts
     assert experts is not None
 
@@ -222,6 +224,8 @@ def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
         return tile.attention
 
     def outputs(module: nn.Module, original: Any, x: mx.array, ids: mx.array) -> mx.array:
+        if not computed:
+            return mx.zeros((*ids.shape, x.shape[-1]), x.dtype)
         order = np.argsort(np.concatenate([pairs for pairs, _ in tile.parts]))
         parts = [part for _, part in tile.parts]
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]

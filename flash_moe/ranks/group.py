@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -30,6 +30,7 @@ class Ranks:
     Args:
         group: Result of ``mx.distributed.init()``.
         timeout_s: Longest wait for other ranks; then the process ends.
+        ring_threads: Threads that ``init()`` has started.
 
     Raises:
         ConfigError: This rank of NCCL has several GPUs to choose from.
@@ -38,10 +39,13 @@ class Ranks:
         rank: Number of this process, from 0.
         size: Number of processes.
         failure: Error of this rank in the running pass; the other ranks get its text at the end.
+        n_on_machine: Number of ranks that share the memory of this machine.
     """
 
-    def __init__(self, group: Any, timeout_s: float) -> None:
+    def __init__(self, group: Any, timeout_s: float, ring_threads: Collection[int] = ()) -> None:
         _check_gpu()
+        self.ring_threads = ring_threads
+        self.n_on_machine = 1
         self.group = group
         self.rank: int = group.rank()
         self.size: int = group.size()

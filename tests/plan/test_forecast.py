@@ -16,10 +16,10 @@ from flash_moe.memory.pressure import reserve
 from flash_moe.ops import cpu_streams
 from flash_moe.plan import forecast as module
 from flash_moe.plan import this_machine
+from flash_moe.plan.figure import Figure
 from flash_moe.plan.forecast import (
     LAYER_COST,
     PROCESS_BYTES,
-    Figure,
     Forecast,
     Machine,
     ModelShape,
