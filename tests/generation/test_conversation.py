@@ -136,7 +136,7 @@ def test_what_a_random_model_says_ends_and_is_valid(flash: FlashMoE) -> None:
 def test_a_result_continues_at_its_call(flash: FlashMoE) -> None:
     """Also if the template writes the call in another way: the answer is not processed again."""
     call = call_text("add", a=3, b=4).replace("</function>\n", "</function>")
-    answers = (f"{LONG.strip()}\n</think>\n\nA moment.\n\n{call}", "</think>It is 7.")
+    answers = (f"{LONG[:90].strip()}\n</think>\n\nA moment.\n\n{call}", "</think>It is 7.")
     conversation = Conversation(flash, tools=[add], **spell(flash, *answers))
     assert said(conversation.ask("What is 3 + 4?")) == "A moment.It is 7."
     conversation.messages.pop()
