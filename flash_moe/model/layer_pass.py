@@ -9,6 +9,8 @@ each layer
    for one tile after another;
 3. every tile runs again with the outputs of its attention and experts given.
 
+The last layer runs to its experts only, because the prompt cache depends on no more.
+
 mlx-lm's own layers are called for a tile exactly as for a chunk of that length, and an expert's
 output for a row depends on no other row. So on a CPU the prompt cache has the same bits as after a
 pass over each tile. Hidden states and outputs of experts of all tiles stay in memory.
