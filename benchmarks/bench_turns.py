@@ -7,10 +7,11 @@ Each round has a new system message of ``--system`` tokens and measures, all exp
 - the first turn, which prefills everything;
 - the second turn on the same server, and on one that was restarted in between;
 - a prompt of only as many tokens as the second turn has new ones;
-- the same number of tokens behind ``--system`` cached ones, with ``model.stream`` in this process:
-  attention to the cached tokens takes time too.
+- the same number of tokens behind ``--system`` cached ones, with ``model.stream`` in this process.
 
-Prints one JSON line last. ``disk_bytes`` is the size of one cache file, the largest.
+Attention to the cached tokens takes time too: ``resident_behind_to_alone`` is its ratio in resident
+mlx-lm, with random weights in the shape of the demo model. Prints one JSON line last.
+``disk_bytes`` is the size of one cache file, the largest.
 """
 
 from __future__ import annotations
@@ -23,14 +24,31 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx_lm
 from bench_server import ROOT, WAIT_S, ask, server
 
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.hub.resolve import resolve
 from flash_moe.loader import load
+from flash_moe.testing import PRESETS, write_mlx_checkpoint
+
+DEMO_SHAPE = replace(
+    PRESETS["tiny"],
+    hidden=256,
+    experts=40,
+    top_k=10,
+    heads=8,
+    head_dim=64,
+    linear_v_heads=8,
+    linear_k_dim=64,
+    linear_v_dim=64,
+    vocab=4096,
+)
 
 
 def turn(port: int, messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -55,6 +73,25 @@ def turn(port: int, messages: list[dict[str, str]]) -> dict[str, Any]:
     return {"text": text, "s": first - started, "new": new, "cached": cached}
 
 
+def resident_ratio(n_context: int, n_new: int, rounds: int) -> float:
+    """Time of new tokens behind cached ones, relative to that of the new tokens alone."""
+    times: dict[str, list[float]] = {"alone": [], "behind": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_mlx_checkpoint(Path(folder), DEMO_SHAPE)
+        model, tokenizer = mlx_lm.load(folder)[:2]
+        mx.eval(model.parameters())
+    caches = {"alone": make_prompt_cache(model), "behind": make_prompt_cache(model)}
+    model(mx.array([[40 + 7 * i % 200 for i in range(n_context)]]), cache=caches["behind"])
+    mx.eval([each.state for each in caches["behind"]])
+    for turn in range(rounds + 1):
+        ids = [40 + (7 * i + turn) % 200 for i in range(n_new)]
+        for name, cache in caches.items():
+            started, given = time.perf_counter(), copy.deepcopy(cache)
+            next(mlx_lm.stream_generate(model, tokenizer, ids, max_tokens=1, prompt_cache=given))
+            times[name].append(time.perf_counter() - started)
+    return statistics.median(times["behind"][1:]) / statistics.median(times["alone"][1:])
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, list[float]] = {}
 
@@ -71,7 +108,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     next(flash.stream(context, max_tokens=1, prompt_cache=cache))
     warm = [{"role": "user", "content": "Hello there!"}]
     with tempfile.TemporaryDirectory() as folder:
-        flags = ("--prompt-cache-dir", folder, "--prompt-cache-disk-gb", "4")
+        flags = ("--prompt-cache-dir", folder, "--prompt-cache-disk-gb", "4", "--preload")
         for n in range(args.rounds):
             messages = [
                 {"role": "system", "content": f"Number {n}.{system}"},
@@ -109,6 +146,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("same_process", "restarted"):
         for base in ("alone", "behind_context"):
             found[f"{name}_to_{base}"] = found[f"{name}_s"] / found[f"new_tokens_{base}_s"]
+    n_new = round(found["same_process_tokens"])
+    found["resident_behind_to_alone"] = resident_ratio(args.system, n_new, 4 * args.rounds)
     return {**found, "model": str(resolve(args.model).name), "rounds": args.rounds}
 
 

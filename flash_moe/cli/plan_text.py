@@ -143,8 +143,9 @@ def speed_facts(machine: Machine) -> dict[str, str]:
     upto = "up to " if tiers is None else ""
     facts = {
         "disk": rate(machine.read_bytes_per_s, "random reads"),
-        "compute": rate(machine.weight_bytes_per_s, "weights read from memory"),
-        "overhead": f"{upto}{layer.value * 1e3:.3g} ms per layer, {layer.source}",
+        "compute": rate(machine.weight_bytes_per_s, "weights read from memory")
+        + (" on one core" if machine.expert_share < 1 else ""),
+        "overhead": f"{upto} {layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
     if tiers is not None:
         for name, kind in (("pinned memory", tiers.copy), ("page cache", tiers.page_cache)):

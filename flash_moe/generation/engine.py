@@ -34,7 +34,7 @@ from flash_moe.generation.commands import (
     smallest_limit,
 )
 from flash_moe.generation.one_by_one import OneByOne
-from flash_moe.generation.prompt_cache_dir import PromptCacheDir
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, checkpoints
 from flash_moe.generation.sampling import logits_processors_of, sampler_of, seeded
 from flash_moe.generation.sequence import (
     ASSISTANT,
@@ -51,9 +51,6 @@ _log = logging.getLogger(__name__)
 # Maximum tokens per chunk while other requests are in the engine: mlx-lm's own chunk. A shorter
 # one would shorten their wait, but each chunk reads nearly all experts.
 _SHARED_CHUNK = 2048
-# Tokens of a prompt between further checkpoints on disk. Each ends a chunk, and the next one reads
-# nearly all experts again.
-_LONG = 16_384
 _MAX_UNSAVED = 8  # caches kept in memory until no prompt waits
 
 
@@ -259,24 +256,22 @@ class Engine:
         cache, rest = self.prompt_caches.fetch_nearest_cache(None, ids[:-1])
         cache = make_prompt_cache(model) if cache is None else cache
         n_cached = len(ids) - 1 - len(rest)
-        checkpoints = dict(request.checkpoints)
+        kinds = dict(request.checkpoints)
         if self.disk is not None:
             n_stored, stored = self.disk.fetch(ids[:-1], n_cached)
             if found_by_all(self._ranks, n_stored) and stored is not None:
                 cache, n_cached = stored, n_stored
-                self._keep(ids[:n_cached], copy.deepcopy(stored), checkpoints.get(n_cached, USER))
-            checkpoints |= dict.fromkeys(range(_LONG, len(ids), _LONG), USER)
+                self._keep(ids[:n_cached], copy.deepcopy(stored), kinds.get(n_cached, USER))
+            kinds |= dict.fromkeys(checkpoints(len(ids)), USER)
         chunks = prefill(
             model,
             ids[n_cached:-1],
             cache,
-            marks=[n - n_cached for n in checkpoints],
+            marks=[n - n_cached for n in kinds],
             most=lambda: _SHARED_CHUNK if self.n_running > 1 else None,
         )
         self._n_begun += 1
-        return RunningSequence(
-            self._n_begun, request, running, cache, n_cached, chunks, checkpoints
-        )
+        return RunningSequence(self._n_begun, request, running, cache, n_cached, chunks, kinds)
 
     def _drop_cancelled(self) -> None:
         for sequence in [each for each in self._prefilling if each.over]:
@@ -332,6 +327,8 @@ class Engine:
             done = sequence.n_cached + n
             if cache is not None and (kind := sequence.checkpoints.get(done)) is not None:
                 self._keep(ids[:done], copy.deepcopy(cache), kind, save=True)
+                while len(ids) - done > _SHARED_CHUNK and self._unsaved:
+                    self._save()  # copying takes less time than the chunk that follows
             if cache is not None and done == len(ids) - 1:
                 self._first_token(sequence, ids)
             else:

@@ -43,6 +43,7 @@ class EngineModel:
         self._engine = engine
         self.tokenizer = engine.flash.tokenizer
         self.checkpoint = 0
+        self.call_token: int | None = None
         self.n_cached = 0
 
     @property
@@ -69,6 +70,7 @@ class EngineModel:
             SamplingParams(**sampling),
             AnswerProcessors(ids, spec, options.max_thinking_tokens, None),
             ((self.checkpoint, USER),) if 0 < self.checkpoint < len(ids) else (),
+            self.call_token,
         )
         return self._chunks(request, options)
 
@@ -125,9 +127,9 @@ class EngineTurns(TurnCache):
         self._engine_model = engine_model
 
     def stream(
-        self, ids: Sequence[int], mark: int = 0, **options: Any
+        self, ids: Sequence[int], mark: int = 0, call_token: int | None = None, **options: Any
     ) -> Generator[Chunk, None, None]:
-        self._engine_model.checkpoint = mark
+        self._engine_model.checkpoint, self._engine_model.call_token = mark, call_token
         self.prefilled.append(0)
         pieces = self._model.stream(list(ids), **options)
         try:

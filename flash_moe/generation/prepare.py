@@ -22,6 +22,7 @@ from flash_moe.generation.output_spec import OutputSpec, thinking_state
 from flash_moe.generation.prompt import (
     Messages,
     Prompt,
+    call_token,
     check_length,
     encode_prompt,
     end_of_messages,
@@ -116,10 +117,7 @@ class Preparer:
         self._tokenizing = threading.Lock()
         self._constraints: OrderedDict[str, Constraint] = OrderedDict()
         self._lock = threading.Lock()
-        begin: list[int] = []
-        if getattr(tokenizer, "has_tool_calling", False):
-            begin = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
-        self._call_token = begin[0] if len(begin) == 1 else None
+        self._call_token = call_token(tokenizer)
 
     def prepare(self, request: Request, check: Callable[[], None]) -> PreparedRequest:
         """Tokenize the prompt and build the constraint of a request.

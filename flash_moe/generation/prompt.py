@@ -135,6 +135,14 @@ def end_of_messages(
     return common_length(ids, without)
 
 
+def call_token(tokenizer: Any) -> int | None:
+    """Return the token that begins a tool call; ``None`` if it is not a single one."""
+    if not getattr(tokenizer, "has_tool_calling", False):
+        return None
+    ids = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
+    return int(ids[0]) if len(ids) == 1 else None
+
+
 def end_of_system(
     tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
 ) -> int:

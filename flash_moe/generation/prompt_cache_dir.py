@@ -48,6 +48,9 @@ _NAME = re.compile(r"([0-9a-f]{16})-(\d{1,9})-([0-9a-f]{32})-([0-9a-f]{16})\.saf
 # A cache is written if each token that it adds to a stored one costs at most this. Qwen3.5-397B has
 # a state of 192 MB, so 48 tokens; to prefill them it reads an estimated 100 GB.
 _MAX_BYTES_PER_TOKEN = 4_000_000
+# Tokens of a prompt between checkpoints on disk. Each ends a chunk, and the next one reads nearly
+# all experts again. A prefill that is killed loses at most so many.
+CHECKPOINT_TOKENS = 16_384
 # Files whose token ids are compared for a common prefix, if caches of the model can be trimmed.
 _MAX_COMPARED = 32
 _LEFTOVER_S = 3600  # age of temporary files that no living process writes
@@ -79,6 +82,17 @@ class CacheFile:
         """
         header: Any = mx.load(str(self.path), return_metadata=True)
         return {name[2:]: text for name, text in header[1].items() if name.startswith("0.")}
+
+
+def checkpoints(n_tokens: int) -> range:
+    """Return numbers of tokens at which the cache of a prompt is kept on disk."""
+    return range(CHECKPOINT_TOKENS, n_tokens, CHECKPOINT_TOKENS)
+
+
+def worth_keeping(cache: Sequence[Any], added: int) -> bool:
+    """True if the state of a cache is worth its bytes for ``added`` tokens to prefill."""
+    n_bytes = sum(int(c.nbytes) for c in cache)
+    return 0 < n_bytes <= added * _MAX_BYTES_PER_TOKEN
 
 
 def default_dir() -> Path:
@@ -249,8 +263,7 @@ class PromptCacheDir:
             stored = {(f.n_tokens, f.tokens) for f in self._files()} | self._pending.keys()
         n_stored = max((length for length, key in stored if tokens(length) == key), default=0)
         added = n - n_stored
-        worth = 0 < n_bytes <= min(added * _MAX_BYTES_PER_TOKEN, self._limit)
-        if not added or not worth:
+        if not worth_keeping(cache, added) or n_bytes > self._limit:
             return
         data = io.BytesIO()
         text = base64.b64encode(_array(ids)).decode()

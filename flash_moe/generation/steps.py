@@ -72,7 +72,7 @@ def prefill(
             continue
         size = min(tiles[0], left[0], most() or left[0])
         with mx.stream(generation_stream):
-            model(mx.array([list(ids[done : done + size])]), cache=cache)
+            model.fill(mx.array([list(ids[done : done + size])]), cache)
             mx.eval([c.state for c in cache])
         mx.clear_cache()
         release_free_memory()

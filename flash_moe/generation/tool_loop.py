@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from flash_moe.errors import ConfigError, PromptError, ToolArgumentError
 from flash_moe.generation.events import Answer, CallFinished, CallRefused, CallRequested, Event
 from flash_moe.generation.options import GenerationOptions
-from flash_moe.generation.prompt import encode_prompt, end_of_messages
+from flash_moe.generation.prompt import call_token, encode_prompt, end_of_messages
 from flash_moe.generation.result import GenerationStats
 from flash_moe.generation.turn_cache import TurnCache, network_of
 from flash_moe.options.declare import accepts, option, values
@@ -160,7 +160,8 @@ class _Turn:
         if self.cache is None:
             chunks = self.model.stream(ids, **self.options)
         else:
-            chunks = self.cache.stream(ids, self._mark(ids), **self.options)
+            call = call_token(tokenizer) if self.tools else None
+            chunks = self.cache.stream(ids, self._mark(ids), call, **self.options)
         try:
             for chunk in chunks:
                 pieces = splitter.feed(chunk.text)

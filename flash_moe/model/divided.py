@@ -92,7 +92,7 @@ class Division:
             # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
             self._chosen = [mx.concatenate([ids.reshape(-1) for ids in self._chosen])]
         states = [*self._chosen, *(each.state for each in cache or ())]
-        return [*states, out] if tokens.shape[1] == 1 else states
+        return [*states, out] if tokens.shape[1] == 1 and out is not None else states
 
     def _end(self, crc: int) -> None:
         """Compare the results of a pass, and exchange counters."""
@@ -170,32 +170,33 @@ class DividedExperts(StreamedExperts):
 
     def used(self, y: mx.array, ids: mx.array) -> None:
         super().used(y, ids)
-        self._division.chosen(self._layer, ids)
+        self._division.chosen(self.layer, ids)
 
     def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
         """Return ``compute()``; ``None`` in a pass that has failed on this rank."""
         if self._recording is not None:
             return compute()
         ranks = self._division.ranks
-        self._division.chosen(self._layer, ids)
+        self._division.chosen(self.layer, ids)
         if ranks.failure is None:
             try:
                 return compute()
             except FlashMoEError as error:
                 ranks.failure = error
-                self._bank.recover()
+                self.bank.recover()
         return None
 
     def report_progress(self) -> None:
-        self._division.report_progress(self._layer)
+        self._division.report_progress(self.layer)
 
     def _or_zeros(
         self, ids: mx.array, compute: Callable[[], mx.array], shape: Sequence[int], dtype: mx.Dtype
     ) -> mx.array:
         """Return ``compute()``, or zeros in a pass that has failed on this rank."""
+        self.begin()  # ends a pass on all ranks, also on one that has failed
         made = self.attempt(ids, compute)
         if made is None:
-            self._bank.fence(self._layer, ids)  # the collectives before, as on other ranks
+            self.bank.fence(self.layer, ids)  # the collectives before, as on other ranks
             return mx.zeros(shape, dtype)
         return made
 

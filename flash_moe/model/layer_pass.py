@@ -9,6 +9,8 @@ each layer
    for one tile after another;
 3. every tile runs again with the outputs of its attention and experts given.
 
+The last layer runs to its experts only, because the prompt cache depends on no more.
+
 mlx-lm's own layers are called for a tile exactly as for a chunk of that length, and an expert's
 output for a row depends on no other row. So on a CPU the prompt cache has the same bits as after a
 pass over each tile. Hidden states and outputs of experts of all tiles stay in memory.
@@ -17,7 +19,8 @@ pass over each tile. Hidden states and outputs of experts of all tiles stay in m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -27,6 +30,7 @@ import mlx.nn as nn
 import numpy as np
 
 from flash_moe.compat.layer_calls import CacheState, LayerCall, intercepted, record_layer_calls
+from flash_moe.memory.system import release_free_memory
 from flash_moe.model.switch import Ints, StreamedExperts
 
 
@@ -116,21 +120,42 @@ class LayerPass:
             layers.append(_Layer(attention, experts[0] if experts else None))
         return cls(layers, tiles, marks)
 
+    def run(
+        self, cache: Sequence[Any], running: Callable[[], AbstractContextManager[None]]
+    ) -> Generator[LayerPass, None, None]:
+        """Run one layer per step; if the iterator ends early, the cache is as before.
+
+        Args:
+            running: Returns a context that holds the model for a step.
+        """
+        before = [CacheState(each) for each in cache]
+        try:
+            for n in range(self.n_steps):
+                with running():
+                    self.step(n)
+                mx.clear_cache()
+                release_free_memory()
+                yield self
+        except BaseException:
+            for state in before:
+                state.restore()
+            raise
+
     def step(self, n: int) -> None:
-        """Run layer ``n``; steps have to run in order."""
-        layer = self._layers[n]
+        """Run layer ``n``. Only the cache of the last one is needed."""
+        layer, last = self._layers[n], n == self.n_steps - 1
         for tile in self._tiles:
             call = tile.calls[n]
             if layer.experts is not None:
                 layer.experts.report_progress()
             if layer.experts is None:
                 tile.x = call(tile.x)
-                mx.eval(tile.x, _state(call))
+                mx.eval([] if last else tile.x, _state(call))
             else:
-                _run_to_experts(call, layer, tile)
+                _run_to_experts(call, layer, tile, only_cache=last)
             if tile.end in self._states and call.cache is not None:
                 self._states[tile.end].append(CacheState(call.cache))
-        if layer.experts is not None:
+        if layer.experts is not None and not last:
             chosen = np.concatenate([tile.chosen.reshape(-1) for tile in self._tiles])
             compute = functools.partial(_compute_experts, layer.experts, self._tiles, chosen)
             computed = layer.experts.attempt(chosen, compute) or False
@@ -147,7 +172,7 @@ def _state(call: LayerCall) -> Any:
     return [] if call.cache is None else call.cache.state
 
 
-def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
+def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile, only_cache: bool) -> None:
     assert layer.experts is not None
 
     def keep(module: nn.Module, original: Any, *args: Any, **kwargs: Any) -> mx.array:
@@ -163,25 +188,27 @@ def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
             call(tile.x)
     except _AtExperts as reached:
         x, ids = reached.args
+    if only_cache:
+        mx.eval(_state(call))
+        return
     mx.eval(x, ids, tile.attention, _state(call))
     tile.rows, tile.chosen = x.reshape(-1, x.shape[-1]), np.array(ids)
 
 
 def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile], chosen: Ints) -> bool:
     last: list[mx.array] = []
-    forms = [experts._form_of_expert(tile.chosen) for tile in tiles]
-    experts._bank.fence(experts._layer)
-    for wave in experts._bank.waves(experts._layer, np.unique(chosen).tolist()):
-        in_wave = np.zeros(experts._n_experts, bool)
-        in_wave[list(wave.experts)] = True
+    forms = [experts.forms_of(tile.chosen) for tile in tiles]
+    experts.bank.fence(experts.layer)
+    for wave in experts.bank.waves(experts.layer, np.unique(chosen).tolist()):
+        slot_of = experts.merged([wave])[0]
         for tile, form in zip(tiles, forms, strict=True):
-            pairs = np.nonzero(in_wave[tile.chosen.reshape(-1)])[0]
+            pairs = np.nonzero(slot_of[tile.chosen.reshape(-1)] >= 0)[0]
             if not len(pairs):
                 continue
             assert tile.rows is not None
             x = tile.rows[mx.array(pairs // tile.chosen.shape[-1])]
             experts.report_progress()
-            part = experts._by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
+            part = experts.by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
             tile.parts.append((pairs, part))
             mx.async_eval(part)
             # One part ahead, so that the workspace of all others is free.
@@ -204,8 +231,8 @@ def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile, computed: bo
         order = np.argsort(np.concatenate([pairs for pairs, _ in tile.parts]))
         parts = [part for _, part in tile.parts]
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
-        if experts._shared is not None:
-            experts._shared.expects(x)  # as in other passes
+        if experts.shared is not None:
+            experts.shared.expects(x)  # as in other passes
         return y[mx.array(order)].reshape(*ids.shape, -1)
 
     with intercepted(layer.attention, attention), intercepted([experts], outputs):

@@ -25,7 +25,6 @@ import mlx.nn as nn
 from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
-from flash_moe.compat.layer_calls import CacheState
 from flash_moe.compat.mlx_lm import cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
@@ -42,6 +41,7 @@ from flash_moe.memory.plan import (
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import release_free_memory
+from flash_moe.model.cache_fill import CacheFill
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
@@ -76,6 +76,7 @@ class StreamedModel(nn.Module):
     _bank: ExpertBank
     _memory_plan: MemoryPlan
     _streaming: Streaming
+    _cache_fill: CacheFill
     _prefill_workspace: PrefillWorkspace
     _meter: WorkspaceMeter
     _watch: PressureWatch
@@ -117,6 +118,11 @@ class StreamedModel(nn.Module):
     def memory_plan(self) -> MemoryPlan:
         """Division of memory made when the model was loaded."""
         return self._memory_plan
+
+    def fill(self, tokens: mx.array, cache: Sequence[Any]) -> None:
+        """Process ``tokens`` ``[1, n]`` for the prompt cache alone (``cache_fill.py``), lazily."""
+        with self._lock, self._cache_fill:
+            self(tokens, cache=cache)
 
     @property
     def prefill_workspace(self) -> PrefillWorkspace:
@@ -211,24 +217,15 @@ class StreamedModel(nn.Module):
         """
         with self._running():
             made = LayerPass.plan(self, self._forward, ids, cache, lengths, marks)
-        return None if made is None else self._steps(made, ids, cache)
 
-    def _steps(
-        self, layers: LayerPass, ids: Sequence[int], cache: Sequence[Any]
-    ) -> Generator[LayerPass, None, None]:
-        before, division = [CacheState(each) for each in cache], self._division
-        try:
-            for n in range(layers.n_steps):
-                with self._running(), division.in_step([ids]) if division else nullcontext():
-                    layers.step(n)
-                    self._bank.fence()
-                mx.clear_cache()
-                release_free_memory()
-                yield layers
-        except BaseException:
-            for state in before:
-                state.restore()
-            raise
+        @contextmanager
+        def running() -> Iterator[None]:
+            division = self._division
+            with self._running(), division.in_step([ids]) if division else nullcontext():
+                yield
+                self._bank.fence()
+
+        return None if made is None else made.run(cache, running)
 
     def _must_split(self, passed: Mapping[str, Any], tokens_name: str) -> bool:
         """True for a pass that exceeds ``memory_gb`` and can be split.
@@ -331,7 +328,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 division = self._division
                 module = DividedExperts(division, *parts) if division else StreamedExperts(*parts)
                 above = replace_module(self, path, module)
-                module.overlap_with_reads(start_early(above[0], self._early_output))
+                module.shared = start_early(above[0], self._early_output)
                 if kernels is not None:
                     fuse(above[0])
                 if streaming.options.lookahead:
@@ -340,6 +337,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
+            self._cache_fill = CacheFill()
+            module.begin = self._cache_fill.end_if_filled
             if use:
                 record_delta_nets(self)
                 record_held_layers(self)
@@ -359,16 +358,17 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             tokens, cache = passed.get(names[0]), passed.get("cache")
             self._padding.find(tokens, cache)
             n_tokens = tokens.size if isinstance(tokens, mx.array) else 0
-            division = self._division
+            division, out = self._division, None
             with (
                 self._meter.measure(n_tokens, lambda: cached_positions(cache or ())),
                 division.in_step(tokens) if division else nullcontext(),
             ):
-                out = base.__call__(self, *args, **kwargs)
+                with self._cache_fill.ending(cache or ()):
+                    out = base.__call__(self, *args, **kwargs)
                 self._bank.fence(None, *(division.pending(out, tokens, cache) if division else ()))
             return out
 
-        def _passes(self, passed: Mapping[str, Any]) -> mx.array:
+        def _passes(self, passed: Mapping[str, Any]) -> mx.array | None:
             tokens, outs = passed[names[0]], []
             while tokens.shape[1]:
                 # Each pass may allow longer ones: see memory/measured_workspace.py.
@@ -379,7 +379,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 mx.eval([each.state for each in passed["cache"]])
                 mx.clear_cache()
                 release_free_memory()
-            return mx.concatenate(outs, axis=1)
+            return None if outs[0] is None else mx.concatenate(outs, axis=1)
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             """Apply mlx-lm's sanitize, drop the experts, and cast to the dtype of this device."""

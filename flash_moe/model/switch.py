@@ -67,15 +67,16 @@ class StreamedExperts(nn.Module):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.activation = activation  # in the module tree, in case it has parameters
-        self._bank = bank
-        self._layer = layer
+        self.bank = bank
+        self.layer = layer
         self._n_experts = bank.layers[layer].n_experts
         self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
         self._kernels = kernels
         self._on_cuda = kernels is not None and on_cuda()
         self.forms = kernels.forms if kernels else NO_KERNELS
         self._padding = padding or Padding()
-        self._shared: SharedExpert | None = None
+        self.shared: SharedExpert | None = None  # computed while experts are read
+        self.begin: Callable[[], None] = lambda: None  # called before they are; may end the pass
         self._predict: Callable[[], mx.array | None] = lambda: None
         self._predicts = False
         self._choose_only = False
@@ -99,10 +100,6 @@ class StreamedExperts(nn.Module):
         finally:
             self._choose_only = False
         return None
-
-    def overlap_with_reads(self, shared: SharedExpert | None) -> None:
-        """Compute the layer's shared expert while experts are read."""
-        self._shared = shared
 
     def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
         """Return ``compute()``, which computes experts.
@@ -134,10 +131,11 @@ class StreamedExperts(nn.Module):
         """
         if self._choose_only:
             raise _Chosen(indices)
+        self.begin()
 
         def begin_shared(waits: bool) -> None:
-            if self._shared and self._shared.expects(x) and waits:
-                self._shared.begin(x)
+            if self.shared and self.shared.expects(x) and waits:
+                self.shared.begin(x)
 
         return self._outputs(x, mx.stop_gradient(indices), begin_shared)
 
@@ -178,6 +176,7 @@ class StreamedExperts(nn.Module):
             ReadError, ChecksumError: An expert could not be read.
         """
         assert self._kernels is not None
+        self.begin()
         dtype = dtype or x.dtype
 
         def begin_shared(waits: bool) -> None:
@@ -194,7 +193,7 @@ class StreamedExperts(nn.Module):
             y = self._kernels(x, weights, held.slots[ids], held.slab, dtype=dtype, shared=shared)
             return self._from_held(held, y, ids)
         chosen, experts, waves = self._fetch(ids)
-        begin_shared(self._bank.waits_long(self._layer, experts))
+        begin_shared(self.bank.waits_long(self.layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared, dtype)
 
     def _outputs(
@@ -208,15 +207,15 @@ class StreamedExperts(nn.Module):
         if (held := self._held_layer(ids)) is not None:
             return self._on_held(held, x, ids)
         chosen, experts, waves = self._fetch(ids)
-        begin_shared(self._bank.waits_long(self._layer, experts))
-        forms = self._form_of_expert(chosen)
-        fit = len(experts) <= self._bank.slab_plan(self._layer).n_slots
+        begin_shared(self.bank.waits_long(self.layer, experts))
+        forms = self.forms_of(chosen)
+        fit = len(experts) <= self.bank.slab_plan(self.layer).n_slots
         if self._kernels and fit and (forms[experts] == KERNELS).all():
-            slot_of, slab = self._merged(waves)
+            slot_of, slab = self.merged(waves)
             pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
             ids = self._kernels.slot_ids(pairs, slab)
             y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), ids, slab)
-            self._bank.track(y)
+            self.bank.track(y)
             return y.reshape(*chosen.shape, -1)
         first = next(waves)
         if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
@@ -224,16 +223,16 @@ class StreamedExperts(nn.Module):
             flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
             slots = np.array(flat, np.uint32).reshape(chosen.shape)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
-            self._bank.track(y)
+            self.bank.track(y)
             next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
             return y.squeeze(-2)
-        return self._by_waves(x, chosen, forms, chain([first], waves))
+        return self.by_waves(x, chosen, forms, chain([first], waves))
 
     def held_layer(self) -> HeldLayer | None:
         """Return the arrays of the layer, if kernels compute decoded tokens and it is held."""
         if self._padding.present or not (self.forms.one and self.forms.few) or self._predicts:
             return None
-        return self._bank.held_layer(self._layer)
+        return self.bank.held_layer(self.layer)
 
     @contextmanager
     def recording(self, held: HeldLayer) -> Iterator[HeldLayer]:
@@ -246,7 +245,7 @@ class StreamedExperts(nn.Module):
 
     def used(self, y: mx.array, ids: mx.array) -> None:
         """Record an output of a layer held as a whole, and its expert ids, for the next fence."""
-        self._bank.track(y, (self._layer, ids))
+        self.bank.track(y, (self.layer, ids))
 
     def _held_layer(self, ids: mx.array) -> HeldLayer | None:
         """Return the arrays of the layer if all of its experts are held, without evaluating ids.
@@ -262,7 +261,7 @@ class StreamedExperts(nn.Module):
             few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
         else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
             few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        return self._bank.held_layer(self._layer) if few else None
+        return self.bank.held_layer(self.layer) if few else None
 
     def _on_held(self, held: HeldLayer, x: mx.array, ids: mx.array) -> mx.array:
         """Return the unweighted outputs for ids ``[..., k]`` of a layer held as a whole."""
@@ -272,14 +271,14 @@ class StreamedExperts(nn.Module):
             y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, held.slab)
             y = y.reshape(*slots.shape, -1)
         else:
-            views = self._bank.slab(self._layer).views(self._bank.layers[self._layer].layout)
+            views = self.bank.slab(self.layer).views(self.bank.layers[self.layer].layout)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, views).squeeze(-2)
         return self._from_held(held, y, ids)
 
     def _from_held(self, held: HeldLayer, y: mx.array, ids: mx.array) -> mx.array:
         held.ids = ids
         if self._recording is None:
-            self._bank.track(y, (self._layer, ids))
+            self.bank.track(y, (self.layer, ids))
         return y
 
     def _one_token(
@@ -310,7 +309,7 @@ class StreamedExperts(nn.Module):
                 ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
                 parts.append(self._kernels.gate_up(x, ids, slab))
                 order += in_wave
-                self._bank.track(parts[-1])
+                self.bank.track(parts[-1])
         slab = wave.slab.array
         ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
         if parts:
@@ -318,7 +317,7 @@ class StreamedExperts(nn.Module):
             y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
         else:
             y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
-        self._bank.track(y)
+        self.bank.track(y)
         return y
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
@@ -336,31 +335,31 @@ class StreamedExperts(nn.Module):
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
-        return chosen, experts, self._bank.waves(self._layer, experts, sorted(ahead))
+        return chosen, experts, self.bank.waves(self.layer, experts, sorted(ahead))
 
     def _evaluated(self, *ids: mx.array) -> list[Ints]:
         """Fence the bank and return ids on the host."""
         if self._on_cuda and len(ids) == 2:
             # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
             both = mx.concatenate([each.reshape(-1) for each in ids])
-            self._bank.fence(self._layer, both)
+            self.bank.fence(self.layer, both)
             flat, n = np.array(both), ids[0].size
             return [half.reshape(ids[0].shape) for half in (flat[:n], flat[n:])]
-        self._bank.fence(self._layer, *ids)
+        self.bank.fence(self.layer, *ids)
         return [np.array(each) for each in ids]
 
-    def _form_of_expert(self, chosen: Ints) -> Ints:
+    def forms_of(self, chosen: Ints) -> Ints:
         """Return the form that computes the rows of each expert."""
         return form_of_expert(chosen, self._n_experts, self.forms, kernel.backend())
 
-    def _merged(self, waves: Iterable[Wave]) -> tuple[Ints, mx.array]:
+    def merged(self, waves: Iterable[Wave]) -> tuple[Ints, mx.array]:
         """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         for wave in waves:
             slot_of[wave.experts] = wave.slots
         return slot_of, wave.slab.array
 
-    def _by_waves(
+    def by_waves(
         self,
         x: mx.array,
         chosen: Ints,
@@ -372,7 +371,7 @@ class StreamedExperts(nn.Module):
         Args:
             x: ``[..., hidden]``.
             chosen: Expert ids ``[..., k]``.
-            forms: Result of ``_form_of_expert``.
+            forms: Result of ``forms_of``.
         """
         rows = x.reshape(-1, 1, x.shape[-1])
         expert_of_pair = chosen.reshape(-1)
@@ -380,7 +379,7 @@ class StreamedExperts(nn.Module):
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
-            slot_of_pair = self._merged([wave])[0][expert_of_pair]
+            slot_of_pair = self.merged([wave])[0][expert_of_pair]
             for form in np.unique(forms[wave.experts]):
                 pairs = np.nonzero((slot_of_pair >= 0) & (form_of_pair == form))[0]
                 pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
@@ -392,7 +391,7 @@ class StreamedExperts(nn.Module):
                 else:
                     many = bool(form == MANY)
                     part = self._mlp(x_of_pair, slots, wave.views, sorted_slots=True, many=many)
-                self._bank.track(part)
+                self.bank.track(part)
                 parts.append(part)
                 order.append(pairs)
         inverse = np.argsort(np.concatenate(order))

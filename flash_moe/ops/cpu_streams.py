@@ -21,10 +21,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def n_streams(n_rows: int, products: int) -> int:
+    """Number of streams that compute so many rows of so many multiply-adds each."""
+    return max(min(cores(), MAX_STREAMS, n_rows, n_rows * products // MIN_PRODUCTS), 1)
+
+
 @functools.cache
-def _streams() -> list[mx.ThreadLocalStream]:
-    """Streams besides the caller's; MLX makes one of each per thread, when it is first used."""
-    return [mx.new_thread_local_stream(mx.cpu) for _ in range(min(cores(), MAX_STREAMS) - 1)]
+def _stream(number: int) -> mx.ThreadLocalStream:
+    """Return a stream besides the caller's; MLX makes it per thread, when it is first used."""
+    return mx.new_thread_local_stream(mx.cpu)
 
 
 def on_all_cores(
@@ -41,14 +46,13 @@ def on_all_cores(
     Returns:
         The result of all rows, lazy, on the caller's stream.
     """
-    streams = _streams()
-    n_parts = max(min(len(streams) + 1, n_rows, n_rows * products // MIN_PRODUCTS), 1)
+    n_parts = n_streams(n_rows, products)
     ends = [n_rows * part // n_parts for part in range(n_parts + 1)]
     if n_parts == 1:
         return compute(0, n_rows)
     # The caller's stream has the first part, and all that precedes it.
     parts = [compute(0, ends[1])]
-    for part, stream in enumerate(streams[: n_parts - 1], 1):
-        with mx.stream(stream):
+    for part in range(1, n_parts):
+        with mx.stream(_stream(part)):
             parts.append(compute(ends[part], ends[part + 1]))
     return mx.concatenate(parts, axis=axis)

@@ -36,8 +36,7 @@ class ExpertMLP:
 
     def __init__(self, layout: RecordLayout, activation: Activation) -> None:
         self.activation = activation
-        # Multiply-adds of one row in one expert.
-        self._products = layout.hidden_size * layout.expert_width * len(layout.projections)
+        self._products = layout.n_weights  # multiply-adds of one row
         self._quantization: dict[str, dict[str, Any] | None] = {}
         for projection in layout.projections:
             quantization = layout.quantization(projection)

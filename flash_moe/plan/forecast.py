@@ -10,6 +10,8 @@ Every result has a source; ``assumptions`` lists the assumptions in sentences.
 - **Time per token**: at best the longer of reading and computing, where computing is one pass over
   all weights of a token at the given rate; at worst their sum plus a measured cost per MoE layer
   (``LAYER_COST``). Attention over a long context is extra.
+  On a CPU one core computes everything but the experts, and several compute those
+  (``ops/cpu_streams.py``).
 - **A GPU with memory of its own**: ``device_tiers.py`` has the formula.
 - **Several machines**: each has 1/N of every expert, so it reads and computes 1/N of the bytes, and
   the same bank holds N times as many experts. Reads, computing and hit rate follow from the sizes
@@ -124,6 +126,8 @@ class Machine:
         layer_s: Seconds per MoE layer beyond reading experts and streaming weights.
         collective_s: Seconds of one sum over all machines.
         tiers: Tiers behind a GPU with memory of its own; ``None`` where host and device share it.
+        expert_share: Largest share of the experts of a token that one core computes, where several
+            do; ``weight_bytes_per_s`` is then the rate of a core.
     """
 
     read_bytes_per_s: Figure
@@ -133,6 +137,7 @@ class Machine:
     layer_s: Figure
     collective_s: Range = COLLECTIVE
     tiers: DeviceTiers | None = None
+    expert_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,8 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     low, high = (hits / used).tolist()
     most, least = missed_bytes.tolist()
     disk = machine.read_bytes_per_s
-    compute_s = (shape.touched_bytes + shape.token_bytes) / machine.weight_bytes_per_s.value
+    expert_bytes_of_a_core = machine.expert_share * shape.token_bytes
+    compute_s = (shape.touched_bytes + expert_bytes_of_a_core) / machine.weight_bytes_per_s.value
     one = machine.collective_s
     message = Range(one.low * shape.collectives / 2, one.high * shape.collectives, one.source)
     read_s = Range(least / disk.value, most / disk.value, "assumed")
@@ -286,7 +292,9 @@ def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     """
     gb_s = {
         "Reads of the disk": machine.read_bytes_per_s,
-        "Weights that pass when a token is computed": machine.weight_bytes_per_s,
+        f"Weights that pass when a token is computed{_on_cores(machine)}": (
+            machine.weight_bytes_per_s
+        ),
     }
     return (
         *(f"{what}: {f.value / 1e9:.3g} GB/s, {f.source}: {f.note}." for what, f in gb_s.items()),
@@ -325,6 +333,12 @@ def _of_tiers(machine: Machine, tiers: DeviceTiers) -> tuple[str, ...]:
         f"{format_bytes(tiers.page_bytes)} of record files in the page cache.",
         *([f"Lookahead leaves {LOOKAHEAD_LEFT:.0%} of the waiting."] * tiers.lookahead),
     )
+
+
+def _on_cores(machine: Machine) -> str:
+    if machine.expert_share == 1:
+        return ""
+    return f", on one core, which computes {machine.expert_share:.0%} of its experts"
 
 
 def _of_a_group(one: Range, machines: int) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ class PlanReport:
                 "weight_bytes_per_s": asdict(machine.weight_bytes_per_s),
                 "layer_s": asdict(machine.layer_s),
                 "collective_s": asdict(machine.collective_s),
+                "expert_share": machine.expert_share,
                 "tiers": machine.tiers and asdict(machine.tiers),
             },
             "budgets": [{"option": n, **asdict(row)} for n, row in self.rows.items()],

@@ -25,6 +25,7 @@ from flash_moe.memory.system import (
     machine_memory,
     usable_memory,
 )
+from flash_moe.ops.cpu_streams import n_streams
 from flash_moe.ops.kernel import backend
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.plan.device_speed import copy_speed, page_cache_speed
@@ -192,6 +193,11 @@ def machine_of(
     """
     record, at_once = _batch(shape)
 
+    share = 1.0
+    if weights is None and backend() is None:
+        streams = n_streams(shape.top_k, min(la.layout.n_weights for la in shape.layers))
+        share = math.ceil(shape.top_k / streams) / shape.top_k
+
     def read() -> Speed:
         return disk_read_bytes_per_s(existing(folder), record, at_once=at_once, on_step=on_step)
 
@@ -203,6 +209,7 @@ def machine_of(
         LAYER_COST[backend() or "cpu"],
         COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
         tiers=tiers,
+        expert_share=share,
     )
 
 

@@ -15,6 +15,7 @@ from flash_moe.cli import doctor, main, tune
 from flash_moe.cli.plan_text import expected_speed, speed_facts
 from flash_moe.compat import cudart
 from flash_moe.ops import kernel, self_test
+from flash_moe.ops.forms import Timing
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.plan import device_speed, this_machine
 from flash_moe.plan.machine_speed import Speed
@@ -93,7 +94,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     )
 
     def tested(*, again: bool = False) -> SelfTest:
-        assert again, "whatever is remembered, the doctor tests anew"
+        assert again, "whatever is remembered, the doctor tests again"
         return result
 
     monkeypatch.setattr(kernel, "backend", lambda: "metal")
@@ -112,6 +113,31 @@ def test_on_a_mac_whose_kernels_pass(
     assert "Metal: M9" in out
     assert "36.0 GB of it for the GPU" in out
     assert "self-test   passed, 0.25 s" in out
+
+
+def test_times_of_the_forms_on_a_mac(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_store: Path
+) -> None:
+    times = {
+        "one": Timing(0.0002, 0.0005),
+        "few": Timing(0.0031, 0.0030),  # a tie, which the kernels win
+        "many": Timing(0.04, 0.01),
+    }
+    on_gpu(monkeypatch)
+    monkeypatch.setattr(self_test, "times_on_this_machine", lambda layout: times)
+    assert main(["doctor", str(tiny_store)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[lines.index("supported by the kernels") + 1 :][:3] == [
+        "one row: kernels 0.2 ms, MLX 0.5 ms; the kernels are used",
+        "few rows per expert: kernels 3.1 ms, MLX 3 ms; the kernels are used",
+        "many rows per expert: kernels 40 ms, MLX 10 ms; MLX is used",
+    ]
+    assert main(["doctor", str(tiny_store), "--json"]) == 0
+    (part,) = json.loads(capsys.readouterr().out)["model"]["records"]
+    assert part["times"]["many"] == {"kernels_s": 0.04, "mlx_s": 0.01, "kernels_used": False}
+    monkeypatch.setattr(self_test, "times_on_this_machine", lambda layout: None)  # not measured
+    assert main(["doctor", str(tiny_store)]) == 0
+    assert " ms" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,18 @@ def test_what_a_random_model_says_ends_and_is_valid(flash: FlashMoE) -> None:
     assert 2 <= len(conversation.prefilled) <= 6
 
 
+def test_a_result_continues_at_its_call(flash: FlashMoE) -> None:
+    """Also if the template writes the call in another way: the answer is not processed again."""
+    call = call_text("add", a=3, b=4).replace("</function>\n", "</function>")
+    answers = (f"{LONG[:90].strip()}\n</think>\n\nA moment.\n\n{call}", "</think>It is 7.")
+    conversation = Conversation(flash, tools=[add], **spell(flash, *answers))
+    assert said(conversation.ask("What is 3 + 4?")) == "A moment.It is 7."
+    conversation.messages.pop()
+    n_call = len(flash.tokenizer.encode(call_text("add", a=3, b=4), add_special_tokens=False))
+    n_answer = len(flash.tokenizer.encode(answers[0], add_special_tokens=False))
+    assert conversation.prefilled[1] < n_call + 40 < n_answer
+
+
 def test_closing_it_keeps_what_was_said_and_the_cache(flash: FlashMoE) -> None:
     options = spell(flash, "</think>One two three four", "</think>Again.")
     conversation = Conversation(flash, system=LONG, **options)

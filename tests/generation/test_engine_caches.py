@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from flash_moe import FlashMoE
+from flash_moe.compat.mlx_lm import cached_positions
 from flash_moe.generation import engine as module
+from flash_moe.generation import prompt_cache_dir
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files, open_prompt_caches
 from flash_moe.generation.sequence import USER, EngineRequest
@@ -45,7 +48,7 @@ def test_prompt_caches_on_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At checkpoints, in long prompts, before a call and after it, for the next engine."""
-    monkeypatch.setattr(module, "_LONG", 64)
+    monkeypatch.setattr(prompt_cache_dir, "CHECKPOINT_TOKENS", 64)
     options = PromptCacheOptions(prompt_cache_dir=tmp_path)
     lines: list[str] = []
 
@@ -88,6 +91,43 @@ def test_prompt_caches_on_disk(
     assert lines == []
 
 
+def test_a_prefill_that_is_killed_resumes_behind_its_last_checkpoint(
+    engines: Callable[..., Engine],
+    alone: FlashMoE,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The files are there before the prompt is processed."""
+    monkeypatch.setattr(prompt_cache_dir, "CHECKPOINT_TOKENS", 50)
+    monkeypatch.setattr(module, "_SHARED_CHUNK", 20)
+    options = PromptCacheOptions(prompt_cache_dir=tmp_path)
+    opened = lambda flash: open_prompt_caches(flash.model, options, print)  # noqa: E731
+    ids, params = prompt_ids(190), sampling(3, ends=alone.tokenizer.eos_token_ids)
+    engine = engines(open_disk=opened)
+    written = threading.Event()
+    cls, seen = type(engine.flash.model), []
+
+    def killed(self: Any, args: Any, kwargs: Any, passed: Any, *others: Any) -> Any:
+        seen.append(cached_positions(passed["cache"]))
+        if seen[-1] == 150:
+            assert written.wait(TIMEOUT_S)
+            raise RuntimeError("killed")
+        return original(self, args, kwargs, passed, *others)
+
+    original = cls._pass
+    monkeypatch.setattr(cls, "_pass", killed)
+    running = engine.submit(EngineRequest(ids, params))
+    while len(cache_files(tmp_path)) < 3:
+        assert engine.alive
+        time.sleep(0.01)
+    written.set()
+    with pytest.raises(RuntimeError, match="killed"):
+        answer(running)
+    assert seen == [0, 50, 100, 150]
+    again = engines(open_disk=opened)
+    assert answer(again.submit(EngineRequest(ids, params)))[::2] == (solo(alone, ids, params), 150)
+
+
 def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:
     engine = engines(cache_bytes=1)
     for _ in range(2):
@@ -103,7 +143,7 @@ def test_a_long_prompt_layer_by_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One pass keeps all caches on its way; a cancelled one keeps none; others run meanwhile."""
-    monkeypatch.setattr(module, "_LONG", 65)
+    monkeypatch.setattr(prompt_cache_dir, "CHECKPOINT_TOKENS", 65)
     options = PromptCacheOptions(prompt_cache_dir=tmp_path)
 
     def opened(flash: FlashMoE) -> PromptCacheDir | None:

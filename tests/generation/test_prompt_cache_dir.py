@@ -310,6 +310,28 @@ def test_edits_of_a_conversation_give_the_tokens_of_a_fresh_prefill(
     directory.close()
 
 
+def test_a_prompt_that_is_killed_continues_behind_its_last_checkpoint(
+    flash: FlashMoE, opened: Callable[..., PromptCacheDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the third of four chunks, in this process or for the next one."""
+    monkeypatch.setattr(module, "CHECKPOINT_TOKENS", 30)
+    ids = prompt_ids(120)
+
+    def kill(done: int, total: int) -> None:
+        if done == 90:
+            raise KeyboardInterrupt
+
+    first = opened()
+    with pytest.raises(KeyboardInterrupt):
+        list(TurnCache(flash, first).stream(ids, 118, prefill_step=30, on_prefill=kill))
+    first.close()
+    assert {file.n_tokens for file in cache_files(first.directory)} == {30, 60, 90}
+    cache = TurnCache(flash, opened())
+    stream = cache.stream(ids, 118, max_tokens=3)
+    assert [chunk.token for chunk in stream] == next_tokens(flash, ids, n=3)
+    assert cache.prefilled == [30]
+
+
 def test_a_conversation_continues_in_another_process(flash: FlashMoE, tmp_path: Path) -> None:
     options: dict[str, Any] = {"prompt_cache_dir": tmp_path / "d", "max_tokens": 6}
     questions = ("Tell me something of some length, please.", "And what else?")

@@ -136,6 +136,24 @@ def test_a_pass_that_fails_leaves_nothing_half_done(
         assert tokens(cache.stream(ids, 36, max_tokens=6)) == expected
 
 
+def test_a_tool_call_that_the_template_writes_in_another_way(flash: FlashMoE) -> None:
+    """The next round continues before the call, and the next turn at the mark."""
+    cache = TurnCache(flash)
+    ids = prompt_ids(40)
+    answer = fresh(flash, ids, 8)
+    call = next(token for token in answer if token not in answer[:2])
+    spoken = answer[: answer.index(call)]
+    assert tokens(cache.stream(ids, 36, call, max_tokens=8)) == answer
+    result = [token for token in prompt_ids(12, seed=6) if token != call]
+    again = [*ids, *spoken, *result]
+    assert tokens(cache.stream(again, max_tokens=6)) == fresh(flash, again)
+    assert cache.prefilled == [40, len(result)]
+    turn = [*ids[:36], *prompt_ids(5, seed=7)]
+    assert tokens(cache.stream(turn, 39, max_tokens=6)) == fresh(flash, turn)
+    assert cache.prefilled[-1] == 5
+    assert cache.before_call is None
+
+
 def test_figures_and_progress_of_the_whole_prompt(flash: FlashMoE) -> None:
     cache = TurnCache(flash)
     seen: list[tuple[int, int]] = []

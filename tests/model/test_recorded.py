@@ -69,7 +69,7 @@ def test_whole_layers_while_all_experts_are_held(
         before = model.stats
         # Only layers with kernels are recorded in a model.
         monkeypatch.setattr(
-            StreamedExperts, "held_layer", lambda self: self._bank.held_layer(self._layer)
+            StreamedExperts, "held_layer", lambda self: self.bank.held_layer(self.layer)
         )
         record_held_layers(model)
         layers = [module for module in model.modules() if hasattr(module, "_recorded")]

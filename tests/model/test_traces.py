@@ -97,7 +97,8 @@ def test_the_time_line_of_a_run(tiny_store: Path, tmp_path: Path, expected: list
     for layer in stats.layers:
         mine = [s for s in spans if s.args.get("layer") == layer.layer]
         computed = [s for s in mine if s.name == f"compute {layer.layer}"]
-        assert len(computed) > layer.calls  # the waves of the prompt, too
+        # The waves of the prompt too, which leaves out the experts of the last layer.
+        assert len(computed) > layer.calls or layer == stats.layers[-1]
         assert sum(s.dur for s in computed) == pytest.approx(
             layer.compute_s * 1e6, rel=0.01, abs=2 * len(computed)
         )

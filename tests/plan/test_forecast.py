@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,9 @@ from flash_moe.errors import BudgetError
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
+from flash_moe.ops import cpu_streams
 from flash_moe.plan import forecast as module
+from flash_moe.plan import this_machine
 from flash_moe.plan.figure import Figure
 from flash_moe.plan.forecast import (
     LAYER_COST,
@@ -83,7 +86,7 @@ def test_sizes_of_the_397b() -> None:
     assert shape.token_bytes == 4_246_732_800
 
 
-# Disk GB/s, experts a token, GB of bank: hits %, GB read a token, tokens a second; memory of
+# Disk GB/s, experts per token, GB of bank: hits %, GB read a token, tokens per second; memory of
 # 400 GB/s. An M3 Max reads 5.5 GB/s cold, and 17.5 with the help of its page cache.
 EXAMPLES = [
     (5.5, 4, 35, (64.9, 66.8), (0.56, 0.60), (4.18, 9.76)),
@@ -127,10 +130,28 @@ def test_beside_what_others_published() -> None:
 
 @pytest.mark.parametrize(("top_k", "measured"), [(10, 12.8 + 2.7), (4, 10.7 + 1.3)])
 def test_computing_on_two_cores(top_k: int, measured: float) -> None:
-    """docs/performance.md: computing and the rest. 0.70 GB/s: ``weight_bytes_per_s`` there."""
+    """docs/performance.md: computing and the rest, experts on one core at 0.70 GB/s."""
     shape = shape_397b(top_k, resident=6.2e9, touched=5.58e9)  # scales in float32
     found = forecast(shape, machine_of(1.84, 0.70, 24, "cpu"), int(4.3 * GB))
     assert found.compute_s.value == pytest.approx(measured, rel=0.15)
+
+
+def test_experts_on_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The busiest of 4 cores has 3 of 10 experts; a given rate is that of a whole machine."""
+    monkeypatch.setattr(cpu_streams, "cores", lambda: 4)
+    monkeypatch.setattr(this_machine, "backend", lambda: None)
+    shape = shape_397b(10)
+    share = this_machine.machine_of(shape, Path(), measure=False).expert_share
+    assert share == 0.3
+    assert this_machine.machine_of(shape, Path(), weights=1e9, measure=False).expert_share == 1
+    machine = machine_of(1.84, 0.70, 24, "cpu")
+    one, several = (
+        forecast(shape, each, int(4.3 * GB)).compute_s.value
+        for each in (machine, replace(machine, expert_share=share))
+    )
+    assert one - several == pytest.approx(0.7 * shape.token_bytes / 0.70e9)
+    text = assumptions(replace(machine, expert_share=share))[1]
+    assert "on one core, which computes 30% of its experts: 0.7 GB/s" in text
 
 
 def test_the_arithmetic_of_a_token() -> None:
