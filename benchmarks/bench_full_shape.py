@@ -163,7 +163,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     stayed = fill_cache(store) if args.cached else drop_all(store)
     raw = (lambda: 0.0) if args.cached else (lambda: raw_rate(experts, args.io))
     raw_before = raw()
-    predicted = forecast_s(args, top_k, raw_before)
+    predicted = None if part else forecast_s(args, top_k, raw_before)
     started = time.perf_counter()
     with load(
         args.store,

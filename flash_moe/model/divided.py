@@ -28,6 +28,7 @@ from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.stats import RankStats
 
 _N_TOTALS = 8  # fields of END before the waits of the layers
@@ -164,8 +165,17 @@ class DividedExperts(StreamedExperts):
             ids, lambda: compute(x, ids, weights, shared, dtype), x.shape, dtype or x.dtype
         )
 
+    def held_layer(self) -> HeldLayer | None:
+        return None if self._division.ranks.failure is not None else super().held_layer()
+
+    def used(self, y: mx.array, ids: mx.array) -> None:
+        super().used(y, ids)
+        self._division.chosen(self._layer, ids)
+
     def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
         """Return ``compute()``; ``None`` in a pass that has failed on this rank."""
+        if self._recording is not None:
+            return compute()
         ranks = self._division.ranks
         self._division.chosen(self._layer, ids)
         if ranks.failure is None:

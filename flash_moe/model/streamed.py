@@ -12,6 +12,7 @@ import inspect
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -46,7 +47,7 @@ from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
-from flash_moe.model.recorded import record_delta_nets
+from flash_moe.model.recorded import record_delta_nets, record_held_layers
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
@@ -297,8 +298,6 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             option = streaming.options.kernels
             use = use_kernels(option)
-            if use:
-                record_delta_nets(self)
             if use and on_cuda():
                 replace_gated_delta_ops(with_kernel)
             self._memory_plan = streaming.plan_memory()
@@ -309,7 +308,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             bank = self._bank
             if streaming.options.preload:
-                bank.fill()
+                for index, layer in enumerate(bank.layers):
+                    deque(bank.waves(index, range(layer.n_experts)), 0)
             self._meter = WorkspaceMeter(
                 self._prefill_workspace, lambda: bank.n_bytes - bank.cached_bytes
             )
@@ -340,6 +340,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
+            if use:
+                record_delta_nets(self)
+                record_held_layers(self)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

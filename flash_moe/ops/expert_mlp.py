@@ -25,11 +25,6 @@ from flash_moe.store.layout import RecordLayout
 
 Activation = Callable[..., mx.array]
 
-# On CUDA gather_qmm is faster below this many rows per expert; from here on it is faster to
-# dequantize the experts once and multiply by gather_mm, whose time hardly grows with the rows
-# (H200, 397B sizes: docs/experiments.md).
-DENSE_ROWS = 10
-
 
 class ExpertMLP:
     """Computation of down(activation(up x, gate x)) or fc2(activation(fc1 x)) in given slots.

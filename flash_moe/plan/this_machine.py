@@ -214,7 +214,7 @@ def tiers_of(
     lookahead: bool = False,
     measure: bool = True,
 ) -> DeviceTiers | None:
-    """Measure the tiers behind a GPU with memory of its own; ``None`` where there is none.
+    """Measure the tiers behind a GPU with memory of its own; ``None`` without one.
 
     Args:
         host_gb: GB of pinned host memory for experts.

@@ -34,7 +34,7 @@ def test_bits_and_counters_do_not_change(tiny_store: Path, monkeypatch: pytest.M
     held = logits(tiny_store, budget_gb(tiny_store, "all"))
     few = logits(tiny_store, budget_gb(tiny_store, "token"))
     assert held == few
-    monkeypatch.setattr(ExpertBank, "held_slots", lambda *args: None)
+    monkeypatch.setattr(ExpertBank, "held_layer", lambda *args: None)
     assert logits(tiny_store, budget_gb(tiny_store, "all")) == held
 
 
