@@ -43,7 +43,7 @@ def share_host(ranks: Ranks) -> None:
         return
     share = cores[len(cores) * place // n : len(cores) * (place + 1) // n]
     for thread in threads():
-        with contextlib.suppress(ProcessLookupError):  # it has ended
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
             os.sched_setaffinity(thread, share)
-    for thread in ranks.ring_threads:
-        os.setpriority(os.PRIO_PROCESS, thread, 19)
+            if thread in ranks.ring_threads:
+                os.setpriority(os.PRIO_PROCESS, thread, 19)
