@@ -158,8 +158,10 @@ def test_a_replay_counts_what_the_tier_served(
 ) -> None:
     monkeypatch.setattr(device_memory, "cuda_runtime", lambda: fake_runtime(fake))
     file, gb = tmp_path / "trace", 1.5 * budget_gb(tiny_store, "token")
+    # One thread: the tier evicts in the order in which reads complete.
+    options: dict[str, Any] = {"cache_policy": "lru", "io_threads": 1, "trace": file}
     tier = {"host_cache_gb": host * RECORD / 1e9} if host else {}
-    with load(tiny_store, cache_gb=gb, cache_policy="lru", trace=file, **tier) as flash:
+    with load(tiny_store, cache_gb=gb, **options, **tier) as flash:
         flash.generate(prompt_ids(20), max_tokens=12)
         stats = flash.stats
     trace = read_trace(file)
