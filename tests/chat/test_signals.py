@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -135,8 +134,7 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
     script = tmp_path / "answers.json"
     script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
     command = [
-        sys.executable,
-        SCRIPTED_CHAT,
+        *SCRIPTED_CHAT,
         script,
         "chat",
         scripted,

@@ -3,6 +3,7 @@
 =====================  =========================================================================
 processes              the command, Python code or a file, run here or in a process of its own
 killed_caches          prompt caches that a killed process writes
+warm_process           the command in forks that have its libraries imported already
 fork_server            many short programs without starting Python for each
 killed_packs           programs for it: packing that is killed, or meets a full disk
 terminal               the chat in a terminal, and what its screen shows

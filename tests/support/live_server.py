@@ -18,6 +18,7 @@ from typing import Any
 from flash_moe.demo_model import STORE
 from tests.support.processes import COMMAND, environment
 from tests.support.timeout import TIMEOUT_S
+from tests.support.warm_process import start_module
 
 
 def expert_budget_gb() -> float:
@@ -39,8 +40,8 @@ class Live:
         self.log = log
         command = [*command, model, "--port", "0", "--cache-gb", str(expert_budget_gb())]
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [*command, *arguments], env=environment(**extra), stdout=out, stderr=out
+            self.process = start_module(
+                [*command, *arguments], environment(**extra), subprocess.DEVNULL, out, out
             )
         try:
             self.wait_for(lambda: "/v1 (" in self.said())
