@@ -24,7 +24,7 @@ from tests.support.resident import prompt_ids
 
 # Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
 BUDGETS = {"small": 0.6e6, "middle": 3e6, "full": 20e6}
-PROMPTS = ((1, 1), (1, 37), (1, 600), (3, 20))  # rows, tokens
+PROMPTS = ((1, 1), (1, 37), (1, 300), (3, 20))  # rows, tokens; 300 are two chunks
 N_TOKENS = 24
 
 

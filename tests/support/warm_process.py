@@ -71,6 +71,9 @@ class WarmProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -132,7 +135,10 @@ def _server() -> tuple[socket.socket, dict[str, str]]:
 
 
 def _fork(
-    command: Sequence[str], env: dict[str, str], files: list[IO[bytes] | int], terminal: bool = False
+    command: Sequence[str],
+    env: dict[str, str],
+    files: list[IO[bytes] | int],
+    terminal: bool = False,
 ) -> int:
     assert list(command[:2]) == [sys.executable, "-m"], command
     request = json.dumps([command[2:], env, os.getcwd(), terminal]).encode()
