@@ -62,7 +62,7 @@ ANSWERING = [
 def test_while_it_answers(
     sessions: Path, scripted: Path, way: str, pause: str, tmp_path: Path
 ) -> None:
-    """What was said is kept, with its cache."""
+    """Turns so far are kept, with their cache."""
     answers = [plain_answer(f"One two {pause}" + "three four five" * (pause == PAUSE))]
     caches = tmp_path / "caches"
     disk = ("--prompt-cache-dir", caches, "--prompt-cache-disk-gb", "1")

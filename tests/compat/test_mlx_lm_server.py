@@ -175,7 +175,7 @@ class Server:
 
 @contextmanager
 def server_here(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """What ``mlx_lm.server``'s main function makes of its arguments, on a port the system picks."""
+    """A server as mlx_lm's main function makes it, on a port that the system picks."""
     made: list[Server] = []
     with monkeypatch.context() as patch:
         patch.setattr("sys.argv", ["server", "--model", str(store), "--trust-remote-code"])

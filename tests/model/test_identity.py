@@ -201,5 +201,5 @@ def test_top_k_override(tmp_path: Path) -> None:
         answer = flash.generate(ids, max_tokens=N_TOKENS)
     assert list(answer.token_ids) == reduced.tokens(ids, N_TOKENS)
     assert reduced.tokens(ids, N_TOKENS) != full.tokens(ids, N_TOKENS)
-    # 4 of 10 experts a token: fewer bytes, counted
+    # 4 of 10 experts per token: fewer bytes, counted
     assert answer.stats.stream.hits + answer.stats.stream.misses > 0

@@ -1,7 +1,7 @@
 """Helpers of the tests, by purpose. Fixtures are in the ``conftest.py`` of each folder.
 
 =====================  =========================================================================
-processes              the command, Python code or a file, run here or in a process of its own
+processes              the command, Python code or a file, run here or in a separate process
 killed_caches          prompt caches that a killed process writes
 warm_process           the command in forks that have its libraries imported already
 fork_server            many short programs without starting Python for each

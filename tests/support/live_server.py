@@ -48,7 +48,7 @@ class Live:
             found = re.search(r"http://\S+:(\d+)/v1", self.said())
             assert found, self.said()
         except BaseException:
-            self.close()  # nobody else will
+            self.close()  # the caller has no object to close
             raise
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
