@@ -11,7 +11,9 @@ for reads and copies that computing did not hide, ``rest`` is the last layer's e
 head, Python and everything else. ``read`` and ``copy`` are time inside reads and copies to a GPU,
 summed over the reader threads. ``of all`` is the bytes read, as a share of top-k experts of all
 layers; ``host`` the share of hits in the second tier; ``copied`` the records copied to the GPU per
-missing one, 1 without lookahead and 0 in shared memory. The raw rate is that of ``bench_read.py``
+missing one, 1 without lookahead and 0 in shared memory. ``forecast`` is what ``flash-moe plan``
+forecasts on a GPU, with rates measured before the load, as multiples of the measured s/token: from
+an empty bank and settled. The raw rate is that of ``bench_read.py``
 with the same number of threads, before the load and after the last token; not with --cached.
 
 ``--case cache_gb=16,host_cache_gb=64`` (repeatable) makes a row in this process with other values
@@ -84,6 +86,39 @@ def raw_rate(experts: Any, io: str) -> float:
     return statistics.median(rates)
 
 
+@functools.cache
+def measured_tiers(store: Path, top_k: int) -> tuple[Any, Any]:
+    """The shape of a store, and the rates of the tiers behind a GPU; ``None`` without one."""
+    from flash_moe.plan.planned import plan_store
+    from flash_moe.plan.this_machine import shape_of, tiers_of
+
+    shape = shape_of(plan_store(store), top_k)
+    return shape, tiers_of(shape)
+
+
+def forecast_s(args: argparse.Namespace, top_k: int, disk: float) -> list[float] | None:
+    """Forecast seconds per token on a GPU, from an empty bank and settled; ``None`` without one.
+
+    Args:
+        disk: GB/s of cold reads; not used if all files are in the page cache.
+    """
+    from dataclasses import replace
+
+    from flash_moe.plan.forecast import budgets, forecast
+    from flash_moe.plan.this_machine import machine_of
+
+    shape, tiers = measured_tiers(args.store, top_k)
+    if tiers is None:
+        return None
+    host = round((args.host_cache_gb or 0) * 1e9)
+    pages = shape.expert_bytes if args.cached else tiers.page_bytes - host
+    tiers = replace(tiers, host_bytes=host, page_bytes=pages, lookahead=args.lookahead)
+    machine = machine_of(shape, args.store, disk=1e9 * (disk or 1), tiers=tiers)
+    bank = budgets(shape, machine)[None] if args.cache_gb is None else round(1e9 * args.cache_gb)
+    speed = forecast(shape, machine, bank).tokens_per_s
+    return [1 / speed.low, 1 / speed.high]
+
+
 def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]:
     """Seconds and counters of each new token; those of the first include the prompt."""
     from bench_read import disk_bytes
@@ -97,11 +132,13 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
     tokens: list[dict[str, float]] = []
     while True:
         before, disk, started = flash.stats, disk_bytes(), time.perf_counter()
-        if next(pieces, None) is None:
+        piece = next(pieces, None)
+        if piece is None:
             return tokens
         seconds = time.perf_counter() - started
         counted = flash.stats - before
         token = {"seconds": seconds} | {name: getattr(counted, name) for name in COUNTERS}
+        token["id"] = piece.token
         token["rest_s"] = seconds - counted.compute_s - counted.wait_s
         if disk is not None:
             token["disk_bytes"] = (disk_bytes() or 0) - disk
@@ -112,16 +149,21 @@ def generate(flash: Any, n_prompt: int, n_tokens: int) -> list[dict[str, float]]
 
 def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     from flash_moe import load
+    from flash_moe.hub.resolve import resolve
     from flash_moe.memory.system import available_memory, peak_memory
     from flash_moe.model.open import open_streaming
     from flash_moe.options.loading import LoadOptions
+    from flash_moe.store.part import Part
 
-    experts = open_streaming(args.store, LoadOptions()).experts
+    part = Part(args.ranks.rank + 1, args.ranks.size) if args.ranks else None
+    store = resolve(args.store, part=part)
+    experts = open_streaming(store, LoadOptions(), part).experts
     one_token = top_k * sum(layer.layout.record_bytes for layer in experts.layers)
     available = available_memory()
-    stayed = fill_cache(args.store) if args.cached else drop_all(args.store)
+    stayed = fill_cache(store) if args.cached else drop_all(store)
     raw = (lambda: 0.0) if args.cached else (lambda: raw_rate(experts, args.io))
     raw_before = raw()
+    predicted = None if part else forecast_s(args, top_k, raw_before)
     started = time.perf_counter()
     with load(
         args.store,
@@ -132,6 +174,8 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         lookahead=args.lookahead,
         io_threads=args.io_threads,
         host_cache_gb=args.host_cache_gb,
+        preload=args.preload,
+        group=args.ranks,
     ) as flash:
         load_s, after_load = time.perf_counter() - started, peak_memory()
         first, *others = generate(flash, args.prompt_tokens, args.warm_up + args.tokens)
@@ -155,12 +199,14 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "peak_bytes": peak,
         "prompt_tokens": args.prompt_tokens,
         "first": first,
-        "median": {name: statistics.median(token[name] for token in others) for name in first},
+        "median": {n: statistics.median(t[n] for t in others) for n in first if n != "id"},
+        "ids": [token["id"] for token in (first, *others)],
         "of_all": statistics.mean(token["bytes_read"] for token in others) / one_token,
         "hit_rate": hits / (hits + misses),
         "host_hits": sum(token["host_hits"] for token in others) / (hits + misses),
         "copied_per_miss": copied / record_bytes / misses if misses else 0.0,
         "raw_gb_s": [raw_before, raw()],
+        "forecast_s": predicted,
         "tokens": others,
     }
 
@@ -180,7 +226,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
     kinds: dict[str, Any] = {
         **dict.fromkeys(("cache_gb", "host_cache_gb"), float),
         **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up"), int),
-        "lookahead": lambda word: bool(int(word)),
+        **dict.fromkeys(("lookahead", "preload"), lambda word: bool(int(word))),
     }
     rows = []
     for case in args.case:
@@ -195,7 +241,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
 def compile_first(rows: list[argparse.Namespace]) -> float:
     """Run the longest prompt with a small bank, so that kernels are compiled. Return seconds."""
     longest = max(rows, key=lambda row: row.prompt_tokens)
-    small = {"cache_gb": 12, "host_cache_gb": None, "warm_up": 0, "tokens": 2}
+    small = {"preload": False, "cache_gb": 12, "host_cache_gb": None, "warm_up": 0, "tokens": 2}
     started = time.perf_counter()
     measure(argparse.Namespace(**{**vars(longest), **small}), longest.top_k)
     return time.perf_counter() - started
@@ -204,10 +250,11 @@ def compile_first(rows: list[argparse.Namespace]) -> float:
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
         "top-k ahead  tier  load s  prompt    s | s/token compute   wait   rest   read   copy"
-        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s"
+        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s   forecast"
     )
     for row in rows:
         m = row["median"]
+        forecast = [s / m["seconds"] for s in row["forecast_s"] or ()]
         print(
             f"{row['top_k']:5} {row['lookahead']!s:>5} {row['host_cache_gb'] or 0:5.0f}"
             f" {row['load_s']:7.1f} {row['prompt_tokens']:6} {row['first']['seconds']:5.1f}"
@@ -217,11 +264,16 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f" {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
             f" | {row['bank_bytes'] / 1e9:7.2f}"
             f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
+            f"   {' '.join(f'{ratio:.2f}' for ratio in forecast)}"
         )
 
 
 def main() -> int:
+    from bench_distributed import collectives
+
+    from flash_moe.env import launched_rank
     from flash_moe.errors import FlashMoEError
+    from flash_moe.ranks.start import connect
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -237,9 +289,14 @@ def main() -> int:
     parser.add_argument("--cached", action="store_true", help="files in the page cache")
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
+    parser.add_argument("--preload", action="store_true", help="hold all experts")
     parser.add_argument("--case", action="append", default=[], metavar="OPTION=VALUE,...")
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
+    parser.add_argument("--peer-timeout", type=float, default=120.0, help="with mlx.launch (120)")
     args = parser.parse_args()
+    args.ranks = connect(args.peer_timeout) if launched_rank() is not None else None
+    if args.ranks and not args.case:
+        parser.error("mlx.launch: expected --case")
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
         parser.error("expected at least 1 prompt token and 2 new tokens")
@@ -256,9 +313,14 @@ def main() -> int:
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    sums = collectives(args.ranks) if args.ranks else {}
+    if args.ranks and not args.ranks.first:
+        return 0
     print_table(rows)
+    for name, microseconds in sums.items():
+        print(f"{name}: {microseconds}")
     print(f"compiling and its prompt: {compiling:.0f} s" * bool(compiling))
-    print(json.dumps({"store": args.store.name, "io": args.io, "rows": rows}))
+    print(json.dumps({"store": args.store.name, "io": args.io, **sums, "rows": rows}))
     return 0
 
 

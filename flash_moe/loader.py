@@ -30,6 +30,7 @@ from flash_moe.ops.dispatch import use_kernels
 from flash_moe.options.declare import accepts
 from flash_moe.options.loading import LoadOptions
 from flash_moe.ranks.group import Ranks
+from flash_moe.ranks.host import share_host
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.part import Part
 from flash_moe.stream.stats import StreamStats
@@ -153,6 +154,7 @@ def load(path_or_repo: str | Path, options: LoadOptions) -> FlashMoE:
         return _build(path, open_streaming(path, options), options)
     path, streaming, facts = ranks.together(lambda: _open_part(path_or_repo, options, ranks))
     ranks.compare(facts)
+    share_host(ranks)
     return ranks.together(lambda: _build(path, streaming, options))
 
 

@@ -5,8 +5,10 @@
 All 60 layers have their 512 experts of 7 MB, but only --distinct record files are written: layer n
 is a hard link to layer n modulo that number, which takes 35 GB instead of 223. So computation,
 cache and reads have the size of the real model. The page cache of the system differs, since it
-holds more of 29 GB than of 217: measure with direct reads. ``--geometry`` takes the other presets
-too. Needs a filesystem with hard links, and a few hundred MB of memory.
+holds more of 29 GB than of 217: measure with direct reads. ``--parts 2`` also writes the parts for
+two machines, to ``DST--part-1-of-2`` and so on. ``--geometry`` takes the other presets too, and
+``--layers`` another number of layers. Needs a filesystem with hard links, and a few hundred MB of
+memory.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ from flash_moe.files.atomic import write_json
 from flash_moe.pack.packer import pack
 from flash_moe.pack.safetensors_writer import TensorSource
 from flash_moe.pack.sources.base import PackSource
+from flash_moe.pack.sources.store import slice_source
 from flash_moe.pack.steps import Errors, OnBytes, PackStep
 from flash_moe.pack.store_writer import StoreFiles
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.store.layout import RecordLayout, layout_of
 from flash_moe.store.manifest import MANIFEST_FILE, read_manifest
 from flash_moe.store.manifest_entries import Source
+from flash_moe.store.part import Part
 from flash_moe.testing import PRESETS, Geometry, write_tokenizer
 from flash_moe.testing.mlx_checkpoint import mlx_config
 from flash_moe.testing.random_packed import MLX_TEXT_PREFIX, packed_tensors
@@ -148,7 +152,18 @@ def link_layers(dst: Path, n_layers: int) -> None:
     write_json(dst / MANIFEST_FILE, manifest.to_json())
 
 
-def make(dst: Path, geometry: Geometry, distinct: int) -> None:
+def make_parts(whole: Path, parts: int, n_layers: int) -> None:
+    """Slice a store of a few layers for so many machines, and give each part all layers."""
+    started = time.perf_counter()
+    for number in range(1, parts + 1):
+        part = Part(number, parts)
+        dst = Path(f"{whole}{part.suffix}")
+        pack(slice_source(whole, part), dst)
+        link_layers(dst, n_layers)
+    print(f"{parts} parts in {time.perf_counter() - started:.0f} s")
+
+
+def make(dst: Path, geometry: Geometry, distinct: int, parts: int) -> None:
     """Write the store and print its size and the rate."""
     started = time.perf_counter()
     began: dict[str, float] = {}
@@ -161,6 +176,8 @@ def make(dst: Path, geometry: Geometry, distinct: int) -> None:
 
         done = pack(source, dst, note)
     packed = time.perf_counter()
+    if parts:
+        make_parts(dst, parts, geometry.layers)
     link_layers(dst, geometry.layers)
     between = began["resident weights"]
     for what, n_bytes, seconds in (
@@ -185,15 +202,18 @@ def main() -> int:
     parser.add_argument("dst", type=Path, metavar="DST", help="new or empty directory")
     parser.add_argument("--distinct", type=int, default=8, metavar="N", help="record files (8)")
     parser.add_argument("--geometry", choices=sorted(PRESETS), default="full")
+    parser.add_argument("--layers", type=int, help="layers of the model (those of the geometry)")
+    parser.add_argument("--parts", type=int, default=0, metavar="N", help="also write N parts")
     args = parser.parse_args()
     geometry = PRESETS[args.geometry]
+    geometry = replace(geometry, layers=args.layers or geometry.layers)
     if not 1 <= args.distinct <= geometry.layers:
         parser.error(f"--distinct: expected 1 to {geometry.layers}, got {args.distinct}")
     if args.dst.exists() and (not args.dst.is_dir() or any(args.dst.iterdir())):
         print(f"error: {args.dst} exists and is not an empty directory", file=sys.stderr)
         return 1
     try:
-        make(args.dst, geometry, args.distinct)
+        make(args.dst, geometry, args.distinct, args.parts)
     except (FlashMoEError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flash_moe.store.layout import RecordLayout
 
 PLAIN = "the CPU computes with plain MLX; kernels need Metal or CUDA"
+# Copies to an NVIDIA GPU: records of the 397B, one and several.
+COPIED_BYTES, COPIES = 7_077_888, (1, 8)
 BACKENDS = {"metal": "Metal", "cuda": "CUDA", None: "CPU"}
 
 
@@ -100,18 +102,21 @@ def machine() -> dict[str, Any]:
 
 
 def cuda_facts() -> dict[str, Any] | None:
-    """Memory of an NVIDIA GPU and its CUDA runtime; ``None`` without them."""
+    """Memory of an NVIDIA GPU, its CUDA runtime and copies to it; ``None`` without them."""
     from flash_moe.compat.cudart import cuda_runtime
+    from flash_moe.plan.device_speed import copy_speed
 
     runtime = cuda_runtime()
     if runtime is None:
         return None
     free, total = runtime.memory()
+    copies = {n: copy_speed(runtime, COPIED_BYTES, n) for n in COPIES}
     return {
         "runtime": runtime.version(),
         "free_bytes": free,
         "memory_bytes": total,
         "concurrent_managed_access": runtime.concurrent_managed_access(),
+        "copies": [{"records": n, **vars(speed)} for n, speed in copies.items()],
     }
 
 
@@ -210,18 +215,23 @@ def report(facts: dict[str, Any]) -> list[str]:
         "caches": f"{facts['cache_dir']}, models: {facts['hub_cache_dir']}",
     }
     lines = [f"{name:12}{text}" for name, text in rows.items()]
-    lines += _cuda_lines(facts["cuda"])
+    if facts["cuda"] is not None:
+        lines += _cuda_lines(facts["cuda"])
+    elif facts["backend"] == "cuda":
+        lines.append(f"{'GPU memory':12}managed by MLX, several times slower: no usable libcudart")
     for number, line in enumerate(tune.saved_lines(facts["io"])):
         lines.append(f"{'' if number else 'disks':12}{line}")
     return [*lines, *_self_test_lines(facts["self_test"]), *_model_lines(facts.get("model"))]
 
 
-def _cuda_lines(cuda: dict[str, Any] | None) -> list[str]:
-    if cuda is None:
-        return []
+def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
     major, minor = divmod(cuda["runtime"], 1000)
     total, free = format_bytes(cuda["memory_bytes"]), format_bytes(cuda["free_bytes"])
     lines = [f"{'GPU memory':12}{total}, {free} free; libcudart {major}.{minor // 10}"]
+    for copies in cuda["copies"]:
+        rate = copies["bytes_per_s"]
+        measured = "cannot be measured: " if rate is None else f"{rate / 1e9:.3g} GB/s, "
+        lines.append(f"{'GPU copies':12}{measured}{copies['note']}")
     if not cuda["concurrent_managed_access"]:
         lines.append(
             f"{'':12}Host and GPU share no managed memory (as on Windows, WSL and Tegra): MLX "

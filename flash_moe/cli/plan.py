@@ -73,6 +73,21 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="GB/s of weights that decoding reads, at most memory bandwidth (default: measured)",
     )
     parser.add_argument(
+        "--host-cache-gb",
+        type=float,
+        metavar="X",
+        help="NVIDIA GPU: pinned host memory for experts, in GB (default: none)",
+    )
+    parser.add_argument(
+        "--page-cache-gb",
+        type=float,
+        metavar="X",
+        help="NVIDIA GPU: GB of record files in the page cache (default: memory available now)",
+    )
+    parser.add_argument(
+        "--lookahead", action="store_true", help="NVIDIA GPU: forecast runs with --lookahead"
+    )
+    parser.add_argument(
         "--machines",
         type=int,
         default=1,
@@ -93,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.plan_text import print_report
     from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.report import plan_report
-    from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of
+    from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of, tiers_of
     from flash_moe.stream.budget import plan_slabs
 
     rates = (_positive(args, name) for name in ("disk_gbps", "memory_gbps", "collective_us"))
@@ -102,11 +117,14 @@ def run(args: argparse.Namespace) -> int:
     )
     for gb in args.cache_gb:
         LoadOptions(cache_gb=gb)
+    host = _positive(args, "host_cache_gb")
+    pages = args.page_cache_gb and _positive(args, "page_cache_gb")  # 0: nothing is cached
     request, planned = look(args)
     shape = shape_of(planned, args.top_k_experts)
     for gb in args.cache_gb:  # raises errors before time is spent on measuring
         plan_slabs(shape.layers, round(gb * 1e9), shape.top_k)
     measure = not args.no_measure
+    tiers = tiers_of(shape, host_gb=host, page_gb=pages, lookahead=args.lookahead, measure=measure)
     with measuring(planned.disk.path, measure and disk is None) as on_step:
         machine = machine_of(
             shape,
@@ -116,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
             measure=measure,
             bits=min(expert_bits(planned), 8),
             collective_s=collective,
+            tiers=tiers,
             on_step=on_step,
         )
     report = plan_report(planned, shape, machine, request, args.cache_gb)

@@ -16,7 +16,8 @@ from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
 from flash_moe.store.layout import describe as describe_records
 
 if TYPE_CHECKING:
-    from flash_moe.plan.forecast import Figure, Forecast, Machine, ModelShape, Range
+    from flash_moe.plan.figure import Figure, Range
+    from flash_moe.plan.forecast import Forecast, Machine, ModelShape
     from flash_moe.plan.planned import Planned
     from flash_moe.plan.report import PlanReport
     from flash_moe.plan.this_machine import LeastMemory
@@ -138,12 +139,19 @@ def speed_facts(machine: Machine) -> dict[str, str]:
             return f"unknown, {figure.note}"
         return f"{figure.value / 1e9:.3g} GB/s of {kind}, {figure.source}"
 
-    layer = machine.layer_s
-    return {
+    layer, tiers = machine.layer_s, machine.tiers
+    upto = "up to " if tiers is None else ""
+    facts = {
         "disk": rate(machine.read_bytes_per_s, "random reads"),
         "compute": rate(machine.weight_bytes_per_s, "weights read from memory"),
-        "overhead": f"up to {layer.value * 1e3:.3g} ms per layer, {layer.source}",
+        "overhead": f"{upto}{layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
+    if tiers is not None:
+        for name, kind in (("pinned memory", tiers.copy), ("page cache", tiers.page_cache)):
+            together = f"{kind.n} records to the GPU"
+            alone = f"{kind.one.value / 1e9:.3g} for one"
+            facts[name] = f"{rate(kind.many, together)}; {alone}"
+    return facts
 
 
 def budget_table(shape: ModelShape, machine: Machine, rows: Mapping[str, Forecast]) -> Table:
@@ -173,15 +181,13 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
     if rates_known(machine):
         forecast = next(iter(report.rows.values()))
         parts = {
-            "reading": forecast.read_s.high,
+            "waiting" if machine.tiers else "reading": forecast.read_s.high,
             "computing": forecast.compute_s.value,
             "the overhead": machine.layer_s.value * len(planned.layers),
             "waiting for messages": forecast.message_s.high,
         }
-        expected = f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s"
-        cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
         most = max(parts, key=parts.__getitem__)
-        console.print(Text(f"{expected} {cached}; {most} takes most of the time."))
+        console.print(Text(f"{expected_speed(forecast)}; {most} takes most of the time."))
     each = f" on each of {planned.machines} machines" if planned.part else ""
     console.print(Text(f"It fits{each}." if end.fits else f"It does not fit{each}.", style="bold"))
     for reason in end.reasons:
@@ -192,6 +198,12 @@ def verdict_lines(console: Console, report: PlanReport) -> None:
             does += f", on each machine with its own number ({planned.part} here)"
         # Not wrapped, so that it can be copied.
         console.print(Text(f"To {does}: {end.shell}"), soft_wrap=True)
+
+
+def expected_speed(forecast: Forecast) -> str:
+    """Expected speed with a bank, as half a sentence."""
+    cached = f"with {format_bytes(forecast.bank_bytes)} of experts in memory"
+    return f"Expect {_range(forecast.tokens_per_s, _digits)} tokens/s {cached}"
 
 
 def fits(forecast: Forecast) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from flash_moe.plan.disk_tuning import Trial
+    from flash_moe.plan.forecast import Forecast, Machine
 
 
 def run(path_or_repo: str, as_json: bool) -> int:
@@ -42,6 +44,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
     except OSError as error:
         raise FlashMoEError("tune", f"cannot save the settings: {error}") from None
     used = io_settings(experts)
+    gpu = on_gpu(path, max(trial.gb_s for trial in trials))
     if as_json:
         facts = {
             "disk": disk,
@@ -51,6 +54,7 @@ def run(path_or_repo: str, as_json: bool) -> int:
             "best": {io: asdict(row) for io, row in best.items()},
             "used": asdict(used),
             "file": str(file),
+            "gpu": gpu and {name: asdict(part) for name, part in gpu._asdict().items()},
         }
         print(json.dumps(facts, indent=2))
         return 0
@@ -59,7 +63,45 @@ def run(path_or_repo: str, as_json: bool) -> int:
     for io, row in best.items():
         print(f"{io}: {row.threads} threads, split {row.split}, {row.gb_s:.2f} GB/s")
     print(f"saved in {file}; this model loads with {used} unless options override it")
+    if gpu is not None:
+        from flash_moe.cli.plan_text import expected_speed, speed_facts
+
+        print("\n".join(f"{name}: {fact}" for name, fact in speed_facts(gpu.machine).items()))
+        print(f"{expected_speed(gpu.forecast)}; other sizes: flash-moe plan {path_or_repo}")
     return 0
+
+
+class OnGpu(NamedTuple):
+    """Measured rates of a GPU and its host, and the forecast for the default bank."""
+
+    machine: Machine
+    forecast: Forecast
+
+
+def on_gpu(path: Path, disk_gb_s: float) -> OnGpu | None:
+    """Measure the tiers behind a GPU, and forecast; ``None`` without one, or without a store.
+
+    Args:
+        disk_gb_s: Measured cold reads.
+    """
+    from dataclasses import replace
+
+    from flash_moe.compat.cudart import cuda_runtime
+    from flash_moe.plan.figure import Figure
+    from flash_moe.plan.forecast import budgets, forecast
+    from flash_moe.plan.planned import plan_store
+    from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of, tiers_of
+    from flash_moe.store.manifest import is_store
+
+    if cuda_runtime() is None or not is_store(path):
+        return None
+    planned = plan_store(path)
+    shape = shape_of(planned)
+    bits = min(expert_bits(planned), 8)
+    disk = Figure(1e9 * disk_gb_s, "measured", "cold random reads of this store")
+    machine = machine_of(shape, path, disk=disk.value, bits=bits, tiers=tiers_of(shape))
+    machine = replace(machine, read_bytes_per_s=disk)
+    return OnGpu(machine, forecast(shape, machine, budgets(shape, machine)[None]))
 
 
 def table(trials: Sequence[Trial]) -> list[str]:

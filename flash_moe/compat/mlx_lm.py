@@ -150,6 +150,8 @@ BatchRotatingKVCache: Any = _optional("mlx_lm.models.cache", "BatchRotatingKVCac
 CacheList: Any = _optional("mlx_lm.models.cache", "CacheList")
 
 # flash_moe/model/recorded.py records their passes.
+DecoderLayer: Any = _optional("mlx_lm.models.qwen3_5", "DecoderLayer")
+Qwen3NextDecoderLayer: Any = _optional("mlx_lm.models.qwen3_next", "Qwen3NextDecoderLayer")
 GatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_5", "GatedDeltaNet")
 Qwen3NextGatedDeltaNet: Any = _optional("mlx_lm.models.qwen3_next", "Qwen3NextGatedDeltaNet")
 

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.layout import RecordLayout
 
 # Bytes: libraries that the first pass loads, thread stacks, Python objects, gaps between blocks.
 FIXED = 64_000_000
 
 # Experts whose weights are copied at once on a GPU (flash_moe/ops/expert_mlp.py): 226 MB at 397B
-# sizes, on CUDA dequantized to 1.6 GB.
+# sizes; on CUDA they are also dequantized, to 805 MB of bfloat16.
 GROUP_EXPERTS = 32
-# Groups that are in memory together on Metal: MLX runs up to 10 command buffers ahead, and copies
-# and product of one projection fill at least one, so 10 of them are parts of two groups.
+# Groups that are in memory together. On Metal MLX runs up to 10 command buffers ahead, and copies
+# and product of one projection fill at least one, so 10 of them are parts of two groups. On CUDA
+# the next group but one begins when a group is computed.
 GROUPS_AHEAD = 2
 
 # Bytes per token of MLX's graph of a recurrence, about 10 operations, on qwen3_next on a CPU.
@@ -97,6 +99,7 @@ def estimate_workspace(
     itemsize: int,
     delta_states: bool,
     copies: bool = False,
+    dequantized: bool = False,
 ) -> PrefillWorkspace:
     """Estimate the workspace of a model.
 
@@ -108,6 +111,7 @@ def estimate_workspace(
         delta_states: True if mlx-lm computes gated delta nets in plain MLX, as it does without
             Metal: that keeps the state of every token of the chunk, in float32, and the graph.
         copies: True if experts with many rows are computed on copies of their weights.
+        dequantized: True if these copies are dequantized as well.
     """
 
     def get(key: str, default: int = 0) -> int:
@@ -138,15 +142,24 @@ def estimate_workspace(
         per_position=itemsize * cached * (n_full + 1),
         # Four hidden states (docstring of model/layer_pass.py), ids and indices of the pairs.
         hidden=itemsize * hidden * (4 + top_k) + 32 * top_k,
-        fixed=FIXED + (_copied_bytes(layers) if copies else 0),
+        fixed=FIXED + (_copied_bytes(layers, itemsize if dequantized else 0) if copies else 0),
         margin=1 if config.get("model_type") in KNOWN_KINDS else MARGIN,
     )
 
 
-def _copied_bytes(layers: Sequence[ExpertLayer]) -> int:
-    """Bytes of the copies of weights that are in memory together."""
+def _copied_bytes(layers: Sequence[ExpertLayer], itemsize: int) -> int:
+    """Bytes of the copies of weights that are in memory together.
+
+    Args:
+        itemsize: Bytes of a dequantized weight; 0 if copies stay quantized.
+    """
+
+    def one(layout: RecordLayout) -> int:
+        quantized = any(map(layout.quantization, layout.projections))
+        return layout.record_bytes + itemsize * quantized * layout.n_weights
+
     most = GROUPS_AHEAD * GROUP_EXPERTS
-    return max(min(layer.n_experts, most) * layer.layout.record_bytes for layer in layers)
+    return max(min(layer.n_experts, most) * one(layer.layout) for layer in layers)
 
 
 def workspace_on_device(
@@ -164,7 +177,8 @@ def workspace_on_device(
         top_k,
         itemsize=computed_dtype(mx.float32 if float32 else mx.bfloat16).size,
         delta_states=on_cpu() or not mx.metal.is_available(),
-        copies=not on_cpu() and mx.metal.is_available(),
+        copies=not on_cpu(),
+        dequantized=not on_cpu() and not mx.metal.is_available(),
     )
 
 

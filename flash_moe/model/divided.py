@@ -19,14 +19,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
-from flash_moe.model.switch import StreamedExperts
+from flash_moe.model.switch import Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.stats import RankStats
 
 _N_TOTALS = 8  # fields of END before the waits of the layers
@@ -43,15 +45,19 @@ class Division:
     def __init__(self, ranks: Ranks, bank: ExpertBank) -> None:
         self.ranks = ranks
         self._bank = bank
-        self._chosen: list[mx.array] = []
+        self._chosen: list[Any] = []
         self._waited: list[float] = []
         self._peer_wait_s = [0.0] * ranks.size
         self.stats: tuple[RankStats, ...] = ()
 
-    def chosen(self, ids: mx.array) -> None:
+    def chosen(self, layer: int, ids: mx.array | Ints) -> None:
         """Record the expert ids of a layer, to compare them at the end of the pass."""
         self._chosen.append(ids)
-        self.ranks.watchdog.wait_for(f"layer {len(self._chosen)}")
+        self.report_progress(layer)
+
+    def report_progress(self, layer: int) -> None:
+        """Begin the wait of the watchdog again."""
+        self.ranks.watchdog.wait_for(f"layer {layer}")
 
     @contextmanager
     def in_step(self, tokens: Any) -> Iterator[None]:
@@ -77,13 +83,15 @@ class Division:
                 crc = zlib.crc32(np.array(chosen).tobytes(), crc)
         self._end(crc)
 
-    @staticmethod
-    def pending(out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:
+    def pending(self, out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:
         """Return what the end of a pass has to evaluate under the watchdog.
 
         The logits of a prompt are large and usually unused, so they stay lazy.
         """
-        states = [each.state for each in cache or ()]
+        if on_cuda() and self._chosen:
+            # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
+            self._chosen = [mx.concatenate([ids.reshape(-1) for ids in self._chosen])]
+        states = [*self._chosen, *(each.state for each in cache or ())]
         return [*states, out] if tokens.shape[1] == 1 else states
 
     def _end(self, crc: int) -> None:
@@ -142,7 +150,7 @@ class DividedExperts(StreamedExperts):
             return super().__call__(x, indices)
         shape = (*indices.shape, x.shape[-1])
         compute = super().__call__
-        return self._contained(indices, lambda: compute(x, indices), shape, x.dtype)
+        return self._or_zeros(indices, lambda: compute(x, indices), shape, x.dtype)
 
     def weighted(
         self,
@@ -153,24 +161,43 @@ class DividedExperts(StreamedExperts):
         dtype: mx.Dtype | None = None,
     ) -> mx.array:
         compute = super().weighted
-        return self._contained(
+        return self._or_zeros(
             ids, lambda: compute(x, ids, weights, shared, dtype), x.shape, dtype or x.dtype
         )
 
-    def _contained(
-        self, ids: mx.array, compute: Callable[[], mx.array], shape: Sequence[int], dtype: mx.Dtype
-    ) -> mx.array:
-        """Return ``compute()``, or zeros in a pass that has failed on this rank."""
+    def held_layer(self) -> HeldLayer | None:
+        return None if self._division.ranks.failure is not None else super().held_layer()
+
+    def used(self, y: mx.array, ids: mx.array) -> None:
+        super().used(y, ids)
+        self._division.chosen(self._layer, ids)
+
+    def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
+        """Return ``compute()``; ``None`` in a pass that has failed on this rank."""
+        if self._recording is not None:
+            return compute()
         ranks = self._division.ranks
-        self._division.chosen(ids)
+        self._division.chosen(self._layer, ids)
         if ranks.failure is None:
             try:
                 return compute()
             except FlashMoEError as error:
                 ranks.failure = error
                 self._bank.recover()
-        self._bank.fence(self._layer, ids)  # the collectives before these ids, as on other ranks
-        return mx.zeros(shape, dtype)
+        return None
+
+    def report_progress(self) -> None:
+        self._division.report_progress(self._layer)
+
+    def _or_zeros(
+        self, ids: mx.array, compute: Callable[[], mx.array], shape: Sequence[int], dtype: mx.Dtype
+    ) -> mx.array:
+        """Return ``compute()``, or zeros in a pass that has failed on this rank."""
+        made = self.attempt(ids, compute)
+        if made is None:
+            self._bank.fence(self._layer, ids)  # the collectives before, as on other ranks
+            return mx.zeros(shape, dtype)
+        return made
 
 
 def divide(model: Any, ranks: Ranks) -> None:

@@ -16,6 +16,7 @@ pass over each tile. Hidden states and outputs of experts of all tiles stay in m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -120,6 +121,8 @@ class LayerPass:
         layer = self._layers[n]
         for tile in self._tiles:
             call = tile.calls[n]
+            if layer.experts is not None:
+                layer.experts.report_progress()
             if layer.experts is None:
                 tile.x = call(tile.x)
                 mx.eval(tile.x, _state(call))
@@ -128,9 +131,12 @@ class LayerPass:
             if tile.end in self._states and call.cache is not None:
                 self._states[tile.end].append(CacheState(call.cache))
         if layer.experts is not None:
-            _compute_experts(layer.experts, self._tiles)
+            chosen = np.concatenate([tile.chosen.reshape(-1) for tile in self._tiles])
+            compute = functools.partial(_compute_experts, layer.experts, self._tiles, chosen)
+            computed = layer.experts.attempt(chosen, compute) or False
             for tile in self._tiles:
-                _run_given_experts(tile.calls[n], layer, tile)
+                layer.experts.report_progress()
+                _run_given_experts(tile.calls[n], layer, tile, computed)
 
     def cache_at(self, mark: int) -> list[Any]:
         """Return a copy of the prompt cache after ``mark`` tokens, once all steps have run."""
@@ -161,12 +167,11 @@ def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
     tile.rows, tile.chosen = x.reshape(-1, x.shape[-1]), np.array(ids)
 
 
-def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile]) -> None:
-    needed = np.unique(np.concatenate([tile.chosen.reshape(-1) for tile in tiles])).tolist()
+def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile], chosen: Ints) -> bool:
     last: list[mx.array] = []
     forms = [experts._form_of_expert(tile.chosen) for tile in tiles]
     experts._bank.fence(experts._layer)
-    for wave in experts._bank.waves(experts._layer, needed):
+    for wave in experts._bank.waves(experts._layer, np.unique(chosen).tolist()):
         in_wave = np.zeros(experts._n_experts, bool)
         in_wave[list(wave.experts)] = True
         for tile, form in zip(tiles, forms, strict=True):
@@ -175,16 +180,17 @@ def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile]) -> None:
                 continue
             assert tile.rows is not None
             x = tile.rows[mx.array(pairs // tile.chosen.shape[-1])]
-            chosen = tile.chosen.reshape(-1, 1)[pairs]
-            part = experts._by_waves(x, chosen, form, [wave]).squeeze(1)
+            experts.report_progress()
+            part = experts._by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
             tile.parts.append((pairs, part))
             mx.async_eval(part)
             # One part ahead, so that the workspace of all others is free.
             mx.eval(last)
             last = [part]
+    return True
 
 
-def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
+def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile, computed: bool) -> None:
     experts = layer.experts
     assert experts is not None
 
@@ -193,6 +199,8 @@ def _run_given_experts(call: LayerCall, layer: _Layer, tile: _Tile) -> None:
         return tile.attention
 
     def outputs(module: nn.Module, original: Any, x: mx.array, ids: mx.array) -> mx.array:
+        if not computed:
+            return mx.zeros((*ids.shape, x.shape[-1]), x.dtype)
         order = np.argsort(np.concatenate([pairs for pairs, _ in tile.parts]))
         parts = [part for _, part in tile.parts]
         y = mx.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -18,13 +18,23 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from flash_moe.compat.mlx_lm import ArraysCache, GatedDeltaNet, Qwen3NextGatedDeltaNet
+from flash_moe.compat.mlx_lm import (
+    ArraysCache,
+    DecoderLayer,
+    GatedDeltaNet,
+    Qwen3NextDecoderLayer,
+    Qwen3NextGatedDeltaNet,
+)
+from flash_moe.model.switch import StreamedExperts
+from flash_moe.stream.held import HeldLayer
 
 # Each number of rows is recorded once per layer and thread, so only numbers that come again.
 MAX_ROWS = 8
 
 # Each reads and replaces the two arrays of an ArraysCache, and advances it.
 DELTA_NETS = (GatedDeltaNet, Qwen3NextGatedDeltaNet)
+# Layers of a delta net, or attention, and ``mlp``.
+DECODER_LAYERS = (DecoderLayer, Qwen3NextDecoderLayer)
 
 
 def recorded(module: nn.Module, part: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +64,65 @@ def record_delta_nets(model: nn.Module) -> None:
             delta_net._recorded = recorded(module, functools.partial(_one_position, base))
 
 
+def record_held_layers(model: nn.Module) -> None:
+    """Record whole layers of delta nets over one position of each row, in place.
+
+    They run as recorded while the bank holds all experts of the layer, since nothing of them
+    depends on the host then.
+    """
+    for module in model.modules():
+        base: Any = type(module)
+        experts = getattr(getattr(module, "mlp", None), "switch_mlp", None)
+        if base in DECODER_LAYERS and isinstance(experts, StreamedExperts):
+            layer: Any = module
+            if layer.is_linear:
+                layer.__class__ = _recorded_layer(base)
+                layer._recorded = recorded(layer, functools.partial(_held_layer, base))
+
+
+def _held_layer(
+    base: Any, module: Any, x: mx.array, slots: mx.array, slab: mx.array, *arrays: mx.array
+) -> tuple[Any, ...]:
+    conv, state, *mask = arrays
+    cache = ArraysCache(2)
+    cache.cache = [conv, state]
+    with module.mlp.switch_mlp.recording(HeldLayer(slots, slab)) as held:
+        out = base.__call__(module, x, *(mask or (None,)), cache)
+    return out, held.ids, *cache.cache
+
+
+@functools.cache
+def _recorded_layer(base: type) -> type:
+    class Recorded(base):  # type: ignore[misc]
+        def __call__(
+            self, x: mx.array, mask: mx.array | None = None, cache: Any = None
+        ) -> mx.array:
+            experts: StreamedExperts = self.mlp.switch_mlp
+            held = experts.held_layer() if _is_recordable(x, cache) else None
+            if held is None:
+                return base.__call__(self, x, mask, cache)  # type: ignore[no-any-return]
+            masks = () if mask is None else (mask,)
+            out, ids, *after = self._recorded(x, held.slots, held.slab, *cache.cache, *masks)
+            cache.cache = after
+            cache.advance(1)
+            experts.used(out, ids)
+            return out  # type: ignore[no-any-return]
+
+    Recorded.__name__ = Recorded.__qualname__ = f"Recorded{base.__name__}"
+    return Recorded
+
+
+def _is_recordable(x: mx.array, cache: Any) -> bool:
+    """True for one position of a few rows behind a plain cache that has been filled."""
+    return (
+        x.shape[1] == 1
+        and len(x) <= MAX_ROWS
+        and type(cache) is ArraysCache
+        and cache.lengths is None
+        and all(array is not None for array in cache.cache)
+    )
+
+
 def _one_position(
     base: Any, module: Any, x: mx.array, conv: mx.array, state: mx.array, *mask: mx.array
 ) -> tuple[mx.array, ...]:
@@ -68,14 +137,7 @@ def _recorded_delta_net(base: type) -> type:
         def __call__(
             self, inputs: mx.array, mask: mx.array | None = None, cache: Any = None
         ) -> mx.array:
-            if (
-                inputs.shape[1] != 1
-                or len(inputs) > MAX_ROWS
-                or type(cache) is not ArraysCache
-                or cache.lengths is not None
-                or getattr(self, "sharding_group", None) is not None
-                or any(array is None for array in cache.cache)
-            ):
+            if not _is_recordable(inputs, cache):
                 return base.__call__(self, inputs, mask, cache)  # type: ignore[no-any-return]
             masks = () if mask is None else (mask,)
             out, *after = self._recorded(inputs, *cache.cache, *masks)

@@ -12,6 +12,7 @@ import inspect
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -40,19 +41,18 @@ from flash_moe.memory.plan import (
 )
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import PressureWatch
-from flash_moe.memory.system import available_to_model, release_free_memory, usable_memory
+from flash_moe.memory.system import release_free_memory
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
-from flash_moe.model.recorded import record_delta_nets
+from flash_moe.model.recorded import record_delta_nets, record_held_layers
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops.dispatch import keep_views, use_kernels
 from flash_moe.ops.gated_delta import with_kernel
-from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
 from flash_moe.store.layout import COMPONENT_NAMES
 from flash_moe.stream.bank import ExpertBank
@@ -129,9 +129,7 @@ class StreamedModel(nn.Module):
         Args:
             n_rows: Number of prompts that are processed at once.
         """
-        most = self._longest(n_tokens, cache)[0]
-        if self.ranks is not None:
-            most = self.ranks.smallest(Kind.CHUNK, most, {"prompt tokens": n_tokens})
+        most = self._streaming.smallest(self._longest(n_tokens, cache)[0], n_tokens)
         return chunks(n_tokens, max(most // n_rows, 1))
 
     def tiles_of(self, n_tokens: int, cache: Sequence[Any], marks: Sequence[int]) -> list[int]:
@@ -143,19 +141,21 @@ class StreamedModel(nn.Module):
         Args:
             marks: Numbers of tokens at which a tile has to end.
         """
-        if self.ranks is not None:  # passes layer by layer have not been divided
-            return self.chunks_of(n_tokens, cache)[:1]
         most, tile_of = self._longest(n_tokens, cache)
-        return tiles(n_tokens, most, tile_of, marks, fits_all=self._bank.fits_all)
+        # All ranks then call tile_of for the same numbers, in the same order.
+        smallest = functools.partial(self._streaming.smallest, n_tokens=n_tokens)
+        most, fits_all = smallest(most), bool(smallest(self._bank.fits_all))
+        return tiles(n_tokens, most, lambda n: smallest(tile_of(n)), marks, fits_all=fits_all)
 
     def _longest(self, n_tokens: int, cache: Sequence[Any]) -> tuple[int, Callable[[int], int]]:
         """Return the longest chunk, and the longest tile of a pass over so many tokens."""
+        machine, available = self._streaming.memory_share()
         allowance = prompt_allowance(
             self._memory_plan,
             bank=self._bank.n_bytes,
             unfilled=self.unfilled_bytes,
-            machine=usable_memory(),
-            available=available_to_model(),
+            machine=machine,
+            available=available,
         )
         workspace, before = self._prefill_workspace, cached_positions(cache)
         context = before + n_tokens
@@ -207,16 +207,19 @@ class StreamedModel(nn.Module):
 
         Raises:
             ReadError, ChecksumError: While iterating; an expert could not be read.
+            PeerError: While iterating; one could not be read on another rank, or the ranks differ.
         """
         with self._running():
             made = LayerPass.plan(self, self._forward, ids, cache, lengths, marks)
-        return None if made is None else self._steps(made, cache)
+        return None if made is None else self._steps(made, ids, cache)
 
-    def _steps(self, layers: LayerPass, cache: Sequence[Any]) -> Generator[LayerPass, None, None]:
-        before = [CacheState(each) for each in cache]
+    def _steps(
+        self, layers: LayerPass, ids: Sequence[int], cache: Sequence[Any]
+    ) -> Generator[LayerPass, None, None]:
+        before, division = [CacheState(each) for each in cache], self._division
         try:
             for n in range(layers.n_steps):
-                with self._running():
+                with self._running(), division.in_step([ids]) if division else nullcontext():
                     layers.step(n)
                     self._bank.fence()
                 mx.clear_cache()
@@ -295,8 +298,6 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             )
             option = streaming.options.kernels
             use = use_kernels(option)
-            if use:
-                record_delta_nets(self)
             if use and on_cuda():
                 replace_gated_delta_ops(with_kernel)
             self._memory_plan = streaming.plan_memory()
@@ -306,6 +307,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 self._memory_plan.bank_bytes, keep_views=keep_views(option)
             )
             bank = self._bank
+            if streaming.options.preload:
+                for index, layer in enumerate(bank.layers):
+                    deque(bank.waves(index, range(layer.n_experts)), 0)
             self._meter = WorkspaceMeter(
                 self._prefill_workspace, lambda: bank.n_bytes - bank.cached_bytes
             )
@@ -336,6 +340,9 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
+            if use:
+                record_delta_nets(self)
+                record_held_layers(self)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

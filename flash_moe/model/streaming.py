@@ -16,6 +16,7 @@ from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
 from flash_moe.memory.system import available_to_model, resident_memory, usable_memory
 from flash_moe.options.loading import LoadOptions
+from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
@@ -53,6 +54,18 @@ class Streaming:
         """Estimate the memory of the pass over a chunk of a prompt on this device."""
         return workspace_on_device(self.model.text, self.experts.layers, self.top_k)
 
+    def memory_share(self) -> tuple[int, int | None]:
+        """Bytes of memory for this process, and those available now: ranks of a machine share."""
+        n = self.ranks.n_on_machine if self.ranks else 1
+        available = available_to_model()
+        return usable_memory() // n, None if available is None else available // n
+
+    def smallest(self, value: int, n_tokens: int) -> int:
+        """Return the smallest value of all ranks, for the next pass of a prompt of that length."""
+        if self.ranks is None:
+            return value
+        return self.ranks.smallest(Kind.CHUNK, value, {"prompt tokens": n_tokens})
+
     def plan_memory(self) -> MemoryPlan:
         """Divide the memory of the options, or the memory available now.
 
@@ -73,9 +86,10 @@ class Streaming:
                 smallest_bank=smallest,
                 workspace=self.prefill_workspace(),
             )
+        machine, available = self.memory_share()
         bank = default_bank(
-            machine=usable_memory(),
-            available=available_to_model(),
+            machine=machine,
+            available=available,
             resident=resident,
             expert_bytes=expert_bytes,
             smallest_bank=smallest,
@@ -115,6 +129,14 @@ class Streaming:
                 f"lookahead with a budget of {format_bytes(budget)}: expected at least one token's "
                 f"experts, {format_least_gb(least)}",
                 "Raise cache_gb, or load it without lookahead.",
+            )
+        planned, needed = sum(plan.n_bytes for plan in plans), self.experts.n_bytes
+        if options.preload and planned < needed:
+            raise BudgetError(
+                "bank",
+                f"preload with an expert cache of {format_bytes(planned)}: expected one for all "
+                f"experts, {format_least_gb(needed)}",
+                "Raise cache_gb, or load it without preload.",
             )
         reads = io_settings(
             self.experts, io=options.io, threads=options.io_threads, split=options.io_split

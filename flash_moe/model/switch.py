@@ -8,8 +8,9 @@ itself, and calls this module only for the outputs of the chosen experts. Blocks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,24 +21,23 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.model.padding import Padding
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops import kernel
-from flash_moe.ops.expert_mlp import DENSE_ROWS, Activation, ExpertMLP
-from flash_moe.ops.forms import FEW, KERNELS, MANY, NO_KERNELS
+from flash_moe.ops.expert_mlp import Activation, ExpertMLP
+from flash_moe.ops.forms import (
+    KERNELS,
+    MANY,
+    MAX_ROWS_PER_EXPERT_CUDA,
+    NO_KERNELS,
+    SORT_FROM,
+    form_of_expert,
+)
 from flash_moe.ops.metal_paths import REUSE_ROWS
 from flash_moe.ops.moe_experts import ExpertKernels, Shared
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.reading import Wave
 
-# The number of (row, expert) pairs from which mlx-lm's switch layers sort by expert. Sorting at the
-# same number keeps the choice of MLX kernels, and so the bits, the same.
-SORT_FROM = 64
-
-# Our kernels read the weights of an expert once for each of its rows. On CUDA they win by 2.2 to
-# 3.8 times up to 20 rows per expert, the most that was measured (docs/kernels.md), and gather_qmm
-# needs copies of the experts. On Metal the forms that the self-test timed decide (ops/forms.py).
-MAX_ROWS_PER_EXPERT_CUDA = 20
-MAX_CUDA_PAIRS = 65_535  # of a launch: the y dimension of its grid
-
 Ints = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 class _Chosen(Exception):
@@ -77,11 +77,13 @@ class StreamedExperts(nn.Module):
         self._padding = padding or Padding()
         self._shared: SharedExpert | None = None
         self._predict: Callable[[], mx.array | None] = lambda: None
+        self._predicts = False
         self._choose_only = False
+        self._recording: HeldLayer | None = None
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
-        self._predict = predict
+        self._predict, self._predicts = predict, True
 
     def chosen_by(self, block: Callable[[], Any]) -> mx.array | None:
         """Return the lazy ids for which ``block`` calls these experts, or ``None``.
@@ -101,6 +103,20 @@ class StreamedExperts(nn.Module):
     def overlap_with_reads(self, shared: SharedExpert | None) -> None:
         """Compute the layer's shared expert while experts are read."""
         self._shared = shared
+
+    def attempt(self, ids: mx.array | Ints, compute: Callable[[], T]) -> T | None:
+        """Return ``compute()``, which computes experts.
+
+        Args:
+            ids: The chosen experts.
+
+        Returns:
+            ``None`` only on a rank of several machines, instead of an error of reading.
+        """
+        return compute()
+
+    def report_progress(self) -> None:
+        """Let other machines wait for as long again."""
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the unweighted outputs of the chosen experts.
@@ -173,12 +189,10 @@ class StreamedExperts(nn.Module):
             if shared is not None:
                 y = y + mx.sigmoid(shared[1]) * shared[0]
             return y.astype(dtype)
-        held = self._held_slots(ids)
+        held = self._held_layer(ids)
         if held is not None:
-            slab = self._bank.slab(self._layer).array
-            y = self._kernels(x, weights, held, slab, dtype=dtype, shared=shared)
-            self._bank.track(y)
-            return y
+            y = self._kernels(x, weights, held.slots[ids], held.slab, dtype=dtype, shared=shared)
+            return self._from_held(held, y, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared, dtype)
@@ -191,9 +205,8 @@ class StreamedExperts(nn.Module):
         Args:
             begin_shared: Called with true if there is a wait worth computing the shared expert in.
         """
-        held = self._held_slots(ids)
-        if held is not None:
-            return self._on_held(x, held)
+        if (held := self._held_layer(ids)) is not None:
+            return self._on_held(held, x, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self._bank.waits_long(self._layer, experts))
         forms = self._form_of_expert(chosen)
@@ -216,32 +229,57 @@ class StreamedExperts(nn.Module):
             return y.squeeze(-2)
         return self._by_waves(x, chosen, forms, chain([first], waves))
 
-    def _held_slots(self, ids: mx.array) -> mx.array | None:
-        """Return the slot of each id, without evaluating it, if all experts of the layer are held.
+    def held_layer(self) -> HeldLayer | None:
+        """Return the arrays of the layer, if kernels compute decoded tokens and it is held."""
+        if self._padding.present or not (self.forms.one and self.forms.few) or self._predicts:
+            return None
+        return self._bank.held_layer(self._layer)
+
+    @contextmanager
+    def recording(self, held: HeldLayer) -> Iterator[HeldLayer]:
+        """Compute on the arrays of ``held`` alone; it gets the expert ids."""
+        self._recording = held
+        try:
+            yield held
+        finally:
+            self._recording = None
+
+    def used(self, y: mx.array, ids: mx.array) -> None:
+        """Record an output of a layer held as a whole, and its expert ids, for the next fence."""
+        self._bank.track(y, (self._layer, ids))
+
+    def _held_layer(self, ids: mx.array) -> HeldLayer | None:
+        """Return the arrays of the layer if all of its experts are held, without evaluating ids.
 
         Only for few rows: with more, the form of an expert depends on the number of its rows, and
         pairs are sorted on the host.
         """
+        if self._recording is not None:
+            return self._recording
         if self._padding.present:
             return None
         if self._on_cuda:
             few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
         else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
             few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        return self._bank.held_slots(self._layer, ids) if few else None
+        return self._bank.held_layer(self._layer) if few else None
 
-    def _on_held(self, x: mx.array, slots: mx.array) -> mx.array:
-        """Return the unweighted outputs for ``slots`` ``[..., k]`` of a layer held as a whole."""
-        slab = self._bank.slab(self._layer)
-        one = slots.size == slots.shape[-1]
+    def _on_held(self, held: HeldLayer, x: mx.array, ids: mx.array) -> mx.array:
+        """Return the unweighted outputs for ids ``[..., k]`` of a layer held as a whole."""
+        slots, one = held.slots[ids], ids.size == ids.shape[-1]
         if self._kernels and (self.forms.one if one else self.forms.few):
             pairs = slots.reshape(-1, slots.shape[-1])
-            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, slab.array)
+            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, held.slab)
             y = y.reshape(*slots.shape, -1)
         else:
-            views = slab.views(self._bank.layers[self._layer].layout)
+            views = self._bank.slab(self._layer).views(self._bank.layers[self._layer].layout)
             y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, views).squeeze(-2)
-        self._bank.track(y)
+        return self._from_held(held, y, ids)
+
+    def _from_held(self, held: HeldLayer, y: mx.array, ids: mx.array) -> mx.array:
+        held.ids = ids
+        if self._recording is None:
+            self._bank.track(y, (self._layer, ids))
         return y
 
     def _one_token(
@@ -285,63 +323,48 @@ class StreamedExperts(nn.Module):
 
     def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
-        ahead: list[int] = []
         predicted = self._predict()
-        if predicted is not None:
-            self._bank.fence(self._layer, indices, predicted)
-            predicted_ids = np.array(predicted)
-            self._padding.replace(predicted_ids)
-            ahead = sorted(set(predicted_ids.reshape(-1).tolist()))
-        else:
-            self._bank.fence(self._layer, indices)
-        chosen = np.array(indices)
+        chosen, *others = self._evaluated(indices, *([] if predicted is None else [predicted]))
         self._padding.replace(chosen)
+        ahead: set[int] = set()
+        for predicted_ids in others:
+            self._padding.replace(predicted_ids)
+            ahead.update(predicted_ids.reshape(-1).tolist())
         if chosen.size < SORT_FROM:
             # np.unique takes 0.1 ms for the ids of a token: its code is no longer in the CPU's
             # caches (a profile of mid on a CPU).
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
-        return chosen, experts, self._bank.waves(self._layer, experts, ahead)
+        return chosen, experts, self._bank.waves(self._layer, experts, sorted(ahead))
 
-    def _form_of_expert(self, chosen: Ints) -> npt.NDArray[np.uint8]:
-        """Return the form that computes the rows of each expert.
+    def _evaluated(self, *ids: mx.array) -> list[Ints]:
+        """Fence the bank and return ids on the host."""
+        if self._on_cuda and len(ids) == 2:
+            # Each array of a GPU that the host reads is copied to new memory: one array, one copy.
+            both = mx.concatenate([each.reshape(-1) for each in ids])
+            self._bank.fence(self._layer, both)
+            flat, n = np.array(both), ids[0].size
+            return [half.reshape(ids[0].shape) for half in (flat[:n], flat[n:])]
+        self._bank.fence(self._layer, *ids)
+        return [np.array(each) for each in ids]
 
-        It depends on the number of rows and on nothing else, so no bits depend on the bank.
-        """
-        if kernel.backend() == "cuda":
-            n_experts = len(np.unique(chosen))
-            few = chosen.size <= MAX_ROWS_PER_EXPERT_CUDA * n_experts
-            if self._kernels and few and chosen.size <= MAX_CUDA_PAIRS:
-                return np.full(self._n_experts, KERNELS)
-            many = chosen.size >= DENSE_ROWS * n_experts
-            return np.full(self._n_experts, MANY if many else FEW)
-        one = chosen.size == chosen.shape[-1]
-        few_form = KERNELS if (self.forms.one if one else self.forms.few) else FEW
-        forms = np.full(self._n_experts, few_form)
-        if kernel.backend() == "metal" and chosen.size >= SORT_FROM:
-            rows = np.bincount(chosen.reshape(-1), minlength=self._n_experts)
-            forms[rows >= REUSE_ROWS] = KERNELS if self.forms.many else MANY
-        return forms
+    def _form_of_expert(self, chosen: Ints) -> Ints:
+        """Return the form that computes the rows of each expert."""
+        return form_of_expert(chosen, self._n_experts, self.forms, kernel.backend())
 
-    def _merged(self, waves: Iterator[Wave]) -> tuple[Ints, mx.array]:
+    def _merged(self, waves: Iterable[Wave]) -> tuple[Ints, mx.array]:
         """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
         slot_of = np.full(self._n_experts, -1, dtype=np.int32)
         for wave in waves:
             slot_of[wave.experts] = wave.slots
         return slot_of, wave.slab.array
 
-    def _slot_of(self, wave: Wave) -> Ints:
-        """Return the slot of each expert id, -1 for experts that are not in this wave."""
-        slot_of = np.full(self._n_experts, -1, dtype=np.int32)
-        slot_of[wave.experts] = wave.slots
-        return slot_of
-
     def _by_waves(
         self,
         x: mx.array,
         chosen: Ints,
-        forms: npt.NDArray[np.uint8],
+        forms: Ints,
         waves: Iterable[Wave],
     ) -> mx.array:
         """Compute (row, expert) pairs in order of slot, one wave and form after another.
@@ -357,7 +380,7 @@ class StreamedExperts(nn.Module):
         parts: list[mx.array] = []
         order: list[Ints] = []
         for wave in waves:
-            slot_of_pair = self._slot_of(wave)[expert_of_pair]
+            slot_of_pair = self._merged([wave])[0][expert_of_pair]
             for form in np.unique(forms[wave.experts]):
                 pairs = np.nonzero((slot_of_pair >= 0) & (form_of_pair == form))[0]
                 pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]

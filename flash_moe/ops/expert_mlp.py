@@ -17,18 +17,13 @@ import numpy.typing as npt
 
 from flash_moe.compat.dtypes import on_cpu
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.memory.prefill_workspace import GROUP_EXPERTS
+from flash_moe.memory.prefill_workspace import GROUP_EXPERTS, GROUPS_AHEAD
 from flash_moe.ops import kernel
 from flash_moe.ops.cpu_streams import on_all_cores
 from flash_moe.ops.metal_paths import REUSE_PAIRS
 from flash_moe.store.layout import RecordLayout
 
 Activation = Callable[..., mx.array]
-
-# On CUDA gather_qmm is faster below this many rows per expert; from here on it is faster to
-# dequantize the experts once and multiply by gather_mm, whose time hardly grows with the rows
-# (H200, 397B sizes: docs/experiments.md).
-DENSE_ROWS = 10
 
 
 class ExpertMLP:
@@ -76,7 +71,8 @@ class ExpertMLP:
             sorted_slots: The slots ``[n]`` are in ascending order.
             many: Form of many rows per expert, on a GPU, for sorted slots.
                 Weights are read once for several rows, from copies of the experts: on Metal
-                ``REUSE_ROWS`` rows per expert or more, on CUDA dequantized.
+                ``REUSE_ROWS`` rows per expert or more, on CUDA dequantized. On CUDA the form of
+                few rows has copies too, which stay quantized.
 
         Returns:
             ``[..., k, 1, hidden]``, or ``[n, 1, hidden]``.
@@ -84,8 +80,8 @@ class ExpertMLP:
         backend = kernel.backend()
         if backend == "cuda" or many:
             used, inverse = np.unique(np.asarray(slots), return_inverse=True)
-            if many:
-                return self._by_groups(x, used, inverse, views, dense=backend == "cuda")
+            if sorted_slots:
+                return self._by_groups(x, used, inverse, views, many and backend == "cuda")
             views = _copies(views, used)
             slots = inverse.reshape(slots.shape).astype(np.uint32)
         ids = slots if isinstance(slots, mx.array) else mx.array(slots)
@@ -113,8 +109,14 @@ class ExpertMLP:
         dense: bool,
     ) -> mx.array:
         """Compute sorted rows on copies of their experts, some experts at a time."""
-        outputs = []
+        # MLX 0.32.4's sorted gather_mm on CUDA takes the stride of the axis of size 1 for that of
+        # the rows; in a result of expand_dims it is 1.
+        x = x.reshape(-1, x.shape[-1]).reshape(-1, 1, x.shape[-1])
+        outputs: list[mx.array] = []
         for begin in range(0, len(used), GROUP_EXPERTS):
+            if kernel.backend() == "cuda":  # MLX would allocate the copies of all groups at once
+                mx.async_eval(outputs)
+                mx.eval(outputs[: len(outputs) + 1 - GROUPS_AHEAD])
             first, last = np.searchsorted(ids, [begin, begin + GROUP_EXPERTS])
             some = _copies(views, used[begin : begin + GROUP_EXPERTS])
             # Fewer rows take another path on Metal, with other bits: repeat the last one.

@@ -82,6 +82,13 @@ class LoadOptions:
         "--lookahead",
         env=True,
     )
+    preload: bool = option(
+        False,
+        "read all experts while loading, into an expert cache that has room for them; then no "
+        "pass waits for a router",
+        "--preload",
+        env=True,
+    )
     io: str | None = option(
         None,
         "read experts through the page cache (buffered) or past it (direct, packed stores only)",

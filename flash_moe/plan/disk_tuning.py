@@ -19,9 +19,11 @@ from flash_moe.errors import ConfigError
 from flash_moe.files.page_cache import cached_bytes, drop_cached
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import RecordReader, supported_modes
+from flash_moe.stream.device_slab import DeviceSlab
 from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
 from flash_moe.stream.reader_pool import ReaderPool
 from flash_moe.stream.readers import Read
+from flash_moe.stream.slab import SharedMemory
 
 THREADS = (1, 2, 4, 8, 16, 32)
 SPLITS = (4,)  # the best of 2, 4, 8 and 16 on Macs, by the forks of the original Flash-MoE
@@ -104,30 +106,46 @@ def measure(
 
 
 def read_batches(
-    experts: ExpertFiles, settings: IoSettings, batches: Sequence[Sequence[Key]]
+    experts: ExpertFiles,
+    settings: IoSettings,
+    batches: Sequence[Sequence[Key]],
+    *,
+    slab: DeviceSlab | None = None,
+    min_part: int = SharedMemory.min_part,
+    pause_s: float = 0.0,
 ) -> float:
     """Read records through the reader threads, one batch at a time.
+
+    Args:
+        slab: Destination in device memory, with a slot for each record of a batch.
+        min_part: As for ``ReaderPool``.
+        pause_s: Seconds between batches, which are not counted.
 
     Returns:
         GB/s (10^9 bytes per second).
     """
     largest = max(layer.layout.record_bytes for layer in experts.layers)
-    with slots(max(map(len, batches)), largest) as memory, pool_for(experts, settings) as pool:
-        done = 0
-        started = time.perf_counter()
+    with (
+        slots(max(map(len, batches)), 1 if slab else largest) as memory,
+        pool_for(experts, settings, min_part) as pool,
+    ):
+        done, seconds = 0, 0.0
         for keys in batches:
-            sizes = [experts.layers[layer].layout.record_bytes for layer, _ in keys]
-            reads = [
-                Read(*key, slot[:size])
-                for key, slot, size in zip(keys, memory, sizes, strict=False)
-            ]
+            time.sleep(pause_s)
+            started = time.perf_counter()
+            reads = []
+            for slot, key in enumerate(keys):
+                size = experts.layers[key[0]].layout.record_bytes
+                record = slab.record(slot, size) if slab else memory[slot][:size]
+                reads.append(Read(*key, record))
             batch = pool.batch(reads)
             pool.submit(batch)
             batch.wait()
             done += batch.n_bytes
             for read in reads:
                 read.record.release()
-        return done / (time.perf_counter() - started) / 1e9
+            seconds += time.perf_counter() - started
+        return done / seconds / 1e9
 
 
 def batches(
@@ -187,10 +205,12 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
             memory.close()
 
 
-def pool_for(experts: ExpertFiles, settings: IoSettings) -> AbstractContextManager[ReaderPool]:
+def pool_for(
+    experts: ExpertFiles, settings: IoSettings, min_part: int = SharedMemory.min_part
+) -> AbstractContextManager[ReaderPool]:
     """Return the reader threads of a bank with these settings; leaving the ``with`` ends them."""
     reader = RecordReader(experts, io=settings.io)
-    return closing(ReaderPool(reader, settings.threads, settings.split))
+    return closing(ReaderPool(reader, settings.threads, settings.split, min_part))
 
 
 def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:

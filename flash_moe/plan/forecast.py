@@ -10,6 +10,7 @@ Every result has a source; ``assumptions`` lists the assumptions in sentences.
 - **Time per token**: at best the longer of reading and computing, where computing is one pass over
   all weights of a token at the given rate; at worst their sum plus a measured cost per MoE layer
   (``LAYER_COST``). Attention over a long context is extra.
+- **A GPU with memory of its own**: ``device_tiers.py`` has the formula.
 - **Several machines**: each has 1/N of every expert, so it reads and computes 1/N of the bytes, and
   the same bank holds N times as many experts. Reads, computing and hit rate follow from the sizes
   of the part; the cost per layer is not divided. Messages (``COLLECTIVE``) are added: at worst all,
@@ -34,38 +35,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from flash_moe.errors import BudgetError
+from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
+from flash_moe.plan.device_tiers import LOOKAHEAD_LEFT, DeviceTiers, device_token
+from flash_moe.plan.figure import Figure, Range
 from flash_moe.plan.hit_rate_model import TEXT, hit_rates
 from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
 from flash_moe.stream.budget import plan_slabs, smallest_budget
 
 # A process with Python, MLX and mlx-lm, before the model (docs/experiments.md).
 PROCESS_BYTES = 77_000_000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number with its source.
-
-    Attributes:
-        source: ``"measured"`` on this machine, ``"published"`` for another one, or ``"assumed"``.
-        note: Description of the measurement or assumption.
-    """
-
-    value: float
-    source: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Range:
-    """An interval; ``source`` as in ``Figure``."""
-
-    low: float
-    high: float
-    source: str
 
 
 # Measured seconds per MoE layer beyond reads, by MLX's backend.
@@ -76,10 +57,10 @@ LAYER_COST = {
         "the original engine on an M3 Max, 4 of 512 experts: 4.28 ms per layer, 2.41 of them reads",
     ),
     "cuda": Figure(
-        0.00125,
+        0.0013,
         "published",
-        "flash_moe on an H200, 10 of 512 experts: 0.075 s of a token are not reads, 60 layers "
-        "(docs/experiments.md)",
+        "flash_moe on an H200, 10 of 512 experts: 0.075 to 0.083 s of a token are not waiting, 60 "
+        "layers (docs/experiments.md)",
     ),
     "cpu": Figure(
         0.0014,
@@ -142,6 +123,7 @@ class Machine:
         available_bytes: Memory available now; ``None`` if unknown.
         layer_s: Seconds per MoE layer beyond reading experts and streaming weights.
         collective_s: Seconds of one sum over all machines.
+        tiers: Tiers behind a GPU with memory of its own; ``None`` where host and device share it.
     """
 
     read_bytes_per_s: Figure
@@ -150,6 +132,7 @@ class Machine:
     available_bytes: int | None
     layer_s: Figure
     collective_s: Range = COLLECTIVE
+    tiers: DeviceTiers | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +147,7 @@ class Forecast:
         shared: True if they do, because the bank cannot hold the experts of one token.
         hit_rate: Share of cached experts among those used, 0 to 1.
         read_bytes: Bytes read from the disk per token.
-        read_s: Seconds for these reads.
+        read_s: Seconds for these reads; with tiers, of waiting for copies and reads.
         compute_s: Seconds for the weights of a token.
         message_s: Seconds of sums over all machines per token; 0 on one machine.
         tokens_per_s: Decode speed.
@@ -215,9 +198,25 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     compute_s = (shape.touched_bytes + shape.token_bytes) / machine.weight_bytes_per_s.value
     one = machine.collective_s
     message = Range(one.low * shape.collectives / 2, one.high * shape.collectives, one.source)
-    slow = most / disk.value + compute_s + len(shape.layers) * machine.layer_s.value + message.high
-    fast = max(least / disk.value, compute_s + message.low)
+    read_s = Range(least / disk.value, most / disk.value, "assumed")
+    slow = read_s.high + compute_s + len(shape.layers) * machine.layer_s.value + message.high
+    fast = max(read_s.low, compute_s + message.low)
     bank = sum(plan.n_bytes for plan in plans)
+    chunk_s = (shape.expert_bytes - bank) / disk.value
+    if machine.tiers is not None:
+        token = device_token(
+            [(layer, 0 if shared else n_slots) for layer, n_slots in slots_of],
+            shape.top_k,
+            machine.tiers,
+            compute_s=compute_s,
+            layer_s=machine.layer_s.value,
+            disk=disk.value,
+        )
+        most, least = token.disk_bytes.tolist()
+        longest, shortest = token.wait_s.tolist()
+        read_s = Range(shortest, longest, "assumed")
+        slow, fast = (token.seconds + np.array([message.high, message.low])).tolist()
+        chunk_s = machine.tiers.seconds(shape.expert_bytes - bank, disk.value)
     chunk = shape.prefill_workspace.n_bytes(MIN_CHUNK, MIN_CHUNK)
     memory = PROCESS_BYTES + shape.resident_bytes + bank + chunk
     needed = memory + reserve(machine.memory_bytes)
@@ -228,13 +227,13 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
         shared=shared,
         hit_rate=Range(low, high, "assumed"),
         read_bytes=Range(least, most, "assumed"),
-        read_s=Range(least / disk.value, most / disk.value, "assumed"),
+        read_s=read_s,
         compute_s=Figure(
             compute_s, "assumed", "one pass over the weights of a token, nothing else"
         ),
         message_s=message,
         tokens_per_s=Range(1 / slow, 1 / fast, "assumed"),
-        chunk_read_s=Figure((shape.expert_bytes - bank) / disk.value, disk.source, disk.note),
+        chunk_read_s=Figure(chunk_s, disk.source, disk.note),
         memory_bytes=memory,
         fits=needed <= machine.memory_bytes,
         fits_now=None if now is None else needed <= now,
@@ -291,13 +290,40 @@ def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     }
     return (
         *(f"{what}: {f.value / 1e9:.3g} GB/s, {f.source}: {f.note}." for what, f in gb_s.items()),
-        f"Beside them {machine.layer_s.value * 1e3:.3g} ms for each MoE layer at worst, nothing at "
-        f"best; {machine.layer_s.source}: {machine.layer_s.note}.",
+        *(_of_a_layer(machine) if machine.tiers is None else _of_tiers(machine, machine.tiers)),
         *(_of_a_group(machine.collective_s, machines) if machines > 1 else ()),
         "Hit rate, assumed: routing like a published run of Qwen3.5-397B on one text, least "
         f"recently used; from an empty bank over {TEXT} tokens, and settled. Other models and "
         "texts were 5 to 15 points off.",
-        "Not counted: experts in the page cache, attention over a long context.",
+        f"Not counted: {'experts in the page cache, ' if machine.tiers is None else ''}attention "
+        "over a long context.",
+    )
+
+
+def _of_a_layer(machine: Machine) -> tuple[str, ...]:
+    layer = machine.layer_s
+    return (
+        f"Beside them {layer.value * 1e3:.3g} ms for each MoE layer at worst, nothing at best; "
+        f"{layer.source}: {layer.note}.",
+    )
+
+
+def _of_tiers(machine: Machine, tiers: DeviceTiers) -> tuple[str, ...]:
+    layer, held = machine.layer_s, tiers.held_layer_s
+    kinds = {"Copies of pinned memory": tiers.copy, "Reads of the page cache": tiers.page_cache}
+    return (
+        f"Beside them {layer.value * 1e3:.3g} ms for each MoE layer, computing included, "
+        f"{layer.source}: {layer.note}. {held.value * 1e3:.3g} ms if the GPU has all its experts, "
+        f"{held.source}: {held.note}.",
+        *(
+            f"{name} to the GPU: {kind.one.value / 1e9:.3g} GB/s for one record, "
+            f"{kind.one.source}: {kind.one.note}; {kind.many.value / 1e9:.3g} for {kind.n}, "
+            f"{kind.many.source}: {kind.many.note}."
+            for name, kind in kinds.items()
+        ),
+        f"Host memory: {format_bytes(tiers.host_bytes)} pinned for experts, "
+        f"{format_bytes(tiers.page_bytes)} of record files in the page cache.",
+        *([f"Lookahead leaves {LOOKAHEAD_LEFT:.0%} of the waiting."] * tiers.lookahead),
     )
 
 

@@ -80,6 +80,7 @@ class PlanReport:
                 "weight_bytes_per_s": asdict(machine.weight_bytes_per_s),
                 "layer_s": asdict(machine.layer_s),
                 "collective_s": asdict(machine.collective_s),
+                "tiers": machine.tiers and asdict(machine.tiers),
             },
             "budgets": [{"option": n, **asdict(row)} for n, row in self.rows.items()],
             "assumptions": sentences(machine, planned.machines),
@@ -111,8 +112,11 @@ def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> dic
         machine = replace(machine, read_bytes_per_s=read, weight_bytes_per_s=weights)
     banks = {f"--cache-gb {gb:g}": round(gb * 1e9) for gb in cache_gb}
     for share, bank in budgets(shape, machine).items() if not banks else ():
-        limit = None if share is None else share * machine.memory_bytes / 1e9
-        banks["default, now" if limit is None else f"--memory-gb {limit:.3g}"] = bank
+        limit = 0 if share is None else share * machine.memory_bytes / 1e9
+        option = (
+            f"--memory-gb {limit:.3g}" if machine.tiers is None else f"--cache-gb {bank / 1e9:.3g}"
+        )
+        banks["default, now" if share is None else option] = bank
     rows: dict[str, Forecast] = {}
     for label, bank in banks.items():
         row = forecast(shape, machine, bank)

@@ -13,21 +13,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.compat.dtypes import resident_bytes
+from flash_moe.errors import ConfigError
 from flash_moe.memory.plan import MIN_CHUNK
 from flash_moe.memory.prefill_workspace import workspace_on_device
 from flash_moe.memory.pressure import reserve
-from flash_moe.memory.system import available_memory, usable_memory
+from flash_moe.memory.system import (
+    available_memory,
+    available_to_model,
+    machine_memory,
+    usable_memory,
+)
 from flash_moe.ops.kernel import backend
 from flash_moe.pack.safetensors_writer import TensorSpec
+from flash_moe.plan.device_speed import copy_speed, page_cache_speed
+from flash_moe.plan.device_tiers import (
+    PUBLISHED_COPY,
+    PUBLISHED_PAGE_CACHE,
+    DeviceTiers,
+    Transfer,
+)
+from flash_moe.plan.figure import Figure, Range
 from flash_moe.plan.forecast import (
     COLLECTIVE,
     LAYER_COST,
     PROCESS_BYTES,
-    Figure,
     Machine,
     ModelShape,
-    Range,
     assumptions,
 )
 from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
@@ -163,6 +176,7 @@ def machine_of(
     measure: bool = True,
     bits: int = 4,
     collective_s: float | None = None,
+    tiers: DeviceTiers | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Machine:
     """Describe this machine for a forecast.
@@ -173,11 +187,10 @@ def machine_of(
         measure: ``False`` leaves rates that are not given unknown.
         bits: Bits of the weights.
         collective_s: Given seconds of one sum over all machines.
+        tiers: Result of ``tiers_of``.
         on_step: As for ``disk_read_bytes_per_s``.
     """
-    record = max(layer.layout.record_bytes for layer in shape.layers)
-    # With a bank of the usual size about half of a token's experts are missing.
-    at_once = max(1, shape.top_k // 2)
+    record, at_once = _batch(shape)
 
     def read() -> Speed:
         return disk_read_bytes_per_s(existing(folder), record, at_once=at_once, on_step=on_step)
@@ -186,15 +199,67 @@ def machine_of(
         _figure(disk, measure, read),
         _figure(weights, measure, lambda: weight_bytes_per_s(bits=bits)),
         usable_memory(),
-        available_memory(),
+        available_to_model(),
         LAYER_COST[backend() or "cpu"],
         COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
+        tiers=tiers,
     )
+
+
+def tiers_of(
+    shape: ModelShape,
+    *,
+    host_gb: float | None = None,
+    page_gb: float | None = None,
+    lookahead: bool = False,
+    measure: bool = True,
+) -> DeviceTiers | None:
+    """Measure the tiers behind a GPU with memory of its own; ``None`` without one.
+
+    Args:
+        host_gb: GB of pinned host memory for experts.
+        page_gb: GB of record files in the page cache; by default what is available now.
+        measure: ``False`` takes published rates.
+
+    Raises:
+        ConfigError: An option of a GPU without one.
+    """
+    runtime = cuda_runtime()
+    if runtime is None:
+        if host_gb or page_gb or lookahead:
+            raise ConfigError(
+                "plan",
+                "--host-cache-gb, --page-cache-gb and --lookahead: expected an NVIDIA GPU with "
+                "memory of its own and libcudart, found none",
+                "Plan without them: the forecast counts them only there.",
+            )
+        return None
+    record, n = _batch(shape)
+    host_bytes = round((host_gb or 0) * 1e9)
+    spare = (available_memory() or 0) - host_bytes - reserve(machine_memory())
+    page_bytes = max(spare, 0) if page_gb is None else round(page_gb * 1e9)
+    copy, page_cache = PUBLISHED_COPY, PUBLISHED_PAGE_CACHE
+    if measure:
+        copy, page_cache = (
+            Transfer(_measured(speed(runtime, record, 1)), _measured(speed(runtime, record, n)), n)
+            for speed in (copy_speed, page_cache_speed)
+        )
+    return DeviceTiers(copy, page_cache, host_bytes, page_bytes, lookahead)
+
+
+def _batch(shape: ModelShape) -> tuple[int, int]:
+    """Return the bytes of a record, and records that are read together.
+
+    With a bank of the usual size about half of a token's experts are missing.
+    """
+    record = max(layer.layout.record_bytes for layer in shape.layers)
+    return record, max(1, shape.top_k // 2)
 
 
 def rates_known(machine: Machine) -> bool:
     """Return True if times and tokens/s can be forecast."""
-    rates = (machine.read_bytes_per_s, machine.weight_bytes_per_s)
+    rates = [machine.read_bytes_per_s, machine.weight_bytes_per_s]
+    rates += machine.tiers.rates if machine.tiers else []
     return all(math.isfinite(rate.value) for rate in rates)
 
 
@@ -215,7 +280,10 @@ def _figure(given: float | None, measure: bool, speed: Callable[[], Speed]) -> F
         return Figure(given, "given", "on the command line")
     if not measure:
         return Figure(math.nan, "unknown", "not measured")
-    rate = speed()
+    return _measured(speed())
+
+
+def _measured(rate: Speed) -> Figure:
     if rate.bytes_per_s is None:
         return Figure(math.nan, "unknown", f"cannot be measured: {rate.note}")
     spread = f"{rate.low / 1e9:.3g} to {rate.high / 1e9:.3g} GB/s"

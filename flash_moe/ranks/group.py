@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from flash_moe.errors import FlashMoEError, PeerError, PeerLostError
+from flash_moe.errors import ConfigError, FlashMoEError, PeerError, PeerLostError
 from flash_moe.ranks.envelope import Kind, Rows, check, own_row
 from flash_moe.ranks.watchdog import Watchdog
 
@@ -30,14 +30,22 @@ class Ranks:
     Args:
         group: Result of ``mx.distributed.init()``.
         timeout_s: Longest wait for other ranks; then the process ends.
+        ring_threads: Threads that ``init()`` has started.
+
+    Raises:
+        ConfigError: This rank of NCCL has several GPUs to choose from.
 
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
         failure: Error of this rank in the running pass; the other ranks get its text at the end.
+        n_on_machine: Number of ranks that share the memory of this machine.
     """
 
-    def __init__(self, group: Any, timeout_s: float) -> None:
+    def __init__(self, group: Any, timeout_s: float, ring_threads: Collection[int] = ()) -> None:
+        _check_gpu()
+        self.ring_threads = ring_threads
+        self.n_on_machine = 1
         self.group = group
         self.rank: int = group.rank()
         self.size: int = group.size()
@@ -168,3 +176,19 @@ class Ranks:
             raise PeerError(
                 "ranks", f"expected the same on all ranks, got by rank: {'; '.join(different)}"
             )
+
+
+def _check_gpu() -> None:
+    """Check that NCCL and MLX use the same GPU: NCCL takes that of the rank, MLX the first.
+
+    Raises:
+        ConfigError: They may differ; then MLX would end the process in the first collective.
+    """
+    n_gpus = mx.device_count(mx.gpu)
+    # The group that init() made if its backend is NCCL, else a group of one.
+    if n_gpus > 1 and mx.distributed.init(backend="nccl").size() > 1:
+        raise ConfigError(
+            "ranks",
+            f"visible GPUs of a rank: expected 1, got {n_gpus}",
+            "Start the ranks of a host with mlx.launch -n, or set CUDA_VISIBLE_DEVICES.",
+        )

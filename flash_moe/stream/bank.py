@@ -30,7 +30,7 @@ from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.contents import CacheContents, contents_of
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
-from flash_moe.stream.held import HeldLayers
+from flash_moe.stream.held import HeldLayer, HeldLayers
 from flash_moe.stream.prefetch import Prefetch, Prefetcher
 from flash_moe.stream.reader_pool import ReaderPool
 from flash_moe.stream.readers import Read
@@ -138,16 +138,15 @@ class ExpertBank:
         """The slab that caches a layer's experts."""
         return self._pool_of[layer].slab
 
-    def held_slots(self, layer: int, ids: mx.array) -> mx.array | None:
-        """Return the slots of lazy expert ids, if all experts of the layer are in slots.
+    def held_layer(self, layer: int) -> HeldLayer | None:
+        """Return the arrays of a layer whose experts are all in slots, unless calls are traced.
 
-        The outputs computed from them must be passed to ``track``. ``None`` if experts may be
-        missing, and if a trace or a timeline needs the ids of each call: then use ``waves``.
+        The outputs computed from them must be passed to ``track``, with the ids.
         """
         pool = self._pool_of.get(layer)
         if not pool or self._trace or self._events:
             return None
-        return self._held.look_up(layer, ids, pool, self.layers[layer].n_experts)
+        return self._held.layer(layer, pool, self.layers[layer].n_experts)
 
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
@@ -262,11 +261,16 @@ class ExpertBank:
             self.recover()
             raise
 
-    def track(self, output: mx.array) -> None:
+    def track(self, output: mx.array, held: tuple[int, mx.array] | None = None) -> None:
         """Start computing a lazy array that reads slots, and record it for the next fence.
 
         The early start overlaps the computation with reads and with Python building the next ops.
+
+        Args:
+            held: Index of a layer and its lazy ids, computed from ``held_layer``.
         """
+        if held is not None:
+            self._held.use(*held)
         self._unfenced.append(output)
         mx.async_eval(output)
 
@@ -370,10 +374,7 @@ class ExpertBank:
         self._counters.add(reading.layer, **reading.counts())
 
     def shrink(self, n_bytes: int) -> int:
-        """Free at least ``n_bytes`` if possible; return the bytes freed (``slot_pool.py``).
-
-        Must not be called within a forward pass, whose lazy arrays may read slots.
-        """
+        """Free at least ``n_bytes`` between passes, if possible; return the bytes freed."""
         if self._unfenced:
             self.fence()
         self._held.clear()

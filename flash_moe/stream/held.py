@@ -7,12 +7,28 @@ experts are computed. Uses are counted when the next fence evaluates the ids.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from flash_moe.stream.slot_pool import SlotPool
 from flash_moe.stream.stats import Counters
+
+
+@dataclass
+class HeldLayer:
+    """Arrays from which the experts of a layer held as a whole are computed.
+
+    Attributes:
+        slots: Slot of each expert ``[experts]``.
+        slab: Words of the slab.
+        ids: Expert ids of a recorded call.
+    """
+
+    slots: mx.array
+    slab: mx.array
+    ids: mx.array | None = None
 
 
 class HeldLayers:
@@ -27,8 +43,8 @@ class HeldLayers:
         self._slots: dict[int, mx.array] = {}
         self._used: list[tuple[int, mx.array]] = []
 
-    def look_up(self, layer: int, ids: mx.array, pool: SlotPool, n_experts: int) -> mx.array | None:
-        """Return the slots of lazy ids, in their shape; ``None`` if an expert may be missing."""
+    def layer(self, layer: int, pool: SlotPool, n_experts: int) -> HeldLayer | None:
+        """Return the arrays of a layer; ``None`` if an expert may be missing."""
         slots = self._slots.get(layer)
         if slots is None:
             if len(pool.plan.layers) > 1 or len(pool.table) < n_experts:
@@ -36,8 +52,11 @@ class HeldLayers:
             slots = self._slots[layer] = mx.array(
                 [pool.table.slot(layer, expert) for expert in range(n_experts)], mx.uint32
             )
+        return HeldLayer(slots, pool.slab.array)
+
+    def use(self, layer: int, ids: mx.array) -> None:
+        """Record the use of lazy ids, for the counters."""
         self._used.append((layer, ids))
-        return slots[ids]
 
     def take_used(self) -> tuple[list[tuple[int, int]], list[mx.array]]:
         """Return layer and number of the ids of each look-up, and one lazy array with all ids."""

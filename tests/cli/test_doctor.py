@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from flash_moe.cli import doctor, main
+from flash_moe.cli import doctor, main, tune
+from flash_moe.cli.plan_text import expected_speed, speed_facts
 from flash_moe.compat import cudart
 from flash_moe.ops import kernel, self_test
 from flash_moe.ops.self_test import SelfTest
+from flash_moe.plan import device_speed, this_machine
+from flash_moe.plan.machine_speed import Speed
+from flash_moe.stream import device_slab
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
-from tests.support.fake_cudart import FakeCudart, fake_runtime
+from tests.support.fake_cudart import OUT_OF_MEMORY, FakeCudart, fake_address, fake_runtime
 from tests.support.processes import in_process
 
 on_cpu = pytest.mark.skipif(kernel.backend() is not None, reason="there is a GPU")
@@ -136,10 +141,48 @@ def test_memory_of_an_nvidia_gpu(
     fake = FakeCudart(free=9 * 10**11)
     fake.managed_access = managed
     monkeypatch.setattr(cudart, "cuda_runtime", lambda: fake_runtime(fake))
+    monkeypatch.setattr(device_slab, "array_address", fake_address)
+    monkeypatch.setattr(doctor, "COPIED_BYTES", 4096)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "GPU memory  1.0 TB, 900.0 GB free; libcudart 13.0" in out
     assert ("over PCIe" in out) is not managed
+    for records in ("one record of 4.1 kB in pinned memory", "8 records of 4.1 kB together"):
+        assert re.search(f"GPU copies  .* GB/s, {records}", out)
+    fake.fail = lambda name, number: OUT_OF_MEMORY if name == "cudaHostAlloc" else 0
+    assert main(["doctor"]) == 0
+    assert "GPU copies  cannot be measured: 8 records cannot be pinned" in capsys.readouterr().out
+
+
+def test_a_gpu_without_libcudart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_gpu(monkeypatch)
+    monkeypatch.setattr(kernel, "backend", lambda: "cuda")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "GPU memory  managed by MLX, several times slower: no usable libcudart" in out
+
+
+def test_tune_on_a_gpu_forecasts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCudart()
+    for module in (cudart, this_machine):
+        monkeypatch.setattr(module, "cuda_runtime", lambda: fake_runtime(fake))
+    monkeypatch.setattr(device_slab, "array_address", fake_address)
+    monkeypatch.setattr(device_speed.page_cache_speed, "__defaults__", (1,))
+    monkeypatch.setattr(this_machine, "weight_bytes_per_s", lambda bits: Speed(1e12))
+    found = tune.on_gpu(tiny_store, 2.5)
+    assert found is not None
+    assert (found.machine.read_bytes_per_s.value, found.machine.memory_bytes) == (2.5e9, 10**12)
+    tiers = found.machine.tiers
+    assert tiers is not None
+    assert {rate.source for rate in tiers.rates} == {"measured"}
+    assert tiers.copy.n == 2  # half of the experts of a token
+    lines = speed_facts(found.machine)
+    assert lines["disk"] == "2.5 GB/s of random reads, measured"
+    assert "2 records to the GPU, measured" in lines["page cache"]
+    assert 0 < found.forecast.tokens_per_s.low <= found.forecast.tokens_per_s.high
+    assert "tokens/s with 4.2 MB of experts" in expected_speed(found.forecast)
 
 
 def test_tune_measures_saves_and_is_shown(tiny_store: Path, tmp_path: Path) -> None:

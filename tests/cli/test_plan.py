@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 from flash_moe.cli import main
+from flash_moe.memory.pressure import reserve
+from flash_moe.memory.system import machine_memory
 from flash_moe.model.open import open_streaming
 from flash_moe.options.loading import LoadOptions
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.plan import this_machine
-from flash_moe.plan.forecast import Figure, Machine, assumptions, forecast
+from flash_moe.plan.figure import Figure
+from flash_moe.plan.forecast import LAYER_COST, Machine, assumptions, forecast
 from flash_moe.plan.machine_speed import disk_read_bytes_per_s
 from flash_moe.plan.planned import Planned, plan_checkpoint, plan_store
 from flash_moe.plan.this_machine import (
@@ -31,6 +34,7 @@ from flash_moe.plan.this_machine import (
 )
 from flash_moe.plan.verdict import Request, verdict
 from flash_moe.store.quantization import QuantizationConfig
+from tests.support.fake_cudart import FakeCudart, fake_runtime
 from tests.support.processes import flash_moe
 
 GIVEN = ("--disk-gbps", "5.5", "--memory-gbps", "400")
@@ -262,6 +266,9 @@ def test_verdicts(plan: Planned) -> None:
         (("--disk-gbps", "0"), "--disk-gbps: expected a positive number, got 0"),
         (("--memory-gbps", "nan"), "--memory-gbps"),
         (("--top-k-experts", "33"), "top_k: expected 1 to 32"),
+        (("--host-cache-gb", "-1"), "--host-cache-gb: expected a positive number, got -1"),
+        (("--host-cache-gb", "1"), "expected an NVIDIA GPU with memory of its own"),
+        (("--lookahead",), "expected an NVIDIA GPU with memory of its own"),
     ],
 )
 def test_bad_options_are_one_line(tiny_store: Path, words: tuple[str, ...], said: str) -> None:
@@ -269,6 +276,27 @@ def test_bad_options_are_one_line(tiny_store: Path, words: tuple[str, ...], said
     assert (code, out) == (1, "")
     (line,) = err.strip().splitlines()  # and nothing was measured before
     assert said in line
+
+
+def test_tiers_of_a_gpu(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(this_machine, "cuda_runtime", lambda: fake_runtime(FakeCudart()))
+    monkeypatch.setattr(this_machine, "backend", lambda: "cuda")
+    words = (tiny_store, "--no-measure", *GIVEN, "--host-cache-gb", "0.001", "--page-cache-gb", "0")
+    facts = facts_of(*words, "--lookahead")
+    tiers = facts["machine"]["tiers"]
+    assert (tiers["host_bytes"], tiers["page_bytes"], tiers["lookahead"]) == (10**6, 0, True)
+    assert tiers["copy"]["one"]["source"] == "published"
+    assert facts["machine"]["layer_s"]["value"] == LAYER_COST["cuda"].value
+    options = [row["option"] for row in facts["budgets"]]
+    assert options[0] == "default, now"
+    assert all(option.startswith("--cache-gb") for option in options[1:])
+    code, text, _ = plan_in_process(*words)
+    assert code == 0
+    assert "54 GB/s of 5 records to the GPU, published; 54 for one" in text
+    monkeypatch.setattr(this_machine, "available_memory", lambda: 64 * 10**9)
+    default = facts_of(tiny_store, "--no-measure", *GIVEN, "--host-cache-gb", "8")
+    spare = 56 * 10**9 - reserve(machine_memory())
+    assert default["machine"]["tiers"]["page_bytes"] == spare
 
 
 def test_bad_models_are_one_line(tiny_mlx: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
@@ -15,12 +16,15 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import FlashMoE, load
 from flash_moe.config import model_config
 from flash_moe.memory.prefill_workspace import (
+    FIXED,
     GRAPH,
     GROUP_EXPERTS,
     PrefillWorkspace,
     estimate_workspace,
 )
 from flash_moe.model.open import open_streaming
+from flash_moe.ops import kernel
+from flash_moe.ops.expert_mlp import ExpertMLP
 from flash_moe.ops.kernel import backend
 from flash_moe.options.loading import LoadOptions
 from flash_moe.store.experts import ExpertLayer
@@ -82,6 +86,52 @@ def test_copies_of_experts_are_counted() -> None:
             for copied in (False, True)
         )
         assert copies.n_bytes(9, 9) - plain.n_bytes(9, 9) == most * layers[0].layout.record_bytes
+
+
+@pytest.mark.skipif(backend() is not None, reason="measured on a CPU")
+@pytest.mark.parametrize("many", [True, False])
+def test_copies_on_cuda_are_bounded_and_counted(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form of CUDA, run on the CPU: as much memory for any number of experts."""
+    monkeypatch.setattr(kernel, "backend", lambda: "cuda")
+    one_layer, views = quantized_experts(8 * GROUP_EXPERTS)
+    mlp = ExpertMLP(one_layer.layout, lambda up, gate: up * gate)
+    options: Any = {"itemsize": 4, "delta_states": False, "copies": True, "dequantized": many}
+    counted = estimate_workspace({}, [one_layer], 2, **options).fixed - FIXED
+    dense = GROUP_EXPERTS * 3 * HIDDEN * WIDTH * 4
+    assert counted == 2 * (GROUP_EXPERTS * one_layer.layout.record_bytes + many * dense)
+    for n_experts in (4 * GROUP_EXPERTS, 8 * GROUP_EXPERTS):
+        slots = np.repeat(np.arange(n_experts, dtype=np.uint32), 2)
+        x = mx.random.normal((len(slots), 1, HIDDEN))
+        mx.eval(x)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        active = mx.get_active_memory()
+        y = mlp(x, slots, views, sorted_slots=True, many=many)
+        mx.eval(y)
+        peak = mx.get_peak_memory() - active - 4 * y.nbytes  # rows, outputs, what lies between
+        # On a CPU mx.dequantize needs twice its output.
+        assert 0.5 * counted < peak < counted + 2 * dense * many, n_experts
+
+
+HIDDEN, WIDTH = 256, 64
+
+
+def quantized_experts(n_experts: int) -> tuple[ExpertLayer, dict[str, mx.array]]:
+    """A layer of 8-bit experts, and their components."""
+    views = {}
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        n_out, n_in = (HIDDEN, WIDTH) if name == "down_proj" else (WIDTH, HIDDEN)
+        parts = mx.quantize(mx.random.normal((n_experts, n_out, n_in)), bits=8)
+        views |= {
+            f"{name}.{part}": array
+            for part, array in zip(("weight", "scales", "biases"), parts, strict=True)
+        }
+    mx.eval(views)
+    kinds = {mx.uint32: "U32", mx.float32: "F32"}
+    layout = layout_of({name: (kinds[a.dtype], a.shape[1:]) for name, a in views.items()})
+    return ExpertLayer(0, "layers.0.mlp", n_experts, layout), views
 
 
 def layer(hidden: int, width: int) -> ExpertLayer:

@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(ExpertBank, "waves", counted)
     # Layers whose experts are all held ask for none.
-    monkeypatch.setattr(ExpertBank, "held_slots", lambda self, layer, ids: None)
+    monkeypatch.setattr(ExpertBank, "held_layer", lambda self, layer: None)
     return numbers
 
 

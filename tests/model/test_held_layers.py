@@ -10,6 +10,7 @@ import pytest
 
 from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.errors import BudgetError
 from flash_moe.stream.bank import ExpertBank
 from tests.support.resident import budget_gb, prompt_ids
 
@@ -33,27 +34,35 @@ def test_bits_and_counters_do_not_change(tiny_store: Path, monkeypatch: pytest.M
     held = logits(tiny_store, budget_gb(tiny_store, "all"))
     few = logits(tiny_store, budget_gb(tiny_store, "token"))
     assert held == few
-    monkeypatch.setattr(ExpertBank, "held_slots", lambda *args: None)
+    monkeypatch.setattr(ExpertBank, "held_layer", lambda *args: None)
     assert logits(tiny_store, budget_gb(tiny_store, "all")) == held
 
 
-def test_a_held_layer_is_not_fenced(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preloaded_model_reads_each_expert_once_and_is_never_fenced_within_a_pass(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fence, fences = ExpertBank.fence, []
 
     def counted(self: ExpertBank, layer: int | None = None, *arrays: mx.array) -> None:
         fences.append(layer)
         fence(self, layer, *arrays)
 
-    with load(tiny_store, cache_gb=budget_gb(tiny_store, "all")) as flash:
-        for seed in range(3):
-            mx.eval(flash.model(mx.array([prompt_ids(150, seed)])))
-        n_held = sum(
-            len(pool.table) == pool.plan.n_slots for pool in flash.model._bank._pool_of.values()
-        )
-        assert n_held > 4
+    prompt = mx.array([prompt_ids(4)])
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
+        expected = np.array(flash.model(prompt)).tobytes()
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "all"), preload=True) as flash:
+        records = flash.stats.expert_bytes
+        assert flash.stats.bytes_read == records
+        assert flash.model.unfilled_bytes == 0
         monkeypatch.setattr(ExpertBank, "fence", counted)
-        mx.eval(flash.model(mx.array([[7]])))
-        assert len(fences) == 8 - n_held + 1  # and the end of the pass
+        assert np.array(flash.model(prompt)).tobytes() == expected
+        assert fences == [None]  # at the end of the pass
+        assert flash.stats.bytes_read == records
+
+
+def test_preload_needs_room_for_all_experts(tiny_store: Path) -> None:
+    with pytest.raises(BudgetError, match=r"preload.* expected one for all experts"):
+        load(tiny_store, cache_gb=budget_gb(tiny_store, "half"), preload=True)
 
 
 def test_after_shrinking_experts_are_read_again(tiny_store: Path) -> None:

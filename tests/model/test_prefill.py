@@ -1,4 +1,4 @@
-"""How prompts are cut into chunks: equal ones, as long as memory allows."""
+"""Division of prompts into chunks: equal ones, as long as memory allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import FlashMoE, load
 from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks, tiles
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
-from flash_moe.model import streamed
+from flash_moe.model import streamed, streaming
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 WORKSPACE = PrefillWorkspace(
@@ -97,8 +97,8 @@ def run(flash: FlashMoE, n_prompt: int, **options: Any) -> list[int]:
 def test_where_memory_is_plenty_a_prompt_is_one_chunk(
     share: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "usable_memory", lambda: 10**12)
-    monkeypatch.setattr(streamed, "available_to_model", lambda: None)
+    monkeypatch.setattr(streaming, "usable_memory", lambda: 10**12)
+    monkeypatch.setattr(streaming, "available_to_model", lambda: None)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         assert run(flash, 601) == [600, 1]
         assert run(flash, 1) == [1]
@@ -109,7 +109,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
 def test_where_memory_is_short_chunks_are_short(
     tiny_store: Path, tiny_mlx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "available_to_model", lambda: 0)
+    monkeypatch.setattr(streaming, "available_to_model", lambda: 0)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         assert run(flash, 150) == [50, 50, 49, 1]
         assert run(flash, 150, prefill_step=100) == [100, 49, 1]

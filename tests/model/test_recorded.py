@@ -14,9 +14,17 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
+from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
-from flash_moe.model.recorded import DELTA_NETS, record_delta_nets, recorded
+from flash_moe.model.recorded import (
+    DELTA_NETS,
+    record_delta_nets,
+    record_held_layers,
+    recorded,
+)
+from flash_moe.model.switch import StreamedExperts
 from tests.support.architectures import write_model
+from tests.support.resident import budget_gb
 
 
 def decode(model: Any, n_rows: int) -> list[Any]:
@@ -47,6 +55,39 @@ def test_bits_and_caches(tmp_path: Path, model_type: str) -> None:
         for array, other in zip(decode(model, n_rows), reference, strict=True):
             assert np.array_equal(array, other)
     assert len(calls) == 2 * 4 * len(nets)  # each decoded position, and no prompt
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_whole_layers_while_all_experts_are_held(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "all"), preload=True) as flash:
+        model: Any = flash.model
+        loaded = model.stats
+        expected = decode(model, n_rows)
+        counted = model.stats - loaded
+        before = model.stats
+        # Only layers with kernels are recorded in a model.
+        monkeypatch.setattr(
+            StreamedExperts, "held_layer", lambda self: self._bank.held_layer(self._layer)
+        )
+        record_held_layers(model)
+        layers = [module for module in model.modules() if hasattr(module, "_recorded")]
+        calls = []
+        for layer in layers:
+            run = layer._recorded
+            layer._recorded = lambda *arrays, run=run: (calls.append(len(arrays)), run(*arrays))[1]
+        for array, other in zip(decode(model, n_rows), expected, strict=True):
+            assert np.array_equal(array, other)
+        assert len(layers) == 6
+        assert len(calls) == 4 * len(layers)  # each decoded position, and no prompt
+        again = model.stats - before
+        assert again.hits == counted.hits > 0
+        assert again.misses == 0
+        model._bank.shrink(model._bank.n_bytes // 2)
+        for array, other in zip(decode(model, n_rows), expected, strict=True):
+            assert np.array_equal(array, other)
+        assert len(calls) == 4 * len(layers)
 
 
 class Scale(nn.Module):

@@ -27,6 +27,7 @@ def test_the_environment() -> None:
         "FLASH_MOE_IO_SPLIT": "4",
         "FLASH_MOE_CACHE_POLICY": "LRFU",
         "FLASH_MOE_LOOKAHEAD": "0",
+        "FLASH_MOE_PRELOAD": "1",
         "FLASH_MOE_MEMORY_GB": "40",
         "FLASH_MOE_API_KEY": "k",
     }
@@ -36,6 +37,7 @@ def test_the_environment() -> None:
         "top_k": 4,
         "cache_policy": "lrfu",
         "lookahead": False,
+        "preload": True,
         "io": "direct",
         "io_threads": 16,
         "io_split": 4,
@@ -85,6 +87,7 @@ def test_the_environment_is_parsed_strictly(name: str, text: str) -> None:
         *(("cache_policy", v, "one of lru, lrfu") for v in ("LRU", "", "fifo", 1)),
         *(("kernels", v, "one of auto, off, require") for v in ("on", "", "AUTO", True)),
         ("lookahead", 1, "True or False"),
+        ("preload", 1, "True or False"),
     ],
 )
 def test_values_out_of_range(name: str, value: Any, expected: str) -> None:

@@ -13,10 +13,10 @@ from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
 from flash_moe.plan import forecast as module
+from flash_moe.plan.figure import Figure
 from flash_moe.plan.forecast import (
     LAYER_COST,
     PROCESS_BYTES,
-    Figure,
     Forecast,
     Machine,
     ModelShape,

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_a_server(wide: Path, tmp_path: Path) -> None:
     caches = ("--prompt-cache-dir", tmp_path / "caches", "--prompt-cache-disk-gb", "1")
     with group(2, *command, *caches, files=tmp_path / "run") as ranks:
         url = url_of(ranks)
+        if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:  # the ring spins
+            tasks = Path(f"/proc/{ranks.processes[0].pid}/task").iterdir()
+            assert 19 in {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks}
         answers: dict[str, str] = {}
         threads = [
             threading.Thread(target=lambda q=q: answers.update({q: text(ask(url, q))}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def reports(run: Group) -> Reports:
 
 
 def test_logits_are_the_bits_of_resident_mlx_lm_on_as_many_ranks(reports: Reports) -> None:
-    same = {name: [True] * len(PROMPTS) for name in BUDGETS}
+    same = {name: [True] * (len(PROMPTS) + 1) for name in BUDGETS}  # and one layer by layer
     assert [report["same bits"] for report in reports] == [same, same]
 
 
@@ -60,6 +61,10 @@ def test_a_failed_read_is_raised_on_all_ranks_and_all_stay_usable(reports: Repor
     errors = [report["read error"]["error"] for report in reports]
     assert errors[1].startswith("ChecksumError [store] layer 2, expert")
     assert errors[0] == f"PeerError [ranks] rank 1: {errors[1].partition(' ')[2]}"
+    layered = [report["read error"]["layer by layer"] for report in reports]
+    assert layered[1][0].startswith("[store] layer 2, expert")
+    assert layered[0][0] == f"[ranks] rank 1: {layered[1][0]}"
+    assert [positions for _, positions in layered] == [0, 0]
     assert [report["read error"]["mended"] for report in reports] == [reports[0]["after"]] * 2
 
 
@@ -74,6 +79,15 @@ def test_ranks_that_differ_raise_the_same_error_and_the_next_request_works(
     for name in ("after", "sampled", "chunks", "other memory"):
         assert first[name] == second[name]
     assert max(first["chunks"]) == 25  # the fewest chunks of at most 33 tokens
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+def test_ranks_of_a_machine_share_its_memory_and_cores(reports: Reports) -> None:
+    own = os.sched_getaffinity(0)
+    first, second = (set(report["cores"]) for report in reports)
+    assert first | second == own
+    assert len(first & second) == (0 if len(own) > 1 else 1)
+    assert [report["memory share"] for report in reports] == [pytest.approx(0.5)] * 2
 
 
 def test_a_rank_that_hangs_ends_the_other_with_a_sentence(run: Group) -> None:

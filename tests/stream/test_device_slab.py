@@ -246,6 +246,27 @@ def test_lookahead_on_a_device(tiny_store: Path, on_device: FakeCudart) -> None:
     assert len(texts) == 1
 
 
+def test_prefetches_whose_copies_fail(tiny_store: Path, on_device: FakeCudart) -> None:
+    """A failed prefetch is read again, or the read error names the expert; no token is wrong."""
+    failed = 0
+    with load(tiny_store, cache_gb=1.5 * budget_gb(tiny_store, "token"), lookahead=True) as flash:
+        expected = flash.generate(prompt_ids(20), max_tokens=6).text
+        for distance in range(200, 400, 40):  # among the copies of tokens
+            count = on_device.calls["cudaMemcpyAsync"] + distance
+
+            def fail(name: str, number: int, count: int = count) -> int:
+                return ILLEGAL_ADDRESS if (name, number) == ("cudaMemcpyAsync", count) else 0
+
+            on_device.fail = fail
+            try:
+                assert flash.generate(prompt_ids(20), max_tokens=6).text == expected
+            except ReadError as error:
+                failed += error.expert is not None
+            on_device.fail = lambda name, number: 0
+            assert flash.generate(prompt_ids(20), max_tokens=6).text == expected
+    assert failed
+
+
 def test_a_model_stays_usable_after_a_failed_copy(tiny_store: Path, on_device: FakeCudart) -> None:
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         expected = flash.generate(prompt_ids(20), max_tokens=8).text

@@ -19,19 +19,35 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import sharded_load
 
 from flash_moe import FlashMoE, FlashMoEError, load
+from flash_moe.compat.mlx_lm import cached_positions
+from flash_moe.memory.system import usable_memory
 from flash_moe.model import streamed
+from flash_moe.ranks.host import threads
 from tests.support.resident import prompt_ids
 
 # Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
 BUDGETS = {"small": 0.6e6, "middle": 3e6, "full": 20e6}
-PROMPTS = ((1, 1), (1, 37), (1, 300), (3, 20))  # rows, tokens; 300 are two chunks
+LONG = 300  # two chunks
+PROMPTS = ((1, 1), (1, 37), (1, LONG), (3, 20))  # rows, tokens
 N_TOKENS = 24
 
 
-def logits(model: Any, rows: list[list[int]], chunk: int = 256, n_tokens: int = 4) -> Any:
-    """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows."""
+def logits(
+    model: Any, rows: list[list[int]], chunk: int = 256, n_tokens: int = 4, *, layered: bool = False
+) -> Any:
+    """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows.
+
+    Args:
+        layered: Run the chunks layer by layer; their logits are not computed.
+    """
     cache, ids = make_prompt_cache(model), mx.array(rows)
     made, done = [], 0
+    if layered:
+        n = len(rows[0]) - 1
+        tiles = [min(chunk, n - begin) for begin in range(0, n, chunk)]
+        passes = model.layer_pass(rows[0][:-1], cache, tiles, [])
+        assert passes is not None
+        done = n if list(passes) else 0
     while done < ids.shape[1] - 1:
         end = min(done + chunk, ids.shape[1] - 1)
         made.append(np.array(model(ids[:, done:end], cache=cache)))
@@ -60,11 +76,13 @@ def same_bits(root: Path, group: Any) -> dict[str, Any]:
     """Streamed parts against resident mlx-lm on the same ranks, for each bank and prompt."""
     reference, _ = sharded_load(str(root / "mlx"), None, group)
     expected = [logits(reference, batch(*shape)) for shape in PROMPTS]
+    long = expected[PROMPTS.index((1, LONG))]
     same: dict[str, Any] = {}
     for name, n_bytes in BUDGETS.items():
         with load(root / "parts", group=group, cache_gb=n_bytes / 1e9) as flash:
             got = [logits(flash.model, batch(*shape)) for shape in PROMPTS]
-        pairs = zip(got, expected, strict=True)
+            layered = logits(flash.model, batch(1, LONG), layered=True)
+        pairs = [*zip(got, expected, strict=True), (layered, long[-len(layered) :])]
         same[name] = [bool((a == b).all()) for a, b in pairs]
     return same
 
@@ -92,6 +110,12 @@ def read_error(root: Path, group: Any, rank: int) -> dict[str, Any]:
         file.write_bytes(bytes(b ^ 1 for b in data))
     with load(parts, group=group, cache_gb=BUDGETS["small"] / 1e9, verify_reads=True) as flash:
         report: dict[str, Any] = {"error": raised(flash, prompt_ids(20))}
+        model, cache = flash.model, make_prompt_cache(flash.model)
+        passes = model.layer_pass(prompt_ids(100), cache, [50, 50], [])
+        try:
+            list(passes or ())
+        except FlashMoEError as error:
+            report["layer by layer"] = [str(error), cached_positions(cache)]
         file.write_bytes(data)
         report["mended"] = flash.generate(prompt_ids(9), max_tokens=4).token_ids
     return report
@@ -107,6 +131,10 @@ def main() -> None:
         answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
         report["tokens"] = answer.token_ids
         report["stats"] = answer.stats.stream.to_json()
+        report["cores"] = sorted(
+            {core for thread in threads() for core in os.sched_getaffinity(thread)}
+        )
+        report["memory share"] = flash.model.streaming.memory_share()[0] / usable_memory()
         report["resident"] = flash.model.memory_plan.resident_bytes
         report |= disagreements(flash, rank)
     print(json.dumps(report), flush=True)

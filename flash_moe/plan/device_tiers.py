@@ -1,0 +1,181 @@
+"""Seconds per token on a GPU with memory of its own, by the tiers that hold its experts.
+
+Pure arithmetic, part of ``forecast.py``::
+
+    token   = max(weights, layers * layer cost) + left * waiting
+    waiting = sum over layers of copies + page cache + disk
+
+- **Weights**: one pass over all weights of a token. The host builds the graph of the next layer
+  while the GPU computes, so the longer of the two counts. The layer cost is
+  ``forecast.LAYER_COST``; a layer whose experts are all on the GPU needs no synchronisation
+  (``HELD_LAYER_COST``).
+- **Tiers**: GPU, pinned host memory (``host_cache_gb``), page cache, disk. Each has what the tiers
+  before it have evicted, so the first two hit as often as one cache of their common size
+  (``hit_rate_model.py``), and so on. The page cache outlives a process: it is settled at both ends.
+- **Copies and page cache**: n records of a layer that come together take ``first + (n - 1) * next``
+  (``Transfer``), where n is binomial. Both rates are measured in the path of the slabs
+  (``device_speed.py``).
+- **Disk**: bytes by the rate of cold reads; the copies of their parts overlap with other reads.
+- The three are added: reader threads and the thread that queues copies share a GIL.
+- **Lookahead** hides some waiting; the share ``LOOKAHEAD_LEFT`` is left. 1 without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flash_moe.plan.figure import Figure
+from flash_moe.plan.hit_rate_model import hit_rates
+from flash_moe.store.experts import ExpertLayer
+
+Ends = npt.NDArray[Any]  # [2] float64: from an empty bank, and settled
+
+# Seconds of a layer whose experts are all in device memory: no synchronisation with the host.
+HELD_LAYER_COST = Figure(
+    0.00075,
+    "assumed",
+    "no model whose experts all fit was measured yet; 0.04 to 0.05 s of 60 layers are expected",
+)
+# Share of the waiting that is left with lookahead. One H200, 397B shape, 2026-11-29: 0.36 to 0.44
+# with a bank of 100 GB (0.095 to 0.037 s, 0.056 to 0.023, 0.066 to 0.029), 0.55 with 60 GB (0.10 to
+# 0.055); docs/experiments.md.
+LOOKAHEAD_LEFT = 0.5
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Rates at which records reach device memory from one source, in bytes per second.
+
+    Attributes:
+        one: A record that comes alone.
+        many: ``n`` records that come together.
+    """
+
+    one: Figure
+    many: Figure
+    n: int
+
+    def seconds(self, record_bytes: int, top_k: int, share: Ends) -> Ends:
+        """Return mean seconds per layer if each of ``top_k`` experts comes with this probability.
+
+        Args:
+            share: Probability that an expert comes from this source.
+        """
+        first = 1 / self.one.value
+        following = first
+        if self.n > 1:
+            following = max((self.n / self.many.value - first) / (self.n - 1), 0.0)
+        any_comes = 1 - (1 - share) ** top_k
+        seconds: Ends = any_comes * (first - following) + top_k * share * following
+        return record_bytes * seconds
+
+
+# For a machine that is not measured.
+PUBLISHED_COPY = Transfer(
+    Figure(54e9, "published", "one H200 on PCIe 5, 0.13 ms for a record of 7.1 MB"),
+    Figure(54e9, "published", "one H200 on PCIe 5, one stream"),
+    5,
+)
+PUBLISHED_PAGE_CACHE = Transfer(
+    # Solved from 0.066 s of waiting for 90 records of a token, bank 100 GB, and the rate of five.
+    Figure(6.4e9, "published", "one H200, 16 cores: 1.1 ms for a record of 7.1 MB in 3 parts"),
+    Figure(15.4e9, "published", "one H200, 16 cores: 2.3 ms for 5 records of 7.1 MB, 8 threads"),
+    5,
+)
+
+
+@dataclass(frozen=True)
+class DeviceTiers:
+    """Tiers behind the memory of a GPU.
+
+    Attributes:
+        copy: From pinned host memory.
+        page_cache: From the page cache, by the reader threads.
+        host_bytes: Pinned host memory for experts.
+        page_bytes: Record files in the page cache.
+        lookahead: True if experts of the next layer are prefetched.
+    """
+
+    copy: Transfer
+    page_cache: Transfer
+    host_bytes: int
+    page_bytes: int
+    lookahead: bool = False
+    held_layer_s: Figure = HELD_LAYER_COST
+
+    def seconds(self, n_bytes: int, disk: float) -> float:
+        """Return the seconds for ``n_bytes`` of experts, as many as possible from host memory."""
+        on_host = min(n_bytes, self.host_bytes)
+        in_pages = min(n_bytes - on_host, self.page_bytes)
+        from_disk = n_bytes - on_host - in_pages
+        return (
+            on_host / self.copy.many.value
+            + in_pages / self.page_cache.many.value
+            + from_disk / disk
+        )
+
+    @property
+    def rates(self) -> tuple[Figure, ...]:
+        """All rates."""
+        return tuple(
+            rate for kind in (self.copy, self.page_cache) for rate in (kind.one, kind.many)
+        )
+
+
+@dataclass(frozen=True)
+class DeviceToken:
+    """A token on a GPU, from an empty bank and settled.
+
+    Attributes:
+        seconds: Seconds per token.
+        wait_s: Seconds of them that are waiting.
+        disk_bytes: Bytes read from the disk.
+    """
+
+    seconds: Ends
+    wait_s: Ends
+    disk_bytes: Ends
+
+
+def device_token(
+    slots: Iterable[tuple[ExpertLayer, int]],
+    top_k: int,
+    tiers: DeviceTiers,
+    *,
+    compute_s: float,
+    layer_s: float,
+    disk: float,
+) -> DeviceToken:
+    """Return the time of a token.
+
+    Args:
+        slots: Each layer with its slots; 0 if all layers share slots.
+        compute_s: One pass over all weights of a token.
+        layer_s: Seconds per layer beyond waiting.
+        disk: Cold reads, in bytes per second.
+    """
+    layers = list(slots)
+    expert_bytes = sum(layer.n_experts * layer.layout.record_bytes for layer, _ in layers)
+    wait, disk_bytes, host = np.zeros(2), np.zeros(2), np.zeros(2)
+    for layer, n_slots in layers:
+        n, n_bytes = min(top_k, layer.n_experts), layer.layout.record_bytes
+        # Slots of the layer up to each tier; the tiers are divided as the experts are.
+        behind = (0, tiers.host_bytes, tiers.host_bytes + tiers.page_bytes)
+        sizes = [n_slots + size * layer.n_experts // expert_bytes for size in behind]
+        on_device, on_host, in_memory = (
+            np.array(hit_rates(layer.n_experts, n, min(size, layer.n_experts))) for size in sizes
+        )
+        in_memory = np.maximum(in_memory[1], on_host) if tiers.page_bytes else on_host
+        wait += tiers.copy.seconds(n_bytes, n, on_host - on_device)
+        wait += tiers.page_cache.seconds(n_bytes, n, in_memory - on_host)
+        disk_bytes += n * (1 - in_memory) * n_bytes
+        held = n_slots >= layer.n_experts
+        host += [layer_s, tiers.held_layer_s.value if held else layer_s]
+    wait += disk_bytes / disk
+    wait *= LOOKAHEAD_LEFT if tiers.lookahead else 1
+    return DeviceToken(np.maximum(compute_s, host) + wait, wait, disk_bytes)
