@@ -11,7 +11,7 @@ scripted_chat          the command with a model that writes prepared answers
 scripted_model         the same in this process; and a model without weights
 live_server            ``flash-moe serve`` in a process, and ways to ask it
 resident               the reference, resident mlx-lm; budgets by name, and prompts
-architectures          tiny models of mlx-lm's other architectures; ``model_configs`` has configs
+architectures          tiny models of mlx-lm's other architectures, from ``model_configs``
 muse_spark_on_cpu      plain MLX instead of the Metal kernels of one of them
 family_memory          the peak of a process that runs each of them with ``memory_gb``
 hf_originals           checkpoints in the Hugging Face format of several architectures
