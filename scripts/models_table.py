@@ -30,8 +30,9 @@ from flash_moe.model.next_router import Router  # noqa: E402
 from flash_moe.model.switch import StreamedExperts  # noqa: E402
 from flash_moe.store.layout import PROJECTION_SETS, PROJECTIONS  # noqa: E402
 from tests.support import muse_spark_on_cpu  # noqa: E402
+from tests.support.config_fields import BASE  # noqa: E402
 from tests.support.hf_originals import KINDS  # noqa: E402
-from tests.support.model_configs import BASE, CONFIGS  # noqa: E402
+from tests.support.model_configs import CONFIGS  # noqa: E402
 
 FILE = ROOT / "docs" / "models.md"
 HEAD = """# Models
