@@ -7,11 +7,13 @@ caches are evaluated.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from flash_moe.compat.mlx_lm import ArraysCache, CacheList
+from flash_moe.stream.bank import ExpertBank
 
 
 class _Filled(Exception):
@@ -19,9 +21,15 @@ class _Filled(Exception):
 
 
 class CacheFill:
-    """The prompt cache that the current pass fills, shared by a model and its last experts."""
+    """The prompt cache that the current pass fills, shared by a model and its last experts.
 
-    def __init__(self) -> None:
+    Args:
+        bank: The model's expert bank.
+        layer: Index of the last layer in it.
+    """
+
+    def __init__(self, bank: ExpertBank, layer: int) -> None:
+        self._bank, self._layer = bank, layer
         self._active = False
         self._before: list[tuple[Any, Any]] = []
 
@@ -39,7 +47,7 @@ class CacheFill:
         try:
             yield
         except _Filled:
-            pass
+            skip(self._bank, self._layer)
         finally:
             self._before = []
 
@@ -51,6 +59,12 @@ class CacheFill:
         """
         if self._before and all(_updated(each, before) for each, before in self._before):
             raise _Filled
+
+
+def skip(bank: ExpertBank, layer: int) -> None:
+    """Count a call of a layer that needs no experts: traces have whole passes."""
+    bank.fence(layer)
+    deque(bank.waves(layer, ()), 0)
 
 
 def _flat(caches: Sequence[Any]) -> Iterator[Any]:

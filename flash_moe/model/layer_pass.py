@@ -31,6 +31,7 @@ import numpy as np
 
 from flash_moe.compat.layer_calls import CacheState, LayerCall, intercepted, record_layer_calls
 from flash_moe.memory.system import release_free_memory
+from flash_moe.model.cache_fill import skip
 from flash_moe.model.switch import Ints, StreamedExperts
 
 
@@ -155,7 +156,9 @@ class LayerPass:
                 _run_to_experts(call, layer, tile, only_cache=last)
             if tile.end in self._states and call.cache is not None:
                 self._states[tile.end].append(CacheState(call.cache))
-        if layer.experts is not None and not last:
+        if layer.experts is not None and last:
+            skip(layer.experts.bank, layer.experts.layer)
+        elif layer.experts is not None:
             chosen = np.concatenate([tile.chosen.reshape(-1) for tile in self._tiles])
             compute = functools.partial(_compute_experts, layer.experts, self._tiles, chosen)
             computed = layer.experts.attempt(chosen, compute) or False

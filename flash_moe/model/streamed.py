@@ -337,7 +337,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
-            self._cache_fill = CacheFill()
+            self._cache_fill = CacheFill(bank, index)
             module.begin = self._cache_fill.end_if_filled
             if use:
                 record_delta_nets(self)
