@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 # One more than two cores: some tests wait for processes.
 WORKERS ?= 3
+# Without bytecode files, each of hundreds of processes compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

@@ -5,7 +5,6 @@ python scripts/models_table.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import generated_page
 import mlx.nn as nn
 import mlx_lm.models
 from mlx_lm.utils import MODEL_REMAPPING, _get_classes
@@ -30,8 +30,9 @@ from flash_moe.model.next_router import Router  # noqa: E402
 from flash_moe.model.switch import StreamedExperts  # noqa: E402
 from flash_moe.store.layout import PROJECTION_SETS, PROJECTIONS  # noqa: E402
 from tests.support import muse_spark_on_cpu  # noqa: E402
+from tests.support.config_fields import BASE  # noqa: E402
 from tests.support.hf_originals import KINDS  # noqa: E402
-from tests.support.model_configs import BASE, CONFIGS  # noqa: E402
+from tests.support.model_configs import CONFIGS  # noqa: E402
 
 FILE = ROOT / "docs" / "models.md"
 HEAD = """# Models
@@ -127,18 +128,5 @@ def page() -> str:
     return HEAD + "\n".join(lines()) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
-    args = parser.parse_args()
-    if args.check:
-        if FILE.read_text(encoding="utf-8") != page():
-            print(f"{FILE}: stale. Run: python scripts/models_table.py", file=sys.stderr)
-            return 1
-        return 0
-    FILE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated_page.main(FILE, page, __doc__))

@@ -5,10 +5,11 @@ python scripts/options_table.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+import generated_page
 
 from flash_moe.env import Environment
 from flash_moe.generation.conversation import ConversationOptions
@@ -65,18 +66,5 @@ def page() -> str:
     return "\n".join([HEAD, *tables])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
-    args = parser.parse_args()
-    if args.check:
-        if FILE.read_text(encoding="utf-8") != page():
-            print(f"{FILE}: stale. Run: python scripts/options_table.py", file=sys.stderr)
-            return 1
-        return 0
-    FILE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated_page.main(FILE, page, __doc__))

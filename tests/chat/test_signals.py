@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -63,7 +62,7 @@ ANSWERING = [
 def test_while_it_answers(
     sessions: Path, scripted: Path, way: str, pause: str, tmp_path: Path
 ) -> None:
-    """What was said is kept, with its cache."""
+    """Turns so far are kept, with their cache."""
     answers = [plain_answer(f"One two {pause}" + "three four five" * (pause == PAUSE))]
     caches = tmp_path / "caches"
     disk = ("--prompt-cache-dir", caches, "--prompt-cache-disk-gb", "1")
@@ -135,8 +134,7 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
     script = tmp_path / "answers.json"
     script.write_text(json.dumps([call_text("run_command", command=SLEEP)]))
     command = [
-        sys.executable,
-        SCRIPTED_CHAT,
+        *SCRIPTED_CHAT,
         script,
         "chat",
         scripted,

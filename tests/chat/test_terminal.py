@@ -198,7 +198,8 @@ def test_commands(sessions: Path, scripted: Path, tmp_path: Path) -> None:
 def test_saving_over_a_file_asks(sessions: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("precious")
-    with Terminal("demo", *QUICK, sessions=sessions).start() as terminal:
+    wide = {"columns": 200}  # for the path in one line
+    with Terminal("demo", *QUICK, sessions=sessions, **wide).start() as terminal:
         terminal.type(f"/save {file}{ENTER}")
         terminal.wait_for("Overwrite it? y/n")
         terminal.type(ENTER)

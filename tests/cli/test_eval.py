@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,9 @@ def test_what_is_done_is_shown_when_a_later_run_fails(tiny_store: Path, store_co
 def test_ctrl_c(tiny_store: Path, prompts: Path, tmp_path: Path) -> None:
     """Stopped in the second run: the first is shown, and nothing stays behind."""
     (tmp_path / "tmp").mkdir()
+    compiled = Path(tempfile.gettempdir(), "mlx")  # seconds in a new directory
+    compiled.mkdir(exist_ok=True)
+    (tmp_path / "tmp" / "mlx").symlink_to(compiled)
     process = subprocess.Popen(
         [*COMMAND, "eval", tiny_store, "--top-k-experts", "4,2", "--tokens", "40", "--cache-gb",
          "0.002", "--prompts", prompts, "-n", "15"],

@@ -19,7 +19,7 @@ pytestmark = [
 FLASH_MOE = shlex.join(COMMAND)
 PIPE, NO_OUTPUT, NO_ERRORS = "| head -c 1", ">&-", "2>&-"
 CASES = [
-    *(("chat demo --max-tokens 12", how) for how in (PIPE, NO_OUTPUT, NO_ERRORS)),
+    *(("chat demo --tools none --max-tokens 12", how) for how in (PIPE, NO_OUTPUT, NO_ERRORS)),
     ("generate demo --prompt hi --max-tokens 20", PIPE),
     *(("info demo", how) for how in (PIPE, NO_OUTPUT)),
 ]

@@ -26,6 +26,7 @@ from tests.support.architectures import masks_new_prompts, write_model
 from tests.support.processes import environment
 from tests.support.resident import Resident, budget_gb
 from tests.support.timeout import TIMEOUT_S
+from tests.support.warm_process import start_module
 
 ASKED = (("hello", 12), ("why is the sky so dark at night? " * 3, 5), ("2", 9), ("tell me", 16))
 
@@ -90,7 +91,7 @@ def server(model: Path, log: Path, **extra: str) -> Iterator[str]:
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model)]
     command += ["--trust-remote-code", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment(**extra), stdout=out, stderr=out)
+        process = start_module(command, environment(**extra), subprocess.DEVNULL, out, out)
     try:
         while not healthy(url):
             assert process.poll() is None, log.read_text()
@@ -174,7 +175,7 @@ class Server:
 
 @contextmanager
 def server_here(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """What ``mlx_lm.server``'s main function makes of its arguments, on a port the system picks."""
+    """A server as mlx_lm's main function makes it, on a port that the system picks."""
     made: list[Server] = []
     with monkeypatch.context() as patch:
         patch.setattr("sys.argv", ["server", "--model", str(store), "--trust-remote-code"])

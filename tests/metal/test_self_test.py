@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from flash_moe.errors import ConfigError, KernelError
-from flash_moe.ops import dispatch, expert_mlp, self_test_cache, self_test_cases
+from flash_moe.ops import dispatch, expert_mlp, form_timing, self_test_cache, self_test_cases
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops import self_test as self_test_module
 from flash_moe.ops.dispatch import KernelWarning, keep_views, kernel_forms, use_kernels
@@ -220,10 +220,12 @@ def test_many_rows_on_wrong_copies_of_experts(monkeypatch: pytest.MonkeyPatch) -
 def test_times(on_metal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All forms run on the emulator; a clock that counts its readings replaces time."""
     ticks = count()
+    monkeypatch.setattr(form_timing, "STEPS", {"one": 4, "few": 2, "many": 1})
+    monkeypatch.setattr(form_timing, "ROUNDS", 3)
     experts = random_experts(64, 64, 2, bits=4, group_size=64, scale_dtype=mx.bfloat16)
     times = measure(experts.layout, clock=lambda: float(next(ticks)))
     assert times == {
-        "one": Timing(1 / 20, 1 / 20), "few": Timing(1 / 4, 1 / 4), "many": Timing(1.0, 1.0)
+        "one": Timing(1 / 4, 1 / 4), "few": Timing(1 / 2, 1 / 2), "many": Timing(1.0, 1.0)
     }  # fmt: skip
     monkeypatch.setattr(self_test_module, "measure", lambda layout: {"one": Timing(2.0, 1.0)})
     assert kernel_forms("require", experts.layout) == Forms()

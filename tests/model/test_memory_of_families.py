@@ -14,7 +14,7 @@ from tests.support.model_configs import CONFIGS, INSTALLED
 from tests.support.processes import run
 
 BOUND = 1.05
-N_GROUPS = 4
+N_GROUPS = 2
 
 
 def kind(model_type: str) -> str:

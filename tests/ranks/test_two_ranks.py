@@ -35,7 +35,8 @@ def reports(run: Group) -> Reports:
 
 
 def test_logits_are_the_bits_of_resident_mlx_lm_on_as_many_ranks(reports: Reports) -> None:
-    same = {name: [True] * (len(PROMPTS) + 1) for name in BUDGETS}  # and one layer by layer
+    # Each bank and a prompt layer by layer; and recorded layers, which there are.
+    same = {name: [True] * (len(PROMPTS) + 1) for name in (*BUDGETS, "recorded")}
     assert [report["same bits"] for report in reports] == [same, same]
 
 

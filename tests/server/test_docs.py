@@ -15,7 +15,7 @@ from flash_moe.server.options import ServeOptions
 from flash_moe.server.requests import anthropic, openai, responses
 from flash_moe.server.requests.fields import Fields
 from tests.support.live_server import Live
-from tests.support.processes import ROOT, flash_moe
+from tests.support.processes import ROOT, in_process
 
 TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 CLIENTS = re.findall(r"^```py\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -29,7 +29,7 @@ def test_clients(number: int, live: Live, capsys: pytest.CaptureFixture[str]) ->
 
 def test_options() -> None:
     commands = ("serve", "caches", "doctor")
-    known = "".join(flash_moe(command, "--help").stdout for command in commands)
+    known = "".join(in_process(command, "--help").stdout for command in commands)
     for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)):
         assert option in known
 

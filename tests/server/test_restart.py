@@ -9,7 +9,7 @@ from flash_moe.generation.prompt_cache_dir import cache_files
 from tests.support.live_server import Live
 from tests.support.processes import in_process
 
-SYSTEM = {"role": "system", "content": "You are a helpful assistant. " * 40}
+SYSTEM = {"role": "system", "content": "You are a helpful assistant. " * 16}
 
 
 def ask(server: Live, messages: list[dict[str, Any]]) -> tuple[str, int, int]:

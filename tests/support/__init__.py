@@ -1,8 +1,9 @@
 """Helpers of the tests, by purpose. Fixtures are in the ``conftest.py`` of each folder.
 
 =====================  =========================================================================
-processes              the command, Python code or a file, run here or in a process of its own
+processes              the command, Python code or a file, run here or in a separate process
 killed_caches          prompt caches that a killed process writes
+warm_process           the command in forks that have its libraries imported already
 fork_server            many short programs without starting Python for each
 killed_packs           programs for it: packing that is killed, or meets a full disk
 terminal               the chat in a terminal, and what its screen shows
@@ -10,7 +11,7 @@ scripted_chat          the command with a model that writes prepared answers
 scripted_model         the same in this process; and a model without weights
 live_server            ``flash-moe serve`` in a process, and ways to ask it
 resident               the reference, resident mlx-lm; budgets by name, and prompts
-architectures          tiny models of mlx-lm's other architectures; ``model_configs`` has configs
+architectures          tiny models of mlx-lm's other architectures, from ``model_configs``
 muse_spark_on_cpu      plain MLX instead of the Metal kernels of one of them
 family_memory          the peak of a process that runs each of them with ``memory_gb``
 hf_originals           checkpoints in the Hugging Face format of several architectures

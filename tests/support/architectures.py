@@ -14,7 +14,8 @@ from mlx_lm.models.cache import ArraysCache
 from mlx_lm.utils import _get_classes, save_model
 
 from flash_moe.testing import write_tokenizer
-from tests.support.model_configs import BASE, CONFIGS, VOCAB
+from tests.support.config_fields import BASE, VOCAB
+from tests.support.model_configs import CONFIGS
 
 
 def write_model(path: Path, model_type: str, *, mode: str = "affine", **changes: Any) -> None:

@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
 from flash_moe.testing import write_tokenizer
-from tests.support.model_configs import BASE, CONFIGS, INSTALLED, VOCAB
+from tests.support.config_fields import BASE, VOCAB
+from tests.support.model_configs import CONFIGS, INSTALLED
 
 # Names of the projections of an expert, where they are not the usual ones.
 PROJECTIONS = {

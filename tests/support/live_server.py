@@ -18,6 +18,7 @@ from typing import Any
 from flash_moe.demo_model import STORE
 from tests.support.processes import COMMAND, environment
 from tests.support.timeout import TIMEOUT_S
+from tests.support.warm_process import start_module
 
 
 def expert_budget_gb() -> float:
@@ -39,15 +40,15 @@ class Live:
         self.log = log
         command = [*command, model, "--port", "0", "--cache-gb", str(expert_budget_gb())]
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [*command, *arguments], env=environment(**extra), stdout=out, stderr=out
+            self.process = start_module(
+                [*command, *arguments], environment(**extra), subprocess.DEVNULL, out, out
             )
         try:
             self.wait_for(lambda: "/v1 (" in self.said())
             found = re.search(r"http://\S+:(\d+)/v1", self.said())
             assert found, self.said()
         except BaseException:
-            self.close()  # nobody else will
+            self.close()  # the caller has no object to close
             raise
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"

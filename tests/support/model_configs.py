@@ -8,111 +8,31 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-VOCAB = 512
-BASE: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "moe_intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": VOCAB,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-}
-_EXPERTS = {"num_experts": 16, "num_experts_per_tok": 4}
-_ROUTED = {"n_routed_experts": 16, "num_experts_per_tok": 4}
-_LOCAL = {"num_local_experts": 16, "num_experts_per_tok": 4}
-_LATENT = {
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 64,
-    "q_lora_rank": 64,
-    "qk_rope_head_dim": 32,
-    "qk_nope_head_dim": 32,
-    "v_head_dim": 32,
-}
-# DeepSeek's attention and router, of many modules.
-_DEEPSEEK = {
-    **_LATENT,
-    **_ROUTED,
-    "n_shared_experts": 1,
-    "n_group": 2,
-    "topk_group": 1,
-    "routed_scaling_factor": 1.5,
-    "moe_layer_freq": 1,
-    "first_k_dense_replace": 1,
-    "norm_topk_prob": True,
-}
-_GLM = {
-    **_ROUTED,
-    "n_group": 1,
-    "topk_group": 1,
-    "n_shared_experts": 1,
-    "routed_scaling_factor": 1.5,
-    "first_k_dense_replace": 1,
-    "norm_topk_prob": True,
-    "scoring_func": "sigmoid",
-    "topk_method": "noaux_tc",
-    "rope_scaling": None,
-}
-_QWEN3 = {
-    **_EXPERTS,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [1],  # a dense layer between MoE layers
-    "norm_topk_prob": True,
-}
-_DELTA_NET = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
-    "linear_conv_kernel_dim": 4,
-}
-_BAILING = {
-    **_EXPERTS,
-    "num_shared_experts": 1,
-    "norm_topk_prob": True,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-}
-_GRANITE = {
-    **_LOCAL,
-    "intermediate_size": 64,
-    "logits_scaling": 1.0,
-    "attention_multiplier": 0.2,
-    "embedding_multiplier": 1.0,
-    "residual_multiplier": 1.0,
-    "attention_bias": False,
-}
-_KDA = {
-    "kda_layers": [1, 2, 3],
-    "full_attn_layers": [4],
-    "num_heads": 4,
-    "head_dim": 32,
-    "short_conv_kernel_size": 4,
-}
-_KIMI = {
-    "num_experts": 16,
-    "num_experts_per_token": 4,
-    "num_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    **_LATENT,
-    "linear_attn_config": _KDA,
-}
-_WINDOWS = ["sliding_attention", "full_attention"] * 2
-_ROPES = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in _WINDOWS[:2]}
+from tests.support.config_fields import (
+    BAILING,
+    BASE,
+    DEEPSEEK,
+    DELTA_NET,
+    EXPERTS,
+    GLM,
+    GRANITE,
+    KIMI,
+    LATENT,
+    LOCAL,
+    QWEN3,
+    ROPES,
+    ROUTED,
+    VOCAB,
+    WINDOWS,
+)
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "qwen3_moe": _QWEN3,
-    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 64},
+    "qwen3_moe": QWEN3,
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 64},
     "qwen3_next": {
-        **_QWEN3,
+        **QWEN3,
         "mlp_only_layers": [],
-        **_DELTA_NET,
+        **DELTA_NET,
         "shared_expert_intermediate_size": 64,
         "partial_rotary_factor": 0.25,
     },
@@ -120,21 +40,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_5_moe": {
         "text_config": {
             **BASE,
-            **_EXPERTS,
-            **_DELTA_NET,
+            **EXPERTS,
+            **DELTA_NET,
             "model_type": "qwen3_5_moe_text",
             "shared_expert_intermediate_size": 64,
         }
     },
     "glm4_moe": {
-        **_GLM,
+        **GLM,
         "use_qk_norm": True,
         "attention_bias": False,
         "partial_rotary_factor": 0.5,
     },
     # Short convolutions between attention layers.
     "lfm2_moe": {
-        **_EXPERTS,
+        **EXPERTS,
         "norm_topk_prob": True,
         "use_expert_bias": False,
         "num_dense_layers": 1,
@@ -144,9 +64,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
         "tie_word_embeddings": True,
     },
-    "olmoe": {**_EXPERTS, "intermediate_size": 64},
+    "olmoe": {**EXPERTS, "intermediate_size": 64},
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "hidden_size": 128},
-    "deepseek_v3": _DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
     # Additive biases and a clipped activation of its own.
     "gpt_oss": {
         "num_local_experts": 8,
@@ -161,38 +81,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "beta_slow": 1.0,
         },
     },
-    "Klear": {**_QWEN3, "mlp_only_layers": [0], "attention_bias": False, "n_shared_experts": 1},
+    "Klear": {**QWEN3, "mlp_only_layers": [0], "attention_bias": False, "n_shared_experts": 1},
     "afmoe": {
-        **_EXPERTS,
-        "layer_types": _WINDOWS,
+        **EXPERTS,
+        "layer_types": WINDOWS,
         "sliding_window": 16,
         "num_dense_layers": 1,
         "num_shared_experts": 1,
     },
     "bailing_hybrid": {
-        **_BAILING,
-        **_LATENT,
+        **BAILING,
+        **LATENT,
         "layer_group_size": 2,
         "group_norm_size": 1,
         "routed_scaling_factor": 1.5,
     },
-    "bailing_moe": _BAILING,
-    "bailing_moe_linear": {**_BAILING, "layer_group_size": 2, "group_norm_size": 1},
+    "bailing_moe": BAILING,
+    "bailing_moe_linear": {**BAILING, "layer_group_size": 2, "group_norm_size": 1},
     "bailing_moe_v3": {
-        **_BAILING,
-        **_LATENT,
+        **BAILING,
+        **LATENT,
         "moe_shared_expert_intermediate_size": 64,
         "layer_group_size": 2,
     },
-    "deepseek": {**_ROUTED, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "deepseek": {**ROUTED, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "deepseek_v2": {
-        **_DEEPSEEK,
+        **DEEPSEEK,
         "topk_method": "group_limited_greedy",
         "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512},
     },
-    "deepseek_v32": {**_DEEPSEEK, "index_head_dim": 32, "index_n_heads": 4, "index_topk": 2048},
+    "deepseek_v32": {**DEEPSEEK, "index_head_dim": 32, "index_n_heads": 4, "index_topk": 2048},
     "deepseek_v41": {
-        **_ROUTED,
+        **ROUTED,
         "head_dim": 64,
         "q_lora_rank": 64,
         "qk_rope_head_dim": 32,
@@ -204,7 +124,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "index_head_dim": 32,
         "index_topk": 16,
     },
-    "dots1": {**_GLM},
+    "dots1": {**GLM},
     "ernie4_5_moe": {
         "use_bias": False,
         "moe_num_experts": 16,
@@ -213,10 +133,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_num_shared_experts": 1,
     },
     "exaone_moe": {
-        **_EXPERTS,
+        **EXPERTS,
         "num_shared_experts": 1,
         "sliding_window": 16,
-        "layer_types": _WINDOWS,
+        "layer_types": WINDOWS,
         "is_moe_layer": [False, True, True, True],
     },
     "gemma4_text": {
@@ -226,15 +146,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 0,
         "hidden_size_per_layer_input": 0,
         "global_head_dim": 32,
-        "layer_types": _WINDOWS,
+        "layer_types": WINDOWS,
         "sliding_window": 16,
         "vocab_size_per_layer_input": VOCAB,
         "use_double_wide_mlp": False,
     },
-    "glm4_moe_lite": {**_DEEPSEEK, "n_group": 1},
-    "granitemoe": _GRANITE,
+    "glm4_moe_lite": {**DEEPSEEK, "n_group": 1},
+    "granitemoe": GRANITE,
     "granitemoehybrid": {
-        **_GRANITE,
+        **GRANITE,
         "layer_types": ["mamba", "attention"] * 2,
         "shared_intermediate_size": 64,
         "mamba_n_heads": 4,
@@ -260,7 +180,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0},
     },
     "jamba": {
-        **_EXPERTS,
+        **EXPERTS,
         "intermediate_size": 64,
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
@@ -274,20 +194,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "kimi_k3": {
         "text_config": {
             **BASE,
-            **_KIMI,
+            **KIMI,
             "model_type": "kimi_linear",
             "hidden_act": "situ",
             "hidden_size": 128,
             "routed_expert_hidden_size": 64,
         }
     },
-    "kimi_linear": {**_KIMI, "model_max_length": 4096},
+    "kimi_linear": {**KIMI, "model_max_length": 4096},
     "laguna": {
-        **_EXPERTS,
+        **EXPERTS,
         "shared_expert_intermediate_size": 64,
         "sliding_window": 16,
-        "layer_types": _WINDOWS,
-        "rope_parameters": _ROPES,
+        "layer_types": WINDOWS,
+        "rope_parameters": ROPES,
         "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
         "num_attention_heads_per_layer": [4] * 4,
     },
@@ -308,7 +228,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # A router of 24 experts, 8 of which are the identity.
     "longcat_flash": {
-        **_LATENT,
+        **LATENT,
         "attention_method": "MLA",
         "zero_expert_type": "identity",
         "ffn_hidden_size": 128,
@@ -323,14 +243,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attention_bias": False,
     },
     "mellum": {
-        **_EXPERTS,
+        **EXPERTS,
         "norm_topk_prob": True,
         "sliding_window": 16,
-        "layer_types": _WINDOWS,
-        "rope_parameters": _ROPES,
+        "layer_types": WINDOWS,
+        "rope_parameters": ROPES,
     },
     "mimo_v2_flash": {
-        **_GLM,
+        **GLM,
         "n_shared_experts": None,
         "hybrid_layer_pattern": [1, 0, 1, 0],
         "moe_layer_freq": [0, 1, 1, 1],
@@ -347,7 +267,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "partial_rotary_factor": 0.5,
     },
     "minimax": {
-        **_LOCAL,
+        **LOCAL,
         "intermediate_size": 64,
         "shared_intermediate_size": 64,
         "rotary_dim": 16,
@@ -355,7 +275,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "minimax_m3_vl": {
         "text_config": {
             **BASE,
-            **_LOCAL,
+            **LOCAL,
             "model_type": "minimax_m3",
             "intermediate_size": 64,
             "dense_intermediate_size": 128,
@@ -364,7 +284,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
     "mistral4": {
-        **_DEEPSEEK,
+        **DEEPSEEK,
         "n_group": 1,
         "head_dim": 64,
         "rope_parameters": {
@@ -379,12 +299,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "audio_config": {"out_hidden_size": 64},
         "text_config": {
             **BASE,
-            **_LOCAL,
+            **LOCAL,
             "model_type": "muse_spark_text",
             "post_norm_eps": 1e-6,
             "rope_parameters": {"rope_theta": 10000.0},
             "layer_rope_theta": [10000.0, 0, 10000.0, 0],
-            "layer_types": _WINDOWS,
+            "layer_types": WINDOWS,
             "sliding_window": 16,
             "final_logit_softcapping": 30.0,
             "output_multiplier": 1.0,
@@ -393,7 +313,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # Two projections, relu2, a latent width.
     "nemotron_h": {
-        **_ROUTED,
+        **ROUTED,
         "attention_bias": False,
         "mamba_num_heads": 4,
         "mamba_head_dim": 32,
@@ -416,7 +336,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_latent_size": 64,
     },
     "phimoe": {
-        **_LOCAL,
+        **LOCAL,
         "intermediate_size": 64,
         "rope_scaling": {
             "type": "longrope",
@@ -443,7 +363,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "share_expert_dim": 64,
         "moe_layers_enum": "1,2,3",
         "sliding_window": 16,
-        "layer_types": _WINDOWS,
+        "layer_types": WINDOWS,
     },
 }
 

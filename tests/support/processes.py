@@ -20,7 +20,7 @@ from flash_moe.cli import main
 from tests.support.timeout import TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "import sys; from flash_moe.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "flash_moe"]
 
 
 def environment(**extra: str) -> dict[str, str]:

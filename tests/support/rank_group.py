@@ -20,6 +20,7 @@ from flash_moe.store.part import Part
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from tests.support.processes import environment
 from tests.support.timeout import TIMEOUT_S
+from tests.support.warm_process import start_module
 
 # Every width divides by 4 groups of 64.
 WIDE = replace(
@@ -72,13 +73,7 @@ class Group:
                 variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hostfile)}
             with (files / f"out{rank}").open("wb") as out, (files / f"err{rank}").open("wb") as err:
                 self.processes.append(
-                    subprocess.Popen(
-                        list(map(str, words)),
-                        env=environment(**variables),
-                        stdin=stdin,
-                        stdout=out,
-                        stderr=err,
-                    )
+                    start_module(list(map(str, words)), environment(**variables), stdin, out, err)
                 )
 
     def wait(self, *ranks: int) -> list[int]:

@@ -18,8 +18,9 @@ import pyte
 
 from tests.support.processes import COMMAND, environment
 from tests.support.timeout import TIMEOUT_S
+from tests.support.warm_process import WarmTerminal
 
-SCRIPTED_CHAT = Path(__file__).with_name("scripted_chat.py")
+SCRIPTED_CHAT = [sys.executable, "-m", "tests.support.scripted_chat"]
 PROMPT = re.compile(r"^>(?: |$)", re.MULTILINE)
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
 ASK = "Run it? y(es), n(o), a(lways):"  # the question about a call
@@ -59,13 +60,13 @@ class Terminal:
         command = [*COMMAND]
         if answers:
             self._script.write_text(json.dumps(list(answers)))
-            command = [sys.executable, str(SCRIPTED_CHAT), str(self._script)]
+            command = [*SCRIPTED_CHAT, str(self._script)]
         named = {"FLASH_MOE_SESSIONS": str(sessions), "TERM": "xterm-256color", **environ}
         env = environment(**named)
         # The terminal has a size of its own.
         env.pop("COLUMNS", None)
         env.pop("LINES", None)
-        self.process = pexpect.spawn(
+        self.process = WarmTerminal(
             command[0],
             [*command[1:], "chat", *map(str, arguments)],
             dimensions=(rows, columns),
