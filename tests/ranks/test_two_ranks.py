@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flash_moe import load
+from flash_moe.compat.dtypes import on_cpu
 from flash_moe.ranks.watchdog import EXIT_CODE
 from tests.support.rank_group import Group, group
 from tests.support.rank_program import BUDGETS, N_TOKENS, PROMPTS
@@ -82,7 +83,9 @@ def test_ranks_that_differ_raise_the_same_error_and_the_next_request_works(
     assert max(first["chunks"]) == 25  # the fewest chunks of at most 33 tokens
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not on_cpu(), reason="only on a CPU of Linux cores are divided"
+)
 def test_ranks_of_a_machine_share_its_memory_and_cores(reports: Reports) -> None:
     own = os.sched_getaffinity(0)
     first, second = (set(report["cores"]) for report in reports)
