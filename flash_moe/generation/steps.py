@@ -72,7 +72,11 @@ def prefill(
             continue
         size = min(tiles[0], left[0], most() or left[0])
         with mx.stream(generation_stream):
-            model.fill(mx.array([list(ids[done : done + size])]), cache)
+            tokens = mx.array([list(ids[done : done + size])])
+            if isinstance(model, StreamedModel):
+                model.fill(tokens, cache)
+            else:
+                model(tokens, cache=cache)  # resident mlx-lm, in flash-moe eval
             mx.eval([c.state for c in cache])
         mx.clear_cache()
         release_free_memory()

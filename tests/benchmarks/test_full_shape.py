@@ -47,7 +47,7 @@ def test_errors(tiny_store: Path, tmp_path: Path) -> None:
     assert out.returncode == 2
     out = bench(tmp_path / "none", "--top-k", 4)
     assert (out.returncode, out.stdout) == (1, "")
-    assert "is not a directory" in out.stderr
+    assert "no such directory" in out.stderr
     out = bench(tiny_store, "--top-k", "99,4")
     assert out.returncode == 1
     assert out.stderr.splitlines()[-1] == "top-99 failed (1)"
