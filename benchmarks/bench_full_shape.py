@@ -269,11 +269,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    from bench_distributed import collectives
-
     from flash_moe.env import launched_rank
     from flash_moe.errors import FlashMoEError
-    from flash_moe.ranks.start import connect
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -294,9 +291,13 @@ def main() -> int:
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
     parser.add_argument("--peer-timeout", type=float, default=120.0, help="with mlx.launch (120)")
     args = parser.parse_args()
-    args.ranks = connect(args.peer_timeout) if launched_rank() is not None else None
-    if args.ranks and not args.case:
-        parser.error("mlx.launch: expected --case")
+    args.ranks = None
+    if launched_rank() is not None:
+        from flash_moe.ranks.start import connect
+
+        if not args.case:
+            parser.error("mlx.launch: expected --case")
+        args.ranks = connect(args.peer_timeout)
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
         parser.error("expected at least 1 prompt token and 2 new tokens")
@@ -313,9 +314,13 @@ def main() -> int:
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sums = collectives(args.ranks) if args.ranks else {}
-    if args.ranks and not args.ranks.first:
-        return 0
+    sums: dict[str, float] = {}
+    if args.ranks:
+        from bench_distributed import collectives
+
+        sums = collectives(args.ranks)
+        if not args.ranks.first:
+            return 0
     print_table(rows)
     for name, microseconds in sums.items():
         print(f"{name}: {microseconds}")

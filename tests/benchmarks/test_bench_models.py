@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, run
+from tests.support.processes import ROOT, file_in_process
 
 
 def bench(name: str, *arguments: Any) -> Any:
-    out = run(sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments)
+    out = file_in_process(ROOT / "benchmarks" / f"{name}.py", *arguments)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout.splitlines()[-1])
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, run
+from tests.support.processes import ROOT, file_in_process
+
+pytestmark = pytest.mark.process  # one per number of experts
 
 
 def bench(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, ROOT / "benchmarks" / "bench_full_shape.py", *arguments)
+    return file_in_process(ROOT / "benchmarks" / "bench_full_shape.py", *arguments)
 
 
 def test_rows(tiny_store: Path) -> None:

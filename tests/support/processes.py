@@ -65,7 +65,9 @@ def in_process(
 def file_in_process(file: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
     """A Python file as a program, in this process: as ``in_process``."""
     words = [str(file), *map(str, arguments)]
-    return _captured(lambda: runpy.run_path(str(file), run_name="__main__") and 0, words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(file.parent)  # it may import its neighbours
+        return _captured(lambda: runpy.run_path(str(file), run_name="__main__") and 0, words)
 
 
 def _captured(
@@ -83,8 +85,11 @@ def _captured(
         patch.setenv("COLUMNS", str(columns))
         try:
             code: Any = call()
-        except SystemExit as end:  # of argparse
+        except SystemExit as end:
             code = end.code
+            if isinstance(code, str):
+                print(code, file=errors)
+                code = 1
     return subprocess.CompletedProcess(words, code or 0, out.getvalue(), errors.getvalue())
 
 
