@@ -87,8 +87,8 @@ class WarmProcess:
 def start_module(
     command: Sequence[str], env: dict[str, str], stdin: IO[bytes] | int, stdout: Any, stderr: Any
 ) -> WarmProcess | subprocess.Popen[bytes]:
-    """Start ``sys.executable -m MODULE ARGUMENT...``."""
-    if not warm(env):
+    """Start ``sys.executable -m MODULE ARGUMENT...`` as a fork, and other commands as always."""
+    if list(command[:2]) != [sys.executable, "-m"] or not warm(env):
         return subprocess.Popen(command, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
     if stdin != subprocess.DEVNULL:
         return WarmProcess(_fork(command, env, [stdin, stdout, stderr]))  # type: ignore[list-item]
@@ -140,7 +140,6 @@ def _fork(
     files: list[IO[bytes] | int],
     terminal: bool = False,
 ) -> int:
-    assert list(command[:2]) == [sys.executable, "-m"], command
     request = json.dumps([command[2:], env, os.getcwd(), terminal]).encode()
     fds = [file if isinstance(file, int) else file.fileno() for file in files]
     connection, _ = _server()
