@@ -145,7 +145,7 @@ def speed_facts(machine: Machine) -> dict[str, str]:
         "disk": rate(machine.read_bytes_per_s, "random reads"),
         "compute": rate(machine.weight_bytes_per_s, "weights read from memory")
         + (" on one core" if machine.expert_share < 1 else ""),
-        "overhead": f"{upto} {layer.value * 1e3:.3g} ms per layer, {layer.source}",
+        "overhead": f"{upto}{layer.value * 1e3:.3g} ms per layer, {layer.source}",
     }
     if tiers is not None:
         for name, kind in (("pinned memory", tiers.copy), ("page cache", tiers.page_cache)):
