@@ -178,6 +178,7 @@ def open_tokenizer(
 
     Args:
         component: Component named in the errors.
+        eos_token_ids: Tokens that end an answer, besides the tokenizer's own.
         options: Options that override those of the tokenizer's files.
 
     Raises:
@@ -198,6 +199,8 @@ def open_tokenizer(
         raise ModelNotFoundError(
             component, f"{path}: the tokenizer has no tokens", "Is tokenizer.json missing?"
         )
+    # mlx-lm 0.31.3 leaves out the tokenizer's own end if a config names others.
+    tokenizer.eos_token_ids = {*tokenizer.eos_token_ids, tokenizer.eos_token_id} - {None}
     return tokenizer
 
 

@@ -81,7 +81,8 @@ class CacheFile:
             OSError, RuntimeError, ValueError: The header cannot be read.
         """
         header: Any = mx.load(str(self.path), return_metadata=True)
-        return {name[2:]: text for name, text in header[1].items() if name.startswith("0.")}
+        # mlx-lm 0.32 writes them as 0.NAME, 0.31.3 as 1.NAME; next to them are numbers.
+        return {name[2:]: text for name, text in header[1].items()}
 
 
 def checkpoints(n_tokens: int) -> range:

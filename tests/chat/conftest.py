@@ -20,9 +20,10 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     path = tmp_path_factory.mktemp("models") / "scripted"
     of_demo = json.loads((STORE / "config.json").read_text())["text_config"]
-    kept = ("vocab_size", "max_position_embeddings", "eos_token_id")
+    kept = ("vocab_size", "max_position_embeddings")
     write_model(path, "qwen3_moe", **{name: of_demo[name] for name in kept})
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    tokenizer = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for name in (*tokenizer, "generation_config.json"):
         shutil.copy(STORE / name, path / name)
     return path
 

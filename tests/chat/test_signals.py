@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
 from tests.support.scripted_model import call_text
 from tests.support.terminal import ASK, ENTER, SCRIPTED_CHAT, Terminal, plain_answer, saved_messages
+from tests.support.timeout import TIMEOUT_S, wait_until
 
 WAYS = ["SIGTERM", "SIGHUP", "closed"]
 SHELL = ("--tools", "shell", "--dir")
@@ -149,11 +149,11 @@ def test_without_a_terminal(scripted: Path, folder: Path, tmp_path: Path) -> Non
         assert process.stdin is not None
         process.stdin.write(b"Wait")
         process.stdin.close()
-        waiting = threading.Event()
-        assert any((folder / "began").exists() or waiting.wait(0.05) for _ in range(6000))
-        process.terminate()
-        assert process.wait(300) == 128 + signal.SIGTERM
         assert process.stderr is not None
+        wait_until(lambda: (folder / "began").exists() or process.poll() is not None)
+        assert (folder / "began").exists(), process.stderr.read()
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
         assert b"Traceback" not in process.stderr.read()
     assert soon_gone(int((folder / "pid").read_text()))
 

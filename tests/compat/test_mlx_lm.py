@@ -62,6 +62,11 @@ def test_an_architecture_that_mlx_lm_does_not_know() -> None:
         mlx_lm_api.model_classes("plan", {"model_type": "other"})
 
 
+def test_an_answer_ends_at_the_tokenizers_own_end_too(tokenizer_path: Path) -> None:
+    tokenizer = mlx_lm_api.open_tokenizer("load", tokenizer_path, [3, 4])
+    assert tokenizer.eos_token_ids == {3, 4, tokenizer.eos_token_id}
+
+
 def test_files_that_make_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"^\[eval\] .*the tokenizer"):
         mlx_lm_api.open_tokenizer("eval", tmp_path)

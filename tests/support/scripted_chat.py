@@ -69,6 +69,8 @@ class ForcedAnswer:
         self.stand_still = stand_still
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        if not self.tokens:
+            sys.exit("scripted chat: the answer goes on after <|im_end|>")
         while (token := self.tokens.pop(0)) is None:
             self.stand_still()
         forced = mx.full(logits.shape, -1e9)
