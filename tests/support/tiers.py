@@ -89,6 +89,7 @@ SLOW = tuple(
 
 # Audit events of Python; see the table in its documentation.
 _EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec"}
+_FONTS = {"fc-list", "system_profiler"}  # matplotlib lists fonts at its first use on a machine
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -135,9 +136,10 @@ class Guard:
         self.test, self.found = test, ""
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _EVENTS and self.test is not None:
+        command = arguments[0] if arguments else ""
+        if event in _EVENTS and self.test is not None and command not in _FONTS:
             self.found = (
-                f"{self.test} starts a process ({event} {arguments[0] if arguments else ''}) and "
+                f"{self.test} starts a process ({event} {command}) and "
                 "is in the fast tier. Run the command in this process (tests.support.processes."
                 "in_process), or mark the test: @pytest.mark.process"
             )
