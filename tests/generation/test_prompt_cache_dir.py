@@ -144,8 +144,10 @@ def test_a_damaged_or_foreign_file_is_ignored_with_one_line(
 
 
 def test_least_recently_used_goes_first(
-    flash: FlashMoE, opened: Callable[..., PromptCacheDir]
+    flash: FlashMoE, opened: Callable[..., PromptCacheDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # mlx-lm 0.31.3 does not write positions that are only allocated: allocate none.
+    monkeypatch.setattr("mlx_lm.models.cache.KVCache.step", 1)
     probe = opened()
     prompts = [prompt_ids(30, seed=seed) for seed in range(4)]
     probe.save(prompts[0], cache_of(flash, prompts[0]))
