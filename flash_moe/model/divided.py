@@ -144,6 +144,7 @@ class DividedExperts(StreamedExperts):
     def __init__(self, division: Division, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._division = division
+        self._may_defer = False  # an error of a read belongs to its own layer
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         if self._choose_only:

@@ -81,6 +81,7 @@ class StreamedExperts(nn.Module):
         self._predicts = False
         self._choose_only = False
         self._recording: HeldLayer | None = None
+        self._may_defer = True  # nothing evaluates between the layers of a pass
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
@@ -192,7 +193,7 @@ class StreamedExperts(nn.Module):
         if held is not None:
             y = self._kernels(x, weights, held.slots[ids], held.slab, dtype=dtype, shared=shared)
             return self._from_held(held, y, ids)
-        chosen, experts, waves = self._fetch(ids)
+        chosen, experts, waves = self._fetch(ids, may_defer=self._may_defer)
         begin_shared(self.bank.waits_long(self.layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared, dtype)
 
@@ -320,7 +321,9 @@ class StreamedExperts(nn.Module):
         self.bank.track(y)
         return y
 
-    def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _fetch(
+        self, indices: mx.array, *, may_defer: bool = False
+    ) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
         predicted = self._predict()
         chosen, *others = self._evaluated(indices, *([] if predicted is None else [predicted]))
@@ -335,7 +338,8 @@ class StreamedExperts(nn.Module):
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
-        return chosen, experts, self.bank.waves(self.layer, experts, sorted(ahead))
+        waves = self.bank.waves(self.layer, experts, sorted(ahead), may_defer=may_defer)
+        return chosen, experts, waves
 
     def _evaluated(self, *ids: mx.array) -> list[Ints]:
         """Fence the bank and return ids on the host."""

@@ -159,8 +159,8 @@ def test_reads_that_are_cancelled_in_the_middle_of_a_wave(
     consumer = threading.Thread(target=consume)
     consumer.start()
     assert reached.wait(20)
-    assert bank._reading is not None
-    bank._reading.batch.drop()
+    assert bank._fetching.reading is not None
+    bank._fetching.reading.batch.drop()
     go.set()
     consumer.join(20)
     bank.recover()
