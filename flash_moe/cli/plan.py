@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from flash_moe.cli.plan_text import print_report
     from flash_moe.options.loading import LoadOptions
     from flash_moe.plan.report import plan_report
-    from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of, tiers_of
+    from flash_moe.plan.this_machine import machine_of, shape_of, tiers_of
     from flash_moe.stream.budget import plan_slabs
 
     rates = (_positive(args, name) for name in ("disk_gbps", "memory_gbps", "collective_us"))
@@ -132,7 +132,6 @@ def run(args: argparse.Namespace) -> int:
             disk=disk,
             weights=weights,
             measure=measure,
-            bits=min(expert_bits(planned), 8),
             collective_s=collective,
             tiers=tiers,
             on_step=on_step,

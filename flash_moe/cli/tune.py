@@ -90,16 +90,15 @@ def on_gpu(path: Path, disk_gb_s: float) -> OnGpu | None:
     from flash_moe.plan.figure import Figure
     from flash_moe.plan.forecast import budgets, forecast
     from flash_moe.plan.planned import plan_store
-    from flash_moe.plan.this_machine import expert_bits, machine_of, shape_of, tiers_of
+    from flash_moe.plan.this_machine import machine_of, shape_of, tiers_of
     from flash_moe.store.manifest import is_store
 
     if cuda_runtime() is None or not is_store(path):
         return None
     planned = plan_store(path)
     shape = shape_of(planned)
-    bits = min(expert_bits(planned), 8)
     disk = Figure(1e9 * disk_gb_s, "measured", "cold random reads of this store")
-    machine = machine_of(shape, path, disk=disk.value, bits=bits, tiers=tiers_of(shape))
+    machine = machine_of(shape, path, disk=disk.value, tiers=tiers_of(shape))
     machine = replace(machine, read_bytes_per_s=disk)
     return OnGpu(machine, forecast(shape, machine, budgets(shape, machine)[None]))
 

@@ -26,6 +26,11 @@ AUXILIARY_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICEN
 _NOT_COPIED = {"config.json", "model.safetensors.index.json", MANIFEST_FILE, PARTIAL_FILE}
 
 
+def auxiliary_paths(root: Path) -> set[Path]:
+    """Return the auxiliary files of a directory."""
+    return {file for each in AUXILIARY_FILES for file in root.glob(each) if file.is_file()}
+
+
 def write_auxiliary_files(
     source: PackSource, dst: Path, only: frozenset[str] | None = None
 ) -> list[str]:
@@ -37,8 +42,8 @@ def write_auxiliary_files(
     Returns:
         The names of all non-weight files, in order.
     """
-    files = (file for pattern in AUXILIARY_FILES for file in source.root.glob(pattern))
-    copied = {file.name: file for file in files if file.is_file() and file.name not in _NOT_COPIED}
+    files = auxiliary_paths(source.root)
+    copied = {file.name: file for file in files if file.name not in _NOT_COPIED}
     names = sorted({*copied, "config.json", MODEL_FILE})
     for name in names:
         if only is not None and name not in only:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from flash_moe.plan.figure import Figure
 from flash_moe.plan.hit_rate_model import hit_rates
-from flash_moe.store.experts import ExpertLayer
+from flash_moe.store.experts import ExpertLayer, expert_bytes
 
 Ends = npt.NDArray[Any]  # [2] float64: from an empty bank, and settled
 
@@ -160,13 +160,13 @@ def device_token(
         disk: Cold reads, in bytes per second.
     """
     layers = list(slots)
-    expert_bytes = sum(layer.n_experts * layer.layout.record_bytes for layer, _ in layers)
+    total = expert_bytes(layer for layer, _ in layers)
     wait, disk_bytes, host = np.zeros(2), np.zeros(2), np.zeros(2)
     for layer, n_slots in layers:
         n, n_bytes = min(top_k, layer.n_experts), layer.layout.record_bytes
         # Slots of the layer up to each tier; the tiers are divided as the experts are.
         behind = (0, tiers.host_bytes, tiers.host_bytes + tiers.page_bytes)
-        sizes = [n_slots + size * layer.n_experts // expert_bytes for size in behind]
+        sizes = [n_slots + size * layer.n_experts // total for size in behind]
         on_device, on_host, in_memory = (
             np.array(hit_rates(layer.n_experts, n, min(size, layer.n_experts))) for size in sizes
         )

@@ -31,7 +31,6 @@ Published by others for the 397B, compared with this forecast, in tokens/s:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -246,14 +245,12 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
     )
 
 
-def budgets(
-    shape: ModelShape, machine: Machine, shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0)
-) -> dict[float | None, int]:
+def budgets(shape: ModelShape, machine: Machine) -> dict[float | None, int]:
     """Return sizes of the bank to forecast.
 
     Returns:
-        Under ``None`` the current default of ``load()``. Under each share of the machine's memory
-        the bank that this ``memory_gb`` leaves; too small shares are left out.
+        Under ``None`` the current default of ``load()``. Under shares of the machine's memory the
+        bank that this ``memory_gb`` leaves; too small shares are left out.
     """
     smallest = smallest_budget(shape.layers, shape.top_k)
     banks: dict[float | None, int] = {
@@ -268,7 +265,7 @@ def budgets(
             smallest,
         )
     }
-    for share in shares:
+    for share in (0.25, 0.5, 0.75, 1.0):
         try:
             plan = plan_for_limit(
                 int(share * machine.memory_bytes),

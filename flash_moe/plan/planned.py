@@ -22,7 +22,7 @@ from flash_moe.hub.metadata import auxiliary_files, fetch_metadata
 from flash_moe.hub.pull import shards_left, wanted_revision
 from flash_moe.hub.repository import Repository
 from flash_moe.hub.shards import HubShards
-from flash_moe.pack.auxiliary_files import AUXILIARY_FILES
+from flash_moe.pack.auxiliary_files import auxiliary_paths
 from flash_moe.pack.destination import check_destination
 from flash_moe.pack.journal import Journal
 from flash_moe.pack.safetensors_writer import TensorSpec
@@ -172,8 +172,7 @@ def plan_checkpoint(
     """
     journal = check_destination(dst)
     checkpoint = local_checkpoint(root)
-    files = {file for pattern in AUXILIARY_FILES for file in root.glob(pattern) if file.is_file()}
-    small = sum(file.stat().st_size for file in files)
+    small = sum(file.stat().st_size for file in auxiliary_paths(root))
     deleted = DeletedShards(checkpoint.shards, dst / HEADERS_DIR)
 
     def disk(source: PackSource) -> Disk:
@@ -220,8 +219,7 @@ def plan_slice(root: Path, dst: Path, part: Part) -> Planned:
         FlashMoEError: ``root`` is not a complete store, or does not divide.
     """
     source = slice_source(root, part, check=False)
-    files = {file for pattern in AUXILIARY_FILES for file in root.glob(pattern) if file.is_file()}
-    small = sum(file.stat().st_size for file in files)
+    small = sum(file.stat().st_size for file in auxiliary_paths(root))
 
     def disk(source: PackSource) -> Disk:
         return _disk(source, dst, ShardSource(), small)

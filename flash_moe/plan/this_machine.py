@@ -127,12 +127,6 @@ def _embedding(planned: Planned) -> list[TensorSpec]:
     return [tensor for tensor in rows if tensor.name.rpartition(".")[0] == tables[0]]
 
 
-def expert_bits(planned: Planned) -> int:
-    """Return the most bits of any projection; 16 for one that is not quantized."""
-    kinds = (la.layout.quantization(p) for la in planned.layers for p in la.layout.projections)
-    return max(q.bits if q else 16 for q in kinds)
-
-
 def resident_kinds(planned: Planned) -> dict[str, int]:
     """Return the bytes of resident weights by format: ``"4-bit, group 64"`` or a dtype."""
     group_size = _group_sizes(planned.model.raw)
@@ -175,7 +169,6 @@ def machine_of(
     disk: float | None = None,
     weights: float | None = None,
     measure: bool = True,
-    bits: int = 4,
     collective_s: float | None = None,
     tiers: DeviceTiers | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
@@ -186,13 +179,13 @@ def machine_of(
         folder: Directory on the disk to measure, or to be created; up to 1.5 GB are written.
         disk, weights: Given rates in bytes per second, which replace measurements.
         measure: ``False`` leaves rates that are not given unknown.
-        bits: Bits of the weights.
         collective_s: Given seconds of one sum over all machines.
         tiers: Result of ``tiers_of``.
         on_step: As for ``disk_read_bytes_per_s``.
     """
     record, at_once = _batch(shape)
-
+    kinds = [la.layout.quantization(p) for la in shape.layers for p in la.layout.projections]
+    bits = max(q.bits if q else 8 for q in kinds)  # of the matrix that is measured
     share = 1.0
     if weights is None and backend() is None:
         streams = n_streams(shape.top_k, min(la.layout.n_weights for la in shape.layers))

@@ -257,19 +257,19 @@ def test_what_fits_to_the_byte() -> None:
 
 def test_budgets_are_those_of_load() -> None:
     shape = shape_397b(10)
-    machine = replace(machine_of(5, 400), available_bytes=40 * GB)
-    found = budgets(shape, machine, (0.1, 0.5, 1.0))
+    machine = replace(machine_of(5, 400, 20), available_bytes=16 * GB)
+    found = budgets(shape, machine)
     smallest = smallest_budget(shape.layers, 10)
-    assert list(found) == [None, 0.5, 1.0]  # 4.8 GB do not hold the resident weights
+    assert list(found) == [None, 0.5, 0.75, 1.0]  # 5 GB do not hold the resident weights
     assert found[None] == default_bank(
-        machine=48 * GB,
-        available=40 * GB,
+        machine=20 * GB,
+        available=16 * GB,
         resident=shape.resident_bytes,
         expert_bytes=shape.expert_bytes,
         smallest_bank=smallest,
     )
     half = plan_for_limit(
-        24 * GB,
+        10 * GB,
         taken=PROCESS_BYTES,
         resident=shape.resident_bytes,
         expert_bytes=shape.expert_bytes,
