@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_moe.files.sizes import format_bytes
-from flash_moe.plan.this_machine import rates_known, resident_kinds, sentences
+from flash_moe.plan.assumptions import assumptions
+from flash_moe.plan.report import resident_kinds
 from flash_moe.store.layout import describe as describe_records
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def print_report(report: PlanReport) -> None:
     print_whole(console, budget_table(shape, machine, report.rows))
     console.print()
     console.print(Text("assumptions", style="bold"))
-    for sentence in sentences(machine, planned.machines):
+    for sentence in assumptions(machine, planned.machines):
         console.print(Text(f"- {sentence}"))
     console.print()
     verdict_lines(console, report)
@@ -169,7 +170,7 @@ def budget_table(shape: ModelShape, machine: Machine, rows: Mapping[str, Forecas
             f"{f.bank_bytes / shape.expert_bytes:.0%}",
             _range(f.hit_rate, lambda x: f"{100 * x:.0f}", " %"),
             _range(f.read_bytes, format_bytes),
-            _range(f.tokens_per_s, _digits) if rates_known(machine) else "?",
+            _range(f.tokens_per_s, _digits) if machine.rates_known else "?",
             format_bytes(f.memory_bytes),
             fits(f),
         )
@@ -179,7 +180,7 @@ def budget_table(shape: ModelShape, machine: Machine, rows: Mapping[str, Forecas
 def verdict_lines(console: Console, report: PlanReport) -> None:
     """Print the expected speed, the verdict, its reasons and the next command."""
     planned, machine, end = report.planned, report.machine, report.verdict
-    if rates_known(machine):
+    if machine.rates_known:
         forecast = next(iter(report.rows.values()))
         parts = {
             "waiting" if machine.tiers else "reading": forecast.read_s.high,

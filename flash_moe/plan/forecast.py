@@ -1,6 +1,6 @@
 """Forecast of speed and memory of a model on a machine: pure arithmetic, without any I/O.
 
-Every result has a source; ``assumptions`` lists the assumptions in sentences.
+Every result has a source; ``assumptions.py`` has the assumptions in sentences.
 
 - **Slots** follow from sizes, as ``load()`` divides a budget.
 - **Hit rate**: ``hit_rate_model.py``. The lower end is the average of a text that starts with an
@@ -31,18 +31,18 @@ Published by others for the 397B, compared with this forecast, in tokens/s:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from flash_moe.errors import BudgetError
-from flash_moe.files.sizes import format_bytes
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
-from flash_moe.plan.device_tiers import LOOKAHEAD_LEFT, DeviceTiers, device_token
+from flash_moe.plan.device_tiers import DeviceTiers, device_token
 from flash_moe.plan.figure import Figure, Range
-from flash_moe.plan.hit_rate_model import TEXT, hit_rates
+from flash_moe.plan.hit_rate_model import hit_rates
 from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
 from flash_moe.stream.budget import plan_slabs, smallest_budget
 
@@ -137,6 +137,13 @@ class Machine:
     collective_s: Range = COLLECTIVE
     tiers: DeviceTiers | None = None
     expert_share: float = 1.0
+
+    @property
+    def rates_known(self) -> bool:
+        """True if times and tokens/s can be forecast."""
+        rates = [self.read_bytes_per_s, self.weight_bytes_per_s]
+        rates += self.tiers.rates if self.tiers else []
+        return all(math.isfinite(rate.value) for rate in rates)
 
 
 @dataclass(frozen=True)
@@ -279,71 +286,3 @@ def budgets(shape: ModelShape, machine: Machine) -> dict[float | None, int]:
             continue
         banks[share] = plan.bank_bytes
     return banks
-
-
-def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
-    """Return the assumptions of a forecast as sentences to print, each with its source.
-
-    Args:
-        machines: Machines among which the model is divided.
-    """
-    gb_s = {
-        "Reads of the disk": machine.read_bytes_per_s,
-        f"Weights that pass when a token is computed{_on_cores(machine)}": (
-            machine.weight_bytes_per_s
-        ),
-    }
-    return (
-        *(f"{what}: {f.value / 1e9:.3g} GB/s, {f.source}: {f.note}." for what, f in gb_s.items()),
-        *(_of_a_layer(machine) if machine.tiers is None else _of_tiers(machine, machine.tiers)),
-        *(_of_a_group(machine.collective_s, machines) if machines > 1 else ()),
-        "Hit rate, assumed: routing like a published run of Qwen3.5-397B on one text, least "
-        f"recently used; from an empty bank over {TEXT} tokens, and settled. Other models and "
-        "texts were 5 to 15 points off.",
-        f"Not counted: {'experts in the page cache, ' if machine.tiers is None else ''}attention "
-        "over a long context.",
-    )
-
-
-def _of_a_layer(machine: Machine) -> tuple[str, ...]:
-    layer = machine.layer_s
-    return (
-        f"Beside them {layer.value * 1e3:.3g} ms for each MoE layer at worst, nothing at best; "
-        f"{layer.source}: {layer.note}.",
-    )
-
-
-def _of_tiers(machine: Machine, tiers: DeviceTiers) -> tuple[str, ...]:
-    layer, held = machine.layer_s, tiers.held_layer_s
-    kinds = {"Copies of pinned memory": tiers.copy, "Reads of the page cache": tiers.page_cache}
-    return (
-        f"Beside them {layer.value * 1e3:.3g} ms for each MoE layer, computing included, "
-        f"{layer.source}: {layer.note}. {held.value * 1e3:.3g} ms if the GPU has all its experts, "
-        f"{held.source}: {held.note}.",
-        *(
-            f"{name} to the GPU: {kind.one.value / 1e9:.3g} GB/s for one record, "
-            f"{kind.one.source}: {kind.one.note}; {kind.many.value / 1e9:.3g} for {kind.n}, "
-            f"{kind.many.source}: {kind.many.note}."
-            for name, kind in kinds.items()
-        ),
-        f"Host memory: {format_bytes(tiers.host_bytes)} pinned for experts, "
-        f"{format_bytes(tiers.page_bytes)} of record files in the page cache.",
-        *([f"Lookahead leaves {LOOKAHEAD_LEFT:.0%} of the waiting."] * tiers.lookahead),
-    )
-
-
-def _on_cores(machine: Machine) -> str:
-    if machine.expert_share == 1:
-        return ""
-    return f", on one core, which computes {machine.expert_share:.0%} of its experts"
-
-
-def _of_a_group(one: Range, machines: int) -> tuple[str, ...]:
-    low, high = (f"{1e6 * second:.3g}" for second in (one.low, one.high))
-    each = low if low == high else f"{low} to {high}"
-    return (
-        f"{machines} machines like this one: each reads and computes 1/{machines} of every expert, "
-        "so its bank holds that share of each; the milliseconds per layer are not divided.",
-        f"Messages: two sums over all machines per layer at worst, one at best, {each} us each, "
-        f"{one.source}; not seen between Macs.",
-    )

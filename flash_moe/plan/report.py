@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from flash_moe.pack.safetensors_writer import TensorSpec
+from flash_moe.plan.assumptions import assumptions
 from flash_moe.plan.forecast import Forecast, Machine, ModelShape, budgets, forecast
 from flash_moe.plan.planned import Planned
-from flash_moe.plan.this_machine import (
-    LeastMemory,
-    least_memory,
-    rates_known,
-    resident_kinds,
-    sentences,
-)
+from flash_moe.plan.this_machine import LeastMemory, least_memory
 from flash_moe.plan.verdict import Request, Verdict, verdict
+
+_QUANTIZED = ("weight", "scales", "biases")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class PlanReport:
                 "tiers": machine.tiers and asdict(machine.tiers),
             },
             "budgets": [{"option": n, **asdict(row)} for n, row in self.rows.items()],
-            "assumptions": sentences(machine, planned.machines),
+            "assumptions": assumptions(machine, planned.machines),
             "verdict": {**asdict(self.verdict), "shell": self.verdict.shell},
         }
 
@@ -107,7 +106,7 @@ def plan_report(
 
 
 def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> dict[str, Forecast]:
-    if not rates_known(machine):  # times are unknown too
+    if not machine.rates_known:  # times are unknown too
         unknown = machine.read_bytes_per_s, machine.weight_bytes_per_s
         read, weights = (replace(figure, value=math.nan) for figure in unknown)
         machine = replace(machine, read_bytes_per_s=read, weight_bytes_per_s=weights)
@@ -125,3 +124,38 @@ def _rows(shape: ModelShape, machine: Machine, cache_gb: Sequence[float]) -> dic
         if all(row.bank_bytes != other.bank_bytes for other in rows.values()):
             rows[label] = row
     return rows
+
+
+def resident_kinds(planned: Planned) -> dict[str, int]:
+    """Return the bytes of resident weights by format: ``"4-bit, group 64"`` or a dtype."""
+    group_size = _group_sizes(planned.model.raw)
+    modules: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
+    for tensor in planned.resident:
+        path, _, part = tensor.name.rpartition(".")
+        modules[path][part] = tensor
+    kinds: dict[str, int] = defaultdict(int)
+    for path, parts in modules.items():
+        packed = _QUANTIZED if "scales" in parts and "weight" in parts else ()
+        for part, tensor in parts.items():
+            kind = tensor.dtype
+            if part in packed:
+                group = group_size(path)
+                n_in = parts["scales"].shape[-1] * group
+                kind = f"{32 * parts['weight'].shape[-1] // n_in}-bit, group {group}"
+            kinds[kind] += tensor.n_bytes
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
+
+
+def _group_sizes(config: dict[str, Any]) -> Callable[[str], int]:
+    """Return a function from module path to group size in config.json; 64 if not specified."""
+    table = config.get("quantization") or config.get("quantization_config")
+    rows = table if isinstance(table, dict) else {}
+
+    def group_size(path: str) -> int:
+        for row in (rows.get(path), rows):
+            size = row.get("group_size") if isinstance(row, dict) else None
+            if isinstance(size, int) and size > 0:
+                return size
+        return 64
+
+    return group_size

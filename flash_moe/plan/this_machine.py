@@ -7,11 +7,9 @@ it; hit rates and memory do not.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.compat.dtypes import resident_bytes
@@ -42,13 +40,11 @@ from flash_moe.plan.forecast import (
     PROCESS_BYTES,
     Machine,
     ModelShape,
-    assumptions,
 )
 from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
 from flash_moe.plan.planned import Planned, existing
 from flash_moe.stream.budget import smallest_budget
 
-_QUANTIZED = ("weight", "scales", "biases")
 _TABLES = ("embed_tokens", "word_embeddings", "embeddings", "wte")
 
 
@@ -125,41 +121,6 @@ def _embedding(planned: Planned) -> list[TensorSpec]:
     if len(modules) < 2 or len(tables) != 1:
         return []
     return [tensor for tensor in rows if tensor.name.rpartition(".")[0] == tables[0]]
-
-
-def resident_kinds(planned: Planned) -> dict[str, int]:
-    """Return the bytes of resident weights by format: ``"4-bit, group 64"`` or a dtype."""
-    group_size = _group_sizes(planned.model.raw)
-    modules: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
-    for tensor in planned.resident:
-        path, _, part = tensor.name.rpartition(".")
-        modules[path][part] = tensor
-    kinds: dict[str, int] = defaultdict(int)
-    for path, parts in modules.items():
-        packed = _QUANTIZED if "scales" in parts and "weight" in parts else ()
-        for part, tensor in parts.items():
-            kind = tensor.dtype
-            if part in packed:
-                group = group_size(path)
-                n_in = parts["scales"].shape[-1] * group
-                kind = f"{32 * parts['weight'].shape[-1] // n_in}-bit, group {group}"
-            kinds[kind] += tensor.n_bytes
-    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
-
-
-def _group_sizes(config: dict[str, Any]) -> Callable[[str], int]:
-    """Return a function from module path to group size in config.json; 64 if not specified."""
-    table = config.get("quantization") or config.get("quantization_config")
-    rows = table if isinstance(table, dict) else {}
-
-    def group_size(path: str) -> int:
-        for row in (rows.get(path), rows):
-            size = row.get("group_size") if isinstance(row, dict) else None
-            if isinstance(size, int) and size > 0:
-                return size
-        return 64
-
-    return group_size
 
 
 def machine_of(
@@ -254,25 +215,6 @@ def _batch(shape: ModelShape) -> tuple[int, int]:
     """
     record = max(layer.layout.record_bytes for layer in shape.layers)
     return record, max(1, shape.top_k // 2)
-
-
-def rates_known(machine: Machine) -> bool:
-    """Return True if times and tokens/s can be forecast."""
-    rates = [machine.read_bytes_per_s, machine.weight_bytes_per_s]
-    rates += machine.tiers.rates if machine.tiers else []
-    return all(math.isfinite(rate.value) for rate in rates)
-
-
-def sentences(machine: Machine, machines: int = 1) -> tuple[str, ...]:
-    """Return the assumptions behind the figures of a plan."""
-    lines = assumptions(machine, machines)
-    if not rates_known(machine):
-        lines = lines[3:]  # the ones before are about rates
-    return (
-        *lines,
-        "Sizes follow from the headers of the files, exactly. Memory counts prompts in their "
-        f"shortest chunks, {MIN_CHUNK} tokens; longer ones are faster and take what is left.",
-    )
 
 
 def _figure(given: float | None, measure: bool, speed: Callable[[], Speed]) -> Figure:

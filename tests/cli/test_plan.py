@@ -21,15 +21,14 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.plan import this_machine
+from flash_moe.plan.assumptions import assumptions
 from flash_moe.plan.figure import Figure
-from flash_moe.plan.forecast import LAYER_COST, Machine, assumptions, forecast
+from flash_moe.plan.forecast import LAYER_COST, Machine, forecast
 from flash_moe.plan.machine_speed import disk_read_bytes_per_s
 from flash_moe.plan.planned import Planned, plan_checkpoint, plan_store
 from flash_moe.plan.this_machine import (
     least_memory,
     machine_of,
-    rates_known,
-    sentences,
     shape_of,
 )
 from flash_moe.plan.verdict import Request, verdict
@@ -129,7 +128,7 @@ def test_given_rates(tiny_store: Path) -> None:
     shape = shape_of(plan, 2)
     machine = machine_of(shape, tiny_store, disk=5.5e9, weights=400e9)
     assert forecast(shape, machine, 1_000_000).tokens_per_s.low == small["tokens_per_s"]["low"]
-    assert found["assumptions"][:-1] == list(assumptions(machine))
+    assert found["assumptions"] == list(assumptions(machine))
 
 
 def test_without_rates_there_is_no_speed(tiny_store: Path) -> None:
@@ -220,8 +219,8 @@ def test_a_disk_that_cannot_be_measured(tiny_store: Path, tmp_path: Path) -> Non
     assert math.isnan(machine.read_bytes_per_s.value)
     assert "cannot be measured" in machine.read_bytes_per_s.note
     assert "GB free" in machine.read_bytes_per_s.note
-    assert not rates_known(machine)
-    assert sentences(machine)[0].startswith("Hit rate")
+    assert not machine.rates_known
+    assert assumptions(machine)[0].startswith("Hit rate")
 
 
 @pytest.fixture

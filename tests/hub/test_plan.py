@@ -20,7 +20,8 @@ from flash_moe.hub.pull import open_pull
 from flash_moe.hub.repository import Repository
 from flash_moe.plan import planned as module
 from flash_moe.plan.planned import Planned, plan_repository, plan_store
-from flash_moe.plan.this_machine import resident_kinds, shape_of
+from flash_moe.plan.report import resident_kinds
+from flash_moe.plan.this_machine import shape_of
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.testing import PRESETS

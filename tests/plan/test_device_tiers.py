@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flash_moe.plan import device_tiers
+from flash_moe.plan.assumptions import assumptions
 from flash_moe.plan.device_tiers import (
     HELD_LAYER_COST,
     LOOKAHEAD_LEFT,
@@ -18,7 +19,7 @@ from flash_moe.plan.device_tiers import (
     Transfer,
 )
 from flash_moe.plan.figure import Figure
-from flash_moe.plan.forecast import LAYER_COST, Forecast, ModelShape, assumptions, forecast
+from flash_moe.plan.forecast import LAYER_COST, Forecast, ModelShape, forecast
 from flash_moe.plan.hit_rate_model import hit_rates
 from tests.plan.test_forecast import GB, WORKSPACE, layers_of, machine_of, shape_397b
 

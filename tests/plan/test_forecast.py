@@ -16,6 +16,7 @@ from flash_moe.memory.pressure import reserve
 from flash_moe.ops import cpu_streams
 from flash_moe.plan import forecast as module
 from flash_moe.plan import this_machine
+from flash_moe.plan.assumptions import assumptions
 from flash_moe.plan.figure import Figure
 from flash_moe.plan.forecast import (
     LAYER_COST,
@@ -23,7 +24,6 @@ from flash_moe.plan.forecast import (
     Forecast,
     Machine,
     ModelShape,
-    assumptions,
     budgets,
     forecast,
 )

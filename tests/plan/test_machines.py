@@ -16,8 +16,9 @@ from flash_moe.options.loading import LoadOptions
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.sources.store import slice_source
+from flash_moe.plan.assumptions import assumptions
 from flash_moe.plan.figure import Range
-from flash_moe.plan.forecast import COLLECTIVE, ModelShape, assumptions, forecast
+from flash_moe.plan.forecast import COLLECTIVE, ModelShape, forecast
 from flash_moe.plan.planned import plan_store
 from flash_moe.plan.this_machine import shape_of
 from flash_moe.store.part import Part
