@@ -172,6 +172,7 @@ def _pull(args: argparse.Namespace, dst: Path, quantization: QuantizationConfig)
 def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.hub.pull import working_on
     from flash_moe.hub.resolve import resolve
+    from flash_moe.pack.destination import check_destination
     from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
     from flash_moe.pack.sources.checkpoint import local_checkpoint
     from flash_moe.pack.sources.open_source import open_source
@@ -191,6 +192,7 @@ def run_pack(args: argparse.Namespace) -> int:
         )
     kept = args.dst / HEADERS_DIR
     with working_on(args.dst):
+        check_destination(args.dst)  # first: the shards of a complete store may be deleted
         checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
         quantization = QuantizationConfig(**given(args, QuantizationConfig))
         source = open_source(checkpoint, quantization, **_making(args))

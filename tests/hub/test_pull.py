@@ -205,12 +205,12 @@ def test_shards_of_which_nothing_is_needed_are_not_downloaded(
 
     folder = Path(shutil.copytree(checkpoints("mlx"), tmp_path / "more"))
     (folder / "model.safetensors.index.json").unlink()
-    extra = {"mtp.fc.weight": np.ones((512, 512), np.float32)}
-    save_file(extra, folder / "model-mtp.safetensors")
+    extra = {"vision_tower.fc.weight": np.ones((512, 512), np.float32)}
+    save_file(extra, folder / "model-vision.safetensors")
     hub.add_commit(REPO, folder)
     pull(tmp_path / "pulled")
     assert differences(tmp_path / "pulled", stores("mlx")) == []
-    assert hub.log.sent("model-mtp.safetensors") <= 2 * 100_000
+    assert hub.log.sent("model-vision.safetensors") <= 2 * 100_000
 
 
 def test_a_shard_in_the_cache_of_the_hub_is_used_and_kept(

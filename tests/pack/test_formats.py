@@ -21,6 +21,7 @@ from flash_moe.store.manifest import read_manifest
 from flash_moe.store.quantization import QuantizationConfig
 from flash_moe.store.reader import RecordReader
 from flash_moe.store.verify import verify
+from tests.support.architectures import skip_on_old_mlx_lm
 from tests.support.formats import (
     DEEPSEEK,
     GLM,
@@ -122,10 +123,13 @@ def mxfp8(w: Weights) -> Weights:
 
 
 def compressed(form: str) -> dict[str, object]:
+    if form.startswith("nvfp4"):
+        skip_on_old_mlx_lm(form)
     return {"quantization_config": {"quant_method": "compressed-tensors", "format": form}}
 
 
 def modelopt(path: Path) -> Path:
+    skip_on_old_mlx_lm("modelopt")
     write(path, QWEN, mode="nvfp4", group_size=16, drop=("quantization", "quantization_config"))
     quantization = {"quant_method": "modelopt", "quantization": {"quant_algo": "NVFP4"}}
     (path / "hf_quant_config.json").write_text(json.dumps(quantization))
@@ -294,6 +298,8 @@ def modelopt_muse(path: Path) -> Path:
 
 
 def global_scale(path: Path) -> Path:
+    skip_on_old_mlx_lm("global_scale")
+
     def with_scale(w: Weights) -> Weights:
         names = [f"model.layers.1.mlp.switch_mlp.{p}_proj" for p in ("gate", "up", "down")]
         return w | {f"{p}.global_scale": mx.random.uniform(shape=(16,)) for p in names}

@@ -11,13 +11,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.utils import _get_classes, load_model, quantize_model, save_config
+from mlx_lm.utils import load_model, quantize_model, save_config
 
 from flash_moe.store.experts import PackedExperts, record_parts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.testing import write_tokenizer
-from tests.support.architectures import BASE, CONFIGS, VOCAB
+from tests.support.architectures import BASE, CONFIGS, VOCAB, classes_of
 
 Weights = dict[str, mx.array]
 SMALL = {**BASE, "num_hidden_layers": 2}
@@ -115,7 +115,7 @@ def write(
     """
     mx.random.seed(0)
     config = json.loads(json.dumps(config))
-    model_class, args_class = _get_classes(config)
+    model_class, args_class = classes_of(config)
     model = model_class(args_class.from_dict(json.loads(json.dumps(config))))
     model.update(
         tree_map(

@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import _get_classes
 
 from flash_moe.testing import write_tokenizer
+from tests.support.architectures import classes_of
 from tests.support.config_fields import BASE, VOCAB
 from tests.support.model_configs import CONFIGS, INSTALLED
 
@@ -44,7 +44,7 @@ def write_original(path: Path, model_type: str, *, n_shards: int = 3, shuffle: i
         shuffle: Seed of the order of the tensors, which are cut into shards in that order.
     """
     config = {"model_type": model_type, **BASE, **CONFIGS[model_type], "torch_dtype": "bfloat16"}
-    model_class, args_class = _get_classes(config)
+    model_class, args_class = classes_of(config)
     model = model_class(args_class.from_dict(json.loads(json.dumps(config))))
     shapes = {name: array.shape for name, array in tree_flatten(model.parameters())}
     originals: dict[str, tuple[int, ...]] = {}
