@@ -23,7 +23,8 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
-from flash_moe.model.switch import Ints, StreamedExperts, T
+from flash_moe.model.switch import StreamedExperts, T
+from flash_moe.model.wave_outputs import Ints
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
