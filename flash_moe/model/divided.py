@@ -23,8 +23,7 @@ from flash_moe.compat.cudart import on_cuda
 from flash_moe.compat.division import shard
 from flash_moe.compat.lazy_loading import Projection
 from flash_moe.errors import FlashMoEError, PeerError
-from flash_moe.model.switch import StreamedExperts, T
-from flash_moe.model.wave_outputs import Ints
+from flash_moe.model.switch import Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
 from flash_moe.ranks.group import Ranks
@@ -97,14 +96,15 @@ class Division:
 
     def _end(self, crc: int) -> None:
         """Compare the results of a pass, and exchange counters."""
-        ranks, stats = self.ranks, self._bank.stats()
-        waited = [layer.wait_s for layer in stats.layers]
+        ranks, column = self.ranks, self._bank.column
+        waited = column("wait_s")
         before, self._waited = self._waited or [0.0] * len(waited), waited
         waits = np.zeros(_N_WAITS)
         for n, (now, then) in enumerate(zip(waited, before, strict=True)):
             waits[n % _N_WAITS] += now - then
         failure, ranks.failure = ranks.failure, None
-        totals = (stats.bytes_read, stats.hits, stats.misses, stats.bank_bytes, sum(waited) * 1e6)
+        sums = (sum(column(name)) for name in ("bytes_read", "hits", "misses"))
+        totals = (*sums, self._bank.n_bytes, sum(waited) * 1e6)
         fields = [int(n) for n in (failure is not None, *totals, 0, *(waits * 1e6))]
         rows = ranks.envelope(Kind.END, None, crc, *fields)
         self._count(rows)

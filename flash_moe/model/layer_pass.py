@@ -32,8 +32,7 @@ import numpy as np
 from flash_moe.compat.layer_calls import CacheState, LayerCall, intercepted, record_layer_calls
 from flash_moe.memory.system import release_free_memory
 from flash_moe.model.cache_fill import skip
-from flash_moe.model.switch import StreamedExperts
-from flash_moe.model.wave_outputs import Ints
+from flash_moe.model.switch import Ints, StreamedExperts
 
 
 class _AtExperts(Exception):
@@ -201,11 +200,10 @@ def _run_to_experts(call: LayerCall, layer: _Layer, tile: _Tile, only_cache: boo
 
 def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile], chosen: Ints) -> bool:
     last: list[mx.array] = []
-    outputs = experts.outputs
-    forms = [outputs.forms_of(tile.chosen) for tile in tiles]
+    forms = [experts.forms_of(tile.chosen) for tile in tiles]
     experts.bank.fence(experts.layer)
     for wave in experts.bank.waves(experts.layer, np.unique(chosen).tolist()):
-        slot_of = outputs.merged([wave])[0]
+        slot_of = experts.merged([wave])[0]
         for tile, form in zip(tiles, forms, strict=True):
             pairs = np.nonzero(slot_of[tile.chosen.reshape(-1)] >= 0)[0]
             if not len(pairs):
@@ -213,7 +211,7 @@ def _compute_experts(experts: StreamedExperts, tiles: Sequence[_Tile], chosen: I
             assert tile.rows is not None
             x = tile.rows[mx.array(pairs // tile.chosen.shape[-1])]
             experts.report_progress()
-            part = outputs.by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
+            part = experts.by_waves(x, tile.chosen.reshape(-1, 1)[pairs], form, [wave]).squeeze(1)
             tile.parts.append((pairs, part))
             mx.async_eval(part)
             # One part ahead, so that the workspace of all others is free.

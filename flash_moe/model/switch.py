@@ -7,27 +7,29 @@ itself, and calls this module only for the outputs of the chosen experts. Blocks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 
-from flash_moe.compat.cudart import on_cuda
-from flash_moe.model.padding import Padding
+from flash_moe.model.held_experts import HeldExperts
 from flash_moe.model.shared_expert import SharedExpert
-from flash_moe.model.wave_outputs import Ints, WaveOutputs
 from flash_moe.ops import kernel
-from flash_moe.ops.expert_mlp import Activation
-from flash_moe.ops.forms import MAX_ROWS_PER_EXPERT_CUDA, SORT_FROM
+from flash_moe.ops.forms import (
+    KERNELS,
+    MANY,
+    MAX_ROWS_PER_EXPERT_CUDA,
+    SORT_FROM,
+    form_of_expert,
+)
 from flash_moe.ops.metal_paths import REUSE_ROWS
-from flash_moe.ops.moe_experts import ExpertKernels, Shared
-from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.held import HeldLayer
+from flash_moe.ops.moe_experts import Shared
 from flash_moe.stream.reading import Wave
 
+Ints = npt.NDArray[Any]
 T = TypeVar("T")
 
 
@@ -35,41 +37,21 @@ class _Chosen(Exception):
     """Ends a call of a block at its experts; ``args[0]`` has their ids."""
 
 
-class StreamedExperts(nn.Module):
+class StreamedExperts(HeldExperts):
     """The experts of one layer, read into the bank when they are needed.
 
     Has no parameters. The bank is a plain object, so that mlx-lm neither counts nor saves it.
 
     Args:
-        bank: The model's expert bank.
-        layer: Index of the layer in the bank.
-        activation: The activation of the module that this one replaces.
-        kernels: Kernels for the layer's records; without them plain MLX computes.
-        padding: Padding of the current pass, shared by all layers of the model.
+        arguments: Those of :class:`HeldExperts`.
     """
 
-    def __init__(
-        self,
-        bank: ExpertBank,
-        layer: int,
-        activation: Activation,
-        kernels: ExpertKernels | None = None,
-        padding: Padding | None = None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.activation = activation  # in the module tree, in case it has parameters
-        self.bank = bank
-        self.layer = layer
-        self.outputs = WaveOutputs(bank, layer, activation, kernels)
-        self._kernels = kernels
-        self._on_cuda = kernels is not None and on_cuda()
-        self.forms = self.outputs.forms
-        self._padding = padding or Padding()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._n_experts = self.bank.layers[self.layer].n_experts
         self.shared: SharedExpert | None = None  # computed while experts are read
         self.begin: Callable[[], None] = lambda: None  # called before they are; may end the pass
-        self._predict: Callable[[], mx.array | None] | None = None
         self._choose_only = False
-        self._recording: HeldLayer | None = None
         self._may_defer = True  # nothing evaluates between the layers of a pass
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
@@ -136,8 +118,7 @@ class StreamedExperts(nn.Module):
         if n_rows == 1:
             return self.forms.one
         max_rows = MAX_ROWS_PER_EXPERT_CUDA if self._on_cuda else REUSE_ROWS
-        n_experts = self.bank.layers[self.layer].n_experts
-        return self.forms.few and n_rows * top_k <= max_rows * n_experts
+        return self.forms.few and n_rows * top_k <= max_rows * self._n_experts
 
     def weighted(
         self,
@@ -185,7 +166,7 @@ class StreamedExperts(nn.Module):
             return self._from_held(held, y, ids)
         chosen, experts, waves = self._fetch(ids, may_defer=self._may_defer)
         begin_shared(self.bank.waits_long(self.layer, experts))
-        return self.outputs.of_token(x, chosen[0], weights, waves, shared, dtype)
+        return self._one_token(x, chosen[0], weights, waves, shared, dtype)
 
     def _outputs(
         self, x: mx.array, ids: mx.array, begin_shared: Callable[[bool], None]
@@ -196,50 +177,66 @@ class StreamedExperts(nn.Module):
             begin_shared: Called with true if there is a wait worth computing the shared expert in.
         """
         if (held := self._held_layer(ids)) is not None:
-            return self._from_held(held, self.outputs.of_held(held, x, ids), ids)
+            return self._on_held(held, x, ids)
         chosen, experts, waves = self._fetch(ids)
         begin_shared(self.bank.waits_long(self.layer, experts))
-        return self.outputs.of_waves(x, chosen, experts, waves)
+        forms = self.forms_of(chosen)
+        fit = len(experts) <= self.bank.slab_plan(self.layer).n_slots
+        if self._kernels and fit and (forms[experts] == KERNELS).all():
+            slot_of, slab = self.merged(waves)
+            pairs = slot_of[chosen].astype(np.uint32).reshape(-1, chosen.shape[-1])
+            ids = self._kernels.slot_ids(pairs, slab)
+            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), ids, slab)
+            self.bank.track(y)
+            return y.reshape(*chosen.shape, -1)
+        first = next(waves)
+        if len(first.experts) == len(experts) and chosen.size < SORT_FROM:
+            slot = dict(zip(first.experts, first.slots, strict=True))
+            flat = [slot[expert] for expert in chosen.reshape(-1).tolist()]
+            slots = np.array(flat, np.uint32).reshape(chosen.shape)
+            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, first.views)
+            self.bank.track(y)
+            next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
+            return y.squeeze(-2)
+        return self.by_waves(x, chosen, forms, chain([first], waves))
 
-    def held_layer(self) -> HeldLayer | None:
-        """Return the arrays of the layer, if kernels compute decoded tokens and it is held."""
-        if self._padding.present or self._predict or not (self.forms.one and self.forms.few):
-            return None
-        return self.bank.held_layer(self.layer)
+    def _one_token(
+        self,
+        x: mx.array,
+        chosen: Ints,
+        weights: mx.array,
+        waves: Iterator[Wave],
+        shared: Shared | None,
+        dtype: mx.Dtype,
+    ) -> mx.array:
+        """Return the sum for ``x`` ``[1, hidden]``; cached experts start while others are read.
 
-    @contextmanager
-    def recording(self, held: HeldLayer) -> Iterator[HeldLayer]:
-        """Compute on the arrays of ``held`` alone; it gets the expert ids."""
-        self._recording = held
-        try:
-            yield held
-        finally:
-            self._recording = None
-
-    def used(self, y: mx.array, ids: mx.array) -> None:
-        """Record an output of a layer held as a whole, and its expert ids, for the next fence."""
-        self.bank.track(y, (self.layer, ids))
-
-    def _held_layer(self, ids: mx.array) -> HeldLayer | None:
-        """Return the arrays of the layer if all of its experts are held, without evaluating ids.
-
-        Only for few rows: with more, the form of an expert depends on the number of its rows, and
-        pairs are sorted on the host.
+        Each expert's intermediate is independent, and the sum is one launch in the order of the
+        router: the bits do not depend on which experts were cached.
         """
-        if self._recording is not None:
-            return self._recording
-        if self._padding.present:
-            return None
-        if self._on_cuda:
-            few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
-        else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
-            few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        return self.bank.held_layer(self.layer) if few else None
-
-    def _from_held(self, held: HeldLayer, y: mx.array, ids: mx.array) -> mx.array:
-        held.ids = ids
-        if self._recording is None:
-            self.bank.track(y, (self.layer, ids))
+        assert self._kernels is not None
+        slot_of: dict[int, int] = {}
+        numbers = chosen.tolist()
+        parts: list[mx.array] = []
+        order: list[int] = []
+        for wave in waves:
+            slot_of.update(zip(wave.experts, wave.slots, strict=True))
+            if len(wave.experts) < len(numbers):
+                new = set(wave.experts)
+                in_wave = [place for place, expert in enumerate(numbers) if expert in new]
+                slab = wave.slab.array
+                ids = self._kernels.slot_ids([slot_of[numbers[place]] for place in in_wave], slab)
+                parts.append(self._kernels.gate_up(x, ids, slab))
+                order += in_wave
+                self.bank.track(parts[-1])
+        slab = wave.slab.array
+        ids = self._kernels.slot_ids([slot_of[expert] for expert in numbers], slab)
+        if parts:
+            h = mx.concatenate(parts)[mx.array(np.argsort(order))]
+            y = self._kernels.down(h, weights, ids, slab, dtype, shared=shared)
+        else:
+            y = self._kernels(x, weights, ids, slab, dtype=dtype, shared=shared)
+        self.bank.track(y)
         return y
 
     def _fetch(
@@ -272,3 +269,53 @@ class StreamedExperts(nn.Module):
             return [half.reshape(ids[0].shape) for half in (flat[:n], flat[n:])]
         self.bank.fence(self.layer, *ids)
         return [np.array(each) for each in ids]
+
+    def forms_of(self, chosen: Ints) -> Ints:
+        """Return the form that computes the rows of each expert."""
+        return form_of_expert(chosen, self._n_experts, self.forms, kernel.backend())
+
+    def merged(self, waves: Iterable[Wave]) -> tuple[Ints, mx.array]:
+        """Consume all waves; return the slot of each expert (-1: none) and the slab's words."""
+        slot_of = np.full(self._n_experts, -1, dtype=np.int32)
+        for wave in waves:
+            slot_of[wave.experts] = wave.slots
+        return slot_of, wave.slab.array
+
+    def by_waves(
+        self,
+        x: mx.array,
+        chosen: Ints,
+        forms: Ints,
+        waves: Iterable[Wave],
+    ) -> mx.array:
+        """Compute (row, expert) pairs in order of slot, one wave and form after another.
+
+        Args:
+            x: ``[..., hidden]``.
+            chosen: Expert ids ``[..., k]``.
+            forms: Result of ``forms_of``.
+        """
+        rows = x.reshape(-1, 1, x.shape[-1])
+        expert_of_pair = chosen.reshape(-1)
+        form_of_pair = forms[expert_of_pair]
+        parts: list[mx.array] = []
+        order: list[Ints] = []
+        for wave in waves:
+            slot_of_pair = self.merged([wave])[0][expert_of_pair]
+            for form in np.unique(forms[wave.experts]):
+                pairs = np.nonzero((slot_of_pair >= 0) & (form_of_pair == form))[0]
+                pairs = pairs[np.argsort(slot_of_pair[pairs], kind="stable")]
+                x_of_pair = rows[mx.array(pairs // chosen.shape[-1])]
+                slots = slot_of_pair[pairs].astype(np.uint32)
+                if form == KERNELS and self._kernels:
+                    ids = self._kernels.slot_ids(slots[:, None], wave.slab.array)
+                    part = self._kernels.unweighted(x_of_pair.squeeze(1), ids, wave.slab.array)
+                else:
+                    many = bool(form == MANY)
+                    part = self._mlp(x_of_pair, slots, wave.views, sorted_slots=True, many=many)
+                self.bank.track(part)
+                parts.append(part)
+                order.append(pairs)
+        inverse = np.argsort(np.concatenate(order))
+        y = mx.concatenate(parts) if len(parts) > 1 else parts[0]
+        return y[mx.array(inverse)].reshape(*chosen.shape, x.shape[-1])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog
 from flash_moe.stream.prefetch import Prefetch, Prefetcher
-from flash_moe.stream.reader_pool import ReaderPool
-from flash_moe.stream.readers import Read
+from flash_moe.stream.readers import Read, ReadBatch
 from flash_moe.stream.reading import Reading, Wave
 from flash_moe.stream.slab import SharedMemory
 from flash_moe.stream.slot_pool import SlotPool
@@ -31,7 +30,7 @@ class Fetching:
         layers: The layers with experts, with their records.
         pool_of: Layer index to pool, owned by the bank.
         memory: Memory of the slots.
-        readers: Reader threads.
+        readers: A ``ReaderPool`` or ``KvikioReaders``.
         counters: Counters of the bank.
         events: Records spans of waiting.
         top_k: Experts per token and layer.
@@ -47,7 +46,7 @@ class Fetching:
         layers: Sequence[ExpertLayer],
         pool_of: Mapping[int, SlotPool],
         memory: SharedMemory | DeviceMemory,
-        readers: ReaderPool,
+        readers: Any,
         counters: Counters,
         events: EventLog | None,
         top_k: int,
@@ -161,9 +160,10 @@ class Fetching:
             yield self._complete(reading, prefetch)
         slot_of = dict(reads)
         least = max(len(reads) // MAX_ARRIVAL_WAVES, 1)
-        left = len(reads)
+        left, batch = len(reads), reading.batch
+        assert isinstance(batch, ReadBatch)  # KvikIO reads into the memory of a GPU alone
         while left:
-            new = [read.expert for read in self._wait(reading, reading.batch.next_completed, least)]
+            new = [read.expert for read in self._wait(reading, batch.next_completed, least)]
             left -= len(new)
             yield self._wave(reading, new, [slot_of[expert] for expert in new])
         self._finish(reading)

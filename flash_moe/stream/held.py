@@ -54,9 +54,10 @@ class HeldLayers:
             )
         return HeldLayer(slots, pool.slab.array)
 
-    def use(self, layer: int, ids: mx.array) -> None:
-        """Record the use of lazy ids, for the counters."""
+    def use(self, layer: int, ids: mx.array) -> int:
+        """Record the use of lazy ids, for the counters; return the uses since the last fence."""
         self._used.append((layer, ids))
+        return len(self._used)
 
     def take_used(self) -> tuple[list[tuple[int, int]], list[mx.array]]:
         """Return layer and number of the ids of each look-up, and one lazy array with all ids."""

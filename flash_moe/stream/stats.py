@@ -207,6 +207,10 @@ class Counters:
         for name, amount in amounts.items():
             sums[name] += amount
 
+    def column(self, name: str) -> list[float]:
+        """Return one counter of all layers."""
+        return [sums[name] for sums in self._layers]
+
     def snapshot(self) -> StreamStats:
         layers = tuple(LayerStats(**sums) for sums in self._layers)
         return StreamStats(self.bank_bytes, self.expert_bytes, layers, self.shrinks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,11 @@ from flash_moe.compat import cudart
 from flash_moe.compat.cudart import CudaError
 from flash_moe.errors import BudgetError, ChecksumError, KernelError, ReadError
 from flash_moe.model import streaming
-from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import read_manifest
 from flash_moe.stream import device_memory, device_slab
-from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.device_slab import DeviceSlab, StagedRecord
 from flash_moe.stream.slab import SharedMemory
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
+from tests.support.bank_requests import RECORD, TOKEN, Tensors, fetch_and_compare
 from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
@@ -40,24 +36,6 @@ def on_device(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
     monkeypatch.setattr(device_memory, "cuda_runtime", lambda: fake_runtime(fake))
     monkeypatch.setattr(streaming, "cuda_runtime", lambda: fake_runtime(fake))
     return fake
-
-
-@pytest.fixture
-def open_bank(tiny_store: Path, fake: FakeCudart) -> Iterator[Any]:
-    banks: list[ExpertBank] = []
-
-    def build(budget: int = TOKEN, store: Path = tiny_store, **options: Any) -> ExpertBank:
-        experts = PackedExperts(store, read_manifest(store))
-        memory = DeviceMemory(fake_runtime(fake))
-        options = {"io_threads": 3, **options}
-        banks.append(ExpertBank(experts, budget, TOP_K, memory=memory, **options))
-        return banks[-1]
-
-    yield build
-    for bank in banks:
-        bank.close()
-    assert not fake.pinned, "leaked"
-    assert not fake.streams, "leaked"
 
 
 @pytest.mark.parametrize("budget", [TOKEN, 5 * RECORD, 8 * 32 * RECORD])
