@@ -115,7 +115,7 @@ def disagreements(flash: FlashMoE, rank: int) -> dict[str, Any]:
 
 def read_error(root: Path, group: Any, rank: int) -> dict[str, Any]:
     """A damaged part on rank 1, and the same processes after it is mended."""
-    parts = Path(shutil.copytree(root / "parts", root / f"damaged{rank}"))
+    parts = Path(shutil.copytree(root / "parts", root / f"damaged{rank}", dirs_exist_ok=True))
     file = parts / "part-2-of-2" / "experts" / "layer_002.bin"
     data = file.read_bytes()
     if rank:
