@@ -138,25 +138,22 @@ def _run_on_machines(args: argparse.Namespace, caches: PromptCacheOptions, ranks
     from flash_moe.chat.loop import run_chat
     from flash_moe.chat.plain_view import Plain
     from flash_moe.chat.signals import Shutdown
-    from flash_moe.generation.engine import Engine
     from flash_moe.generation.engine_model import EngineModel
-    from flash_moe.generation.prompt_cache_dir import open_prompt_caches
-    from flash_moe.loader import load
-    from flash_moe.memory.system import usable_memory
-    from flash_moe.server.options import PROMPT_CACHE_SHARE
+    from flash_moe.server.options import ServeOptions
+    from flash_moe.server.run import engine_of
 
     model = ranks.share(ranks.together(lambda: _session(args)[1]))
     assert model is not None
     tools = ranks.together(lambda: _tools(args) if ranks.first else [])
     view, shutdown = Plain(sys.stderr), Shutdown()
-    engine = Engine(
-        lambda: load(model, **given(args, LoadOptions), group=ranks),
+    options = ServeOptions(
+        model=model,
+        streaming={**given(args, LoadOptions), "group": ranks},
         concurrency=1,
         max_queue=1,
-        cache_entries=16,
-        cache_bytes=round(usable_memory() * PROMPT_CACHE_SHARE),
-        open_disk=lambda flash: open_prompt_caches(flash.model, caches, view.note),
+        prompt_caches_on_disk=caches,
     )
+    engine = engine_of(options, view.note)
     if not ranks.first:
         return follow(engine)
     try:

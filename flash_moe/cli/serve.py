@@ -19,28 +19,35 @@ from flash_moe.files.sizes import format_bytes
 from flash_moe.options.loading import LoadOptions
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.options.sampling import SamplingParams
+from flash_moe.server.options import PROMPT_CACHE_SHARE, ServeOptions
 
 if TYPE_CHECKING:
     from flash_moe.generation.engine import Engine
-    from flash_moe.server.options import ServeOptions
-
 _LIMITS: tuple[tuple[str, float | None, str], ...] = (
-    ("--max-request-mb", 8.0, "maximum request body in MB (default: 8)"),
-    ("--max-queue", 16, "maximum queued requests; further ones get a 429 (default: 16)"),
-    ("--timeout", 1800.0, "seconds from a request's arrival to its answer's end (default: 1800)"),
+    ("--max-request-mb", ServeOptions.max_request_bytes / 1e6, "maximum request body in MB"),
+    ("--max-queue", ServeOptions.max_queue, "maximum queued requests; further ones get a 429"),
+    ("--timeout", ServeOptions.timeout_s, "seconds from a request's arrival to its answer's end"),
     (
         "--client-timeout",
-        30.0,
-        "seconds to receive a request, or to send response data (default: 30)",
+        ServeOptions.client_timeout_s,
+        "seconds to receive a request, or to send response data",
     ),
-    ("--shutdown-timeout", 10.0, "seconds for running requests to finish (default: 10)"),
+    (
+        "--shutdown-timeout",
+        ServeOptions.shutdown_timeout_s,
+        "seconds for running requests to finish",
+    ),
     (
         "--decode-concurrency",
-        2,
-        "requests decoded at once (default: 2); 1 suits a small expert cache",
+        ServeOptions.concurrency,
+        "requests decoded at once; 1 suits a small expert cache",
     ),
-    ("--prompt-cache-gb", None, "memory of prompt caches in GB (default: 1/16 of the memory)"),
-    ("--prompt-cache-entries", 16, "maximum number of prompt caches (default: 16)"),
+    ("--prompt-cache-gb", None, "memory of prompt caches in GB"),
+    (
+        "--prompt-cache-entries",
+        ServeOptions.prompt_cache_entries,
+        "maximum number of prompt caches",
+    ),
 )
 
 
@@ -51,11 +58,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="store or mlx checkpoint")
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=ServeOptions.host,
         help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     parser.add_argument(
-        "--port", type=int, default=8080, help="port; 0 picks a free one (default: 8080)"
+        "--port",
+        type=int,
+        default=ServeOptions.port,
+        help=f"port; 0 picks a free one (default: {ServeOptions.port})",
     )
     parser.add_argument(
         "--alias",
@@ -87,6 +97,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     for flag, default, text in _LIMITS:
         kind = int if isinstance(default, int) else float
+        shown = f"1/{1 / PROMPT_CACHE_SHARE:g} of the memory" if default is None else f"{default:g}"
+        text = f"{text} (default: {shown})"
         limits.add_argument(flag, type=kind, default=default, metavar="N", help=text)
     add_options(parser, "prompt caches on disk", PromptCacheOptions)
     _add_defaults(parser)
@@ -128,8 +140,6 @@ def run(args: argparse.Namespace) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("flash_moe").setLevel(args.log_level.upper())
-    from flash_moe.server.options import ServeOptions
-
     ranks = connected(args)
     cache_gb = args.prompt_cache_gb
     options = ServeOptions(

@@ -45,8 +45,11 @@ def serve(options: ServeOptions, on_ready: Callable[[str, Engine], None]) -> Non
         _serve(options, on_ready, stop)
 
 
-def engine_of(options: ServeOptions) -> Engine:
+def engine_of(options: ServeOptions, report: Callable[[str], None] = _log.warning) -> Engine:
     """Start the engine of a server; with several machines each has one.
+
+    Args:
+        report: Gets lines about prompt caches on disk that cannot be used.
 
     Raises:
         ConfigError: The prompt caches use up ``memory_gb``.
@@ -59,7 +62,7 @@ def engine_of(options: ServeOptions) -> Engine:
         cache_entries=options.prompt_cache_entries,
         cache_bytes=cache_bytes,
         open_disk=lambda flash: open_prompt_caches(
-            flash.model, options.prompt_caches_on_disk, _log.warning
+            flash.model, options.prompt_caches_on_disk, report
         ),
     )
 

@@ -25,6 +25,7 @@ from flash_moe.testing import PRESETS, Geometry, write_hf_checkpoint, write_mlx_
 from flash_moe.testing.shards import float_bytes, write_shards
 from flash_moe.testing.tokenizer import write_tokenizer
 from flash_moe.testing.weights import random_state
+from tests.support.config_fields import BASE, QWEN3
 
 Kind = Literal["mlx", "hf-fused", "hf-per-expert"]
 KINDS: tuple[Kind, ...] = ("mlx", "hf-fused", "hf-per-expert")
@@ -36,23 +37,9 @@ QWEN3_MOE: dict[str, Any] = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
     "dtype": "bfloat16",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "moe_intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": 512,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": False,
-    "num_experts": 16,
-    "num_experts_per_tok": 4,
-    "decoder_sparse_step": 1,
+    **BASE,
+    **QWEN3,
     "mlp_only_layers": [],
-    "norm_topk_prob": True,
 }
 
 
