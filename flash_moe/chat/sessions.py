@@ -66,7 +66,9 @@ class Session:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        _remove(leftover_files(path))
+        for file in leftover_files(path):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     @property
     def name(self) -> str:
@@ -141,33 +143,8 @@ def _sweep() -> None:
     for path in sessions_dir().glob("*"):
         # A folder that another chat is just creating has none, so this never takes its lock.
         if leftover_files(path):
-            with _unused(path) as unused:
-                _remove(leftover_files(path) if unused else [])
-
-
-def _remove(files: list[Path]) -> None:
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
-
-
-@contextlib.contextmanager
-def _unused(path: Path) -> Iterator[bool]:
-    """Lock a session inside a ``with`` block; yield False if another process has it."""
-    try:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except OSError:
-        free = False
-    try:
-        yield free
-    finally:
-        os.close(lock)
+            with contextlib.suppress(ConfigError):  # open in another process
+                Session(path).close()
 
 
 def _folders() -> Iterator[Path]:

@@ -9,7 +9,6 @@ and of the host of a virtual machine, are below the page cache and cannot be see
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from flash_moe.files.sizes import format_bytes
 from flash_moe.lab.verdict import ROUNDS
 from flash_moe.model.streaming import Streaming
 from flash_moe.plan.disk_tuning import Key, batches, drop, read_batches
-from flash_moe.plan.machine_speed import TemporaryRecords, write_records
+from flash_moe.plan.machine_speed import new_records
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.store.reader import supported_modes
 from flash_moe.stream.io_settings import IoSettings
@@ -83,12 +82,7 @@ class Bench:
     def scratch_records(self) -> ExpertFiles:
         """Random records in a scratch file, of the size of the 397B's."""
         file = self.scratch / "records.bin"
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            n = write_records(fd, N_LARGE_RECORDS, 2 * N_TOGETHER, LARGE_RECORD_BYTES)
-        finally:
-            os.close(fd)
-        return TemporaryRecords(file, n, LARGE_RECORD_BYTES)
+        return new_records(file, N_LARGE_RECORDS, 2 * N_TOGETHER, LARGE_RECORD_BYTES)
 
     @property
     def records_note(self) -> str:

@@ -35,7 +35,7 @@ class Padding:
         model: Name of the model's module in mlx-lm.
     """
 
-    def __init__(self, model: str = "") -> None:
+    def __init__(self, model: str) -> None:
         self._recurrent = model in RECURRENT
         self._padded: Bools | None = None
 

@@ -106,12 +106,7 @@ def disk_read_bytes_per_s(
         # Named before it exists, so that no interrupt can come between its creation and removal.
         file = folder / f".flash-moe-speed-{uuid.uuid4().hex}"
         try:
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                written = write_records(fd, n_records, 2 * at_once, record_bytes)
-            finally:
-                os.close(fd)
-            records = TemporaryRecords(file, written, record_bytes)
+            records = new_records(file, n_records, 2 * at_once, record_bytes)
             return _measure_disk(records, at_once, on_step)
         finally:
             file.unlink(missing_ok=True)
@@ -119,6 +114,16 @@ def disk_read_bytes_per_s(
         return Speed(None, note=f"{folder}: {error.strerror or error}")
     except FlashMoEError as error:
         return Speed(None, note=error.problem)
+
+
+def new_records(file: Path, n_records: int, at_least: int, record_bytes: int) -> TemporaryRecords:
+    """Write records to a new file; arguments as for ``write_records``."""
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        written = write_records(fd, n_records, at_least, record_bytes)
+    finally:
+        os.close(fd)
+    return TemporaryRecords(file, written, record_bytes)
 
 
 def write_records(fd: int, n_records: int, at_least: int, record_bytes: int) -> int:

@@ -212,7 +212,7 @@ def test_one_sequence_and_a_generated_token_evaluate_nothing(
 
 
 def padding_of(padded: np.ndarray | None) -> Padding:
-    made = Padding()
+    made = Padding("")
     made._padded = padded
     return made
 
