@@ -176,6 +176,7 @@ def run_pack(args: argparse.Namespace) -> int:
     from flash_moe.pack.shard_source import HEADERS_DIR, DeletedShards, check_outside
     from flash_moe.pack.sources.checkpoint import local_checkpoint
     from flash_moe.pack.sources.open_source import open_source
+    from flash_moe.store.manifest import is_store
 
     if args.delete_source and args.adopt is not None:
         raise ConfigError(
@@ -192,7 +193,8 @@ def run_pack(args: argparse.Namespace) -> int:
         )
     kept = args.dst / HEADERS_DIR
     with working_on(args.dst):
-        check_destination(args.dst)  # first: the shards of a complete store may be deleted
+        if is_store(args.dst):  # its source may be deleted
+            check_destination(args.dst)
         checkpoint = local_checkpoint(resolve(args.src), kept if kept.is_dir() else None)
         quantization = QuantizationConfig(**given(args, QuantizationConfig))
         source = open_source(checkpoint, quantization, **_making(args))

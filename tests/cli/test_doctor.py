@@ -12,6 +12,7 @@ import mlx.core as mx
 import pytest
 
 from flash_moe.cli import doctor, main, tune
+from flash_moe.cli.doctor_text import PLAIN
 from flash_moe.cli.plan_text import expected_speed, speed_facts
 from flash_moe.compat import cudart
 from flash_moe.ops import kernel, self_test
@@ -39,7 +40,7 @@ def doctor_with(*arguments: Any, **variables: Any) -> subprocess.CompletedProces
 def test_on_a_cpu_all_is_well() -> None:
     out = doctor_with()
     assert (out.returncode, out.stderr) == (0, "")
-    for word in ("flash_moe", "mlx-lm", "python", "CPU: ", "memory", "(shipped)", doctor.PLAIN):
+    for word in ("flash_moe", "mlx-lm", "python", "CPU: ", "memory", "(shipped)", PLAIN):
         assert word in out.stdout
     facts = json.loads(doctor_with("--json").stdout)
     assert facts["self_test"] is facts["backend"] is None
