@@ -2,7 +2,7 @@
 
 Python's reader threads take turns with the thread that builds the next layer, since one at a time
 holds the interpreter lock. Without them a token took 0.81 of the time on an H200
-(docs/experiments.md). KvikIO reads a record in parts, each into a pinned buffer and from there to
+(docs/experiments.md). KvikIO divides each record and moves the parts through pinned buffers to
 the slot. It comes with ``flash-moe[cuda]``.
 
 Its number of threads and its mode are settings of the process, made when a model is loaded.
