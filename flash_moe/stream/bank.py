@@ -31,8 +31,7 @@ from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.fetching import Fetching
 from flash_moe.stream.held import HeldLayer, HeldLayers
-from flash_moe.stream.kvikio_readers import KvikioReaders, kvikio_readers
-from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.kvikio_readers import open_readers
 from flash_moe.stream.reading import Wave
 from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_pool import SlotPool, shrink
@@ -99,9 +98,7 @@ class ExpertBank:
         reader = make_reader(experts, verify=verify_reads, io=io)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
-        self._readers: ReaderPool | KvikioReaders = kvikio_readers(
-            self._memory, reader, io_threads, io
-        ) or ReaderPool(reader, io_threads, io_split, self._memory.min_part)
+        self._readers = open_readers(self._memory, reader, io_threads, io_split, io)
         self._fetching = Fetching(
             self.layers,
             self._pool_of,
