@@ -11,6 +11,9 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
+A deferred wave is the reverse: its slots may be read only after its reads, so nothing that depends
+on it is evaluated before the next fence, which waits for them.
+
 All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
