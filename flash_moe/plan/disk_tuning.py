@@ -207,7 +207,7 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
 
 
 def readers_for(
-    experts: ExpertFiles, settings: IoSettings, device: DeviceMemory | None
+    experts: ExpertFiles, settings: IoSettings, device: DeviceMemory | None = None
 ) -> AbstractContextManager[Any]:
     """Return the readers of a bank with these settings; leaving the ``with`` ends them."""
     reader, memory = RecordReader(experts, io=settings.io), device or SharedMemory()
