@@ -151,6 +151,15 @@ class ExpertBank:
         """The slab that caches a layer's experts."""
         return self._pool_of[layer].slab
 
+    def allocate(self) -> None:
+        """Allocate all slabs now instead of on first use.
+
+        Raises:
+            MemoryError: There is not enough memory on the device.
+        """
+        for layer in range(len(self.layers)):
+            self.slab(layer)
+
     def held_layer(self, layer: int) -> HeldLayer | None:
         """Return the arrays of a layer whose experts are all in slots, unless calls are traced.
 
