@@ -102,7 +102,7 @@ class Streaming:
         return MemoryPlan(bank, resident)
 
     def _check_device_memory(self, bank_bytes: int) -> None:
-        """Check that everything fits the memory of a GPU of its own, and the second tier the host's.
+        """Check that everything fits the memory of a GPU, and the second tier that of the host.
 
         Counted on the GPU: the bank, the resident weights, and the pass over a short prompt.
 
@@ -168,10 +168,8 @@ class Streaming:
         header = TraceHeader.of(
             self.experts, self.model.model_type, top_k, options.cache_policy, budget
         )
-        memory = slab_memory(
-            self._host_cache_bytes(),
-            max(layer.layout.record_bytes for layer in self.experts.layers),
-        )
+        largest = max(layer.layout.record_bytes for layer in self.experts.layers)
+        memory = slab_memory(self._host_cache_bytes(), largest)
         bank = ExpertBank(
             self.experts,
             budget,

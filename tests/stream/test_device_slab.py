@@ -271,9 +271,7 @@ def test_not_enough_memory(
     assert "cache_gb" in text
     on_device.free = 10**12
     monkeypatch.setattr(streaming, "available_memory", lambda: 10**9)
-    with pytest.raises(
-        BudgetError, match=r"host_cache_gb of 2\.0 GB: expected at most the 1\.0 GB"
-    ):
+    with pytest.raises(BudgetError, match=r"host_cache_gb of 2\.0 GB: .* at most the 1\.0 GB"):
         load(tiny_store, cache_gb=0.1, host_cache_gb=2)
 
 
