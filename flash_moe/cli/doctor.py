@@ -100,14 +100,17 @@ def cuda_facts() -> dict[str, Any] | None:
     """Memory of an NVIDIA GPU, its CUDA runtime and copies to it; ``None`` without them."""
     from flash_moe.compat.cudart import cuda_runtime
     from flash_moe.plan.device_speed import copy_speed
+    from flash_moe.stream.kvikio_readers import kvikio_library
 
     runtime = cuda_runtime()
     if runtime is None:
         return None
     free, total = runtime.memory()
     copies = {n: copy_speed(runtime, COPIED_BYTES, n) for n in COPIES}
+    kvikio = kvikio_library()
     return {
         "runtime": runtime.version(),
+        "kvikio": kvikio and kvikio.__version__,
         "free_bytes": free,
         "memory_bytes": total,
         "concurrent_managed_access": runtime.concurrent_managed_access(),

@@ -47,6 +47,9 @@ def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
         rate = copies["bytes_per_s"]
         measured = "cannot be measured: " if rate is None else f"{rate / 1e9:.3g} GB/s, "
         lines.append(f"{'GPU copies':12}{measured}{copies['note']}")
+    slower = "Python's threads; KvikIO is faster: pip install 'flash-moe[cuda]' on Python 3.11+"
+    reads = f"KvikIO {cuda['kvikio']}" if cuda["kvikio"] else slower
+    lines.append(f"{'GPU reads':12}{reads}")
     if not cuda["concurrent_managed_access"]:
         lines.append(
             f"{'':12}Host and GPU share no managed memory (as on Windows, WSL and Tegra): MLX "

@@ -26,7 +26,7 @@ from flash_moe.errors import FlashMoEError, PeerError
 from flash_moe.model.switch import Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
-from flash_moe.ranks.group import Ranks
+from flash_moe.ranks.group import LOADING, Ranks
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.stats import RankStats
@@ -48,6 +48,8 @@ class Division:
         self._chosen: list[Any] = []
         self._waited: list[float] = []
         self._peer_wait_s = [0.0] * ranks.size
+        self._patience = 1.0
+        self._compiled: set[int] = set()  # sizes of passes, as powers of two
         self.stats: tuple[RankStats, ...] = ()
 
     def chosen(self, layer: int, ids: mx.array | Ints) -> None:
@@ -57,7 +59,7 @@ class Division:
 
     def report_progress(self, layer: int) -> None:
         """Begin the wait of the watchdog again."""
-        self.ranks.watchdog.wait_for(f"layer {layer}")
+        self.ranks.watchdog.wait_for(f"layer {layer}", self._patience)
 
     @contextmanager
     def in_step(self, tokens: Any) -> Iterator[None]:
@@ -76,11 +78,15 @@ class Division:
         ranks.envelope(Kind.PASS, same)
         self._chosen.clear()
         ranks.failure = None
-        with ranks.waiting("forward pass"):
+        size = ids.size.bit_length()
+        # CUDA compiles the kernels of a pass of a new size, for minutes on a new machine.
+        self._patience = LOADING if on_cuda() and size not in self._compiled else 1.0
+        with ranks.waiting("forward pass", self._patience):
             yield
             crc = 0
             for chosen in self._chosen:
                 crc = zlib.crc32(np.array(chosen).tobytes(), crc)
+        self._compiled.add(size)
         self._end(crc)
 
     def pending(self, out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:

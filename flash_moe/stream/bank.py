@@ -11,6 +11,9 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
+A deferred wave is the reverse: its slots may be read only after its reads, so nothing that depends
+on it is evaluated before the next fence, which waits for them.
+
 All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
@@ -31,8 +34,7 @@ from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
 from flash_moe.stream.fetching import Fetching
 from flash_moe.stream.held import HeldLayer, HeldLayers
-from flash_moe.stream.kvikio_readers import KvikioReaders, kvikio_readers
-from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.kvikio_readers import open_readers
 from flash_moe.stream.reading import Wave
 from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_pool import SlotPool, shrink
@@ -99,9 +101,7 @@ class ExpertBank:
         reader = make_reader(experts, verify=verify_reads, io=io)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
-        self._readers: ReaderPool | KvikioReaders = kvikio_readers(
-            self._memory, reader, io_threads, io
-        ) or ReaderPool(reader, io_threads, io_split, self._memory.min_part)
+        self._readers = open_readers(self._memory, reader, io_threads, io_split, io)
         self._fetching = Fetching(
             self.layers,
             self._pool_of,
@@ -150,6 +150,15 @@ class ExpertBank:
     def slab(self, layer: int) -> Slab:
         """The slab that caches a layer's experts."""
         return self._pool_of[layer].slab
+
+    def allocate(self) -> None:
+        """Allocate all slabs now instead of on first use.
+
+        Raises:
+            MemoryError: There is not enough memory on the device.
+        """
+        for layer in range(len(self.layers)):
+            self.slab(layer)
 
     def held_layer(self, layer: int) -> HeldLayer | None:
         """Return the arrays of a layer whose experts are all in slots, unless calls are traced.

@@ -2,7 +2,7 @@
 
 Python's reader threads take turns with the thread that builds the next layer, since one at a time
 holds the interpreter lock. Without them a token took 0.81 of the time on an H200
-(docs/experiments.md). KvikIO reads a record in parts, each into a pinned buffer and from there to
+(docs/experiments.md). KvikIO divides each record and moves the parts through pinned buffers to
 the slot. It comes with ``flash-moe[cuda]``.
 
 Its number of threads and its mode are settings of the process, made when a model is loaded.
@@ -11,6 +11,7 @@ Its number of threads and its mode are settings of the process, made when a mode
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,11 @@ from flash_moe.errors import ClosedError, ReadError
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.device_slab import StagedRecord
+from flash_moe.stream.reader_pool import ReaderPool
 from flash_moe.stream.readers import Read
 from flash_moe.stream.slab import SharedMemory
 
+_log = logging.getLogger(__name__)
 # 8 threads with parts of 2 MiB: 16 threads, or parts of 1 MiB, were no faster on an H200.
 PART_BYTES = 2 * 1024 * 1024
 
@@ -33,9 +36,30 @@ def kvikio_library() -> Any | None:
     try:
         import kvikio
         import kvikio.defaults
-    except (ImportError, OSError):
+    except ImportError:
+        return None
+    except (OSError, RuntimeError) as error:  # a library of CUDA is missing
+        _log.warning("KvikIO cannot be used, and Python's threads read instead: %s", error)
         return None
     return kvikio
+
+
+def open_readers(
+    memory: SharedMemory | DeviceMemory,
+    reader: RecordReader,
+    n_threads: int,
+    split: int | None,
+    io: str,
+) -> ReaderPool | KvikioReaders:
+    """Return KvikIO's readers where they can be used, else a ``ReaderPool``.
+
+    Args:
+        memory: Memory of the slots.
+        reader, n_threads, split: See ``ReaderPool``.
+        io: ``"buffered"`` or ``"direct"``.
+    """
+    native = kvikio_readers(memory, reader, n_threads, io)
+    return native or ReaderPool(reader, n_threads, split, memory.min_part)
 
 
 def kvikio_readers(

@@ -78,7 +78,7 @@ def banks() -> Iterator[list[ExpertBank]]:
 
 @pytest.fixture
 def bank(tiny_store: Path, banks: list[ExpertBank]) -> ExpertBank:
-    """Four slots a layer."""
+    """Four slots per layer."""
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     banks.append(ExpertBank(experts, TOKEN, TOP_K, io_threads=2))
     return banks[-1]

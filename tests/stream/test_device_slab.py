@@ -25,6 +25,7 @@ from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
     FakeCudart,
+    fake_address,
     fake_runtime,
 )
 from tests.support.resident import budget_gb, prompt_ids
@@ -258,7 +259,9 @@ def test_a_model_stays_usable_after_a_failed_copy(tiny_store: Path, on_device: F
         assert flash.generate(prompt_ids(20), max_tokens=8).text == expected
 
 
-def test_not_enough_device_memory(tiny_store: Path, on_device: FakeCudart) -> None:
+def test_not_enough_memory(
+    tiny_store: Path, on_device: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_device.free = 3_000_000
     with pytest.raises(BudgetError) as caught:
         load(tiny_store, cache_gb=1.0)
@@ -266,6 +269,10 @@ def test_not_enough_device_memory(tiny_store: Path, on_device: FakeCudart) -> No
     assert "3.0 MB" in text or "3 MB" in text, text  # free
     assert "smallest" in text
     assert "cache_gb" in text
+    on_device.free = 10**12
+    monkeypatch.setattr(streaming, "available_memory", lambda: 10**9)
+    with pytest.raises(BudgetError, match=r"host_cache_gb of 2\.0 GB: .* at most the 1\.0 GB"):
+        load(tiny_store, cache_gb=0.1, host_cache_gb=2)
 
 
 def test_a_slab_that_cannot_be_allocated(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +286,23 @@ def test_a_slab_that_cannot_be_allocated(fake: FakeCudart, monkeypatch: pytest.M
     with pytest.raises(MemoryError, match=f"{4 * RECORD} bytes .* 5 of"):
         memory.slab(4, RECORD)
     memory.close()
+
+
+def test_a_model_whose_slabs_cannot_be_allocated(
+    tiny_store: Path, on_device: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def address(array: Any) -> int:
+        made.append(array)
+        if len(made) > 3:
+            raise RuntimeError("[malloc] Unable to allocate")
+        return fake_address(array)
+
+    monkeypatch.setattr(device_slab, "array_address", address)
+    with pytest.raises(BudgetError, match=r"Unable to allocate.*The smallest cache is"):
+        load(tiny_store, cache_gb=0.1)
+    assert not on_device.streams
 
 
 def test_without_libcudart_memory_is_managed_and_the_log_says_so_once(

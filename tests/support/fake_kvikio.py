@@ -1,6 +1,6 @@
 """KvikIO without a GPU: its "device memory" is that of ``fake_cudart``.
 
-A read runs when its future is waited for, so bytes that nobody waited for are missing.
+A read runs when its future is waited for, so bytes without a wait are missing.
 """
 
 from __future__ import annotations
