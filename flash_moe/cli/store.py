@@ -95,19 +95,10 @@ def _repair(root: Path, damaged: frozenset[str]) -> int:
 def describe(root: Path) -> dict[str, Any]:
     """Return geometry, quantization, sizes and origin of a store."""
     from flash_moe.config import model_config, read_config
-    from flash_moe.store.experts import PackedExperts, expert_bytes, token_bytes
+    from flash_moe.store.experts import PackedExperts, layer_facts
 
     manifest = read_manifest(root)
-    layers = PackedExperts(root, manifest).layers
     config = model_config(read_config(root))
-    quantization = {
-        projection: [
-            vars(q) if (q := layout.quantization(projection)) else None
-            for layout in manifest.layouts
-        ]
-        for projection in manifest.layouts[0].projections
-    }
-    first = manifest.layouts[0]
     return {
         "path": str(root),
         "model_type": config.model_type,
@@ -115,17 +106,9 @@ def describe(root: Path) -> dict[str, Any]:
         "part": manifest.part and str(manifest.part),
         "whole": manifest.whole,
         "writer": manifest.writer,
-        "moe_layers": len(manifest.layers),
-        "experts_per_layer": max(e.n_experts for e in manifest.layers),
-        "experts_per_token": config.top_k,
-        "hidden_size": first.hidden_size,
-        "expert_width": first.expert_width,
+        **layer_facts(PackedExperts(root, manifest).layers, config.top_k),
         "max_context": config.max_context,
-        "record_bytes": [layout.record_bytes for layout in manifest.layouts],
-        "expert_bytes": expert_bytes(layers),
         "resident_bytes": sum(r.n_bytes for r in manifest.resident),
-        "bytes_per_token_uncached": token_bytes(layers, config.top_k),
-        "quantization": quantization,
         "unused": manifest.unused and manifest.unused.to_json(),
         "checks": checks(manifest),
         "quantization_error": errors(manifest),

@@ -14,6 +14,7 @@ from flash_moe.plan.forecast import Forecast, Machine, ModelShape, budgets, fore
 from flash_moe.plan.planned import Planned
 from flash_moe.plan.this_machine import LeastMemory, least_memory
 from flash_moe.plan.verdict import Request, Verdict, verdict
+from flash_moe.store.experts import layer_facts
 
 _QUANTIZED = ("weight", "scales", "biases")
 
@@ -37,11 +38,7 @@ class PlanReport:
     def facts(self) -> dict[str, Any]:
         """Return all figures, sizes in bytes; figures without a source follow from the headers."""
         planned, shape, machine = self.planned, self.shape, self.machine
-        disk = planned.disk
-        model, layouts = planned.model, list(dict.fromkeys(la.layout for la in planned.layers))
-        quantized = {
-            p: [layout.quantization(p) for layout in layouts] for p in layouts[0].projections
-        }
+        disk, model = planned.disk, planned.model
         resident = sum(tensor.n_bytes for tensor in planned.resident)
         return {
             "name": planned.name,
@@ -52,20 +49,12 @@ class PlanReport:
             "model_type": model.model_type,
             "architectures": model.raw.get("architectures"),
             "layers": model.text.get("num_hidden_layers"),
-            "moe_layers": len(planned.layers),
-            "experts_per_layer": max(layer.n_experts for layer in planned.layers),
-            "experts_per_token": shape.top_k,
+            **layer_facts(shape.layers, shape.top_k),
             "experts_per_token_of_the_model": model.top_k,
-            "hidden_size": layouts[0].hidden_size,
-            "expert_width": layouts[0].expert_width,
             "max_context": model.max_context,
-            "quantization": {p: [q and vars(q) for q in each] for p, each in quantized.items()},
             "requantized_from_bits": planned.from_bits,
             "resident_quantization": resident_kinds(planned),
-            "record_bytes": [layout.record_bytes for layout in layouts],
-            "expert_bytes": shape.expert_bytes,
             "resident_bytes": resident,
-            "bytes_per_token_uncached": shape.token_bytes,
             "disk": {**asdict(disk), "path": str(disk.path), "fits": disk.fits},
             "memory": {
                 **asdict(self.least),

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flash_moe.errors import CorruptFileError, ModelNotFoundError, UnsupportedModelError
 from flash_moe.store.layout import ALL_PROJECTIONS, PARTS, Component, RecordLayout, layout_of
@@ -51,6 +52,27 @@ class ExpertLayer:
 def expert_bytes(layers: Iterable[ExpertLayer]) -> int:
     """Return the bytes of all experts of some layers, padding of records included."""
     return sum(layer.n_bytes for layer in layers)
+
+
+def layer_facts(layers: Sequence[ExpertLayer], top_k: int) -> dict[str, Any]:
+    """Return geometry, quantization and sizes of MoE layers as JSON; lists have a row per layout.
+
+    Args:
+        top_k: Experts per token.
+    """
+    layouts = list(dict.fromkeys(layer.layout for layer in layers))
+    quantized = {p: [each.quantization(p) for each in layouts] for p in layouts[0].projections}
+    return {
+        "moe_layers": len(layers),
+        "experts_per_layer": max(layer.n_experts for layer in layers),
+        "experts_per_token": top_k,
+        "hidden_size": layouts[0].hidden_size,
+        "expert_width": layouts[0].expert_width,
+        "quantization": {p: [q and vars(q) for q in each] for p, each in quantized.items()},
+        "record_bytes": [layout.record_bytes for layout in layouts],
+        "expert_bytes": expert_bytes(layers),
+        "bytes_per_token_uncached": token_bytes(layers, top_k),
+    }
 
 
 def token_bytes(layers: Iterable[ExpertLayer], top_k: int) -> int:
