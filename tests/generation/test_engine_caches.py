@@ -151,10 +151,10 @@ def test_a_long_prompt_layer_by_layer(
 
     engine = engines(open_disk=opened, cache_gb=budget_gb(tiny_store, "half"))
     model = engine.flash.model
-    limit = model.prefill_workspace.n_bytes(90, 360)
-    model._memory_plan = dataclasses.replace(model.memory_plan, prompt_bytes=limit)
+    limit = model.lengths.workspace.n_bytes(90, 360)
+    model.lengths.plan = dataclasses.replace(model.lengths.plan, prompt_bytes=limit)
     ids, params = prompt_ids(200), sampling(4, ends=alone.tokenizer.eos_token_ids)
-    assert len(model.tiles_of(199, model.make_cache(), [65, 130])) > 2
+    assert len(model.lengths.tiles_of(199, model.make_cache(), [65, 130])) > 2
     first_step, step = threading.Event(), LayerPass.step
 
     def slow(self: LayerPass, n: int) -> None:

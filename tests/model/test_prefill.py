@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import FlashMoE, load
 from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks, tiles
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
-from flash_moe.model import streamed, streaming
+from flash_moe.model import prompt_lengths, streaming
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 WORKSPACE = PrefillWorkspace(
@@ -102,7 +102,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
     with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         assert run(flash, 601) == [600, 1]
         assert run(flash, 1) == [1]
-        longer = flash.model.chunks_of(5000, make_prompt_cache(flash.model))
+        longer = flash.model.lengths.chunks_of(5000, make_prompt_cache(flash.model))
     assert longer == ([5000] if share == "token" else [1667, 1667, 1666])
 
 
@@ -119,10 +119,10 @@ def test_where_memory_is_short_chunks_are_short(
 
 def test_memory_gb_decides(tiny_store: Path) -> None:
     with load(tiny_store, memory_gb=1.5) as flash:
-        plan, workspace = flash.model.memory_plan, flash.model.prefill_workspace
+        plan, workspace = flash.model.lengths.plan, flash.model.lengths.workspace
         assert plan.prompt_bytes is not None
         limited = dataclasses.replace(plan, prompt_bytes=workspace.n_bytes(100, 300))
-        flash.model._memory_plan = limited
+        flash.model.lengths.plan = limited
         assert run(flash, 300) == [100, 100, 99, 1]
 
 
@@ -133,7 +133,7 @@ def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.Monke
         contexts.append(context)
         return chunk_tokens(workspace, allowance, context, **options)
 
-    monkeypatch.setattr(streamed, "chunk_tokens", spy)
+    monkeypatch.setattr(prompt_lengths, "chunk_tokens", spy)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         cache = make_prompt_cache(flash.model)
         run(flash, 80, prompt_cache=cache)
