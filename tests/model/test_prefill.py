@@ -54,7 +54,7 @@ def test_any_allowance(allowance: int, context: int, fits_all: bool) -> None:
 def test_tiles_of_any_prompt(
     n_tokens: int, most: int, longest: int, slope: float, marks: list[int], fits_all: bool
 ) -> None:
-    """They end at marks, fit in memory, and are fewer passes than chunks."""
+    """Several end at marks, fit in memory, and are fewer passes than chunks."""
 
     def tile_of(n: int) -> int:
         return min(most, int(longest - slope * n))
@@ -62,21 +62,20 @@ def test_tiles_of_any_prompt(
     found = tiles(n_tokens, most, tile_of, marks, fits_all=fits_all)
     assert all(n > 0 for n in found)
     total, ends = sum(found), set(itertools.accumulate(found))
-    inner = {mark for mark in marks if 0 < mark < n_tokens}
-    assert {mark for mark in inner if mark <= total} <= ends
     if len(found) == 1:
         assert total <= most
         return
     assert not fits_all
-    assert total > most or inner & ends
+    assert total > most
+    assert {mark for mark in marks if 0 < mark < total} <= ends
     assert max(found) <= min(tile_of(total), RESIDENT_CHUNK)
 
 
-def test_a_short_end_after_a_mark_is_a_chunk() -> None:
-    few, most = 3, 100
-    assert tiles(most + few, most, lambda n: most, [most], fits_all=False) == [most]
-    assert tiles(3 * most, most, lambda n: most, [most, 250], fits_all=False) == [100, 75, 75]
-    assert tiles(3 * most, most, lambda n: 100, [120], fits_all=True) == [100]
+def test_marks_end_tiles_but_no_pass() -> None:
+    assert tiles(103, 100, lambda n: 100, [100], fits_all=False) == [100, 3]
+    assert tiles(300, 100, lambda n: 100, [100, 250], fits_all=False) == [100, 75, 75, 50]
+    assert tiles(300, 100, lambda n: 100, [120], fits_all=True) == [100]
+    assert tiles(100, 100, lambda n: 100, [60], fits_all=False) == [100]
 
 
 def test_a_long_context_makes_shorter_chunks() -> None:
