@@ -1,4 +1,4 @@
-"""Engines on the tiny store, and the model by itself to compare with."""
+"""Engines on the tiny store with half its layers, and the model by itself to compare with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from flash_moe import FlashMoE, load
 from flash_moe.generation.engine import Engine
 from tests.support.engine_answers import TIMEOUT_S
+from tests.support.shallow import tiny_mlx, tiny_store  # noqa: F401
 
 
 @pytest.fixture(scope="module")
