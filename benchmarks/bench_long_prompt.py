@@ -38,9 +38,11 @@ def needed() -> Iterator[set[tuple[int, int]]]:
     pairs: set[tuple[int, int]] = set()
     waves = ExpertBank.waves
 
-    def noted(self: ExpertBank, layer: int, experts: Sequence[int], *ahead: Any) -> Any:
+    def noted(
+        self: ExpertBank, layer: int, experts: Sequence[int], *ahead: Any, **defer: Any
+    ) -> Any:
         pairs.update((layer, expert) for expert in experts)
-        return waves(self, layer, experts, *ahead)
+        return waves(self, layer, experts, *ahead, **defer)
 
     ExpertBank.waves = noted  # type: ignore[method-assign]
     try:

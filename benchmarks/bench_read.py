@@ -28,7 +28,7 @@ from typing import Any
 from flash_moe.files.page_cache import cached_bytes
 from flash_moe.model.open import open_streaming
 from flash_moe.options.loading import LoadOptions
-from flash_moe.plan.disk_tuning import drop, pool_for, slots
+from flash_moe.plan.disk_tuning import drop, readers_for, slots
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import RecordReader, check_direct
 from flash_moe.stream.io_settings import IoSettings
@@ -66,7 +66,7 @@ def prepare(experts: ExpertFiles, keys: list[Key], cold: bool) -> None:
 
 def product(experts: ExpertFiles, slab: Slab, keys: list[Key], settings: IoSettings) -> float:
     """Seconds of one batch through the reader threads."""
-    with pool_for(experts, settings) as pool:
+    with readers_for(experts, settings) as pool:
         batch = pool.batch(
             [
                 Read(*key, slab.record(slot, experts.layers[key[0]].layout.record_bytes))

@@ -105,14 +105,17 @@ def cuda_facts() -> dict[str, Any] | None:
     """Memory of an NVIDIA GPU, its CUDA runtime and copies to it; ``None`` without them."""
     from flash_moe.compat.cudart import cuda_runtime
     from flash_moe.plan.device_speed import copy_speed
+    from flash_moe.stream.kvikio_readers import kvikio_library
 
     runtime = cuda_runtime()
     if runtime is None:
         return None
     free, total = runtime.memory()
     copies = {n: copy_speed(runtime, COPIED_BYTES, n) for n in COPIES}
+    kvikio = kvikio_library()
     return {
         "runtime": runtime.version(),
+        "kvikio": kvikio and kvikio.__version__,
         "free_bytes": free,
         "memory_bytes": total,
         "concurrent_managed_access": runtime.concurrent_managed_access(),
@@ -232,6 +235,9 @@ def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
         rate = copies["bytes_per_s"]
         measured = "cannot be measured: " if rate is None else f"{rate / 1e9:.3g} GB/s, "
         lines.append(f"{'GPU copies':12}{measured}{copies['note']}")
+    slower = "Python's threads; KvikIO is faster: pip install 'flash-moe[cuda]' on Python 3.11+"
+    reads = f"KvikIO {cuda['kvikio']}" if cuda["kvikio"] else slower
+    lines.append(f"{'GPU reads':12}{reads}")
     if not cuda["concurrent_managed_access"]:
         lines.append(
             f"{'':12}Host and GPU share no managed memory (as on Windows, WSL and Tegra): MLX "

@@ -28,11 +28,17 @@ class LastTokenBank(ExpertBank):
     _used: dict[int, Sequence[int]]
 
     def waves(
-        self, layer: int, experts: Sequence[int], ahead: Sequence[int] = ()
+        self,
+        layer: int,
+        experts: Sequence[int],
+        ahead: Sequence[int] = (),
+        *,
+        may_defer: bool = False,
     ) -> Iterator[Wave]:
         """Bring experts into slots; ``ahead`` is ignored."""
         self._used[layer] = experts
-        return super().waves(layer, experts, self._used.get(layer + 1, ()))
+        ahead = self._used.get(layer + 1, ())
+        return super().waves(layer, experts, ahead, may_defer=may_defer)
 
 
 def prefetch_last_token(flash: FlashMoE) -> None:

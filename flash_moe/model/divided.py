@@ -26,7 +26,7 @@ from flash_moe.errors import FlashMoEError, PeerError
 from flash_moe.model.switch import Ints, StreamedExperts, T
 from flash_moe.ops.moe_experts import Shared
 from flash_moe.ranks.envelope import N_FIELDS, Kind, Rows
-from flash_moe.ranks.group import Ranks
+from flash_moe.ranks.group import LOADING, Ranks
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.held import HeldLayer
 from flash_moe.stream.stats import RankStats
@@ -48,6 +48,8 @@ class Division:
         self._chosen: list[Any] = []
         self._waited: list[float] = []
         self._peer_wait_s = [0.0] * ranks.size
+        self._patience = 1.0
+        self._compiled: set[int] = set()  # sizes of passes, as powers of two
         self.stats: tuple[RankStats, ...] = ()
 
     def chosen(self, layer: int, ids: mx.array | Ints) -> None:
@@ -57,7 +59,7 @@ class Division:
 
     def report_progress(self, layer: int) -> None:
         """Begin the wait of the watchdog again."""
-        self.ranks.watchdog.wait_for(f"layer {layer}")
+        self.ranks.watchdog.wait_for(f"layer {layer}", self._patience)
 
     @contextmanager
     def in_step(self, tokens: Any) -> Iterator[None]:
@@ -76,11 +78,15 @@ class Division:
         ranks.envelope(Kind.PASS, same)
         self._chosen.clear()
         ranks.failure = None
-        with ranks.waiting("forward pass"):
+        size = ids.size.bit_length()
+        # CUDA compiles the kernels of a pass of a new size, for minutes on a new machine.
+        self._patience = LOADING if on_cuda() and size not in self._compiled else 1.0
+        with ranks.waiting("forward pass", self._patience):
             yield
             crc = 0
             for chosen in self._chosen:
                 crc = zlib.crc32(np.array(chosen).tobytes(), crc)
+        self._compiled.add(size)
         self._end(crc)
 
     def pending(self, out: Any, tokens: Any, cache: Sequence[Any] | None) -> list[Any]:
@@ -96,14 +102,15 @@ class Division:
 
     def _end(self, crc: int) -> None:
         """Compare the results of a pass, and exchange counters."""
-        ranks, stats = self.ranks, self._bank.stats()
-        waited = [layer.wait_s for layer in stats.layers]
+        ranks, column = self.ranks, self._bank.column
+        waited = column("wait_s")
         before, self._waited = self._waited or [0.0] * len(waited), waited
         waits = np.zeros(_N_WAITS)
         for n, (now, then) in enumerate(zip(waited, before, strict=True)):
             waits[n % _N_WAITS] += now - then
         failure, ranks.failure = ranks.failure, None
-        totals = (stats.bytes_read, stats.hits, stats.misses, stats.bank_bytes, sum(waited) * 1e6)
+        sums = (sum(column(name)) for name in ("bytes_read", "hits", "misses"))
+        totals = (*sums, self._bank.n_bytes, sum(waited) * 1e6)
         fields = [int(n) for n in (failure is not None, *totals, 0, *(waits * 1e6))]
         rows = ranks.envelope(Kind.END, None, crc, *fields)
         self._count(rows)
@@ -144,6 +151,7 @@ class DividedExperts(StreamedExperts):
     def __init__(self, division: Division, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._division = division
+        self._may_defer = False  # an error of a read belongs to its own layer
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         if self._choose_only:

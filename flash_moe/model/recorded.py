@@ -83,12 +83,9 @@ def record_held_layers(model: nn.Module) -> None:
 def _held_layer(
     base: Any, module: Any, x: mx.array, slots: mx.array, slab: mx.array, *arrays: mx.array
 ) -> tuple[Any, ...]:
-    conv, state, *mask = arrays
-    cache = ArraysCache(2)
-    cache.cache = [conv, state]
     with module.mlp.switch_mlp.recording(HeldLayer(slots, slab)) as held:
-        out = base.__call__(module, x, *(mask or (None,)), cache)
-    return out, held.ids, *cache.cache
+        out, *after = _one_position(base, module, x, *arrays)
+    return out, held.ids, *after
 
 
 @functools.cache
@@ -101,12 +98,9 @@ def _recorded_layer(base: type) -> type:
             held = experts.held_layer() if _is_recordable(x, cache) else None
             if held is None:
                 return base.__call__(self, x, mask, cache)  # type: ignore[no-any-return]
-            masks = () if mask is None else (mask,)
-            out, ids, *after = self._recorded(x, held.slots, held.slab, *cache.cache, *masks)
-            cache.cache = after
-            cache.advance(1)
+            out, ids = _replay(self, cache, mask, x, held.slots, held.slab)
             experts.used(out, ids)
-            return out  # type: ignore[no-any-return]
+            return out
 
     Recorded.__name__ = Recorded.__qualname__ = f"Recorded{base.__name__}"
     return Recorded
@@ -131,6 +125,16 @@ def _one_position(
     return base.__call__(module, x, *(mask or (None,)), cache), *cache.cache
 
 
+def _replay(module: Any, cache: Any, mask: mx.array | None, *arrays: mx.array) -> list[mx.array]:
+    """Run a recorded pass behind a cache, and return its outputs."""
+    masks = () if mask is None else (mask,)
+    outputs: list[mx.array]
+    *outputs, conv, state = module._recorded(*arrays, *cache.cache, *masks)
+    cache.cache = [conv, state]
+    cache.advance(1)
+    return outputs
+
+
 @functools.cache
 def _recorded_delta_net(base: type) -> type:
     class Recorded(base):  # type: ignore[misc]
@@ -139,11 +143,8 @@ def _recorded_delta_net(base: type) -> type:
         ) -> mx.array:
             if not _is_recordable(inputs, cache):
                 return base.__call__(self, inputs, mask, cache)  # type: ignore[no-any-return]
-            masks = () if mask is None else (mask,)
-            out, *after = self._recorded(inputs, *cache.cache, *masks)
-            cache.cache = after
-            cache.advance(1)
-            return out  # type: ignore[no-any-return]
+            (out,) = _replay(self, cache, mask, inputs)
+            return out
 
     Recorded.__name__ = Recorded.__qualname__ = f"Recorded{base.__name__}"
     return Recorded

@@ -12,16 +12,21 @@ from flash_moe.compat.cudart import cuda_runtime
 from flash_moe.config import ModelConfig
 from flash_moe.errors import BudgetError
 from flash_moe.files.sizes import format_bytes, format_least_gb
-from flash_moe.memory.plan import MemoryPlan, default_bank, plan_for_limit
+from flash_moe.memory.plan import MIN_CHUNK, MemoryPlan, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace, workspace_on_device
-from flash_moe.memory.system import available_to_model, resident_memory, usable_memory
+from flash_moe.memory.system import (
+    available_memory,
+    available_to_model,
+    resident_memory,
+    usable_memory,
+)
 from flash_moe.options.loading import LoadOptions
 from flash_moe.ranks.envelope import Kind
 from flash_moe.ranks.group import Ranks
 from flash_moe.store.experts import ExpertFiles, token_bytes
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.budget import plan_slabs, smallest_budget
-from flash_moe.stream.device_memory import slab_memory
+from flash_moe.stream.device_memory import DeviceMemory, slab_memory
 from flash_moe.stream.events import EventLog
 from flash_moe.stream.io_settings import io_settings
 from flash_moe.stream.trace import TraceHeader, TraceWriter
@@ -97,26 +102,45 @@ class Streaming:
         return MemoryPlan(bank, resident)
 
     def _check_device_memory(self, bank_bytes: int) -> None:
-        """Check that bank and resident weights fit the memory of a GPU of its own.
+        """Check that everything fits the memory of a GPU, and the second tier that of the host.
+
+        Counted on the GPU: the bank, the resident weights, and the pass over a short prompt.
 
         Raises:
-            BudgetError: They do not.
+            BudgetError: It does not.
         """
         runtime = cuda_runtime()
         if runtime is None:
             return
         mx.clear_cache()  # MLX keeps the memory of models that were closed
         free = runtime.memory()[0]
-        if bank_bytes + self.resident_bytes > free:
-            smallest = smallest_budget(self.experts.layers, self.top_k)
+        pass_bytes = self.prefill_workspace().n_bytes(MIN_CHUNK, MIN_CHUNK)
+        left = max(free - self.resident_bytes - pass_bytes, 0)
+        if bank_bytes > left:
+            raise self._no_device_memory(
+                f"expert cache of {format_bytes(bank_bytes)} on the GPU: expected at most "
+                f"{format_bytes(left)}: {format_bytes(free)} are free, the resident weights take "
+                f"{format_bytes(self.resident_bytes)}, a short prompt {format_bytes(pass_bytes)}"
+            )
+        tier, available = self._host_cache_bytes(), available_memory()
+        if available is not None and tier > available:
             raise BudgetError(
                 "bank",
-                f"expert cache of {format_bytes(bank_bytes)} on the GPU: expected at most "
-                f"{format_bytes(max(free - self.resident_bytes, 0))}: {format_bytes(free)} are "
-                f"free, the resident weights take {format_bytes(self.resident_bytes)}. The "
-                f"smallest cache is {format_least_gb(smallest)}",
-                "Lower cache_gb, or end other programs on the GPU.",
+                f"host_cache_gb of {format_bytes(tier)}: expected at most the "
+                f"{format_bytes(available)} of host memory that are available",
+                "Lower host_cache_gb, or end other programs.",
             )
+
+    def _no_device_memory(self, problem: str) -> BudgetError:
+        smallest = smallest_budget(self.experts.layers, self.top_k)
+        return BudgetError(
+            "bank",
+            f"{problem}. The smallest cache is {format_least_gb(smallest)}",
+            "Lower cache_gb, or end other programs on the GPU.",
+        )
+
+    def _host_cache_bytes(self) -> int:
+        return round((self.options.host_cache_gb or 0) * 1e9)
 
     def open_bank(self, budget: int, *, keep_views: bool) -> ExpertBank:
         options, top_k = self.options, self.top_k
@@ -144,7 +168,9 @@ class Streaming:
         header = TraceHeader.of(
             self.experts, self.model.model_type, top_k, options.cache_policy, budget
         )
-        return ExpertBank(
+        largest = max(layer.layout.record_bytes for layer in self.experts.layers)
+        memory = slab_memory(self._host_cache_bytes(), largest)
+        bank = ExpertBank(
             self.experts,
             budget,
             top_k,
@@ -152,12 +178,16 @@ class Streaming:
             io=reads.io,
             io_split=reads.split,
             verify_reads=options.verify_reads,
-            memory=slab_memory(
-                round((options.host_cache_gb or 0) * 1e9),
-                max(layer.layout.record_bytes for layer in self.experts.layers),
-            ),
+            memory=memory,
             keep_views=keep_views,
             policy=options.cache_policy,
             trace=TraceWriter(Path(options.trace), header) if options.trace else None,
             events=EventLog(Path(options.trace_events)) if options.trace_events else None,
         )
+        if isinstance(memory, DeviceMemory):
+            try:
+                bank.allocate()
+            except MemoryError as error:
+                bank.close()
+                raise self._no_device_memory(str(error)) from None
+        return bank

@@ -8,32 +8,25 @@ itself, and calls this module only for the outputs of the chosen experts. Blocks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from flash_moe.compat.cudart import on_cuda
-from flash_moe.model.padding import Padding
+from flash_moe.model.held_experts import HeldExperts
 from flash_moe.model.shared_expert import SharedExpert
 from flash_moe.ops import kernel
-from flash_moe.ops.expert_mlp import Activation, ExpertMLP
 from flash_moe.ops.forms import (
     KERNELS,
     MANY,
     MAX_ROWS_PER_EXPERT_CUDA,
-    NO_KERNELS,
     SORT_FROM,
     form_of_expert,
 )
 from flash_moe.ops.metal_paths import REUSE_ROWS
-from flash_moe.ops.moe_experts import ExpertKernels, Shared
-from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.held import HeldLayer
+from flash_moe.ops.moe_experts import Shared
 from flash_moe.stream.reading import Wave
 
 Ints = npt.NDArray[Any]
@@ -44,43 +37,23 @@ class _Chosen(Exception):
     """Ends a call of a block at its experts; ``args[0]`` has their ids."""
 
 
-class StreamedExperts(nn.Module):
+class StreamedExperts(HeldExperts):
     """The experts of one layer, read into the bank when they are needed.
 
     Has no parameters. The bank is a plain object, so that mlx-lm neither counts nor saves it.
 
     Args:
-        bank: The model's expert bank.
-        layer: Index of the layer in the bank.
-        activation: The activation of the module that this one replaces.
-        kernels: Kernels for the layer's records; without them plain MLX computes.
-        padding: Padding of the current pass, shared by all layers of the model.
+        arguments: Those of :class:`HeldExperts`.
     """
 
-    def __init__(
-        self,
-        bank: ExpertBank,
-        layer: int,
-        activation: Activation,
-        kernels: ExpertKernels | None = None,
-        padding: Padding | None = None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.activation = activation  # in the module tree, in case it has parameters
-        self.bank = bank
-        self.layer = layer
-        self._n_experts = bank.layers[layer].n_experts
-        self._mlp = ExpertMLP(bank.layers[layer].layout, activation)
-        self._kernels = kernels
-        self._on_cuda = kernels is not None and on_cuda()
-        self.forms = kernels.forms if kernels else NO_KERNELS
-        self._padding = padding or Padding()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._n_experts = self.bank.layers[self.layer].n_experts
         self.shared: SharedExpert | None = None  # computed while experts are read
         self.begin: Callable[[], None] = lambda: None  # called before they are; may end the pass
         self._predict: Callable[[], mx.array | None] = lambda: None
-        self._predicts = False
         self._choose_only = False
-        self._recording: HeldLayer | None = None
+        self._may_defer = True  # nothing evaluates between the layers of a pass
 
     def prefetch_with(self, predict: Callable[[], mx.array | None]) -> None:
         """Prefetch the experts that ``predict`` returns for the next layer."""
@@ -192,7 +165,7 @@ class StreamedExperts(nn.Module):
         if held is not None:
             y = self._kernels(x, weights, held.slots[ids], held.slab, dtype=dtype, shared=shared)
             return self._from_held(held, y, ids)
-        chosen, experts, waves = self._fetch(ids)
+        chosen, experts, waves = self._fetch(ids, may_defer=self._may_defer)
         begin_shared(self.bank.waits_long(self.layer, experts))
         return self._one_token(x, chosen[0], weights, waves, shared, dtype)
 
@@ -227,59 +200,6 @@ class StreamedExperts(nn.Module):
             next(waves, None)  # exhaust it, so that the bank finishes; there is no other wave
             return y.squeeze(-2)
         return self.by_waves(x, chosen, forms, chain([first], waves))
-
-    def held_layer(self) -> HeldLayer | None:
-        """Return the arrays of the layer, if kernels compute decoded tokens and it is held."""
-        if self._padding.present or not (self.forms.one and self.forms.few) or self._predicts:
-            return None
-        return self.bank.held_layer(self.layer)
-
-    @contextmanager
-    def recording(self, held: HeldLayer) -> Iterator[HeldLayer]:
-        """Compute on the arrays of ``held`` alone; it gets the expert ids."""
-        self._recording = held
-        try:
-            yield held
-        finally:
-            self._recording = None
-
-    def used(self, y: mx.array, ids: mx.array) -> None:
-        """Record an output of a layer held as a whole, and its expert ids, for the next fence."""
-        self.bank.track(y, (self.layer, ids))
-
-    def _held_layer(self, ids: mx.array) -> HeldLayer | None:
-        """Return the arrays of the layer if all of its experts are held, without evaluating ids.
-
-        Only for few rows: with more, the form of an expert depends on the number of its rows, and
-        pairs are sorted on the host.
-        """
-        if self._recording is not None:
-            return self._recording
-        if self._padding.present:
-            return None
-        if self._on_cuda:
-            few = ids.size <= MAX_ROWS_PER_EXPERT_CUDA * ids.shape[-1]
-        else:  # on CUDA plain MLX computes on copies of experts, chosen on the host
-            few = ids.size < SORT_FROM and kernel.backend() != "cuda"
-        return self.bank.held_layer(self.layer) if few else None
-
-    def _on_held(self, held: HeldLayer, x: mx.array, ids: mx.array) -> mx.array:
-        """Return the unweighted outputs for ids ``[..., k]`` of a layer held as a whole."""
-        slots, one = held.slots[ids], ids.size == ids.shape[-1]
-        if self._kernels and (self.forms.one if one else self.forms.few):
-            pairs = slots.reshape(-1, slots.shape[-1])
-            y = self._kernels.unweighted(x.reshape(-1, x.shape[-1]), pairs, held.slab)
-            y = y.reshape(*slots.shape, -1)
-        else:
-            views = self.bank.slab(self.layer).views(self.bank.layers[self.layer].layout)
-            y = self._mlp(mx.expand_dims(x, (-2, -3)), slots, views).squeeze(-2)
-        return self._from_held(held, y, ids)
-
-    def _from_held(self, held: HeldLayer, y: mx.array, ids: mx.array) -> mx.array:
-        held.ids = ids
-        if self._recording is None:
-            self.bank.track(y, (self.layer, ids))
-        return y
 
     def _one_token(
         self,
@@ -320,7 +240,9 @@ class StreamedExperts(nn.Module):
         self.bank.track(y)
         return y
 
-    def _fetch(self, indices: mx.array) -> tuple[Ints, list[int], Iterator[Wave]]:
+    def _fetch(
+        self, indices: mx.array, *, may_defer: bool = False
+    ) -> tuple[Ints, list[int], Iterator[Wave]]:
         """Evaluate the ids; return them, the distinct experts, and the waves of these experts."""
         predicted = self._predict()
         chosen, *others = self._evaluated(indices, *([] if predicted is None else [predicted]))
@@ -335,7 +257,8 @@ class StreamedExperts(nn.Module):
             experts = sorted(set(chosen.reshape(-1).tolist()))
         else:
             experts = np.unique(chosen).tolist()
-        return chosen, experts, self.bank.waves(self.layer, experts, sorted(ahead))
+        waves = self.bank.waves(self.layer, experts, sorted(ahead), may_defer=may_defer)
+        return chosen, experts, waves
 
     def _evaluated(self, *ids: mx.array) -> list[Ints]:
         """Fence the bank and return ids on the host."""

@@ -1,8 +1,8 @@
 """Measurement of the ways to the memory of an NVIDIA GPU, each by the calls that a model makes.
 
-Copies go from the second tier (``DeviceMemory.begin_copies``), reads through the reader threads and
-their pinned buffers to a device slab. The file that is read is in memory only: its pages are copied
-as those of the page cache are.
+Copies go from the second tier (``DeviceMemory.begin_copies``), reads through the readers of a bank
+and their pinned buffers to a device slab. The file that is read is in memory only: its pages are
+copied as those of the page cache are.
 
 A measurement that is not possible returns a ``Speed`` with the reason instead of a number.
 """
@@ -71,13 +71,10 @@ def page_cache_speed(
             closing(DeviceMemory(runtime)) as memory,
             _file_in_memory(record_bytes, max(file_bytes // record_bytes, 2 * n)) as records,
         ):
-            slab = memory.slab(n, record_bytes)
             for _ in range(ROUNDS + 1):
                 some = list(batches(records, n, BATCHES * n * record_bytes, choose))
                 pause = LAYER_COST["cuda"].value
-                yield 1e9 * read_batches(
-                    records, settings, some, slab=slab, min_part=memory.min_part, pause_s=pause
-                )
+                yield 1e9 * read_batches(records, settings, some, device=memory, pause_s=pause)
 
     note = f"{_records(record_bytes, n)} of a file in memory, {settings.threads} threads"
     return _speed(note, rates)

@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flash_moe.errors import ConfigError
 from flash_moe.files.page_cache import cached_bytes, drop_cached
 from flash_moe.store.experts import ExpertFiles
 from flash_moe.store.reader import RecordReader, supported_modes
-from flash_moe.stream.device_slab import DeviceSlab
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.io_settings import WORTH, IoSettings, Measured
-from flash_moe.stream.reader_pool import ReaderPool
+from flash_moe.stream.kvikio_readers import open_readers
 from flash_moe.stream.readers import Read
 from flash_moe.stream.slab import SharedMemory
 
@@ -110,24 +111,24 @@ def read_batches(
     settings: IoSettings,
     batches: Sequence[Sequence[Key]],
     *,
-    slab: DeviceSlab | None = None,
-    min_part: int = SharedMemory.min_part,
+    device: DeviceMemory | None = None,
     pause_s: float = 0.0,
 ) -> float:
-    """Read records through the reader threads, one batch at a time.
+    """Read records through the readers of a bank, one batch at a time.
 
     Args:
-        slab: Destination in device memory, with a slot for each record of a batch.
-        min_part: As for ``ReaderPool``.
+        device: Memory of a GPU to read to; host memory by default.
         pause_s: Seconds between batches, which are not counted.
 
     Returns:
         GB/s (10^9 bytes per second).
     """
     largest = max(layer.layout.record_bytes for layer in experts.layers)
+    n_slots = max(map(len, batches))
+    slab = device and device.slab(n_slots, largest)
     with (
-        slots(max(map(len, batches)), 1 if slab else largest) as memory,
-        pool_for(experts, settings, min_part) as pool,
+        slots(n_slots, 1 if slab else largest) as memory,
+        readers_for(experts, settings, device) as pool,
     ):
         done, seconds = 0, 0.0
         for keys in batches:
@@ -138,7 +139,7 @@ def read_batches(
                 size = experts.layers[key[0]].layout.record_bytes
                 record = slab.record(slot, size) if slab else memory[slot][:size]
                 reads.append(Read(*key, record))
-            batch = pool.batch(reads)
+            batch: Any = pool.batch(reads)
             pool.submit(batch)
             batch.wait()
             done += batch.n_bytes
@@ -205,12 +206,12 @@ def slots(n: int, n_bytes: int) -> Iterator[list[memoryview]]:
             memory.close()
 
 
-def pool_for(
-    experts: ExpertFiles, settings: IoSettings, min_part: int = SharedMemory.min_part
-) -> AbstractContextManager[ReaderPool]:
-    """Return the reader threads of a bank with these settings; leaving the ``with`` ends them."""
-    reader = RecordReader(experts, io=settings.io)
-    return closing(ReaderPool(reader, settings.threads, settings.split, min_part))
+def readers_for(
+    experts: ExpertFiles, settings: IoSettings, device: DeviceMemory | None = None
+) -> AbstractContextManager[Any]:
+    """Return the readers of a bank with these settings; leaving the ``with`` ends them."""
+    reader, memory = RecordReader(experts, io=settings.io), device or SharedMemory()
+    return closing(open_readers(memory, reader, settings.threads, settings.split, settings.io))
 
 
 def best_of(trials: Sequence[Trial]) -> dict[str, Measured]:

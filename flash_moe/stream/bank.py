@@ -11,15 +11,17 @@ that read its slots in ``_unfenced`` and evaluates them
 3. when a forward pass ends (``flash_moe/model/streamed.py``), so that no lazy array of the caller
    can read a slot later. The cost is one more synchronisation per forward pass.
 
+A deferred wave is the reverse: its slots may be read only after its reads, so nothing that depends
+on it is evaluated before the next fence, which waits for them.
+
 All methods but ``contents`` and ``close`` run under the lock of the forward pass, one at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 import mlx.core as mx
 
@@ -30,21 +32,18 @@ from flash_moe.stream.budget import SlabPlan, plan_slabs
 from flash_moe.stream.contents import CacheContents, contents_of
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog, LoggingReader
+from flash_moe.stream.fetching import Fetching
 from flash_moe.stream.held import HeldLayer, HeldLayers
-from flash_moe.stream.prefetch import Prefetch, Prefetcher
-from flash_moe.stream.reader_pool import ReaderPool
-from flash_moe.stream.readers import Read
-from flash_moe.stream.reading import Reading, Wave
+from flash_moe.stream.kvikio_readers import open_readers
+from flash_moe.stream.reading import Wave
 from flash_moe.stream.slab import SharedMemory, Slab
 from flash_moe.stream.slot_pool import SlotPool, shrink
 from flash_moe.stream.stats import Counters, StreamStats
 from flash_moe.stream.trace import TraceWriter
 
-# Upper bound on the waves in which missing experts are yielded as their reads complete: a wave
-# costs about 0.3 ms of Python, and the last one is computed after all reads.
-MAX_ARRIVAL_WAVES = 8
-
-T = TypeVar("T")
+# Each start is one more launch of a CUDA graph: a token of 8 held layers took 6.3 ms on two H200s
+# with one start per 4 layers, 8.2 with one per layer, 7.3 with none.
+HELD_LAYERS_PER_START = 4
 
 
 class ExpertBank:
@@ -93,7 +92,6 @@ class ExpertBank:
             self._pool_of.update(dict.fromkeys(plan.layers, pool))
         self._trace, self._events = trace, events
         self._unfenced: list[mx.array] = []
-        self._reading: Reading | None = None
         self._counters = Counters(
             (layer.number for layer in experts.layers),
             sum(plan.n_bytes for plan in plans),
@@ -101,18 +99,33 @@ class ExpertBank:
         )
         make_reader = RecordReader if events is None else partial(LoggingReader, events)
         reader = make_reader(experts, verify=verify_reads, io=io)
-        self._prefetcher = Prefetcher(self._counters)
         self._held = HeldLayers(self._counters)
         self._top_k = top_k
-        self._readers = ReaderPool(reader, io_threads, io_split, self._memory.min_part)
+        self._readers = open_readers(self._memory, reader, io_threads, io_split, io)
+        self._fetching = Fetching(
+            self.layers,
+            self._pool_of,
+            self._memory,
+            self._readers,
+            self._counters,
+            events,
+            top_k,
+            self.fence,
+        )
 
     def stats(self) -> StreamStats:
         return self._counters.snapshot()
 
+    def column(self, name: str) -> list[float]:
+        """Return one counter of all layers, named as in :class:`LayerStats`."""
+        return self._counters.column(name)
+
     def contents(self) -> CacheContents:
         """States of all experts now; for any thread, without the lock of the forward pass."""
-        pools, memory = self._pool_of, self._memory
-        return contents_of(self.layers, pools, self._reading, self._prefetcher, memory)
+        fetching = self._fetching
+        return contents_of(
+            self.layers, self._pool_of, fetching.reading, fetching.prefetcher, self._memory
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -138,6 +151,15 @@ class ExpertBank:
         """The slab that caches a layer's experts."""
         return self._pool_of[layer].slab
 
+    def allocate(self) -> None:
+        """Allocate all slabs now instead of on first use.
+
+        Raises:
+            MemoryError: There is not enough memory on the device.
+        """
+        for layer in range(len(self.layers)):
+            self.slab(layer)
+
     def held_layer(self, layer: int) -> HeldLayer | None:
         """Return the arrays of a layer whose experts are all in slots, unless calls are traced.
 
@@ -159,13 +181,24 @@ class ExpertBank:
 
         Args:
             layer: Index of the layer whose counters get the time.
+
+        Raises:
+            ReadError, ChecksumError: A record of a deferred wave could not be read.
         """
+        if self._fetching.unfinished:
+            try:
+                self._fetching.finish()
+            except BaseException:
+                self.recover()
+                raise
+            # The experts begin while MLX encodes what depends on them.
+            mx.async_eval(*self._unfenced)
         outputs, self._unfenced = self._unfenced, []
         used, ids = self._held.take_used()
         started = time.perf_counter()
         mx.eval(*arrays, *outputs, *ids)
         ended = time.perf_counter()
-        self._held.count(used, ids, self._pool_of.__getitem__, self._record_bytes)
+        self._held.count(used, ids, self._pool_of, self._fetching.record_bytes)
         if layer is not None:
             self._counters.add(layer, compute_s=ended - started)
         if self._events is not None:
@@ -178,40 +211,17 @@ class ExpertBank:
         Waits for running reads, frees the slots without a complete record, and drops outputs that
         have not been evaluated.
         """
-        if self._reading is not None:
-            self._reading.batch.drain()
-            self._add_counters(self._reading)
-        self._memory.recover()
-        self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
-        for pool in set(self._pool_of.values()):
-            pool.table.recover()
+        self._fetching.recover()
         self._unfenced.clear()
         self._held.forget_uses()
 
-    def _prefetch(self, layer: int, experts: Sequence[int]) -> None:
-        """Queue reads of experts that a layer will probably need, behind the reads in flight.
-
-        Leaves slots for one token's experts. Prefetches nothing into a slab that several layers
-        share.
-        """
-        pool = self._pool_of[layer]
-        if len(pool.plan.layers) > 1:
-            return
-        self._prefetcher.predict(layer, experts)
-        pending = self._prefetcher.pending(layer)
-        n_cached = sum((layer, expert) in pool.table for expert in experts)  # these stay
-        room = max(pool.plan.n_slots - max(self._top_k, n_cached) - len(pending), 0)
-        new = [e for e in experts if (layer, e) not in pool.table and e not in pending][:room]
-        reserved = pool.table.reserve(layer, new, keep=experts)
-        self._memory.evicted(reserved.evicted)
-        for expert, slot in reserved.reads:
-            read = self._read(pool, layer, expert, slot)
-            batch = self._readers.batch([read], spread=False)
-            self._prefetcher.add(Prefetch(layer, expert, slot, batch))
-            self._readers.submit(batch)
-
     def waves(
-        self, layer: int, experts: Sequence[int], ahead: Sequence[int] = ()
+        self,
+        layer: int,
+        experts: Sequence[int],
+        ahead: Sequence[int] = (),
+        *,
+        may_defer: bool = False,
     ) -> Iterator[Wave]:
         """Bring distinct experts of a layer into slots and yield them in waves, cached ones first.
 
@@ -226,32 +236,19 @@ class ExpertBank:
             layer: Index of the layer.
             experts: Experts that the layer needs.
             ahead: Experts predicted for the next layer: read behind this layer's, if slots allow.
+            may_defer: Nothing that depends on the wave is evaluated before the next fence. A single
+                wave in the memory of a GPU is then yielded while its reads run, and that fence
+                waits for them, or raises their error: Python builds the next layer meanwhile.
 
         Raises:
             ReadError, ChecksumError: A record could not be read; no slot has wrong bytes.
         """
         if not self._pool_of:
             raise ClosedError("bank", "the model was closed", "Load it again.")
-        pool = self._pool_of[layer]
         if self._trace is not None:
             self._trace.call(layer, experts)
-        record_bytes = self._record_bytes(layer)
-        self._counters.add(layer, calls=1, bytes_asked=len(experts) * record_bytes)
         try:
-            in_flight = self._prefetcher.reconcile(layer, experts, pool.table)
-            if in_flight:
-                prefetched = {prefetch.expert for prefetch in in_flight}
-                experts = [expert for expert in experts if expert not in prefetched]
-            groups = pool.table.begin_call(layer, experts)
-            if len(groups) <= 1:
-                group = groups[0] if groups else []
-                yield from self._all_at_once(layer, pool, group, in_flight, ahead)
-            elif len(groups[0]) * 2 <= pool.plan.n_slots:
-                yield from self._in_turns(layer, pool, groups)
-            else:  # a bank of one slot
-                for group in groups:
-                    self.fence(layer)
-                    yield self._finish(self._begin(layer, pool, group))
+            yield from self._fetching.waves(layer, experts, ahead, may_defer=may_defer)
         except GeneratorExit:
             # The consumer stopped. A traceback may keep this generator alive until another pass
             # runs, in any thread, so do not recover here: the consumer's own pass does, under its
@@ -265,130 +262,29 @@ class ExpertBank:
         """Start computing a lazy array that reads slots, and record it for the next fence.
 
         The early start overlaps the computation with reads and with Python building the next ops.
+        Behind a deferred wave nothing starts before its reads have ended.
 
         Args:
             held: Index of a layer and its lazy ids, computed from ``held_layer``.
         """
-        if held is not None:
-            self._held.use(*held)
+        n_held = 0 if held is None else self._held.use(*held)
         self._unfenced.append(output)
-        mx.async_eval(output)
-
-    def _all_at_once(
-        self,
-        layer: int,
-        pool: SlotPool,
-        experts: Sequence[int],
-        in_flight: Sequence[Prefetch],
-        ahead: Sequence[int],
-    ) -> Iterator[Wave]:
-        reading = self._begin(layer, pool, experts)
-        if ahead:
-            self._prefetch(layer + 1, ahead)
-        reads, slots = reading.assignment.reads, reading.assignment.slots
-        if not self._memory.early_waves or (not reads and not in_flight):
-            for prefetch in in_flight:
-                self._complete(reading, prefetch)
-            self._finish(reading)
-            if experts or in_flight:
-                numbers = [*experts, *(prefetch.expert for prefetch in in_flight)]
-                both = [*slots, *(prefetch.slot for prefetch in in_flight)]
-                yield self._wave(reading, numbers, both)
-            return
-        if n_cached := reading.assignment.n_hits:
-            yield self._wave(reading, experts[:n_cached], slots[:n_cached])
-        for prefetch in in_flight:  # submitted before this layer's own reads
-            yield self._complete(reading, prefetch)
-        slot_of = dict(reads)
-        least = max(len(reads) // MAX_ARRIVAL_WAVES, 1)
-        left = len(reads)
-        while left:
-            new = [read.expert for read in self._wait(reading, reading.batch.next_completed, least)]
-            left -= len(new)
-            yield self._wave(reading, new, [slot_of[expert] for expert in new])
-        self._finish(reading)
-
-    def _complete(self, reading: Reading, prefetch: Prefetch) -> Wave:
-        self._wait(reading, prefetch.batch.wait)
-        self._prefetcher.completed(prefetch, reading.pool.table)
-        return self._wave(reading, [prefetch.expert], [prefetch.slot])
-
-    def _in_turns(
-        self, layer: int, pool: SlotPool, groups: Sequence[Sequence[int]]
-    ) -> Iterator[Wave]:
-        reading = self._begin(layer, pool, groups[0])
-        for following in groups[1:]:
-            wave = self._finish(reading)
-            # The next reads overwrite slots that the previous wave computed on.
-            self.fence(layer)
-            reading = self._begin(layer, pool, following)
-            yield wave
-        yield self._finish(reading)
-
-    def _wave(self, reading: Reading, experts: Sequence[int], slots: Sequence[int]) -> Wave:
-        slab = reading.pool.slab
-        return Wave(experts, slots, slab, slab.views(self.layers[reading.layer].layout))
-
-    def _begin(self, layer: int, pool: SlotPool, experts: Sequence[int]) -> Reading:
-        """Assign slots to experts and submit the reads of the missing ones."""
-        assignment = pool.table.assign(layer, experts)
-        reads = [self._read(pool, layer, expert, slot) for expert, slot in assignment.reads]
-        batch = self._readers.batch(self._memory.begin_copies(reads, self.layers[layer].number))
-        self._memory.evicted(assignment.evicted)
-        reading = Reading(layer, pool, experts, assignment, batch, time.perf_counter())
-        self._reading = reading  # visible to recover() before the first read begins
-        if batch.n_parts:
-            self._readers.submit(batch)
-        return reading
-
-    def _read(self, pool: SlotPool, layer: int, expert: int, slot: int) -> Read:
-        n_bytes = self._record_bytes(layer)
-        record = self._memory.record(pool.slab, slot, n_bytes, (layer, expert))
-        return Read(layer, expert, record)
-
-    def _wait(self, reading: Reading, wait: Callable[..., T], *arguments: int) -> T:
-        """Return ``wait(*arguments)`` and add its time to the layer's wait."""
-        started = time.perf_counter()
-        try:
-            return wait(*arguments)
-        finally:
-            ended = time.perf_counter()
-            reading.waited += ended - started
-            if self._events is not None:
-                self._events.layer_span("wait", self.layers, reading.layer, started, ended)
-
-    def _finish(self, reading: Reading) -> Wave:
-        """Wait for the reads and commit their experts to the slot table."""
-        if not reading.batch.complete:
-            self._wait(reading, reading.batch.wait)
-        if self._memory.copying:
-            number = self.layers[reading.layer].number
-            copied = self._wait(reading, self._memory.end_copies, number)
-            self._counters.add(reading.layer, **copied)
-        reading.pool.table.commit(reading.assignment)
-        self._add_counters(reading)
-        return self._wave(reading, reading.experts, reading.assignment.slots)
-
-    def _add_counters(self, reading: Reading) -> None:
-        self._reading = None
-        self._counters.add(reading.layer, **reading.counts())
+        if n_held % HELD_LAYERS_PER_START == 0 and not self._fetching.unfinished:
+            mx.async_eval(output)
 
     def shrink(self, n_bytes: int) -> int:
         """Free at least ``n_bytes`` between passes, if possible; return the bytes freed."""
         if self._unfenced:
             self.fence()
         self._held.clear()
-        self._prefetcher.drain(lambda layer: self._pool_of[layer].table)
+        self._fetching.drain_prefetches()
         n_experts = [layer.n_experts for layer in self.layers]
         return shrink(self._pool_of, self._counters, n_experts, self._top_k, n_bytes)
-
-    def _record_bytes(self, layer: int) -> int:
-        return self.layers[layer].layout.record_bytes
 
     def close(self) -> None:
         """End the reader threads, close the files and free the slots."""
         self._readers.close()
-        self._reading = None
+        self._fetching.reading = None
         self._unfenced.clear()
         self._held.clear()
         self._pool_of.clear()

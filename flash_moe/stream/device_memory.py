@@ -50,7 +50,7 @@ class DeviceMemory:
             free, total = runtime.memory()
             raise MemoryError(
                 f"expected {n_bytes} bytes of device memory for a slab of the expert cache, {free} "
-                f"of {total} are free ({error}). Lower cache_gb"
+                f"of {total} are free ({error})"
             ) from None
 
     def record(self, slab: Slab, slot: int, n_bytes: int, key: Key) -> StagedRecord:

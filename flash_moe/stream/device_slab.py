@@ -88,18 +88,19 @@ class StagedRecord:
         key: Layer index and expert, for the tier.
 
     Attributes:
+        address: Device address of the slot.
         key: Layer index and expert.
         in_host: True if the tier has the bytes: nothing has to be read.
     """
 
     __slots__ = (
-        "_address",
         "_buffer",
         "_lock",
         "_n_bytes",
         "_pinned",
         "_release",
         "_staging",
+        "address",
         "in_host",
         "key",
     )
@@ -113,7 +114,7 @@ class StagedRecord:
         key: Key = (0, 0),
     ) -> None:
         self._staging = staging
-        self._address = address
+        self.address = address
         self._n_bytes = n_bytes
         self._buffer: tuple[int, int] | None = None
         self._lock = threading.Lock()
@@ -148,13 +149,13 @@ class StagedRecord:
         """
         runtime, stream = self._staging.runtime, self._staging.stream()
         source = self._host_address() + start
-        runtime.copy_to_device(self._address + start, source, stop - start, stream)
+        runtime.copy_to_device(self.address + start, source, stop - start, stream)
         runtime.synchronize(stream)
 
     def start_copy(self, stream: int) -> None:
         """Queue the copy of a record in the tier; it is there when the stream is synchronised."""
         source = self._host_address()
-        self._staging.runtime.copy_to_device(self._address, source, self._n_bytes, stream)
+        self._staging.runtime.copy_to_device(self.address, source, self._n_bytes, stream)
 
     def release(self, complete: bool = False) -> None:
         """Return the buffer to the staging, or the slot to the tier. A second call does nothing.

@@ -6,7 +6,7 @@ experts are computed. Uses are counted when the next fence evaluates the ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -54,9 +54,10 @@ class HeldLayers:
             )
         return HeldLayer(slots, pool.slab.array)
 
-    def use(self, layer: int, ids: mx.array) -> None:
-        """Record the use of lazy ids, for the counters."""
+    def use(self, layer: int, ids: mx.array) -> int:
+        """Record the use of lazy ids, for the counters; return the uses since the last fence."""
         self._used.append((layer, ids))
+        return len(self._used)
 
     def take_used(self) -> tuple[list[tuple[int, int]], list[mx.array]]:
         """Return layer and number of the ids of each look-up, and one lazy array with all ids."""
@@ -71,7 +72,7 @@ class HeldLayers:
         self,
         used: list[tuple[int, int]],
         ids: list[mx.array],
-        pool_of: Callable[[int], SlotPool],
+        pool_of: Mapping[int, SlotPool],
         record_bytes: Callable[[int], int],
     ) -> None:
         """Count the uses of ``take_used``, whose array has been evaluated."""
@@ -79,11 +80,9 @@ class HeldLayers:
             return
         numbers, begin = np.array(ids[0]).tolist(), 0
         for layer, n_ids in used:
-            experts = sorted(set(numbers[begin : begin + n_ids]))
+            experts = set(numbers[begin : begin + n_ids])
             begin += n_ids
-            table = pool_of(layer).table
-            for group in table.begin_call(layer, experts):
-                table.assign(layer, group)  # reads nothing: marks the uses for the policy
+            pool_of[layer].table.use(layer, experts)
             n_bytes = len(experts) * record_bytes(layer)
             self._counters.add(layer, calls=1, hits=len(experts), bytes_asked=n_bytes)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from flash_moe.stream.policy import Key
-from flash_moe.stream.readers import ReadBatch
+from flash_moe.stream.reading import Batch
 from flash_moe.stream.slot_table import Assignment, SlotTable
 from flash_moe.stream.stats import Counters
 
@@ -28,7 +28,7 @@ class Prefetch:
     layer: int
     expert: int
     slot: int
-    batch: ReadBatch
+    batch: Batch
 
     @property
     def assignment(self) -> Assignment:

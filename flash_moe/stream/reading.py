@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from flash_moe.stream.kvikio_readers import KvikioBatch
 from flash_moe.stream.readers import ReadBatch
 from flash_moe.stream.slab import Slab
 from flash_moe.stream.slot_pool import SlotPool
 from flash_moe.stream.slot_table import Assignment
+
+Batch = ReadBatch | KvikioBatch
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Reading:
     pool: SlotPool
     experts: Sequence[int]
     assignment: Assignment
-    batch: ReadBatch
+    batch: Batch
     begun: float
     waited: float = 0.0
 

@@ -7,7 +7,7 @@ that were read. After a failure ``recover`` frees those slots instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flash_moe.stream.policy import LRU, Key, Policy
@@ -121,6 +121,13 @@ class SlotTable:
             tuple((expert, slot) for (_, expert), slot in slot_of.items()),
             evicted,
         )
+
+    def use(self, layer: int, experts: Iterable[int]) -> None:
+        """Count a call of a layer whose experts are all cached."""
+        self._policy.begin(layer)
+        self._before = {(layer, expert) for expert in experts}
+        for key in self._before:
+            self._policy.use(key)
 
     def reserve(self, layer: int, experts: Sequence[int], keep: Sequence[int]) -> Assignment:
         """Reserve slots to prefetch experts that are not cached.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
+from itertools import islice
 
 from flash_moe.files.sizes import format_bytes
 
@@ -50,8 +51,8 @@ class LayerStats:
     host_hits: int = 0
 
     def __sub__(self, other: LayerStats) -> LayerStats:
-        mine, theirs = astuple(self)[1:], astuple(other)[1:]
-        return LayerStats(self.layer, *(a - b for a, b in zip(mine, theirs, strict=True)))
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return LayerStats(self.layer, *(a - b for a, b in islice(pairs, 1, None)))
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,10 @@ class Counters:
         sums = self._layers[layer]
         for name, amount in amounts.items():
             sums[name] += amount
+
+    def column(self, name: str) -> list[float]:
+        """Return one counter of all layers."""
+        return [sums[name] for sums in self._layers]
 
     def snapshot(self) -> StreamStats:
         layers = tuple(LayerStats(**sums) for sums in self._layers)

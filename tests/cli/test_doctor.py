@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ from flash_moe.ops.forms import Timing
 from flash_moe.ops.self_test import SelfTest
 from flash_moe.plan import device_speed, this_machine
 from flash_moe.plan.machine_speed import Speed
-from flash_moe.stream import device_slab
+from flash_moe.stream import device_slab, kvikio_readers
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from tests.support.fake_cudart import OUT_OF_MEMORY, FakeCudart, fake_address, fake_runtime
 from tests.support.processes import in_process
@@ -175,9 +176,14 @@ def test_memory_of_an_nvidia_gpu(
     assert ("over PCIe" in out) is not managed
     for records in ("one record of 4.1 kB in pinned memory", "8 records of 4.1 kB together"):
         assert re.search(f"GPU copies  .* GB/s, {records}", out)
+    assert "GPU reads   Python's threads; KvikIO is faster: pip install" in out
+    kvikio = SimpleNamespace(__version__="26.10.00")
+    monkeypatch.setattr(kvikio_readers, "kvikio_library", lambda: kvikio)
     fake.fail = lambda name, number: OUT_OF_MEMORY if name == "cudaHostAlloc" else 0
     assert main(["doctor"]) == 0
-    assert "GPU copies  cannot be measured: 8 records cannot be pinned" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "GPU copies  cannot be measured: 8 records cannot be pinned" in out
+    assert "GPU reads   KvikIO 26.10.00" in out
 
 
 def test_a_gpu_without_libcudart(

@@ -24,10 +24,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     waves = ExpertBank.waves
 
-    def counted(self: ExpertBank, layer: int, experts: Sequence[int], *ahead: Any) -> Any:
+    def counted(
+        self: ExpertBank, layer: int, experts: Sequence[int], *ahead: Any, **defer: Any
+    ) -> Any:
         assert len(set(experts)) == len(experts)
         numbers.append(len(experts))
-        return waves(self, layer, experts, *ahead)
+        return waves(self, layer, experts, *ahead, **defer)
 
     monkeypatch.setattr(ExpertBank, "waves", counted)
     # Layers whose experts are all held ask for none.

@@ -287,7 +287,7 @@ def test_a_pass_that_fails_leaves_no_padding(model: Path, monkeypatch: pytest.Mo
     with load(model, cache_gb=budget_gb(model, "half")) as flash:
         seen = []
 
-        def fails(self: ExpertBank, *args: Any) -> Any:
+        def fails(self: ExpertBank, *args: Any, **defer: Any) -> Any:
             seen.append(flash.model._padding._padded)
             raise RuntimeError("stop")
 

@@ -14,9 +14,10 @@ from flash_moe.store.manifest import read_manifest
 from flash_moe.store.reader import RecordReader
 from flash_moe.stream import device_slab
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.reader_pool import ReaderPool
 from tests.support.bank_requests import TOKEN, TOP_K, Tensors
-from tests.support.fake_cudart import FakeCudart, fake_address
+from tests.support.fake_cudart import FakeCudart, fake_address, fake_runtime
 from tests.support.fake_reader import MakePool
 from tests.support.read_gate import Gate
 
@@ -41,6 +42,25 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
     return FakeCudart()
 
 
+@pytest.fixture
+def open_bank(tiny_store: Path, fake: FakeCudart) -> Iterator[Any]:
+    """Opens banks on the fake device."""
+    banks: list[ExpertBank] = []
+
+    def build(budget: int = TOKEN, store: Path = tiny_store, **options: Any) -> ExpertBank:
+        experts = PackedExperts(store, read_manifest(store))
+        memory = DeviceMemory(fake_runtime(fake))
+        options = {"io_threads": 3, **options}
+        banks.append(ExpertBank(experts, budget, TOP_K, memory=memory, **options))
+        return banks[-1]
+
+    yield build
+    for bank in banks:
+        bank.close()
+    assert not fake.pinned, "leaked"
+    assert not fake.streams, "leaked"
+
+
 @pytest.fixture(scope="session")
 def tensors(tiny_mlx: Path) -> Tensors:
     """The tensors of the tiny checkpoint, as the safetensors package reads them."""
@@ -58,7 +78,7 @@ def banks() -> Iterator[list[ExpertBank]]:
 
 @pytest.fixture
 def bank(tiny_store: Path, banks: list[ExpertBank]) -> ExpertBank:
-    """Four slots a layer."""
+    """Four slots per layer."""
     experts = PackedExperts(tiny_store, read_manifest(tiny_store))
     banks.append(ExpertBank(experts, TOKEN, TOP_K, io_threads=2))
     return banks[-1]

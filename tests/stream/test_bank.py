@@ -17,7 +17,8 @@ from flash_moe.store.experts import (
     read_checkpoint_tensors,
 )
 from flash_moe.store.manifest import read_manifest
-from flash_moe.stream.bank import MAX_ARRIVAL_WAVES, ExpertBank
+from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.fetching import MAX_ARRIVAL_WAVES
 from tests.support.bank_requests import (
     PAYLOAD,
     RECORD,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,16 @@ from flash_moe.compat import cudart
 from flash_moe.compat.cudart import CudaError
 from flash_moe.errors import BudgetError, ChecksumError, KernelError, ReadError
 from flash_moe.model import streaming
-from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import read_manifest
 from flash_moe.stream import device_memory, device_slab
-from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.device_slab import DeviceSlab, StagedRecord
 from flash_moe.stream.slab import SharedMemory
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
+from tests.support.bank_requests import RECORD, TOKEN, Tensors, fetch_and_compare
 from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
     FakeCudart,
+    fake_address,
     fake_runtime,
 )
 from tests.support.resident import budget_gb, prompt_ids
@@ -40,24 +37,6 @@ def on_device(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
     monkeypatch.setattr(device_memory, "cuda_runtime", lambda: fake_runtime(fake))
     monkeypatch.setattr(streaming, "cuda_runtime", lambda: fake_runtime(fake))
     return fake
-
-
-@pytest.fixture
-def open_bank(tiny_store: Path, fake: FakeCudart) -> Iterator[Any]:
-    banks: list[ExpertBank] = []
-
-    def build(budget: int = TOKEN, store: Path = tiny_store, **options: Any) -> ExpertBank:
-        experts = PackedExperts(store, read_manifest(store))
-        memory = DeviceMemory(fake_runtime(fake))
-        options = {"io_threads": 3, **options}
-        banks.append(ExpertBank(experts, budget, TOP_K, memory=memory, **options))
-        return banks[-1]
-
-    yield build
-    for bank in banks:
-        bank.close()
-    assert not fake.pinned, "leaked"
-    assert not fake.streams, "leaked"
 
 
 @pytest.mark.parametrize("budget", [TOKEN, 5 * RECORD, 8 * 32 * RECORD])
@@ -159,8 +138,8 @@ def test_reads_that_are_cancelled_in_the_middle_of_a_wave(
     consumer = threading.Thread(target=consume)
     consumer.start()
     assert reached.wait(20)
-    assert bank._reading is not None
-    bank._reading.batch.drop()
+    assert bank._fetching.reading is not None
+    bank._fetching.reading.batch.drop()
     go.set()
     consumer.join(20)
     bank.recover()
@@ -280,7 +259,9 @@ def test_a_model_stays_usable_after_a_failed_copy(tiny_store: Path, on_device: F
         assert flash.generate(prompt_ids(20), max_tokens=8).text == expected
 
 
-def test_not_enough_device_memory(tiny_store: Path, on_device: FakeCudart) -> None:
+def test_not_enough_memory(
+    tiny_store: Path, on_device: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_device.free = 3_000_000
     with pytest.raises(BudgetError) as caught:
         load(tiny_store, cache_gb=1.0)
@@ -288,6 +269,10 @@ def test_not_enough_device_memory(tiny_store: Path, on_device: FakeCudart) -> No
     assert "3.0 MB" in text or "3 MB" in text, text  # free
     assert "smallest" in text
     assert "cache_gb" in text
+    on_device.free = 10**12
+    monkeypatch.setattr(streaming, "available_memory", lambda: 10**9)
+    with pytest.raises(BudgetError, match=r"host_cache_gb of 2\.0 GB: .* at most the 1\.0 GB"):
+        load(tiny_store, cache_gb=0.1, host_cache_gb=2)
 
 
 def test_a_slab_that_cannot_be_allocated(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +286,23 @@ def test_a_slab_that_cannot_be_allocated(fake: FakeCudart, monkeypatch: pytest.M
     with pytest.raises(MemoryError, match=f"{4 * RECORD} bytes .* 5 of"):
         memory.slab(4, RECORD)
     memory.close()
+
+
+def test_a_model_whose_slabs_cannot_be_allocated(
+    tiny_store: Path, on_device: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def address(array: Any) -> int:
+        made.append(array)
+        if len(made) > 3:
+            raise RuntimeError("[malloc] Unable to allocate")
+        return fake_address(array)
+
+    monkeypatch.setattr(device_slab, "array_address", address)
+    with pytest.raises(BudgetError, match=r"Unable to allocate.*The smallest cache is"):
+        load(tiny_store, cache_gb=0.1)
+    assert not on_device.streams
 
 
 def test_without_libcudart_memory_is_managed_and_the_log_says_so_once(

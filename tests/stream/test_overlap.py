@@ -13,6 +13,7 @@ import pytest
 from flash_moe.store.experts import PackedExperts
 from flash_moe.store.manifest import read_manifest
 from flash_moe.stream.bank import ExpertBank
+from flash_moe.stream.fetching import Fetching
 from tests.support.bank_requests import RECORD, TOP_K
 from tests.support.read_gate import Gate
 
@@ -77,7 +78,7 @@ def test_what_reads_a_slot_is_evaluated_before_the_slot_is_read_into(
     """Of three waves in four slots the third takes those of the first."""
     gate.open(*range(32))
     events: list[str] = []
-    evaluate, begin = mx.eval, ExpertBank._begin
+    evaluate, begin = mx.eval, Fetching._begin
 
     def evaluated(*arrays: Any) -> None:
         events.extend(
@@ -85,11 +86,11 @@ def test_what_reads_a_slot_is_evaluated_before_the_slot_is_read_into(
         )
         evaluate(*arrays)
 
-    def begun(self: ExpertBank, layer: int, pool: Any, experts: Any) -> Any:
+    def begun(self: Fetching, layer: int, pool: Any, experts: Any) -> Any:
         events.append(f"reads {list(experts)}")
         return begin(self, layer, pool, experts)
 
-    monkeypatch.setattr(ExpertBank, "_begin", begun)
+    monkeypatch.setattr(Fetching, "_begin", begun)
     monkeypatch.setattr("flash_moe.stream.bank.mx.eval", evaluated)
     for n, _ in enumerate(bank.waves(0, range(6))):
         bank.track(mx.array(n))

@@ -172,7 +172,7 @@ def test_a_wrong_guess_dropped_in_part_is_read_whole_when_it_turns_right(
         call(bank, 0, [1], ahead=[5])
         assert begun.wait(60)
         threading.Timer(0.2, release.set).start()  # the only thread is held until then
-        settle = bank._prefetcher.reconcile(1, [9], bank._pool_of[1].table)  # it was wrong
+        settle = bank._fetching.prefetcher.reconcile(1, [9], bank._pool_of[1].table)  # it was wrong
         assert settle == []
         fetch_and_compare(bank, tensors, 1, [5])
     finally:
