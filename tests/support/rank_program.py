@@ -36,7 +36,12 @@ N_TOKENS = 24
 
 
 def logits(
-    model: Any, rows: list[list[int]], chunk: int = CHUNK, n_tokens: int = 4, *, layered: bool = False
+    model: Any,
+    rows: list[list[int]],
+    chunk: int = CHUNK,
+    n_tokens: int = 4,
+    *,
+    layered: bool = False,
 ) -> Any:
     """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows.
 
