@@ -10,8 +10,11 @@ import pytest
 
 from flash_moe import FlashMoE, load
 from flash_moe.generation.engine import Engine
+from tests.support import shallow
 from tests.support.engine_answers import TIMEOUT_S
-from tests.support.shallow import tiny_mlx, tiny_store  # noqa: F401
+
+tiny_mlx = shallow.tiny_mlx
+tiny_store = shallow.tiny_store
 
 
 @pytest.fixture(scope="module")

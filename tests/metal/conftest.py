@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import shallow
 from tests.support.metal_emulator.errors import EmulatorUnavailable
 from tests.support.metal_emulator.prelude import prelude
 from tests.support.metal_emulator.toolchain import compiler
-from tests.support.shallow import tiny_mlx, tiny_store  # noqa: F401
+
+tiny_mlx = shallow.tiny_mlx
+tiny_store = shallow.tiny_store
 
 # Set to `require` where a skip would hide that nothing was tested, as in CI.
 ENV = "FLASH_MOE_EMULATOR"

@@ -1,6 +1,6 @@
 """The tiny model with half its layers, for folders whose tests compute: half the time.
 
-A ``conftest.py`` that imports these fixtures puts them in the place of those of the same name.
+A ``conftest.py`` that has these fixtures puts them in the place of those of the same name.
 """
 
 from __future__ import annotations
