@@ -124,7 +124,7 @@ def test_a_prompt_of_four_chunks_reads_each_expert_once(
     stats = short.stats - before
     assert {layer.calls for layer in stats.layers} == {1}
     # The prompt cache does not depend on the experts of the last layer.
-    assert [n for n, layer in enumerate(stats.layers) if not layer.misses] == [7]
+    assert [n for n, layer in enumerate(stats.layers) if not layer.misses] == [3]
     assert stats.bytes_read == stats.misses * record == stats.bytes_asked <= whole * record
     assert stats.hits == 0
     kept = [progress.n_tokens for progress in seen if progress.cache is not None]
@@ -165,7 +165,7 @@ def test_an_end_within_a_pass_leaves_the_cache_as_before(
     cache, _ = run(short, begin)
     mx.eval(short.model(mx.array([begin]), cache=expected))
     steps = prefill(short.model, ids, cache)
-    for _ in range(4):
+    for _ in range(3):
         assert next(steps).cache is None
         mx.eval(short.model(mx.array([[3]]), cache=other))
     steps.close()

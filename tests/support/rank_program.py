@@ -29,13 +29,19 @@ from tests.support.resident import prompt_ids
 
 # Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
 BUDGETS = {"small": 0.6e6, "middle": 3e6, "full": 20e6}
-LONG = 300  # two chunks
+CHUNK = 80
+LONG = 110  # two chunks
 PROMPTS = ((1, 1), (1, 37), (1, LONG), (3, 20))  # rows, tokens
 N_TOKENS = 24
 
 
 def logits(
-    model: Any, rows: list[list[int]], chunk: int = 256, n_tokens: int = 4, *, layered: bool = False
+    model: Any,
+    rows: list[list[int]],
+    chunk: int = CHUNK,
+    n_tokens: int = 4,
+    *,
+    layered: bool = False,
 ) -> Any:
     """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows.
 
