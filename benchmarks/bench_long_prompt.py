@@ -64,10 +64,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     logits = {}
     with load(path, cache_gb=budget / 1e9) as flash:
         model = flash.model
-        limit = model.prefill_workspace.n_bytes(chunk, args.tokens)
-        model._memory_plan = dataclasses.replace(model.memory_plan, prompt_bytes=limit)
-        report["chunks"] = model.chunks_of(args.tokens, make_prompt_cache(model))
-        report["tiles"] = model.tiles_of(args.tokens, make_prompt_cache(model), [])
+        limit = model.lengths.workspace.n_bytes(chunk, args.tokens)
+        model.lengths.plan = dataclasses.replace(model.lengths.plan, prompt_bytes=limit)
+        report["chunks"] = model.lengths.chunks_of(args.tokens, make_prompt_cache(model))
+        report["tiles"] = model.lengths.tiles_of(args.tokens, make_prompt_cache(model), [])
         for _ in range(args.rounds):
             for way, step in (("layers", None), ("chunks", chunk)):
                 cache, before, started = make_prompt_cache(model), model.stats, time.perf_counter()

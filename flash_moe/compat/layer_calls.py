@@ -159,7 +159,7 @@ def record_layer_calls(
         depend on hidden states or on more of the caches than their positions.
     """
     layers: Any = getattr(model, "layers", None)
-    if not isinstance(layers, list) or not all(map(_is_plain, cache)):
+    if not isinstance(layers, list) or not all(map(is_plain, cache)):
         return None
     inputs: list[Any] = []
     calls: list[LayerCall] = []
@@ -202,18 +202,22 @@ def _passes_masks(call: LayerCall) -> bool:
     )
 
 
-def _is_plain(cache: Any) -> bool:
+def is_plain(cache: Any) -> bool:
     """True if the masks of a cache depend on positions alone, and it has a ``CacheState``."""
     arrays = type(cache) is ArraysCache and cache.lengths is None and cache.left_padding is None
     return arrays or type(cache) is KVCache
 
 
 class CacheState:
-    """State of a layer's cache at one time, without a copy of keys and values."""
+    """State of a layer's cache at one time, without a copy of keys and values.
 
-    def __init__(self, cache: Any) -> None:
+    Args:
+        ahead: Positions that a ``KVCache`` is about to get before this time.
+    """
+
+    def __init__(self, cache: Any, ahead: int = 0) -> None:
         self._cache = cache
-        self._offset = cached_positions([cache])
+        self._offset = cached_positions([cache]) + ahead
         self._arrays = list(cache.cache) if type(cache) is ArraysCache else []
 
     def restore(self, cache: Any = None) -> Any:

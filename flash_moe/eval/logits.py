@@ -55,7 +55,7 @@ def slice_for(model: Any, vocab_size: int, longest: int, *, memory_limited: bool
     length = slice_length(vocab_size, n_bytes, longest)
     if isinstance(model, StreamedModel):
         # The forward pass must fit in memory too.
-        length = min(length, model.chunks_of(longest, make_prompt_cache(model))[0])
+        length = min(length, model.lengths.chunks_of(longest, make_prompt_cache(model))[0])
     return length
 
 

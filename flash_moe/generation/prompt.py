@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias
@@ -118,6 +120,14 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
+def call_token(tokenizer: Any) -> int | None:
+    """Return the token that begins a tool call; ``None`` if it is not a single one."""
+    if not getattr(tokenizer, "has_tool_calling", False):
+        return None
+    ids = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
+    return int(ids[0]) if len(ids) == 1 else None
+
+
 def end_of_messages(
     tokenizer: Any, messages: Messages, template_args: Mapping[str, Any], ids: Sequence[int]
 ) -> int:
@@ -126,21 +136,7 @@ def end_of_messages(
     The prompt of the next turn begins with them too, unless the template drops text after the
     last user message. Return 0 if the template cannot omit the header.
     """
-    try:
-        without = tokenizer.apply_chat_template(
-            list(messages), **{**template_args, "add_generation_prompt": False}
-        )
-    except Exception:  # a template may raise anything; a checkpoint only saves work
-        return 0
-    return common_length(ids, without)
-
-
-def call_token(tokenizer: Any) -> int | None:
-    """Return the token that begins a tool call; ``None`` if it is not a single one."""
-    if not getattr(tokenizer, "has_tool_calling", False):
-        return None
-    ids = tokenizer.encode(tokenizer.tool_call_start, add_special_tokens=False)
-    return int(ids[0]) if len(ids) == 1 else None
+    return _shared_length(tokenizer, messages, messages, template_args, ids)
 
 
 def end_of_system(
@@ -150,9 +146,37 @@ def end_of_system(
     system = list(takewhile(lambda message: message["role"] == "system", messages))
     if not system:
         return 0
-    return end_of_messages(
-        tokenizer, [*system, {"role": "user", "content": ""}], template_args, ids
-    )
+    others = [*system, {"role": "user", "content": ""}]
+    return _shared_length(tokenizer, messages, others, template_args, ids)
+
+
+def _shared_length(
+    tokenizer: Any,
+    messages: Messages,
+    others: Messages,
+    template_args: Mapping[str, Any],
+    ids: Sequence[int],
+) -> int:
+    """Return the number of prompt ids that also begin other messages without a header.
+
+    Tokenizing takes most of the time, so where the rest of the prompt is the shorter part, only the
+    rest is tokenized.
+
+    Args:
+        ids: Token ids of ``messages`` and the header.
+    """
+    template = functools.partial(tokenizer.apply_chat_template, **template_args)
+    try:
+        whole = template(list(messages), add_generation_prompt=True, tokenize=False)
+        text = template(list(others), add_generation_prompt=False, tokenize=False)
+        n = len(os.path.commonprefix([whole, text]))  # noqa: RUF071 - of texts
+        if len(whole) - n < n:
+            rest = tokenizer.encode(whole[n:], add_special_tokens=False)
+            if rest == ids[len(ids) - len(rest) :]:
+                return len(ids) - len(rest)
+        return common_length(ids, template(list(others), add_generation_prompt=False))
+    except Exception:  # a template may raise anything; a checkpoint only saves work
+        return 0
 
 
 def check_length(limit: int | None, n_prompt: int, cache: Sequence[Any], max_tokens: int) -> int:

@@ -58,9 +58,9 @@ def prefill(
         if step is not None:
             tiles = [step]
         elif layered:
-            tiles = model.tiles_of(left[-1], cache, left[:-1])
+            tiles = model.lengths.tiles_of(left[-1], cache, left[:-1])
         else:
-            tiles = model.chunks_of(left[-1], cache)[:1]
+            tiles = model.lengths.chunks_of(left[-1], cache)[:1]
         if len(tiles) > 1:
             n = sum(tiles)
             passes = model.layer_pass(ids[done : done + n], cache, tiles, left[:-1])
@@ -70,16 +70,22 @@ def prefill(
                     yield from _layers(passes, done, n, cache, left)
                 done += n
             continue
-        size = min(tiles[0], left[0], most() or left[0])
+        streamed = isinstance(model, StreamedModel)
+        end = left[-1] if streamed and model.takes_marks(cache) else left[0]
+        size = min(tiles[0], end, most() or end)
+        inner = [mark for mark in left if mark < size]
+        copies: list[list[Any]] = []
         with mx.stream(generation_stream):
             tokens = mx.array([list(ids[done : done + size])])
-            if isinstance(model, StreamedModel):
-                model.fill(tokens, cache)
+            if streamed:
+                copies = model.fill(tokens, cache, inner)
             else:
                 model(tokens, cache=cache)  # resident mlx-lm, in flash-moe eval
-            mx.eval([c.state for c in cache])
+            mx.eval([c.state for each in (cache, *copies) for c in each])
         mx.clear_cache()
         release_free_memory()
+        for mark, copy in zip(inner, copies, strict=True):
+            yield Prefilled(done + mark, copy)
         done += size
         yield Prefilled(done, cache)
 

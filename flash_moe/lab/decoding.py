@@ -91,7 +91,7 @@ class Decoder:
         """Decode until the slots are full, or for ``FILL_S``; this compiles too."""
         started = time.perf_counter()
         self.decode(2)
-        while self.flash.model.unfilled_bytes and time.perf_counter() - started < FILL_S:
+        while self.flash.model.lengths.unfilled_bytes and time.perf_counter() - started < FILL_S:
             self.decode(1)
 
     def _drop(self) -> None:

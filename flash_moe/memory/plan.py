@@ -167,26 +167,23 @@ def tiles(
 
     A pass over several tiles reads each expert once, so the prompt is divided into the fewest
     passes of tiles of at least 64 tokens. If all experts fit, chunks read no more than such a pass
-    and take less time (docs/experiments.md). Fewer than 64 tokens after the last mark hardly share
-    experts, so they are a chunk too.
+    and take less time (docs/experiments.md).
 
     Args:
         most: The longest chunk.
         tile_of: Longest tile of a pass over so many tokens that fits in memory.
-        marks: Numbers of tokens at which a tile ends.
+        marks: Numbers of tokens at which one of several tiles ends; fewer tokens may be between.
         fits_all: True if the bank has a slot for every expert.
     """
     ends = [mark for mark in sorted(set(marks)) if 0 < mark < n_tokens]
-    if ends and n_tokens - ends[-1] < MIN_CHUNK:
-        n_tokens = ends.pop()
     chunk = chunks(n_tokens, most)[0]
     for n_passes in range(1, n_tokens + 1):
         n = -(-n_tokens // n_passes)
-        inner = [end for end in ends if end < n]
-        if fits_all or (n <= chunk and not inner):
+        if fits_all or n <= chunk:
             break
         tile = min(tile_of(n), RESIDENT_CHUNK)
         if tile >= min(n, MIN_CHUNK):
+            inner = [end for end in ends if end < n]
             parts = itertools.pairwise([0, *inner, n])
             return [length for begin, end in parts for length in chunks(end - begin, tile)]
-    return [min([chunk, *ends])]
+    return [chunk]

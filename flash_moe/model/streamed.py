@@ -13,7 +13,7 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,24 +29,17 @@ from flash_moe.compat.mlx_lm import cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
 from flash_moe.config import ModelConfig
 from flash_moe.errors import ClosedError
-from flash_moe.memory.measured_workspace import WorkspaceMeter
-from flash_moe.memory.plan import (
-    MIN_CHUNK,
-    MemoryPlan,
-    chunk_tokens,
-    chunks,
-    prompt_allowance,
-    tiles,
-)
-from flash_moe.memory.prefill_workspace import PrefillWorkspace
+from flash_moe.memory.plan import MIN_CHUNK
 from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import release_free_memory
 from flash_moe.model.cache_fill import CacheFill
+from flash_moe.model.checkpoints import Checkpoints
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
 from flash_moe.model.next_router import Router
 from flash_moe.model.padding import Padding
+from flash_moe.model.prompt_lengths import PromptLengths
 from flash_moe.model.recorded import record_delta_nets, record_held_layers
 from flash_moe.model.shared_expert import EarlyOutput, start_early
 from flash_moe.model.streaming import Streaming
@@ -70,15 +63,15 @@ class StreamedModel(nn.Module):
 
     Attributes:
         config: Fields of config.json that streaming needs.
+        lengths: Memory plan, and lengths of the passes over prompts.
     """
 
     config: ModelConfig
+    lengths: PromptLengths
     _bank: ExpertBank
-    _memory_plan: MemoryPlan
     _streaming: Streaming
     _cache_fill: CacheFill
-    _prefill_workspace: PrefillWorkspace
-    _meter: WorkspaceMeter
+    _checkpoints: Checkpoints
     _watch: PressureWatch
     _division: Division | None
     _lock: Any
@@ -109,72 +102,25 @@ class StreamedModel(nn.Module):
         """Experts per token and layer."""
         return int(self._top_k)
 
-    @property
-    def unfilled_bytes(self) -> int:
-        """Bytes of the bank's slots that contain no experts yet."""
-        return self._bank.n_bytes - self._bank.cached_bytes
+    def takes_marks(self, cache: Sequence[Any]) -> bool:
+        """True if ``fill`` can copy this cache within a pass."""
+        with self._lock:
+            return self._checkpoints.possible(self, self._forward, cache)
 
-    @property
-    def memory_plan(self) -> MemoryPlan:
-        """Division of memory made when the model was loaded."""
-        return self._memory_plan
+    def fill(
+        self, tokens: mx.array, cache: Sequence[Any], marks: Sequence[int] = ()
+    ) -> list[list[Any]]:
+        """Process ``tokens`` ``[1, n]`` for the prompt cache alone (``cache_fill.py``), lazily.
 
-    def fill(self, tokens: mx.array, cache: Sequence[Any]) -> None:
-        """Process ``tokens`` ``[1, n]`` for the prompt cache alone (``cache_fill.py``), lazily."""
-        with self._lock, self._cache_fill:
+        Args:
+            marks: Ascending numbers of tokens, for caches that ``takes_marks`` accepts.
+
+        Returns:
+            A copy of the cache after so many tokens for each mark.
+        """
+        with self._lock, self._cache_fill, self._checkpoints.taken(cache, marks) as copies:
             self(tokens, cache=cache)
-
-    @property
-    def prefill_workspace(self) -> PrefillWorkspace:
-        """Estimate of the memory of the pass over a chunk of a prompt."""
-        return self._prefill_workspace
-
-    def chunks_of(self, n_tokens: int, cache: Sequence[Any], n_rows: int = 1) -> list[int]:
-        """Return the lengths of the chunks of a prompt, as available memory allows.
-
-        Args:
-            n_rows: Number of prompts that are processed at once.
-        """
-        most = self._streaming.smallest(self._longest(n_tokens, cache)[0], n_tokens)
-        return chunks(n_tokens, max(most // n_rows, 1))
-
-    def tiles_of(self, n_tokens: int, cache: Sequence[Any], marks: Sequence[int]) -> list[int]:
-        """Return the lengths of the tiles of the next pass over a prompt.
-
-        The pass over one tile is that over a chunk; several are for ``layer_pass``. Together they
-        are as many tokens as available memory allows.
-
-        Args:
-            marks: Numbers of tokens at which a tile has to end.
-        """
-        most, tile_of = self._longest(n_tokens, cache)
-        # All ranks then call tile_of for the same numbers, in the same order.
-        smallest = functools.partial(self._streaming.smallest, n_tokens=n_tokens)
-        most, fits_all = smallest(most), bool(smallest(self._bank.fits_all))
-        return tiles(n_tokens, most, lambda n: smallest(tile_of(n)), marks, fits_all=fits_all)
-
-    def _longest(self, n_tokens: int, cache: Sequence[Any]) -> tuple[int, Callable[[int], int]]:
-        """Return the longest chunk, and the longest tile of a pass over so many tokens."""
-        machine, available = self._streaming.memory_share()
-        allowance = prompt_allowance(
-            self._memory_plan,
-            bank=self._bank.n_bytes,
-            unfilled=self.unfilled_bytes,
-            machine=machine,
-            available=available,
-        )
-        workspace, before = self._prefill_workspace, cached_positions(cache)
-        context = before + n_tokens
-
-        def tile_of(n_tokens: int) -> int:
-            left = allowance - workspace.layer_pass(n_tokens, context)
-            measured = self._meter.largest_chunk(left, context, before)
-            return workspace.largest_chunk(left, context) if measured is None else measured
-
-        measured = self._meter.largest_chunk(allowance, context, before)
-        fits_all = self._bank.fits_all
-        most = chunk_tokens(workspace, allowance, context, fits_all=fits_all, measured=measured)
-        return most, tile_of
+        return copies
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -236,7 +182,7 @@ class StreamedModel(nn.Module):
         tokens, cache = passed.get(tokens_name), passed.get("cache")
         others = {name for name, value in passed.items() if value is not None}
         if (
-            self._memory_plan.prompt_bytes is None
+            self.lengths.plan.prompt_bytes is None
             or others != {tokens_name, "cache"}
             or not isinstance(tokens, mx.array)
             or tokens.ndim != 2
@@ -245,7 +191,7 @@ class StreamedModel(nn.Module):
         ):
             return False
         n_rows, n_tokens = tokens.shape
-        return len(self.chunks_of(n_tokens, cache, n_rows)) > 1
+        return len(self.lengths.chunks_of(n_tokens, cache, n_rows)) > 1
 
     def _shrink_if_short(self) -> None:
         """Shrink the bank if memory is short. A failure is logged and changes no output."""
@@ -297,19 +243,13 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             use = use_kernels(option)
             if use and on_cuda():
                 replace_gated_delta_ops(with_kernel)
-            self._memory_plan = streaming.plan_memory()
-            self._prefill_workspace = streaming.prefill_workspace()
+            plan = streaming.plan_memory()
             self._watch = PressureWatch()
-            self._bank = streaming.open_bank(
-                self._memory_plan.bank_bytes, keep_views=keep_views(option)
-            )
-            bank = self._bank
+            bank = streaming.open_bank(plan.bank_bytes, keep_views=keep_views(option))
+            self._bank, self.lengths = bank, PromptLengths(streaming, plan, bank)
             if streaming.options.preload:
                 for index, layer in enumerate(bank.layers):
                     deque(bank.waves(index, range(layer.n_experts)), 0)
-            self._meter = WorkspaceMeter(
-                self._prefill_workspace, lambda: bank.n_bytes - bank.cached_bytes
-            )
             # Ends the threads of a model that is dropped without close().
             weakref.finalize(self, self._bank.close)
             self._padding = Padding(base.__module__.rpartition(".")[2])
@@ -337,7 +277,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                     if before is not None and earlier is not None:
                         before.prefetch_with(functools.partial(router.predict_from, earlier))
                 before = module
-            self._cache_fill = CacheFill(bank, index)
+            self._cache_fill, self._checkpoints = CacheFill(bank, index), Checkpoints()
             module.begin = self._cache_fill.end_if_filled
             if use:
                 record_delta_nets(self)
@@ -360,7 +300,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             n_tokens = tokens.size if isinstance(tokens, mx.array) else 0
             division, out = self._division, None
             with (
-                self._meter.measure(n_tokens, lambda: cached_positions(cache or ())),
+                self.lengths.meter.measure(n_tokens, lambda: cached_positions(cache or ())),
                 division.in_step(tokens) if division else nullcontext(),
             ):
                 with self._cache_fill.ending(cache or ()):
@@ -372,7 +312,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             tokens, outs = passed[names[0]], []
             while tokens.shape[1]:
                 # Each pass may allow longer ones: see memory/measured_workspace.py.
-                end = self.chunks_of(tokens.shape[1], passed["cache"], len(tokens))[0]
+                end = self.lengths.chunks_of(tokens.shape[1], passed["cache"], len(tokens))[0]
                 kwargs = {**passed, names[0]: tokens[:, :end]}
                 tokens = tokens[:, end:]
                 outs.append(self._pass((), kwargs, kwargs))

@@ -150,7 +150,7 @@ class LiveStats:
                 "peak_bytes": peak_memory(),
                 "limit_bytes": self._memory_limit,
                 "device_limit_bytes": usable_memory(),
-                "cached_expert_bytes": stats.bank_bytes - model.unfilled_bytes,
+                "cached_expert_bytes": stats.bank_bytes - model.lengths.unfilled_bytes,
             },
             "prompt_caches": {
                 "entries": 0 if caches is None else len(caches),

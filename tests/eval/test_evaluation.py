@@ -155,11 +155,11 @@ def test_what_is_run(tiny_store: Path, tiny_mlx: Path) -> None:
 
 def test_bytes_and_bits(tiny_store: Path, tiny_mlx: Path) -> None:
     for found in (streamed(str(tiny_store), 3), streamed(str(tiny_mlx), 3)):
-        assert found.bytes_per_token == 3 * 8 * RECORD
+        assert found.bytes_per_token == 3 * 4 * RECORD
         # 4 bits, and a float32 scale and bias for 64 of them.
         assert found.bits_per_weight == 5.0
         assert (found.top_k, found.own_top_k) == (3, 4)
-    assert reference(str(tiny_mlx)).bytes_per_token == 4 * 8 * RECORD
+    assert reference(str(tiny_mlx)).bytes_per_token == 4 * 4 * RECORD
 
 
 def test_bad_plans(tiny_store: Path, tmp_path: Path) -> None:

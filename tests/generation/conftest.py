@@ -1,4 +1,4 @@
-"""Engines on the tiny store, and the model by itself to compare with."""
+"""Engines on the tiny store with half its layers, and the model by itself to compare with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import pytest
 
 from flash_moe import FlashMoE, load
 from flash_moe.generation.engine import Engine
+from tests.support import shallow
 from tests.support.engine_answers import TIMEOUT_S
+
+tiny_mlx = shallow.tiny_mlx
+tiny_store = shallow.tiny_store
 
 
 @pytest.fixture(scope="module")

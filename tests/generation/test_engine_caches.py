@@ -18,6 +18,7 @@ from flash_moe.generation import prompt_cache_dir
 from flash_moe.generation.engine import Engine
 from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files, open_prompt_caches
 from flash_moe.generation.sequence import USER, EngineRequest
+from flash_moe.model import prompt_lengths
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from tests.support.engine_answers import TIMEOUT_S, answer, sampling, solo
@@ -97,8 +98,9 @@ def test_a_prefill_that_is_killed_resumes_behind_its_last_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The files are there before the prompt is processed."""
+    """The files of the checkpoints within a pass are there before the prompt is processed."""
     monkeypatch.setattr(prompt_cache_dir, "CHECKPOINT_TOKENS", 50)
+    monkeypatch.setattr(prompt_lengths, "chunk_tokens", lambda *args, **options: 50)
     monkeypatch.setattr(module, "_SHARED_CHUNK", 20)
     options = PromptCacheOptions(prompt_cache_dir=tmp_path)
     opened = lambda flash: open_prompt_caches(flash.model, options, print)  # noqa: E731
@@ -109,7 +111,7 @@ def test_a_prefill_that_is_killed_resumes_behind_its_last_checkpoint(
 
     def killed(self: Any, args: Any, kwargs: Any, passed: Any, *others: Any) -> Any:
         seen.append(cached_positions(passed["cache"]))
-        if seen[-1] == 150:
+        if seen[-1] == 142:
             assert written.wait(TIMEOUT_S)
             raise RuntimeError("killed")
         return original(self, args, kwargs, passed, *others)
@@ -117,15 +119,15 @@ def test_a_prefill_that_is_killed_resumes_behind_its_last_checkpoint(
     original = cls._pass
     monkeypatch.setattr(cls, "_pass", killed)
     running = engine.submit(EngineRequest(ids, params))
-    while len(cache_files(tmp_path)) < 3:
+    while len(cache_files(tmp_path)) < 2:
         assert engine.alive
         time.sleep(0.01)
     written.set()
     with pytest.raises(RuntimeError, match="killed"):
         answer(running)
-    assert seen == [0, 50, 100, 150]
+    assert seen == [0, 48, 95, 142]
     again = engines(open_disk=opened)
-    assert answer(again.submit(EngineRequest(ids, params)))[::2] == (solo(alone, ids, params), 150)
+    assert answer(again.submit(EngineRequest(ids, params)))[::2] == (solo(alone, ids, params), 100)
 
 
 def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> None:
@@ -151,10 +153,10 @@ def test_a_long_prompt_layer_by_layer(
 
     engine = engines(open_disk=opened, cache_gb=budget_gb(tiny_store, "half"))
     model = engine.flash.model
-    limit = model.prefill_workspace.n_bytes(90, 360)
-    model._memory_plan = dataclasses.replace(model.memory_plan, prompt_bytes=limit)
+    limit = model.lengths.workspace.n_bytes(90, 360)
+    model.lengths.plan = dataclasses.replace(model.lengths.plan, prompt_bytes=limit)
     ids, params = prompt_ids(200), sampling(4, ends=alone.tokenizer.eos_token_ids)
-    assert len(model.tiles_of(199, model.make_cache(), [65, 130])) > 2
+    assert len(model.lengths.tiles_of(199, model.make_cache(), [65, 130])) > 2
     first_step, step = threading.Event(), LayerPass.step
 
     def slow(self: LayerPass, n: int) -> None:

@@ -13,7 +13,7 @@ from flash_moe.demo_model import STORE
 from flash_moe.errors import ContextLengthError
 from flash_moe.generation.output_spec import OutputSpec
 from flash_moe.generation.prepare import Preparer, Request
-from flash_moe.generation.prompt import placed
+from flash_moe.generation.prompt import common_length, placed
 from flash_moe.options.sampling import SamplingParams
 from tests.support.live_server import expert_budget_gb
 
@@ -120,6 +120,49 @@ def test_checkpoints_are_where_prompts_will_agree(alone: FlashMoE) -> None:
     assert longer[:user] == ids[:user]
     _, checkpoints = preparer.tokenize(Request(messages[1:], SAMPLING), lambda: None)
     assert [kind for _, kind in checkpoints] == ["user"]
+
+
+@pytest.mark.parametrize("text", ["Hello", "\n\nHello", "<|im_end|>\nHello", " a" * 300])
+def test_checkpoints_are_those_of_tokenized_prefixes(alone: FlashMoE, text: str) -> None:
+    """Also where the system message is the longer or shorter part, and ends within a token."""
+    tokenizer = alone.tokenizer
+    preparer = Preparer(tokenizer, alone.model.config)
+    for system in ("Be brief.", "Be brief. " * 200):
+        messages = [message("system", system), message("user", text)]
+        ids, checkpoints = preparer.tokenize(Request(messages, SAMPLING), lambda: None)
+        parts = ([messages[0], message("user", "")], messages)
+        prefixes = [tokenizer.apply_chat_template(part) for part in parts]
+        assert [n for n, _ in checkpoints] == [common_length(ids, each) for each in prefixes]
+
+
+class CountingTokenizer:
+    """The tokenizer of a model; counts the characters that it tokenizes."""
+
+    def __init__(self, flash: FlashMoE) -> None:
+        self.seen = 0
+        self._tokenizer = flash.tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def encode(self, text: str, **options: Any) -> Any:
+        self.seen += len(text)
+        return self._tokenizer.encode(text, **options)
+
+    def apply_chat_template(self, messages: Any, *, tokenize: bool = True, **options: Any) -> Any:
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+def test_a_prompt_is_tokenized_once(alone: FlashMoE) -> None:
+    """Then only the message after the system message, and the header of the answer, again."""
+    tokenizer = CountingTokenizer(alone)
+    messages = [message("system", "Be brief. " * 500), message("user", "Hello")]
+    preparer = Preparer(tokenizer, alone.model.config)
+    tokenizer.seen = 0
+    ids, checkpoints = preparer.tokenize(Request(messages, SAMPLING), lambda: None)
+    assert len(checkpoints) == 2
+    assert tokenizer.seen < 1.1 * len(alone.tokenizer.decode(ids))
 
 
 def message(role: str, text: str) -> dict[str, str]:

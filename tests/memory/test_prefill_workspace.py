@@ -67,7 +67,7 @@ def test_the_estimate_is_not_below_what_mlx_takes(name: str, tmp_path: Path) -> 
     write_mlx_checkpoint(tmp_path, SHAPES[name])
     with load(tmp_path, cache_gb=budget_gb(tmp_path, "all")) as flash:
         flash.model(mx.array([prompt_ids(200)]))  # every slab is there
-        workspace = flash.model.prefill_workspace
+        workspace = flash.model.lengths.workspace
         assert workspace.margin == 1
         # MLX's own peak does not contain its graph.
         workspace = dataclasses.replace(workspace, fixed=0, delta=workspace.delta - GRAPH)

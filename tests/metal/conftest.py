@@ -1,4 +1,7 @@
-"""Skips what needs the emulator where it cannot run, for one reason, and counts it at the end."""
+"""Half the layers of the tiny model, and skips of what the emulator cannot run here.
+
+They are for one reason, and are counted at the end.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import shallow
 from tests.support.metal_emulator.errors import EmulatorUnavailable
 from tests.support.metal_emulator.prelude import prelude
 from tests.support.metal_emulator.toolchain import compiler
+
+tiny_mlx = shallow.tiny_mlx
+tiny_store = shallow.tiny_store
 
 # Set to `require` where a skip would hide that nothing was tested, as in CI.
 ENV = "FLASH_MOE_EMULATOR"

@@ -62,7 +62,7 @@ def test_qwen3_5_generates_the_resident_tokens(
         answer = flash.generate(prompt_ids(9), max_tokens=N_TOKENS)
         assert list(answer.token_ids) == resident.tokens(prompt_ids(9), N_TOKENS)
     # Every layer of every token that was fed back; the prompt's rows may go another way.
-    n_layers = 8
+    n_layers = 4
     for name in ("router_topk", "moe_gate_up", "moe_down"):
         assert launches[name] - tested[name] >= n_layers * (N_TOKENS - 1)
 
@@ -86,7 +86,7 @@ def test_bits_do_not_depend_on_what_the_bank_holds(
             found.append(np.array(flash.model(mx.array([prompt]))))
             stats = flash.stats - stats
             counted.append((stats.hits, stats.misses))
-            split = launches["moe_gate_up"] - before["moe_gate_up"] > 8
+            split = launches["moe_gate_up"] - before["moe_gate_up"] > 4
             if any(0 < layer.hits < 4 for layer in stats.layers):
                 assert split
             if not stats.misses:  # what is read may come in one piece or in several
@@ -94,7 +94,7 @@ def test_bits_do_not_depend_on_what_the_bank_holds(
             if len(found) == 1:  # the next round begins with other experts
                 for seed in range(4, 24):
                     mx.eval(flash.model(mx.array([prompt_ids(1, seed)])))
-    assert [0 < hits < 32 for hits, _ in counted] == [False, True, False]
+    assert [0 < hits < 16 for hits, _ in counted] == [False, True, False]
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
 

@@ -111,7 +111,7 @@ def test_interrupt_in_the_middle(tiny_store: Path, monkeypatch: pytest.MonkeyPat
         original = RecordReader.read
 
         def slow(self: RecordReader, layer: int, expert: int, record: memoryview) -> int:
-            if not strike.is_set() and layer == 5:
+            if not strike.is_set() and layer == 3:
                 running.set()
                 strike.wait(30)
                 unfinished.append(threading.current_thread().name)

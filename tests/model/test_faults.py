@@ -86,10 +86,10 @@ def test_a_record_that_cannot_be_read(
     flash: FlashMoE, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FaultyDisk(monkeypatch)
-    disk.broken("layer_004.bin", 9 * RECORD, 10 * RECORD)
-    with pytest.raises(ReadError, match=r"layer_004\.bin: Input/output error") as caught:
+    disk.broken("layer_002.bin", 9 * RECORD, 10 * RECORD)
+    with pytest.raises(ReadError, match=r"layer_002\.bin: Input/output error") as caught:
         flash.generate(prompt_ids(300), max_tokens=1)
-    assert (caught.value.layer, caught.value.expert) == (4, 9)
+    assert (caught.value.layer, caught.value.expert) == (2, 9)
     assert disk.n_faults > 0
     disk.fault = None
     assert tokens(flash) == expected
@@ -131,7 +131,7 @@ def test_ctrl_c_while_a_record_is_read(
     main, running = threading.get_ident(), threading.Event()
 
     def fault(file: Path, offset: int, buffer: memoryview) -> None:
-        if file.name == "layer_005.bin" and not running.is_set():
+        if file.name == "layer_003.bin" and not running.is_set():
             running.set()
             for _ in range(interrupts):
                 signal.pthread_kill(main, signal.SIGINT)

@@ -16,7 +16,7 @@ from mlx_lm.models import gated_delta
 from flash_moe import load
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
-from flash_moe.testing import PRESETS, write_mlx_checkpoint
+from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint
 from flash_moe.testing.shards import weights_hash
 from tests.support.resident import budget_gb
 
@@ -42,20 +42,29 @@ def on_the_cpu() -> Iterator[None]:
     mx.set_default_device(device)
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The whole preset, in both formats."""
+    root = tmp_path_factory.mktemp("tiny")
+    write_hf_checkpoint(root / "hf", PRESETS["tiny"])
+    write_mlx_checkpoint(root / "mlx", PRESETS["tiny"], from_hf=root / "hf")
+    return {"float": root / "hf", "q4": root / "mlx"}
+
+
 @pytest.fixture(
     scope="module",
     params=["float-resident", "q4-resident", "float-streamed", "q4-direct", "q4-streamed"],
 )
 def case(
-    request: Any, tiny_hf: Path, tiny_mlx: Path, goldens: Any, tmp_path_factory: Any
+    request: Any, checkpoints: dict[str, Path], goldens: Any, tmp_path_factory: Any
 ) -> Iterator[tuple[str, Any]]:
     """Name of the golden and the model that must give it.
 
     Direct is the mlx checkpoint streamed as it is, streamed is a packed store of it.
     """
     name, how = request.param.split("-")
-    path, key = (tiny_hf, "hf_hash") if name == "float" else (tiny_mlx, "mlx_hash")
-    assert weights_hash(path) == str(goldens[key]), (
+    path, hash_key = checkpoints[name], "hf_hash" if name == "float" else "mlx_hash"
+    assert weights_hash(path) == str(goldens[hash_key]), (
         "the generated weights changed: see tests/goldens/README.md"
     )
     if how == "resident":
@@ -64,7 +73,7 @@ def case(
     if name == "float":
         unquantized = tmp_path_factory.mktemp("goldens") / "mlx"
         geometry = dataclasses.replace(PRESETS["tiny"], bits=None)
-        write_mlx_checkpoint(unquantized, geometry, from_hf=tiny_hf)
+        write_mlx_checkpoint(unquantized, geometry, from_hf=path)
         path = unquantized
     if how == "streamed":
         store = tmp_path_factory.mktemp("goldens") / "store"

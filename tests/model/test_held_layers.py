@@ -53,7 +53,7 @@ def test_a_preloaded_model_reads_each_expert_once_and_is_never_fenced_within_a_p
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "all"), preload=True) as flash:
         records = flash.stats.expert_bytes
         assert flash.stats.bytes_read == records
-        assert flash.model.unfilled_bytes == 0
+        assert flash.model.lengths.unfilled_bytes == 0
         monkeypatch.setattr(ExpertBank, "fence", counted)
         assert np.array(flash.model(prompt)).tobytes() == expected
         assert fences == [None]  # at the end of the pass

@@ -100,9 +100,9 @@ def short(tiny_store: Path) -> Iterator[FlashMoE]:
 
 
 def give_memory(flash: FlashMoE, chunk: int, context: int) -> None:
-    plan, workspace = flash.model.memory_plan, flash.model.prefill_workspace
+    plan, workspace = flash.model.lengths.plan, flash.model.lengths.workspace
     limit = workspace.n_bytes(chunk, context)
-    flash.model._memory_plan = dataclasses.replace(plan, prompt_bytes=limit)
+    flash.model.lengths.plan = dataclasses.replace(plan, prompt_bytes=limit)
 
 
 def run(
@@ -116,7 +116,7 @@ def test_a_prompt_of_four_chunks_reads_each_expert_once(
     short: FlashMoE, tiny_store: Path, tiny_mlx: Path
 ) -> None:
     ids, model = prompt_ids(360), short.model
-    assert model.chunks_of(360, make_prompt_cache(model)) == [90] * 4
+    assert model.lengths.chunks_of(360, make_prompt_cache(model)) == [90] * 4
     whole = len(model.config.text["layer_types"]) * 32
     record = model._bank.layers[0].layout.record_bytes
     before = short.stats
@@ -124,7 +124,7 @@ def test_a_prompt_of_four_chunks_reads_each_expert_once(
     stats = short.stats - before
     assert {layer.calls for layer in stats.layers} == {1}
     # The prompt cache does not depend on the experts of the last layer.
-    assert [n for n, layer in enumerate(stats.layers) if not layer.misses] == [7]
+    assert [n for n, layer in enumerate(stats.layers) if not layer.misses] == [3]
     assert stats.bytes_read == stats.misses * record == stats.bytes_asked <= whole * record
     assert stats.hits == 0
     kept = [progress.n_tokens for progress in seen if progress.cache is not None]
@@ -143,8 +143,8 @@ def test_a_prompt_of_four_chunks_reads_each_expert_once(
 
 def test_as_many_tokens_as_fit_make_a_pass(short: FlashMoE) -> None:
     give_memory(short, 70, 2000)
-    lengths = short.model.tiles_of(2000, make_prompt_cache(short.model), [])
-    workspace = short.model.prefill_workspace
+    lengths = short.model.lengths.tiles_of(2000, make_prompt_cache(short.model), [])
+    workspace = short.model.lengths.workspace
     assert 70 < sum(lengths) < 2000
     assert len(lengths) > 1
     kept = workspace.layer_pass(sum(lengths), 2000)
@@ -165,7 +165,7 @@ def test_an_end_within_a_pass_leaves_the_cache_as_before(
     cache, _ = run(short, begin)
     mx.eval(short.model(mx.array([begin]), cache=expected))
     steps = prefill(short.model, ids, cache)
-    for _ in range(4):
+    for _ in range(3):
         assert next(steps).cache is None
         mx.eval(short.model(mx.array([[3]]), cache=other))
     steps.close()

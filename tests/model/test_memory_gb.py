@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import load
 from flash_moe.errors import BudgetError
 from flash_moe.memory.system import resident_memory
-from flash_moe.model import streamed, streaming
+from flash_moe.model import prompt_lengths, streaming
 from tests.support.architectures import masks_new_prompts
 from tests.support.processes import in_process, run_python
 from tests.support.resident import Resident, budget_gb, prompt_ids
@@ -39,7 +39,7 @@ def test_the_minimum_in_the_message_is_enough(tiny_store: Path, tiny_mlx: Path) 
 
 def test_bank_and_prompts_share_what_is_left(tiny_store: Path) -> None:
     with load(tiny_store, memory_gb=100) as flash:
-        plan = flash.model.memory_plan
+        plan = flash.model.lengths.plan
         assert flash.stats.bank_bytes == flash.stats.expert_bytes == plan.bank_bytes
         assert plan.prompt_bytes is not None
         rest = 100 * 10**9 - plan.bank_bytes - plan.resident_bytes - plan.prompt_bytes
@@ -72,7 +72,7 @@ def test_a_process_stays_below_its_limit(tiny_store: Path) -> None:
 def test_a_prompt_that_is_cut_by_mlx_lm_gives_the_tokens(
     tiny_store: Path, resident: Resident, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
+    monkeypatch.setattr(prompt_lengths, "chunk_tokens", lambda *args, **options: 64)
     with load(tiny_store, memory_gb=100) as flash:
         before = flash.stats.layers[0].calls
         found = mlx_lm.stream_generate(flash.model, flash.tokenizer, prompt_ids(n), max_tokens=8)
@@ -85,7 +85,7 @@ def test_a_prompt_that_is_cut_by_mlx_lm_gives_the_tokens(
 def test_a_batch_that_is_cut(
     tiny_store: Path, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
+    monkeypatch.setattr(prompt_lengths, "chunk_tokens", lambda *args, **options: 64)
     prompts = [prompt_ids(n) for n in (150, 7, 70)]
     whole = mlx_lm.batch_generate(resident.model, resident.tokenizer, prompts, max_tokens=6)
     with load(tiny_store, memory_gb=100) as flash:
@@ -99,7 +99,7 @@ def test_logits_of_a_pass_that_is_cut_are_all_there(
     ids = mx.array([prompt_ids(200)])
     with load(tiny_store, memory_gb=100) as flash:
         whole = flash.model(ids, cache=make_prompt_cache(flash.model))
-        monkeypatch.setattr(streamed, "chunk_tokens", lambda *args, **options: 64)
+        monkeypatch.setattr(prompt_lengths, "chunk_tokens", lambda *args, **options: 64)
         cut = flash.model(ids, cache=make_prompt_cache(flash.model))
         calls = flash.stats.layers[0].calls
         without_cache = flash.model(ids)  # cannot be cut

@@ -13,7 +13,7 @@ from tests.support.architectures import write_model
 from tests.support.model_configs import CONFIGS, INSTALLED
 from tests.support.processes import run
 
-BOUND = 1.05
+BOUND = 1.02
 N_GROUPS = 2
 
 

@@ -41,10 +41,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     kind = request.param
     path = tmp_path_factory.mktemp("models") / kind
     if kind == STATES:
-        geometry = dataclasses.replace(PRESETS["tiny"], experts=128, layers=4)
+        geometry = dataclasses.replace(
+            PRESETS["tiny"], experts=128, layers=2, full_attention_interval=2
+        )
         write_mlx_checkpoint(path, geometry)
     else:
-        write_model(path, kind, **{N_EXPERTS[kind]: 64})
+        write_model(path, kind, **{N_EXPERTS[kind]: 64}, num_hidden_layers=3)
     return path
 
 

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from flash_moe import FlashMoE, load
 from flash_moe.memory.plan import MAX_CHUNK, MIN_CHUNK, RESIDENT_CHUNK, chunk_tokens, chunks, tiles
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
-from flash_moe.model import streamed, streaming
+from flash_moe.model import prompt_lengths, streaming
 from tests.support.resident import Resident, budget_gb, prompt_ids
 
 WORKSPACE = PrefillWorkspace(
@@ -54,7 +54,7 @@ def test_any_allowance(allowance: int, context: int, fits_all: bool) -> None:
 def test_tiles_of_any_prompt(
     n_tokens: int, most: int, longest: int, slope: float, marks: list[int], fits_all: bool
 ) -> None:
-    """They end at marks, fit in memory, and are fewer passes than chunks."""
+    """Several end at marks, fit in memory, and are fewer passes than chunks."""
 
     def tile_of(n: int) -> int:
         return min(most, int(longest - slope * n))
@@ -62,21 +62,20 @@ def test_tiles_of_any_prompt(
     found = tiles(n_tokens, most, tile_of, marks, fits_all=fits_all)
     assert all(n > 0 for n in found)
     total, ends = sum(found), set(itertools.accumulate(found))
-    inner = {mark for mark in marks if 0 < mark < n_tokens}
-    assert {mark for mark in inner if mark <= total} <= ends
     if len(found) == 1:
         assert total <= most
         return
     assert not fits_all
-    assert total > most or inner & ends
+    assert total > most
+    assert {mark for mark in marks if 0 < mark < total} <= ends
     assert max(found) <= min(tile_of(total), RESIDENT_CHUNK)
 
 
-def test_a_short_end_after_a_mark_is_a_chunk() -> None:
-    few, most = 3, 100
-    assert tiles(most + few, most, lambda n: most, [most], fits_all=False) == [most]
-    assert tiles(3 * most, most, lambda n: most, [most, 250], fits_all=False) == [100, 75, 75]
-    assert tiles(3 * most, most, lambda n: 100, [120], fits_all=True) == [100]
+def test_marks_end_tiles_but_no_pass() -> None:
+    assert tiles(103, 100, lambda n: 100, [100], fits_all=False) == [100, 3]
+    assert tiles(300, 100, lambda n: 100, [100, 250], fits_all=False) == [100, 75, 75, 50]
+    assert tiles(300, 100, lambda n: 100, [120], fits_all=True) == [100]
+    assert tiles(100, 100, lambda n: 100, [60], fits_all=False) == [100]
 
 
 def test_a_long_context_makes_shorter_chunks() -> None:
@@ -102,7 +101,7 @@ def test_where_memory_is_plenty_a_prompt_is_one_chunk(
     with load(tiny_store, cache_gb=budget_gb(tiny_store, share)) as flash:
         assert run(flash, 601) == [600, 1]
         assert run(flash, 1) == [1]
-        longer = flash.model.chunks_of(5000, make_prompt_cache(flash.model))
+        longer = flash.model.lengths.chunks_of(5000, make_prompt_cache(flash.model))
     assert longer == ([5000] if share == "token" else [1667, 1667, 1666])
 
 
@@ -119,10 +118,10 @@ def test_where_memory_is_short_chunks_are_short(
 
 def test_memory_gb_decides(tiny_store: Path) -> None:
     with load(tiny_store, memory_gb=1.5) as flash:
-        plan, workspace = flash.model.memory_plan, flash.model.prefill_workspace
+        plan, workspace = flash.model.lengths.plan, flash.model.lengths.workspace
         assert plan.prompt_bytes is not None
         limited = dataclasses.replace(plan, prompt_bytes=workspace.n_bytes(100, 300))
-        flash.model._memory_plan = limited
+        flash.model.lengths.plan = limited
         assert run(flash, 300) == [100, 100, 99, 1]
 
 
@@ -133,7 +132,7 @@ def test_what_the_cache_holds_counts(tiny_store: Path, monkeypatch: pytest.Monke
         contexts.append(context)
         return chunk_tokens(workspace, allowance, context, **options)
 
-    monkeypatch.setattr(streamed, "chunk_tokens", spy)
+    monkeypatch.setattr(prompt_lengths, "chunk_tokens", spy)
     with load(tiny_store, cache_gb=budget_gb(tiny_store, "token")) as flash:
         cache = make_prompt_cache(flash.model)
         run(flash, 80, prompt_cache=cache)

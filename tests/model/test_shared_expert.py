@@ -20,7 +20,7 @@ from tests.support.architectures import write_model
 from tests.support.resident import Resident, budget_gb, prompt_ids
 from tests.support.timeout import TIMEOUT_S
 
-N_LAYERS = 8
+N_LAYERS = 4
 PROMPTS = [mx.array([prompt_ids(3, seed)]) for seed in range(4)]
 
 

@@ -110,6 +110,6 @@ def test_stores_of_older_versions_keep_them_out_of_the_budget(
     (store / MANIFEST_FILE).write_text(json.dumps(manifest))
     assert resident_bytes(store) == expected
     with load(store) as flash:
-        assert flash.model.memory_plan.resident_bytes == expected
+        assert flash.model.lengths.plan.resident_bytes == expected
         assert flash.generate(prompt_ids(5), max_tokens=1).token_ids
     assert {"config.json", "tokenizer.json"} <= set(verify(store).unchecked)

@@ -47,7 +47,7 @@ def test_tokens_are_those_of_one_machine_and_each_rank_reads_half(
     # Records of twice the size: as many slots, so the same hits.
     with load(wide / "whole", cache_gb=2 * BUDGETS["middle"] / 1e9) as flash:
         answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
-        resident = flash.model.memory_plan.resident_bytes
+        resident = flash.model.lengths.plan.resident_bytes
     one = answer.stats.stream
     for rank, report in enumerate(reports):
         assert tuple(report["tokens"]) == answer.token_ids

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
-from tests.support.processes import ROOT, environment
+import pytest
+
+from tests.support.processes import ROOT, file_in_process
 
 
+@pytest.mark.process
 def test_answers_under_load_are_those_of_each_request_alone() -> None:
     script = ROOT / "benchmarks" / "load_server.py"
-    out = subprocess.run(
-        [sys.executable, script, "--seconds", "1", "--max-tokens", "8"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(),
-        check=False,
-    )
+    out = file_in_process(script, "--seconds", 1, "--max-tokens", 8)
     assert out.returncode == 0, out.stderr
     found = json.loads(out.stdout.splitlines()[-1])
     assert found["wrong"] == found["left_running"] == found["exit_code"] == 0

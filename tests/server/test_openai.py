@@ -24,7 +24,12 @@ CITY = {
     "properties": {
         "name": {"type": "string", "maxLength": 20},
         "size": {"enum": ["small", "large"]},
-        "parts": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3},
+        "parts": {
+            "type": "array",
+            "items": {"type": "integer", "maximum": 99, "minimum": 0},
+            "minItems": 1,
+            "maxItems": 3,
+        },
     },
     "required": ["name", "size", "parts"],
     "additionalProperties": False,
@@ -62,13 +67,14 @@ def test_thoughts_beside_others_end_at_their_budgets(
     """Several at once, each with its own."""
 
     def thought(budget: int) -> str:
-        message = ask(client, extra_body={"thinking_budget": budget}).choices[0].message
+        options = {"extra_body": {"thinking_budget": budget}, "max_tokens": 8}
+        message = ask(client, **options).choices[0].message
         return str(message.model_extra.get("reasoning", ""))
 
     with ThreadPoolExecutor(3) as threads:
         found = list(threads.map(thought, (0, 1, 3)))
     expected = [
-        alone.generate(HELLO, max_tokens=64, max_thinking_tokens=n).text.partition("</think>")[0]
+        alone.generate(HELLO, max_tokens=8, max_thinking_tokens=n).text.partition("</think>")[0]
         for n in (0, 1, 3)
     ]
     assert found == [text.strip() for text in expected]
@@ -239,14 +245,15 @@ def test_strict_tools_hold_at_any_temperature(
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
-    whole = ask(client, logprobs=True, top_logprobs=3).choices[0]
+    short: dict[str, Any] = {"logprobs": True, "max_tokens": 12}
+    whole = ask(client, top_logprobs=3, **short).choices[0]
     tokens = whole.logprobs.content
     assert b"".join(bytes(t.bytes) for t in tokens).decode().strip() == whole.message.content
     for token in tokens:
         assert len(token.top_logprobs) == 3
         assert token.top_logprobs[0].logprob == token.logprob  # temperature 0: the likeliest
         assert token.logprob <= 0
-    chunks = list(ask(client, logprobs=True, stream=True))
+    chunks = list(ask(client, stream=True, **short))
     streamed = [t for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.content]
     assert [(t.token, t.logprob) for t in streamed] == [(t.token, t.logprob) for t in tokens]
 
@@ -255,7 +262,7 @@ def test_seeds(client: openai.OpenAI) -> None:
     """The same answer for the same seed, also beside other answers; another for another."""
 
     def said(seed: int) -> str:
-        answer = ask(client, temperature=1.8, seed=seed, max_tokens=24)
+        answer = ask(client, temperature=1.8, seed=seed, max_tokens=12)
         return str(answer.choices[0].message.content)
 
     expected = [said(seed) for seed in range(3)]
@@ -322,13 +329,14 @@ def test_a_second_turn_is_not_processed_again(client: openai.OpenAI, alone: Flas
     first = ask(client, messages, extra_body={})
     said = first.choices[0].message.content or ""
     messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "Another."}]
-    second = ask(client, messages, extra_body={})
+    second = ask(client, messages, extra_body={}, max_tokens=12)
     cached = second.usage.prompt_tokens_details.cached_tokens
     assert cached >= first.usage.prompt_tokens - 12  # all but the beginning of the answer
-    expected = alone.generate(messages, max_tokens=64)
+    expected = alone.generate(messages, max_tokens=12)
     assert second.usage.completion_tokens == expected.stats.generation_tokens
     # Another conversation with the same system prompt has that of it.
-    other = ask(client, [messages[0], {"role": "user", "content": "Hello."}], extra_body={})
+    hello = [messages[0], {"role": "user", "content": "Hello."}]
+    other = ask(client, hello, extra_body={}, max_tokens=1)
     assert other.usage.prompt_tokens_details.cached_tokens > 20
 
 

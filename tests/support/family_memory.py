@@ -28,8 +28,8 @@ from tests.support.resident import prompt_ids
 # The fixed part of the estimate is for what a fork has already taken (libraries), so here it is
 # small: 64 MB of slack would hide what these small models take beyond their limit.
 FIXED = 20_000_000
-LIMIT = FIXED + 26_000_000  # beyond the process
-TOKENS = 800
+LIMIT = FIXED + 16_000_000  # beyond the process
+TOKENS = 500
 
 
 def map_libraries() -> None:

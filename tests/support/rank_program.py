@@ -21,7 +21,7 @@ from mlx_lm.utils import sharded_load
 from flash_moe import FlashMoE, FlashMoEError, load
 from flash_moe.compat.mlx_lm import cached_positions
 from flash_moe.memory.system import usable_memory
-from flash_moe.model import streamed
+from flash_moe.model import prompt_lengths
 from flash_moe.model.recorded import record_delta_nets, record_held_layers
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ranks.host import threads
@@ -29,13 +29,19 @@ from tests.support.resident import prompt_ids
 
 # Bytes for the experts of a rank: the smallest bank, a middle one, and more than all.
 BUDGETS = {"small": 0.6e6, "middle": 3e6, "full": 20e6}
-LONG = 300  # two chunks
+CHUNK = 80
+LONG = 110  # two chunks
 PROMPTS = ((1, 1), (1, 37), (1, LONG), (3, 20))  # rows, tokens
 N_TOKENS = 24
 
 
 def logits(
-    model: Any, rows: list[list[int]], chunk: int = 256, n_tokens: int = 4, *, layered: bool = False
+    model: Any,
+    rows: list[list[int]],
+    chunk: int = CHUNK,
+    n_tokens: int = 4,
+    *,
+    layered: bool = False,
 ) -> Any:
     """Logits of a prompt in chunks, then of greedy tokens, of a batch of rows.
 
@@ -105,11 +111,11 @@ def disagreements(flash: FlashMoE, rank: int) -> dict[str, Any]:
     report["lengths"] = raised(flash, prompt_ids(50 - 20 * rank))
     report["after"] = flash.generate(prompt_ids(9), max_tokens=4).token_ids
     report["sampled"] = flash.generate(prompt_ids(9), max_tokens=12, temperature=1.0).token_ids
-    chunk_tokens = streamed.chunk_tokens
-    streamed.chunk_tokens = lambda *a, **k: 33 if rank else 50  # memory of other machines
-    report["chunks"] = flash.model.chunks_of(100, ())
+    chunk_tokens = prompt_lengths.chunk_tokens
+    prompt_lengths.chunk_tokens = lambda *a, **k: 33 if rank else 50  # memory of other machines
+    report["chunks"] = flash.model.lengths.chunks_of(100, ())
     report["other memory"] = flash.generate(prompt_ids(100), max_tokens=4).token_ids
-    streamed.chunk_tokens = chunk_tokens
+    prompt_lengths.chunk_tokens = chunk_tokens
     return report
 
 
@@ -147,7 +153,7 @@ def main() -> None:
             {core for thread in threads() for core in os.sched_getaffinity(thread)}
         )
         report["memory share"] = flash.model.streaming.memory_share()[0] / usable_memory()
-        report["resident"] = flash.model.memory_plan.resident_bytes
+        report["resident"] = flash.model.lengths.plan.resident_bytes
         report |= disagreements(flash, rank)
     print(json.dumps(report), flush=True)
     with load(root / "parts", group=group, cache_gb=0.02, peer_timeout=2.0) as flash:

@@ -1,0 +1,7 @@
+"""Half the layers of the tiny model."""
+
+from tests.support import shallow
+
+tiny_hf = shallow.tiny_hf
+tiny_mlx = shallow.tiny_mlx
+tiny_store = shallow.tiny_store
