@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 SIGMA = 1.6
 KEEP = 0.22
@@ -67,8 +68,8 @@ class Routing:
         drawn: [n_experts] float64, the same if the previous token did not use it.
     """
 
-    used: np.ndarray[tuple[int], np.dtype[np.float64]]
-    drawn: np.ndarray[tuple[int], np.dtype[np.float64]]
+    used: npt.NDArray[np.float64]
+    drawn: npt.NDArray[np.float64]
     top_k: int
     keep: float
 
@@ -112,7 +113,7 @@ class Routing:
             low, high = (middle, high) if self.distinct(2.0**middle) < n_slots else (low, middle)
         return float(2.0**low)
 
-    def _absent(self, n_tokens: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _absent(self, n_tokens: float) -> npt.NDArray[np.float64]:
         """Return the probability that an expert stays unused for ``n_tokens - 1`` more tokens."""
         if math.isinf(n_tokens):
             return np.zeros_like(self.drawn)
