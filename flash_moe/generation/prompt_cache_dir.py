@@ -306,8 +306,7 @@ class PromptCacheDir:
                 if _checksum(opened) != file.checksum:
                     raise ValueError("its checksum is wrong")
                 opened.seek(0)
-                loaded: Any = load_prompt_cache(opened, return_metadata=True)
-                cache, metadata = loaded
+                cache, metadata = load_prompt_cache(opened, return_metadata=True)
                 begin = _read_ids(metadata["ids"])
                 same = np.array_equal(begin[:n_same], ids[:n_same]) and len(begin) == file.n_tokens
                 if not same or metadata["properties"] != self._metadata["properties"]:
