@@ -6,11 +6,12 @@ Each round has a new system message of ``--system`` tokens and measures, all exp
 
 - the first turn, which prefills everything;
 - the second turn on the same server, and on one that was restarted in between;
-- a prompt of only as many tokens as the second turn has new ones;
+- prompts of only as many tokens as the second turn has new ones, on the same server;
 - the same number of tokens behind ``--system`` cached ones, with ``model.stream`` in this process.
 
 Attention to the cached tokens takes time too: ``resident_behind_to_alone`` is its ratio in resident
-mlx-lm, with random weights in the shape of the demo model. Prints one JSON line last.
+mlx-lm, with random weights in the shape of the demo model. All ratios to "alone" are medians of the
+ratio of each server. Prints one JSON line last.
 ``disk_bytes`` is the size of one cache file, the largest.
 """
 
@@ -73,6 +74,15 @@ def turn(port: int, messages: list[dict[str, str]]) -> dict[str, Any]:
     return {"text": text, "s": first - started, "new": new, "cached": cached}
 
 
+def new_tokens_alone(port: int, n_tokens: int) -> float:
+    """Median time to first token of three prompts of so many tokens."""
+    times = []
+    for turn in range(3):
+        sent, first, *_ = ask(port, [40 + (7 * i + turn) % 200 for i in range(n_tokens)], 2, {})
+        times.append(first - sent)
+    return statistics.median(times)
+
+
 def resident_ratio(n_context: int, n_new: int, rounds: int) -> float:
     """Time of new tokens behind cached ones, relative to that of the new tokens alone."""
     times: dict[str, list[float]] = {"alone": [], "behind": []}
@@ -124,9 +134,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 ]
                 note("same_process_s", (second := turn(port, messages))["s"])
                 note("same_process_tokens", second["new"])
-                ids = [40 + (7 * i + n) % 200 for i in range(second["new"])]
-                times = ask(port, ids, 2, {})
-                note("new_tokens_alone_s", times[1] - times[0])
+                alone = new_tokens_alone(port, second["new"])
+                note("new_tokens_alone_s", alone)
+                note("same_process_to_alone", second["s"] / alone)
+            ids = [40 + (7 * i + n) % 200 for i in range(second["new"])]
             started = time.perf_counter()
             next(flash.stream(ids, max_tokens=1, prompt_cache=copy.deepcopy(cache)))
             note("new_tokens_behind_context_s", time.perf_counter() - started)
@@ -139,13 +150,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 note("restarted_s", (again := turn(port, messages))["s"])
                 note("restarted_tokens", again["new"])
                 assert again["text"] == second["text"]
-                times = ask(port, ids, 2, {})
-                note("new_tokens_alone_s", times[1] - times[0])
+                alone = new_tokens_alone(port, again["new"])
+                note("new_tokens_alone_s", alone)
+                note("restarted_to_alone", again["s"] / alone)
         note("disk_bytes", max(file.stat().st_size for file in Path(folder).iterdir()))
     found: dict[str, Any] = {name: statistics.median(values) for name, values in rows.items()}
     for name in ("same_process", "restarted"):
-        for base in ("alone", "behind_context"):
-            found[f"{name}_to_{base}"] = found[f"{name}_s"] / found[f"new_tokens_{base}_s"]
+        found[f"{name}_to_behind_context"] = (
+            found[f"{name}_s"] / found["new_tokens_behind_context_s"]
+        )
     n_new = round(found["same_process_tokens"])
     found["resident_behind_to_alone"] = resident_ratio(args.system, n_new, 4 * args.rounds)
     return {**found, "model": str(resolve(args.model).name), "rounds": args.rounds}

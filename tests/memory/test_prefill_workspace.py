@@ -147,7 +147,7 @@ def estimate(config: dict[str, Any], **options: Any) -> PrefillWorkspace:
 
 
 def test_the_state_of_each_token_counts_where_metal_is_missing() -> None:
-    """0.5 MB a token for ``mid``, most of what its chunks take."""
+    """0.5 MB per token for ``mid``, most of what its chunks take."""
     config = PRESETS["mid"].config()["text_config"]
     with_states, without = (estimate(config, delta_states=flag) for flag in (True, False))
     assert with_states.delta - without.delta == 8 * 128 * 128 * 4 + GRAPH
