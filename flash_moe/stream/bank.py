@@ -237,8 +237,9 @@ class ExpertBank:
             experts: Experts that the layer needs.
             ahead: Experts predicted for the next layer: read behind this layer's, if slots allow.
             may_defer: Nothing that depends on the wave is evaluated before the next fence. A single
-                wave in the memory of a GPU is then yielded while its reads run, and that fence
-                waits for them, or raises their error: Python builds the next layer meanwhile.
+                wave in the memory of a GPU is then yielded while KvikIO reads or copies run, and
+                that fence waits for them, or raises their error: Python builds the next layer
+                meanwhile.
 
         Raises:
             ReadError, ChecksumError: A record could not be read; no slot has wrong bytes.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from flash_moe.store.experts import ExpertLayer
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.events import EventLog
+from flash_moe.stream.kvikio_readers import KvikioBatch
 from flash_moe.stream.prefetch import Prefetch, Prefetcher
 from flash_moe.stream.readers import Read, ReadBatch
 from flash_moe.stream.reading import Reading, Wave
@@ -142,11 +143,17 @@ class Fetching:
     def _at_once(
         self, reading: Reading, in_flight: Sequence[Prefetch], may_defer: bool
     ) -> Iterator[Wave]:
-        """Yield all experts as one wave, if deferred before their reads have ended."""
+        """Yield all experts as one wave, if deferred before their reads have ended.
+
+        Only copies and reads that need no thread of Python are deferred: the others would wait for
+        the thread that builds the next layer.
+        """
         experts = [*reading.experts, *(prefetch.expert for prefetch in in_flight)]
         slots = [*reading.assignment.slots, *(prefetch.slot for prefetch in in_flight)]
         self._unfinished = list(in_flight)
-        if not may_defer or not (in_flight or reading.assignment.reads):
+        batches = (reading.batch, *(prefetch.batch for prefetch in in_flight))
+        native = all(isinstance(each, KvikioBatch) or not each.n_parts for each in batches)
+        if not (may_defer and native) or not (in_flight or reading.assignment.reads):
             self.finish()
         if experts:
             yield self._wave(reading, experts, slots)

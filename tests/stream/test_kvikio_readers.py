@@ -134,6 +134,12 @@ def test_a_wave_of_cached_experts_is_not_deferred(open_bank: Any, tensors: Tenso
     assert not bank._fetching.unfinished
 
 
+def test_reads_by_threads_of_python_are_not_deferred(open_bank: Any) -> None:
+    bank = open_bank(verify_reads=True)
+    list(bank.waves(2, [4, 8], may_defer=True))
+    assert not bank._fetching.unfinished
+
+
 def test_recovery_from_an_interrupted_pass(
     open_bank: Any, tensors: Tensors, kvikio: FakeKvikio
 ) -> None:
