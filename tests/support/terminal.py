@@ -83,7 +83,10 @@ class Terminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.process.close(force=True)
+        try:
+            self.process.close(force=True)
+        except pexpect.ExceptionPexpect:  # killed, and not yet gone after a tenth of a second
+            self.process.wait()
 
     def type(self, text: str) -> None:
         self.process.send(text)
