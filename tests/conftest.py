@@ -20,7 +20,8 @@ os.environ["FLASH_MOE_PROMPT_CACHE_DISK_GB"] = "0"
 import mlx.core as mx
 from mlx_lm.utils import load_tokenizer
 
-from flash_moe.testing import PRESETS, write_hf_checkpoint, write_mlx_checkpoint, write_tokenizer
+from flash_moe.testing import PRESETS, write_tokenizer
+from tests.support.tiny_models import model_fixtures
 
 pytest_plugins = ["tests.support.effort", "tests.support.tiers"]
 
@@ -48,31 +49,7 @@ def pytest_report_header() -> str:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model in the Hugging Face format, float32. Do not change it."""
-    path = tmp_path_factory.mktemp("models") / "tiny-hf"
-    write_hf_checkpoint(path, PRESETS["tiny"])
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model in mlx format, 4-bit group 64. Do not change it."""
-    path = tmp_path_factory.mktemp("models") / "tiny-mlx"
-    write_mlx_checkpoint(path, PRESETS["tiny"])
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_store(tiny_mlx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model packed. Do not change it; copy it first."""
-    from flash_moe.pack.packer import pack
-    from flash_moe.pack.sources.open_source import open_source
-
-    path = tmp_path_factory.mktemp("models") / "tiny-store"
-    pack(open_source(tiny_mlx), path)
-    return path
+tiny_hf, tiny_mlx, tiny_store = model_fixtures(PRESETS["tiny"])
 
 
 @pytest.fixture(scope="session")

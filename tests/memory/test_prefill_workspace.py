@@ -111,8 +111,9 @@ def test_copies_on_cuda_are_bounded_and_counted(
         y = mlp(x, slots, views, sorted_slots=True, many=many)
         mx.eval(y)
         peak = mx.get_peak_memory() - active - 4 * y.nbytes  # rows, outputs, what lies between
-        # On a CPU mx.dequantize needs twice its output.
-        assert 0.5 * counted < peak < counted + 2 * dense * many, n_experts
+        # One group is half of what is counted, less the rows, if the next begins late. On a CPU
+        # mx.dequantize needs twice its output.
+        assert 0.4 * counted < peak < counted + 2 * dense * many, n_experts
 
 
 HIDDEN, WIDTH = 256, 64

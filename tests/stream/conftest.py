@@ -16,7 +16,7 @@ from flash_moe.stream import device_slab
 from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.reader_pool import ReaderPool
-from tests.support.bank_requests import TOKEN, TOP_K, Tensors
+from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors
 from tests.support.fake_cudart import FakeCudart, fake_address, fake_runtime
 from tests.support.fake_reader import MakePool
 from tests.support.read_gate import Gate
@@ -47,9 +47,11 @@ def open_bank(tiny_store: Path, fake: FakeCudart) -> Iterator[Any]:
     """Opens banks on the fake device."""
     banks: list[ExpertBank] = []
 
-    def build(budget: int = TOKEN, store: Path = tiny_store, **options: Any) -> ExpertBank:
+    def build(
+        budget: int = TOKEN, store: Path = tiny_store, host_bytes: int = 0, **options: Any
+    ) -> ExpertBank:
         experts = PackedExperts(store, read_manifest(store))
-        memory = DeviceMemory(fake_runtime(fake))
+        memory = DeviceMemory(fake_runtime(fake), host_bytes, RECORD)
         options = {"io_threads": 3, **options}
         banks.append(ExpertBank(experts, budget, TOP_K, memory=memory, **options))
         return banks[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,11 @@ from hypothesis import strategies as st
 from flash_moe import load
 from flash_moe.errors import ConfigError, ReadError
 from flash_moe.plan.trace_replay import replay
-from flash_moe.store.experts import PackedExperts
-from flash_moe.store.manifest import read_manifest
 from flash_moe.stream import device_memory
-from flash_moe.stream.bank import ExpertBank
-from flash_moe.stream.device_memory import DeviceMemory
 from flash_moe.stream.host_tier import HostTable
 from flash_moe.stream.policy import LRU
 from flash_moe.stream.trace import read_trace
-from tests.support.bank_requests import RECORD, TOKEN, TOP_K, Tensors, fetch_and_compare
+from tests.support.bank_requests import RECORD, TOKEN, Tensors, fetch_and_compare
 from tests.support.fake_cudart import (
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
@@ -31,26 +26,8 @@ from tests.support.fake_cudart import (
 from tests.support.resident import budget_gb, prompt_ids
 
 
-@pytest.fixture
-def open_bank(tiny_store: Path, fake: FakeCudart) -> Iterator[Any]:
-    banks: list[ExpertBank] = []
-
-    def build(host_bytes: int, budget: int = TOKEN, **options: Any) -> ExpertBank:
-        experts = PackedExperts(tiny_store, read_manifest(tiny_store))
-        memory = DeviceMemory(fake_runtime(fake), host_bytes, RECORD)
-        options = {"io_threads": 3, **options}
-        banks.append(ExpertBank(experts, budget, TOP_K, memory=memory, **options))
-        return banks[-1]
-
-    yield build
-    for bank in banks:
-        bank.close()
-    assert not fake.pinned
-    assert not fake.streams
-
-
 def test_what_leaves_the_device_comes_back_by_a_copy(open_bank: Any, tensors: Tensors) -> None:
-    bank = open_bank(64 * RECORD)
+    bank = open_bank(host_bytes=64 * RECORD)
     for experts in ([1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [1, 2, 5, 9]):
         fetch_and_compare(bank, tensors, 0, experts)
     stats = bank.stats()
@@ -62,7 +39,7 @@ def test_what_leaves_the_device_comes_back_by_a_copy(open_bank: Any, tensors: Te
 @pytest.mark.parametrize("n_slots", [1, 3, 40, 300])
 @pytest.mark.parametrize("budget", [TOKEN, 5 * RECORD])
 def test_bytes(open_bank: Any, tensors: Tensors, n_slots: int, budget: int) -> None:
-    bank = open_bank(n_slots * RECORD, budget, verify_reads=True)
+    bank = open_bank(budget, host_bytes=n_slots * RECORD, verify_reads=True)
     for _ in range(2):
         for layer, experts in ((0, [3, 1]), (1, range(32)), (0, [3, 1, 7]), (1, [0, 31, 9])):
             fetch_and_compare(bank, tensors, layer, experts)
@@ -74,7 +51,7 @@ def test_bytes(open_bank: Any, tensors: Tensors, n_slots: int, budget: int) -> N
 def test_experts_that_stay_on_the_device_leave_the_tier_first(
     open_bank: Any, tensors: Tensors
 ) -> None:
-    bank = open_bank(6 * RECORD)
+    bank = open_bank(host_bytes=6 * RECORD)
     fetch_and_compare(bank, tensors, 0, [1, 2, 3, 4])
     for expert in (5, 6, 7, 8):  # 1 and 2 stay in use; the others leave, which counts as a use
         fetch_and_compare(bank, tensors, 0, [1, 2, expert])
@@ -86,7 +63,7 @@ def test_experts_that_stay_on_the_device_leave_the_tier_first(
 def test_a_copy_from_the_tier_that_fails(
     open_bank: Any, tensors: Tensors, fake: FakeCudart, call: str
 ) -> None:
-    bank = open_bank(64 * RECORD)
+    bank = open_bank(host_bytes=64 * RECORD)
     for experts in ([1, 2, 3, 4], [5, 6, 7, 8]):
         fetch_and_compare(bank, tensors, 2, experts)
     fake.fail = lambda name, number: ILLEGAL_ADDRESS if name == call else 0
@@ -101,7 +78,7 @@ def test_a_copy_from_the_tier_that_fails(
 def test_memory_that_cannot_be_pinned_is_a_smaller_tier(
     open_bank: Any, tensors: Tensors, fake: FakeCudart
 ) -> None:
-    bank = open_bank(10**9)
+    bank = open_bank(host_bytes=10**9)
     fake.fail = lambda name, number: OUT_OF_MEMORY if name == "cudaHostAlloc" and number < 1 else 0
     fetch_and_compare(bank, tensors, 0, [1])
     fetch_and_compare(bank, tensors, 0, [1, 2])
