@@ -8,6 +8,7 @@ signal. At SIGUSR1 it kills the process: only its parent knows that the process 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -34,7 +35,8 @@ def serve() -> None:
 
     def kill(*_: object) -> None:
         if running:
-            os.kill(running, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just before
+                os.kill(running, signal.SIGKILL)
 
     signal.signal(signal.SIGUSR1, kill)
     for line in sys.stdin:
