@@ -98,7 +98,7 @@ class KvikioReaders:
         self._closed = False
         kvikio.defaults.set(
             {
-                "compat_mode": kvikio.CompatMode.AUTO if io == "direct" else kvikio.CompatMode.ON,
+                "compat_mode": kvikio.CompatMode.ON,  # plain reads, not GPUDirect Storage
                 "auto_direct_io_read": io == "direct",
                 "num_threads": n_threads,
                 "bounce_buffer_size": PART_BYTES,

@@ -48,8 +48,8 @@ def test_settings(open_bank: Any, kvikio: FakeKvikio) -> None:
     open_bank(io_threads=5)
     assert kvikio.settings["num_threads"] == 5
     assert kvikio.settings["compat_mode"] == "on"
+    assert not kvikio.settings["auto_direct_io_read"]
     open_bank(io="direct")
-    assert kvikio.settings["compat_mode"] == "auto"
     assert kvikio.settings["auto_direct_io_read"]
 
 

@@ -25,7 +25,7 @@ class FakeKvikio:
     """
 
     class CompatMode:
-        AUTO, ON = "auto", "on"
+        ON = "on"
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
