@@ -6,7 +6,8 @@ Each round has a new system message of ``--system`` tokens and measures, all exp
 
 - the first turn, which prefills everything;
 - the second turn on the same server, and on one that was restarted in between;
-- prompts of only as many tokens as the second turn has new ones, on the same server;
+- prompts of only as many tokens as the second turn has new ones, on the same server, and one as
+  the first on a server that was restarted, since a new process allocates its memory then;
 - the same number of tokens behind ``--system`` cached ones, with ``model.stream`` in this process.
 
 Attention to the cached tokens takes time too: ``resident_behind_to_alone`` is its ratio in resident
@@ -74,10 +75,10 @@ def turn(port: int, messages: list[dict[str, str]]) -> dict[str, Any]:
     return {"text": text, "s": first - started, "new": new, "cached": cached}
 
 
-def new_tokens_alone(port: int, n_tokens: int) -> float:
-    """Median time to first token of three prompts of so many tokens."""
+def new_tokens_alone(port: int, n_tokens: int, n_prompts: int = 3) -> float:
+    """Median time to first token of prompts of so many tokens."""
     times = []
-    for turn in range(3):
+    for turn in range(n_prompts):
         sent, first, *_ = ask(port, [40 + (7 * i + turn) % 200 for i in range(n_tokens)], 2, {})
         times.append(first - sent)
     return statistics.median(times)
@@ -153,6 +154,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 alone = new_tokens_alone(port, again["new"])
                 note("new_tokens_alone_s", alone)
                 note("restarted_to_alone", again["s"] / alone)
+            with server(ROOT, args.model, 1, *flags) as port:
+                turn(port, warm)
+                note("restarted_alone_s", alone := new_tokens_alone(port, again["new"], 1))
+                note("restarted_to_restarted_alone", again["s"] / alone)
         note("disk_bytes", max(file.stat().st_size for file in Path(folder).iterdir()))
     found: dict[str, Any] = {name: statistics.median(values) for name, values in rows.items()}
     for name in ("same_process", "restarted"):

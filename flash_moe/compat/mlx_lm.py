@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mlx_lm.models.cache", "LRUPromptCache.insert_cache", ("cache_type",)),
     ("mlx_lm.models.cache", "save_prompt_cache", ()),
     ("mlx_lm.models.cache", "load_prompt_cache", ("return_metadata",)),
+    ("mlx_lm.models.base", "scaled_dot_product_attention", ("cache", "scale", "mask", "sinks")),
     ("mlx_lm.models.switch_layers", "SwitchGLU", ()),
     ("mlx_lm.models.switch_layers", "SwitchMLP", ()),
     ("mlx_lm.models.switch_layers", "SwiGLU", ()),
@@ -133,6 +135,7 @@ generation_stream: Any = _names["generation_stream"]
 make_prompt_cache: Callable[..., list[Any]] = _names["make_prompt_cache"]
 save_prompt_cache: Callable[..., None] = _names["save_prompt_cache"]
 load_prompt_cache: Callable[..., list[Any]] = _names["load_prompt_cache"]
+scaled_dot_product_attention: Callable[..., mx.array] = _names["scaled_dot_product_attention"]
 SwitchGLU: Any = _names["SwitchGLU"]
 SwitchMLP: Any = _names["SwitchMLP"]
 SwiGLU: Any = _names["SwiGLU"]
@@ -232,3 +235,26 @@ def replace_gated_delta_ops(
         return
     if not hasattr(original, "__wrapped__"):
         module.gated_delta_ops = functools.wraps(original)(replacement(original))
+
+
+def with_attention(method: Any, attention: Callable[..., mx.array]) -> Callable[..., Any] | None:
+    """Return a copy of a method that calls ``attention`` as ``scaled_dot_product_attention``.
+
+    The method's module, which other models share, is not changed.
+
+    Returns:
+        The copy, or ``None`` if the method does not call mlx-lm's function by that name.
+    """
+    name = scaled_dot_product_attention.__name__
+    if not isinstance(method, types.FunctionType) or name not in method.__code__.co_names:
+        return None
+    if method.__globals__.get(name) is not scaled_dot_product_attention:
+        return None
+    copied = types.FunctionType(
+        method.__code__,
+        {**method.__globals__, name: attention},
+        argdefs=method.__defaults__,
+        closure=method.__closure__,
+    )
+    copied.__kwdefaults__ = method.__kwdefaults__
+    return functools.wraps(method)(copied)

@@ -83,7 +83,7 @@ def prefill(
                 model(tokens, cache=cache)  # resident mlx-lm, in flash-moe eval
             mx.eval([c.state for each in (cache, *copies) for c in each])
         mx.clear_cache()
-        release_free_memory()
+        release_free_memory(model.lengths.plan.kept_bytes if streamed else 0)
         for mark, copy in zip(inner, copies, strict=True):
             yield Prefilled(done + mark, copy)
         done += size

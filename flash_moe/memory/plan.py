@@ -20,6 +20,9 @@ from flash_moe.memory.pressure import reserve
 MIN_CHUNK = 64
 MAX_CHUNK = 8192
 RESIDENT_CHUNK = 2048  # mlx-lm's own
+# Freed memory that stays in the process between passes. To return and allocate it again took a
+# prompt of 40 tokens 13 % of its time on the demo model, and one of 512 tokens 1 % on ``mid``.
+KEPT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class MemoryPlan:
     bank_bytes: int
     resident_bytes: int
     prompt_bytes: int | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Freed memory that may stay in the process between passes; none under a limit."""
+        return KEPT_BYTES if self.prompt_bytes is None else 0
 
 
 def plan_for_limit(

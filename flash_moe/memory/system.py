@@ -85,15 +85,26 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def release_free_memory() -> None:
+def release_free_memory(keep: int = 0) -> None:
     """Return freed memory of the C library to the system, if it has ``malloc_trim``.
 
     glibc keeps freed memory between blocks that are still in use: 110 MB after a prompt of 128
-    tokens on ``mid`` (docs/experiments.md).
+    tokens on ``mid``. What is returned costs page faults when it is allocated again
+    (docs/experiments.md).
+
+    Args:
+        keep: Nothing happens while the process has grown by at most so many bytes since memory was
+            last returned.
     """
+    global _resident_after_release
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))
+    if trim is None or (keep and resident_memory() - _resident_after_release <= keep):
+        return
+    trim(ctypes.c_size_t(0))
+    _resident_after_release = resident_memory()
+
+
+_resident_after_release = 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from flash_moe.compat.cudart import on_cuda
-from flash_moe.compat.dtypes import computed_dtype
+from flash_moe.compat.dtypes import computed_dtype, on_cpu
 from flash_moe.compat.expert_modules import match, replace_module, switch_modules
 from flash_moe.compat.mlx_lm import cached_positions, replace_gated_delta_ops
 from flash_moe.compat.threads import clear_streams_at_thread_end, refuse_fork
@@ -34,6 +34,7 @@ from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import release_free_memory
 from flash_moe.model.cache_fill import CacheFill
 from flash_moe.model.checkpoints import Checkpoints
+from flash_moe.model.cpu_attention import divide_heads
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
@@ -279,6 +280,8 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 before = module
             self._cache_fill, self._checkpoints = CacheFill(bank, index), Checkpoints()
             module.begin = self._cache_fill.end_if_filled
+            if on_cpu():
+                divide_heads(self)
             if use:
                 record_delta_nets(self)
                 record_held_layers(self)

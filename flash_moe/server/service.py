@@ -190,7 +190,7 @@ class Service:
         finally:
             answer.close()
             self._traffic.end(answer, reason)
-            release_free_memory()
+            release_free_memory(self.engine.flash.model.lengths.plan.kept_bytes)
 
     @staticmethod
     def _end_reason(error: Exception) -> str:

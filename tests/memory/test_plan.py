@@ -113,4 +113,6 @@ def test_prompts_get_a_quarter_of_the_rest_and_half_of_what_is_available() -> No
     assert allowance(given, 40 * GB) == 5 * GB
     assert allowance(given, 9 * GB) == (5 * GB - reserve(50 * GB)) // 2
     assert allowance(given, GB) == 0
-    assert allowance(MemoryPlan(20 * GB, 10 * GB, 3 * GB), 0) == 3 * GB
+    limited = MemoryPlan(20 * GB, 10 * GB, 3 * GB)
+    assert allowance(limited, 0) == 3 * GB
+    assert given.kept_bytes > limited.kept_bytes == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -151,5 +152,13 @@ def test_another_system_says_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resident_memory() == 17
 
 
-def test_free_memory_can_be_released() -> None:
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the heap of glibc")
+def test_free_memory_is_released_if_the_process_has_grown() -> None:
     release_free_memory()
+    blocks = [bytes([1]) * 100_000 for _ in range(300)]
+    grown = resident_memory()
+    del blocks[:-1]  # the last one keeps the heap from shrinking by itself
+    release_free_memory(keep=1_000_000_000)
+    assert grown - resident_memory() < 10_000_000
+    release_free_memory(keep=10_000_000)
+    assert grown - resident_memory() > 20_000_000

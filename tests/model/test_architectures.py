@@ -17,6 +17,7 @@ import pytest
 from flash_moe import load
 from flash_moe.config import model_config, read_config
 from flash_moe.errors import UnsupportedModelError
+from flash_moe.ops import cpu_streams
 from flash_moe.ops.kernel import backend
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
@@ -33,6 +34,12 @@ SWITCH_LAYERS = re.compile(r"^from \.switch_layers import", re.MULTILINE)
 @pytest.fixture(scope="module", autouse=True)
 def muse_spark() -> None:
     muse_spark_on_cpu.install()
+
+
+@pytest.fixture(autouse=True)
+def every_part_has_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the small products here are divided among the cores too."""
+    monkeypatch.setattr(cpu_streams, "MIN_PRODUCTS", 1)
 
 
 def assert_streamed_equals_resident(path: Path, tmp_path: Path) -> None:

@@ -14,17 +14,13 @@ from flash_moe.ops.expert_mlp import ExpertMLP
 from flash_moe.ops.kernel import backend
 from flash_moe.stream.slab import Slab
 from flash_moe.testing.random_experts import random_experts
+from tests.support import cores
 
 pytestmark = pytest.mark.skipif(backend() is not None, reason="streams of a CPU")
 EXPERTS = random_experts(64, 64, 5, bits=4, group_size=32, scale_dtype=mx.bfloat16)
 
 
-@pytest.fixture(params=[1, 2, 3, 7])
-def n_cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Cores of the machine; the smallest part is one row."""
-    monkeypatch.setattr(cpu_streams, "cores", lambda: request.param)
-    monkeypatch.setattr(cpu_streams, "MIN_PRODUCTS", 1)
-    return int(request.param)
+n_cores = cores.n_cores
 
 
 def outputs() -> list[bytes]:

@@ -1,0 +1,81 @@
+"""Attention on a CPU, whose heads are divided among the cores.
+
+MLX computes a stream in one thread, and attention to a long context takes a large part of a pass
+there. mlx-lm's own classes compute everything else, and the bits are theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from flash_moe.compat.mlx_lm import scaled_dot_product_attention, with_attention
+from flash_moe.ops.cpu_streams import on_all_cores
+
+
+def divide_heads(model: nn.Module) -> None:
+    """Divide the heads of all attentions that call mlx-lm's common function, in place.
+
+    Their parameters do not change; their class is replaced by a subclass.
+    """
+    for module in model.modules():
+        base: Any = type(module)
+        divided = _divided(base)
+        if divided is not None:
+            module.__class__ = divided
+
+
+@functools.cache
+def _divided(base: Any) -> type | None:
+    call = with_attention(base.__call__, attention)
+    return call and type(f"Divided{base.__name__}", (base,), {"__call__": call})
+
+
+def attention(
+    queries: mx.array,
+    keys: Any,
+    values: Any,
+    cache: Any,
+    scale: float,
+    mask: Any,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Compute mlx-lm's ``scaled_dot_product_attention``, one part of the heads per core.
+
+    A part has whole groups of heads that share a key, or some heads of the only group.
+
+    Args:
+        queries: ``[B, heads, L, D]``.
+        keys, values: ``[B, groups, S, D]``; or quantized, then they are not divided.
+        cache: The layer's prompt cache; its class chooses the operation.
+        mask: ``None``, ``"causal"``, or an array that broadcasts to ``[B, heads, L, S]``.
+        sinks: ``[heads]``.
+
+    Returns:
+        ``[B, heads, L, D of the values]``, lazy.
+    """
+    whole = functools.partial(scaled_dot_product_attention, cache=cache, scale=scale)
+    if not isinstance(keys, mx.array):
+        return whole(queries, keys, values, mask=mask, sinks=sinks)
+    n_heads, n_groups = queries.shape[1], keys.shape[1]
+    n_rows = n_groups if n_groups > 1 else n_heads
+    heads_per_row = n_heads // n_rows
+
+    def part(first: int, last: int) -> mx.array:
+        groups = slice(first, last) if n_groups > 1 else slice(None)
+        heads = slice(first * heads_per_row, last * heads_per_row)
+        by_head = isinstance(mask, mx.array) and mask.ndim > 2 and mask.shape[-3] > 1
+        return whole(
+            queries[:, heads],
+            keys[:, groups],
+            values[:, groups],
+            mask=mask[..., heads, :, :] if by_head else mask,
+            sinks=None if sinks is None else sinks[heads],
+        )
+
+    size = keys.shape[-1] + values.shape[-1]
+    products = heads_per_row * len(queries) * queries.shape[-2] * keys.shape[-2] * size
+    return on_all_cores(part, n_rows, products, axis=1)

@@ -1,0 +1,104 @@
+"""Attention with its heads on several cores: the bits of mlx-lm, and mlx-lm itself unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.models.base import scaled_dot_product_attention
+from mlx_lm.models.cache import QuantizedKVCache
+
+from flash_moe import load
+from flash_moe.compat.mlx_lm import with_attention
+from flash_moe.model import cpu_attention
+from flash_moe.model.cpu_attention import attention, divide_heads
+from flash_moe.ops.kernel import backend
+from tests.support import cores
+from tests.support.resident import Resident, prompt_ids
+
+pytestmark = pytest.mark.skipif(backend() is not None, reason="streams of a CPU")
+n_cores = cores.n_cores
+
+HEADS, QUERIES, KEYS = 8, 5, 70
+
+
+def arrays(groups: int, value_dims: int = 32) -> list[mx.array]:
+    shapes = ((HEADS, QUERIES, 64), (groups, KEYS, 64), (groups, KEYS, value_dims))
+    return [mx.random.normal((2, *shape)) for shape in shapes]
+
+
+def masks() -> dict[str, Any]:
+    allowed = mx.arange(QUERIES)[:, None] + KEYS - QUERIES >= mx.arange(KEYS)
+    return {
+        "none": None,
+        "causal": "causal",
+        "of_positions": allowed,
+        "of_rows": mx.broadcast_to(allowed, (2, 1, QUERIES, KEYS)),
+        "of_heads": mx.random.normal((2, HEADS, QUERIES, KEYS)),
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("mask", masks())
+def test_bits(groups: int, mask: str, n_cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(queries: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        calls.append(queries.shape[1])
+        return scaled_dot_product_attention(queries, *args, **kwargs)
+
+    monkeypatch.setattr(cpu_attention, "scaled_dot_product_attention", counted)
+    for sinks in (None, mx.random.normal((HEADS,))):
+        options: dict[str, Any] = {"cache": None, "scale": 0.125, "mask": masks()[mask]}
+        options["sinks"] = sinks
+        given = arrays(groups)
+        expected = scaled_dot_product_attention(*given, **options)
+        calls.clear()
+        assert mx.array_equal(attention(*given, **options), expected)
+        assert len(calls) == min(n_cores, groups if groups > 1 else HEADS)
+        assert sum(calls) == HEADS
+
+
+def test_quantized_keys(n_cores: int) -> None:
+    queries, keys, values = arrays(2, 64)
+    cache: Any = QuantizedKVCache(group_size=32, bits=8)
+    quantized = cache.update_and_fetch(keys, values)
+    # Both scale the queries in place.
+    both = (scaled_dot_product_attention, attention)
+    expected, got = (f(mx.array(queries), *quantized, cache, 0.125, None) for f in both)
+    assert mx.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_cores", [2], indirect=True)
+def test_only_the_streamed_model_changes(tiny_mlx: Path, tiny_store: Path, n_cores: int) -> None:
+    resident = Resident(tiny_mlx)
+    with load(tiny_store, cache_gb=0.1) as flash:
+        for n_tokens in (1, 30):
+            tokens = prompt_ids(n_tokens)
+            got = np.array(flash.model(mx.array([tokens])))
+            np.testing.assert_array_equal(got, resident.logits(tokens))
+        ours, theirs = flash.model.layers[3].self_attn, resident.model.layers[3].self_attn
+        assert type(ours).__mro__[1] is type(theirs)
+        assert type(ours).__name__ == "DividedQwen3NextAttention"
+        name = scaled_dot_product_attention.__name__
+        assert type(ours).__call__.__globals__[name] is attention
+        assert type(theirs).__call__.__globals__[name] is scaled_dot_product_attention
+
+
+def test_other_modules_stay() -> None:
+    class Own(nn.Module):
+        def __call__(self, x: mx.array) -> mx.array:
+            return scaled(x)
+
+    def scaled(x: mx.array) -> mx.array:
+        return 2 * x
+
+    model = nn.Sequential(nn.Linear(2, 2), Own())
+    divide_heads(model)
+    assert [type(layer) for layer in model.layers] == [nn.Linear, Own]
+    for method in (Own.__call__, print, mx.compile(scaled)):
+        assert with_attention(method, attention) is None
