@@ -176,6 +176,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         host_cache_gb=args.host_cache_gb,
         preload=args.preload,
         group=args.ranks,
+        divide=args.divide,
     ) as flash:
         load_s, after_load = time.perf_counter() - started, peak_memory()
         first, *others = generate(flash, args.prompt_tokens, args.warm_up + args.tokens)
@@ -191,6 +192,7 @@ def measure(args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "top_k": top_k,
         "lookahead": args.lookahead,
         "host_cache_gb": args.host_cache_gb,
+        "divide": args.divide,
         "available_bytes": available,
         "stayed_cached": stayed,
         "bank_bytes": bank_bytes,
@@ -227,6 +229,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
         **dict.fromkeys(("cache_gb", "host_cache_gb"), float),
         **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up"), int),
         **dict.fromkeys(("lookahead", "preload"), lambda word: bool(int(word))),
+        "divide": str,
     }
     rows = []
     for case in args.case:
@@ -287,6 +290,7 @@ def main() -> int:
     parser.add_argument("--cache-policy", choices=("lru", "lrfu"))
     parser.add_argument("--lookahead", action="store_true")
     parser.add_argument("--preload", action="store_true", help="hold all experts")
+    parser.add_argument("--divide", default="all", help="what ranks divide (all), or experts")
     parser.add_argument("--case", action="append", default=[], metavar="OPTION=VALUE,...")
     parser.add_argument("--io", choices=("direct", "buffered"), default="direct")
     parser.add_argument("--peer-timeout", type=float, default=120.0, help="with mlx.launch (120)")

@@ -187,6 +187,7 @@ def _open_part(
             **versions,
             "model": read_manifest(path).whole,
             "experts per token": streaming.top_k,
+            "divide": options.divide,
             "use of memory_gb": options.memory_gb is not None,
             "kernels": kernel.backend() if use_kernels(options.kernels) else None,
         },
@@ -204,7 +205,7 @@ def _build(path: Path, streaming: Streaming, options: LoadOptions) -> FlashMoE:
             get_model_classes=lambda config: _classes(config, streaming),
         )
         if streaming.ranks is not None:
-            divide(model, streaming.ranks)
+            divide(model, streaming.ranks, options.divide)
     except (FlashMoEError, MemoryError):
         raise
     except Exception as error:  # mlx-lm's classes raise anything for a bad config

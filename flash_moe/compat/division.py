@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,11 +44,13 @@ class PlannedGroup:
         return self._count
 
 
-def shard(model: Any, group: Any) -> None:
+def shard(model: Any, group: Any, experts: Collection[str] | None = None) -> None:
     """Divide the weights of a model in place; they stay lazy.
 
     Args:
         group: ``mx.distributed.Group``, or a :class:`PlannedGroup`.
+        experts: Paths of the modules of experts. If given, only the MoE blocks that call them are
+            divided, and all else stays whole.
 
     Raises:
         UnsupportedModelError: mlx-lm cannot divide this model, or not by that many machines.
@@ -60,7 +63,8 @@ def shard(model: Any, group: Any) -> None:
             "Run it on one machine.",
         )
     try:
-        model.shard(group)
+        with _kept_whole(_outside(model, experts)):
+            model.shard(group)
     except Exception as error:  # mlx-lm asserts some sizes, and splits arrays by others
         raise UnsupportedModelError(
             "part",
@@ -69,8 +73,34 @@ def shard(model: Any, group: Any) -> None:
         ) from error
 
 
+def _outside(model: nn.Module, experts: Collection[str] | None) -> list[nn.Module]:
+    """Return the modules outside of the MoE blocks; none without ``experts``."""
+    if experts is None:
+        return []
+    blocks = {path.rpartition(".")[0] for path in experts}
+    inside = {
+        id(m) for path, block in model.named_modules() if path in blocks for m in block.modules()
+    }
+    return [module for module in model.modules() if id(module) not in inside]
+
+
+@contextmanager
+def _kept_whole(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Restore the weights, children and attributes of modules at the end."""
+    before = [(module, dict(module), dict(vars(module))) for module in modules]
+    yield
+    for module, items, attributes in before:
+        for now, then in ((module, items), (vars(module), attributes)):
+            dict.clear(now)
+            dict.update(now, then)  # nn.Module has another update()
+
+
 def divided_weights(
-    config: dict[str, Any], resident: Iterable[TensorSpec], root: Path, count: int
+    config: dict[str, Any],
+    resident: Iterable[TensorSpec],
+    root: Path,
+    count: int,
+    divide: str = "all",
 ) -> dict[str, mx.array]:
     """Return the resident weights of the first of ``count`` machines, lazy, by name.
 
@@ -78,6 +108,7 @@ def divided_weights(
         config: The config.json of a store.
         resident: All its resident tensors.
         root: Its directory.
+        divide: The option of ``load``.
 
     Raises:
         UnsupportedModelError: As for :func:`shard`.
@@ -87,6 +118,7 @@ def divided_weights(
     loading.drop_experts()
     weights = [(name, loading.outputs[name]) for name in loading.resident]
     nn.Module.load_weights(loading.model, weights, strict=True)
-    shard(loading.model, PlannedGroup(count))
+    experts = [layer.path for layer in loading.experts] if divide == "experts" else None
+    shard(loading.model, PlannedGroup(count), experts)
     flat: Any = tree_flatten(loading.model.parameters())
     return dict(flat)

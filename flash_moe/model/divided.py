@@ -1,8 +1,9 @@
 """A model divided among several machines: each rank holds a slice of every expert and weight.
 
 mlx-lm's own ``Model.shard(group)`` divides attention, shared experts and head, and its MoE blocks
-sum the outputs of all ranks. A slice of a store has rows of gate and up and columns of down, so the
-experts of a rank give its share of that sum, and nothing else changes.
+sum the outputs of all ranks. With ``divide="experts"`` only the MoE blocks are divided. A slice of
+a store has rows of gate and up and columns of down, so the experts of a rank give its share of that
+sum, and nothing else changes.
 
 A rank whose read fails takes part in the collectives of the pass with zeros. At the end of the pass
 the ranks exchange failures and a checksum of the expert ids that they chose, and raise together.
@@ -209,11 +210,15 @@ class DividedExperts(StreamedExperts):
         return made
 
 
-def divide(model: Any, ranks: Ranks) -> None:
+def divide(model: Any, ranks: Ranks, parts: str) -> None:
     """Divide the resident weights of a model among the ranks, in place, and read them.
+
+    Args:
+        parts: The option ``divide`` of ``load``.
 
     Raises:
         UnsupportedModelError: mlx-lm cannot divide this model, or not by that many ranks.
     """
-    shard(model, ranks.group)
+    experts = [p for p, module in model.named_modules() if isinstance(module, DividedExperts)]
+    shard(model, ranks.group, experts if parts == "experts" else None)
     mx.eval(model.parameters())

@@ -41,7 +41,8 @@ def open_streaming(path: Path, options: LoadOptions, part: Part | None = None) -
         _check_part(path, manifest.part, part)
         _check_files(path, manifest, config)
         experts = PackedExperts(path, manifest)
-        return Streaming(experts, config, options, resident_bytes(_loaded(path, manifest, config)))
+        loaded = resident_bytes(_loaded(path, manifest, config, options.divide))
+        return Streaming(experts, config, options, loaded)
     _check_part(path, None, part)
     loading = LazyLoading(config.raw, read_checkpoint_tensors(path), path, "load")
     loading.check()
@@ -55,12 +56,13 @@ def open_streaming(path: Path, options: LoadOptions, part: Part | None = None) -
     )
 
 
-def _loaded(path: Path, manifest: Manifest, config: ModelConfig) -> Iterable[Stored]:
+def _loaded(path: Path, manifest: Manifest, config: ModelConfig, divide: str) -> Iterable[Stored]:
     """Return the resident tensors of a store that this machine loads."""
     files = [path / r.file for r in manifest.resident if r.file.endswith(".safetensors")]
     entries = {e.name: e for file in files for e in read_header(file).values()}
     if manifest.part is not None:
-        weights = divided_weights(config.raw, entries.values(), path, manifest.part.count)
+        count = manifest.part.count
+        weights = divided_weights(config.raw, entries.values(), path, count, divide)
         return [stored(each) for each in weights.values()]
     if manifest.unused is not None:
         return entries.values()

@@ -13,6 +13,7 @@ from flash_moe.options.declare import check, declared, option
 KERNEL_OPTIONS = ("auto", "off", "require")
 CACHE_POLICIES = ("lru", "lrfu")
 IO_OPTIONS = ("buffered", "direct")
+DIVIDE_OPTIONS = ("all", "experts")
 IO_RENAMED = {"cached": "buffered"}  # the old value works for one release
 
 DEFAULT_IO_THREADS = 8
@@ -146,6 +147,14 @@ class LoadOptions:
         None,
         "mx.distributed.init(), to run the model on several machines (docs/distributed.md)",
         default="one machine",
+    )
+    divide: str = option(
+        "all",
+        "what several machines divide: all weights, or only those of the MoE blocks; then each "
+        "machine holds the others whole, and a layer has one exchange instead of two",
+        "--divide",
+        choices=DIVIDE_OPTIONS,
+        env=True,
     )
     peer_timeout: float = option(
         60.0,

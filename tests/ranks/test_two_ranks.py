@@ -59,6 +59,18 @@ def test_tokens_are_those_of_one_machine_and_each_rank_reads_half(
         assert report["resident"] < 0.8 * resident
 
 
+def test_only_the_experts_are_divided(reports: Reports, wide: Path) -> None:
+    with load(wide / "whole", cache_gb=0.02) as flash:
+        resident = flash.model.lengths.plan.resident_bytes
+    for report in reports:
+        found = report["experts divided"]
+        assert found["same"] == [True] * len(PROMPTS)
+        assert found["resident"] == found["loaded"]
+        assert report["resident"] < 0.8 * resident < found["resident"] < resident
+        assert "divide" in found["error"]
+        assert found["error"] == reports[0]["experts divided"]["error"]
+
+
 def test_a_failed_read_is_raised_on_all_ranks_and_all_stay_usable(reports: Reports) -> None:
     errors = [report["read error"]["error"] for report in reports]
     assert errors[1].startswith("ChecksumError [store] layer 2, expert")

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
+from mlx.nn.layers.distributed import shard_inplace
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import sharded_load
 
@@ -80,6 +83,18 @@ def raised(flash: FlashMoE, prompt: list[int], **options: Any) -> str:
     return ""
 
 
+def only_experts_divided(root: Path, group: Any) -> list[Any]:
+    """Logits of resident mlx-lm whose MoE blocks alone are divided, as its ``shard()`` does it."""
+    model: Any = mlx_lm.load(str(root / "mlx"))[0]
+    for layer in model.layers:
+        layer.mlp.sharding_group = group
+        for part in (layer.mlp.shared_expert, layer.mlp.switch_mlp):
+            shard_inplace(part.gate_proj, "all-to-sharded", group=group)
+            shard_inplace(part.down_proj, "sharded-to-all", group=group)
+            shard_inplace(part.up_proj, "all-to-sharded", group=group)
+    return [logits(model, batch(*shape)) for shape in PROMPTS]
+
+
 def same_bits(root: Path, group: Any) -> dict[str, Any]:
     """Streamed parts against resident mlx-lm on the same ranks, for each bank and prompt."""
     reference, _ = sharded_load(str(root / "mlx"), None, group)
@@ -103,6 +118,22 @@ def same_bits(root: Path, group: Any) -> dict[str, Any]:
         same["recorded"] = [bool((a == b).all()) for a, b in zip(got, expected, strict=True)]
         same["recorded"].append(len(recorded) > 1)
     return same
+
+
+def experts_divided(root: Path, group: Any) -> dict[str, Any]:
+    """The same if only the experts are divided, and a rank that divides all."""
+    options: dict[str, Any] = {"group": group, "cache_gb": BUDGETS["small"] / 1e9}
+    with load(root / "parts", divide="experts", **options) as flash:
+        got = [logits(flash.model, batch(*shape)) for shape in PROMPTS]
+        resident = flash.model.lengths.plan.resident_bytes
+        loaded = sum(a.nbytes for _, a in tree_flatten(flash.model.parameters()))  # type: ignore
+    expected = only_experts_divided(root, group)
+    same = [bool((a == b).all()) for a, b in zip(got, expected, strict=True)]
+    try:
+        load(root / "parts", divide=("all", "experts")[group.rank()], **options)
+    except FlashMoEError as error:
+        return {"same": same, "resident": resident, "loaded": loaded, "error": str(error)}
+    raise AssertionError
 
 
 def disagreements(flash: FlashMoE, rank: int) -> dict[str, Any]:
@@ -144,6 +175,7 @@ def main() -> None:
     group = mx.distributed.init(strict=True)
     rank = group.rank()
     report: dict[str, Any] = {"same bits": same_bits(root, group)}
+    report["experts divided"] = experts_divided(root, group)
     report["read error"] = read_error(root, group, rank)
     with load(root / "parts", group=group, cache_gb=BUDGETS["middle"] / 1e9) as flash:
         answer = flash.generate(prompt_ids(37), max_tokens=N_TOKENS)
