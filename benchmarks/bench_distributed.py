@@ -96,7 +96,7 @@ def ms_per_token(flash: FlashMoE) -> float:
 
 def measure(args: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    with load(args.parts, group=ranks) as flash:
+    with load(args.parts, group=ranks, divide=args.divide) as flash:
         text, stats = flash.model.config.text, flash.stats
         n_layers = int(text["num_hidden_layers"])
         report |= collectives(ranks, text["hidden_size"])
@@ -113,7 +113,8 @@ def measure(args: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     report["slice alone, ms per token"] = statistics.median(by_itself)
     report["added ms per layer"] = statistics.median(added)
     report["added ms per layer, rounds"] = [round(each, 3) for each in sorted(added)]
-    with load(args.parts, group=ranks, cache_gb=args.cache_gb or quarter) as flash:
+    bank = {"cache_gb": args.cache_gb or quarter}
+    with load(args.parts, group=ranks, divide=args.divide, **bank) as flash:
         answer = flash.generate(list(range(40, 140)), max_tokens=N_TOKENS)
         report["ranks"] = answer.stats.stream.to_json()["ranks"]
     return report
@@ -124,6 +125,7 @@ def main() -> int:
     parser.add_argument("parts")
     parser.add_argument("--ranks", type=int, help="start so many ranks on this machine")
     parser.add_argument("--cache-gb", type=float, help="default: a quarter of the experts")
+    parser.add_argument("--divide", default="all", help="what the ranks divide (all), or experts")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-timeout", type=float, default=60.0)
     args = parser.parse_args()
