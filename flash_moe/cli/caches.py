@@ -32,7 +32,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flash_moe.generation.prompt_cache_dir import CacheFile, cache_files, default_dir
+    from flash_moe.generation.cache_files import CacheFile, cache_files, default_dir
 
     chosen = prompt_cache_options(**given(args, PromptCacheOptions)).prompt_cache_dir
     directory = Path(chosen or default_dir()).expanduser()

@@ -1,33 +1,25 @@
 """Prompt caches on disk, in mlx-lm's format: the second tier behind those in memory.
 
-A file is named ``MODEL-LENGTH-TOKENS-CHECKSUM.safetensors`` with hashes of the properties that its
-state depends on, of its token ids, and of its bytes. A lookup therefore reads names only, and a
-truncated, swapped or foreign file never matches. Files are renamed into place and never changed,
-so several processes can share a directory. The last modification is the last use.
+Files are renamed into place and never changed, so several processes can share a directory.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import functools
 import io
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import platformdirs
 import xxhash
 from mlx.utils import tree_flatten
 
@@ -40,11 +32,22 @@ from flash_moe.compat.mlx_lm import (
 from flash_moe.env import read_environment
 from flash_moe.errors import ConfigError
 from flash_moe.files.atomic import atomic_file
+from flash_moe.generation.cache_files import (
+    CacheFile,
+    cache_files,
+    checksum,
+    default_dir,
+    file_name,
+    ids_of,
+    of_store,
+    text_of,
+    token_array,
+    token_hashes,
+)
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.store.manifest import MANIFEST_FILE
 from flash_moe.version import __version__
 
-_NAME = re.compile(r"([0-9a-f]{16})-(\d{1,9})-([0-9a-f]{32})-([0-9a-f]{16})\.safetensors")
 # A cache is written if each token that it adds to a stored one costs at most this. Qwen3.5-397B has
 # a state of 192 MB, so 48 tokens; to prefill them it reads an estimated 100 GB.
 _MAX_BYTES_PER_TOKEN = 4_000_000
@@ -56,34 +59,6 @@ _LEFTOVER_S = 3600  # age of temporary files that no living process writes
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CacheFile:
-    """One prompt cache on disk.
-
-    Attributes:
-        model, tokens, checksum: Hashes of the properties, of the token ids, and of the file.
-        used: Last use, in seconds since 1970.
-    """
-
-    path: Path
-    model: str
-    n_tokens: int
-    tokens: str
-    checksum: str
-    n_bytes: int
-    used: float
-
-    def metadata(self) -> dict[str, str]:
-        """Return the ``ids``, the ``properties`` and the ``store`` of the file's header.
-
-        Raises:
-            OSError, RuntimeError, ValueError: The header cannot be read.
-        """
-        header: Any = mx.load(str(self.path), return_metadata=True)
-        # mlx-lm 0.32 writes them as 0.NAME, 0.31.3 as 1.NAME; next to them are numbers.
-        return {name[2:]: text for name, text in header[1].items()}
-
-
 def checkpoints(n_tokens: int) -> range:
     """Return numbers of tokens at which the cache of a prompt is kept on disk."""
     return range(CHECKPOINT_TOKENS, n_tokens, CHECKPOINT_TOKENS)
@@ -93,25 +68,6 @@ def worth_keeping(cache: Sequence[Any], added: int) -> bool:
     """True if the state of a cache is worth its bytes for ``added`` tokens to prefill."""
     n_bytes = sum(int(c.nbytes) for c in cache)
     return 0 < n_bytes <= added * _MAX_BYTES_PER_TOKEN
-
-
-def default_dir() -> Path:
-    return platformdirs.user_cache_path("flash_moe") / "prompt-caches"
-
-
-def cache_files(directory: Path) -> list[CacheFile]:
-    """Return the prompt caches of a directory, the latest used first; ignore other files."""
-    files = []
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            if named := _NAME.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    status = entry.stat()
-                    model, length, tokens, checksum = named.groups()
-                    size, used = status.st_size, status.st_mtime
-                    path = Path(entry.path)
-                    files.append(CacheFile(path, model, int(length), tokens, checksum, size, used))
-    return sorted(files, key=lambda file: file.used, reverse=True)
 
 
 def properties_of(model: Any) -> dict[str, Any]:
@@ -214,7 +170,7 @@ class PromptCacheDir:
         _log.info(
             "%d prompt caches in %s%s", n_ours, directory, others if n_ours < len(files) else ""
         )
-        if not n_ours and (stale := _of_store(files, self._metadata["store"])):
+        if not n_ours and (stale := of_store(files, self._metadata["store"])):
             self._report(
                 f"{len(stale)} prompt caches of this store no longer fit: it was packed again, or "
                 f"options or versions changed. flash-moe caches --delete {stale[0].model[:8]} "
@@ -240,7 +196,7 @@ class PromptCacheDir:
         Returns:
             The length of the prefix and the cache; 0 and ``None`` if no file fits.
         """
-        array = _array(ids)
+        array = token_array(ids)
         for n_same, file in self._matches(array):
             if n_same <= beyond:
                 with contextlib.suppress(OSError):
@@ -254,7 +210,8 @@ class PromptCacheDir:
 
     def save(self, ids: Sequence[int], cache: Sequence[Any]) -> None:
         """Copy a cache and write it in the background, unless it is stored or not worth it."""
-        n_bytes, n, tokens = sum(c.nbytes for c in cache), len(ids), _hashes(_array(ids))
+        n_bytes, n = sum(c.nbytes for c in cache), len(ids)
+        tokens = token_hashes(token_array(ids))
         with self._lock:
             stored = {(f.n_tokens, f.tokens) for f in self._files()} | self._pending.keys()
         n_stored = max((length for length, key in stored if tokens(length) == key), default=0)
@@ -262,9 +219,8 @@ class PromptCacheDir:
         if not worth_keeping(cache, added) or n_bytes > self._limit:
             return
         data = io.BytesIO()
-        text = base64.b64encode(_array(ids)).decode()
         try:
-            save_prompt_cache(data, list(cache), {**self._metadata, "ids": text})
+            save_prompt_cache(data, list(cache), {**self._metadata, "ids": text_of(ids)})
         except (MemoryError, RuntimeError, ValueError) as error:
             self._report(f"a prompt cache is not written: {error!s:.200}")
             return
@@ -284,12 +240,12 @@ class PromptCacheDir:
 
     def _matches(self, ids: Any) -> list[tuple[int, CacheFile]]:
         """Return files that share a prefix with ``ids``, and its length; the longest first."""
-        tokens, files = _hashes(ids), self._files()
+        tokens, files = token_hashes(ids), self._files()
         matches = [(f.n_tokens, f) for f in files if tokens(f.n_tokens) == f.tokens]
         others = [f for f in files if tokens(f.n_tokens) != f.tokens]
         for file in others[:_MAX_COMPARED] if self._trims else ():
             try:
-                other = _read_ids(file.metadata()["ids"])
+                other = ids_of(file.metadata()["ids"])
             except Exception as error:
                 self._ignore(file, error)
                 continue
@@ -303,11 +259,11 @@ class PromptCacheDir:
         try:
             # Page faults of a copy in memory took half of the 10 ms for a file of 5 MB.
             with file.path.open("rb", buffering=0) as opened:
-                if _checksum(opened) != file.checksum:
+                if checksum(opened) != file.checksum:
                     raise ValueError("its checksum is wrong")
                 opened.seek(0)
                 cache, metadata = load_prompt_cache(opened, return_metadata=True)
-                begin = _read_ids(metadata["ids"])
+                begin = ids_of(metadata["ids"])
                 same = np.array_equal(begin[:n_same], ids[:n_same]) and len(begin) == file.n_tokens
                 if not same or metadata["properties"] != self._metadata["properties"]:
                     raise ValueError("it belongs to other tokens or another model")
@@ -334,8 +290,7 @@ class PromptCacheDir:
         length, tokens = key
         try:
             with data.getbuffer() as view:
-                checksum = xxhash.xxh3_64_hexdigest(view)
-                name = f"{self._model}-{length}-{tokens}-{checksum}.safetensors"
+                name = file_name(self._model, length, tokens, view)
                 with atomic_file(self.directory / name, private=True) as file:
                     file.write(view)
             total = 0
@@ -355,16 +310,6 @@ class PromptCacheDir:
                 del self._pending[key]
 
 
-def _of_store(files: Sequence[CacheFile], store: str) -> list[CacheFile]:
-    """Return the files of one other state of the store at a path; none if there are none."""
-    for model in dict.fromkeys(file.model for file in files):
-        same = [file for file in files if file.model == model]
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            if same[0].metadata().get("store") == store:
-                return same
-    return []
-
-
 def always_trimmable(cache: Sequence[Any]) -> bool:
     """True without recurrent layers and without windows, which cannot be trimmed when full."""
     return all(
@@ -373,28 +318,3 @@ def always_trimmable(cache: Sequence[Any]) -> bool:
         else c.is_trimmable() and not getattr(c, "max_size", None)
         for c in cache
     )
-
-
-def _checksum(file: io.FileIO) -> str:
-    digest, block = xxhash.xxh3_64(), memoryview(bytearray(1 << 16))
-    while n := file.readinto(block):
-        digest.update(block[:n])
-    return digest.hexdigest()
-
-
-def _array(ids: Sequence[int]) -> Any:
-    return np.asarray(ids, dtype="<u4")
-
-
-def _hashes(ids: Any) -> Callable[[int], str | None]:
-    """Return a function of a length: the hash of that many leading ids, or ``None`` beyond them."""
-
-    @functools.cache
-    def hash_of(length: int) -> str | None:
-        return xxhash.xxh3_128_hexdigest(ids[:length]) if length <= len(ids) else None
-
-    return hash_of
-
-
-def _read_ids(text: str) -> Any:
-    return np.frombuffer(base64.b64decode(text), dtype="<u4")

@@ -16,7 +16,8 @@ from flash_moe.chat.plain_view import Plain
 from flash_moe.chat.sessions import Session, find_session, list_sessions, new_session, sessions_dir
 from flash_moe.chat.turn import Chat
 from flash_moe.errors import ConfigError, FlashMoEError
-from flash_moe.generation.prompt_cache_dir import cache_files, open_prompt_caches
+from flash_moe.generation.cache_files import cache_files
+from flash_moe.generation.prompt_cache_dir import open_prompt_caches
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from tests.support.architectures import write_model
 

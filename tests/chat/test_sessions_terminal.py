@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flash_moe.demo_model import STORE
-from flash_moe.generation.prompt_cache_dir import cache_files
+from flash_moe.generation.cache_files import cache_files
 from tests.support.processes import in_process
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING
 from tests.support.scripted_model import call_text

@@ -16,7 +16,7 @@ from prompt_toolkit.output import DummyOutput
 from flash_moe.chat.interrupt import Interrupts
 from flash_moe.chat.keyboard import Keyboard
 from flash_moe.chat.signals import Shutdown
-from flash_moe.generation.prompt_cache_dir import cache_files
+from flash_moe.generation.cache_files import cache_files
 from tests.support.effort import first
 from tests.support.processes import environment, soon_gone
 from tests.support.scripted_chat import PAUSE, PAUSE_KEEPING

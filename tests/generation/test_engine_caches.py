@@ -15,8 +15,9 @@ from flash_moe import FlashMoE
 from flash_moe.compat.mlx_lm import cached_positions
 from flash_moe.generation import engine as module
 from flash_moe.generation import prompt_cache_dir
+from flash_moe.generation.cache_files import cache_files
 from flash_moe.generation.engine import Engine
-from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files, open_prompt_caches
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, open_prompt_caches
 from flash_moe.generation.sequence import USER, EngineRequest
 from flash_moe.model import prompt_lengths
 from flash_moe.model.layer_pass import LayerPass

@@ -18,13 +18,9 @@ from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache
 from flash_moe import FlashMoE, load
 from flash_moe.errors import ConfigError
 from flash_moe.generation import prompt_cache_dir as module
+from flash_moe.generation.cache_files import cache_files, checksum, token_array, token_hashes
 from flash_moe.generation.conversation import Conversation
-from flash_moe.generation.prompt_cache_dir import (
-    PromptCacheDir,
-    cache_files,
-    open_prompt_caches,
-    properties_of,
-)
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir, open_prompt_caches, properties_of
 from flash_moe.generation.turn_cache import TurnCache
 from flash_moe.options.prompt_cache import PromptCacheOptions
 from flash_moe.store.manifest import MANIFEST_FILE
@@ -128,9 +124,10 @@ def test_a_damaged_or_foreign_file_is_ignored_with_one_line(
     else:  # also the checksum of the other file, or of a file of another kind
         if damage == "other":
             mx.save_safetensors(str(theirs.path), {"a": mx.zeros(3)})
-        checksum = module.xxhash.xxh3_64_hexdigest(theirs.path.read_bytes())
+        with theirs.path.open("rb", buffering=0) as file:
+            found = checksum(file)
         ours.path.unlink()
-        shutil.move(theirs.path, str(ours.path).replace(ours.checksum, checksum))
+        shutil.move(theirs.path, str(ours.path).replace(ours.checksum, found))
     second = opened()
     assert second.fetch(ids, 0) == (0, None)
     assert second.fetch(ids, 0) == (0, None)
@@ -158,7 +155,7 @@ def test_least_recently_used_goes_first(
         while directory.pending_bytes:
             pass
         for file in cache_files(directory.directory):
-            if module._hashes(module._array(ids))(30) == file.tokens:
+            if token_hashes(token_array(ids))(30) == file.tokens:
                 os.utime(file.path, (age, age))
     assert directory.fetch(prompts[0], 0)[0] == 30  # it is now the latest used
     assert directory.fetch(prompts[2], 30)[0] == 0  # used too, though from memory

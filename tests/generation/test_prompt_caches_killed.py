@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flash_moe import FlashMoE, load
-from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files
+from flash_moe.generation.cache_files import cache_files
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 from tests.support.effort import repetitions
 from tests.support.fork_server import ForkServer
 from tests.support.killed_caches import WRITE, prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flash_moe.generation.prompt_cache_dir import cache_files
+from flash_moe.generation.cache_files import cache_files
 from tests.support.live_server import Live
 from tests.support.processes import in_process
 

@@ -24,7 +24,8 @@ def write_until_killed(store: str, directory: str, seconds: str) -> None:
     from mlx_lm.models.cache import make_prompt_cache
 
     from flash_moe import load
-    from flash_moe.generation.prompt_cache_dir import PromptCacheDir, cache_files
+    from flash_moe.generation.cache_files import cache_files
+    from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 
     with load(store) as flash:
         caches = []

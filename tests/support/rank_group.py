@@ -1,4 +1,7 @@
-"""Groups of processes on loopback, as ``mlx.launch`` starts them, and a model that divides."""
+"""Groups of processes on this machine, as ``mlx.launch`` starts them, and a model that divides.
+
+They are connected by MLX's ring over loopback, or by NCCL where MLX computes on NVIDIA GPUs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flash_moe.compat.cudart import on_cuda
 from flash_moe.pack.packer import pack
 from flash_moe.pack.sources.open_source import open_source
 from flash_moe.pack.sources.store import slice_source
@@ -51,6 +55,32 @@ def write_parts(store: Path, parts: Path, *sizes: int) -> None:
             pack(slice_source(store, part), parts / part.suffix.lstrip("-"))
 
 
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _ring(size: int, hostfile: Path) -> list[dict[str, str]]:
+    """Variables of each rank."""
+    hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(size)]))
+    return [{"MLX_HOSTFILE": str(hostfile)}] * size
+
+
+def _nccl(size: int) -> list[dict[str, str]]:
+    """Variables of each rank, which has a GPU of its own.
+
+    Multicast over NVLink needs privileges that a container may lack.
+    """
+    host = {"NCCL_HOST_IP": "127.0.0.1", "NCCL_PORT": str(_free_ports(1)[0])}
+    host |= {"MLX_WORLD_SIZE": str(size), "NCCL_NVLS_ENABLE": "0"}
+    return [{**host, "CUDA_VISIBLE_DEVICES": str(rank)} for rank in range(size)]
+
+
 class Group:
     """Running ranks. Their output is in files."""
 
@@ -58,19 +88,12 @@ class Group:
         self, size: int, words: Sequence[Any], files: Path, stdin: Any, **extra: str
     ) -> None:
         self.files = files
-        sockets = [socket.socket() for _ in range(size)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in sockets]
-        for each in sockets:
-            each.close()
-        hostfile = files / "hosts.json"
-        hostfile.write_text(json.dumps(hosts))
+        network = _nccl(size) if on_cuda() else _ring(size, files / "hosts.json")
         self.processes = []
         for rank in range(size):
             variables = dict(extra)
             if size > 1:
-                variables |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hostfile)}
+                variables |= {"MLX_RANK": str(rank), **network[rank]}
             with (files / f"out{rank}").open("wb") as out, (files / f"err{rank}").open("wb") as err:
                 self.processes.append(
                     start_module(list(map(str, words)), environment(**variables), stdin, out, err)
