@@ -36,9 +36,8 @@ class Autosave:
             FlashMoEError: The messages cannot be read.
         """
         assert self.session is not None
-        conversation.messages, _ = self.session.load()
-        if conversation.messages and conversation.messages[0]["role"] == "system":
-            conversation.system = conversation.messages[0]["content"]
+        messages, _ = self.session.load()
+        conversation.continue_from(messages)
 
     def after_turn(self, conversation: Conversation) -> None:
         """Save the messages."""

@@ -116,10 +116,7 @@ def _load(chat: Chat, rest: str) -> None:
     file = _file("/load", rest)
     messages = checked_messages(read_json(file), str(file))
     _leave(chat)
-    chat.conversation.messages = messages
-    first = messages[0] if messages else {"role": ""}
-    if first["role"] == "system":
-        chat.conversation.system = first["content"]
+    chat.conversation.continue_from(messages)
     chat.view.note(f"{len(messages)} messages loaded; the next answer continues from them")
 
 

@@ -73,6 +73,13 @@ class Conversation:
         if self.cache:
             self.cache.clear()
 
+    def continue_from(self, messages: list[Message]) -> None:
+        """Replace the messages, and the system message by the one that they begin with."""
+        self._end()
+        self.messages = messages
+        if messages and messages[0]["role"] == "system":
+            self.system = messages[0]["content"]
+
     def ask(self, text: str) -> Events:
         """Send a user message; return the events of the answer, as
         :func:`flash_moe.generation.tool_loop.converse` does.

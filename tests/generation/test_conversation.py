@@ -86,6 +86,21 @@ def test_a_second_turn_does_not_process_the_first_again(flash: FlashMoE) -> None
     assert [m["role"] for m in conversation.messages] == ["system", *["user", "assistant"] * 3]
 
 
+def test_messages_of_another_conversation(flash: FlashMoE) -> None:
+    conversation = Conversation(flash, system="Be brief.", **spell(flash, "</think>Yes."))
+    history = [
+        {"role": "user", "content": "How are you?"},
+        {"role": "assistant", "content": "Well."},
+    ]
+    conversation.continue_from(list(history))
+    assert conversation.system == "Be brief."
+    conversation.continue_from([{"role": "system", "content": "Be kind."}, *history])
+    assert said(conversation.ask("Sure?")) == "Yes."
+    assert [m["role"] for m in conversation.messages] == ["system", *["user", "assistant"] * 2]
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "Be kind."}]
+
+
 def test_a_call_continues_what_the_cache_holds(flash: FlashMoE) -> None:
     """The words of the call are in the cache: its result and a header are all that is new."""
     call = call_text("add", a=3, b=4)

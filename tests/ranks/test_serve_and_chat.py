@@ -19,6 +19,7 @@ from tests.support.rank_group import Group, group
 from tests.support.timeout import TIMEOUT_S, wait_until
 
 FLAGS = ("--cache-gb", "0.003", "--peer-timeout", "20")
+N_TOKENS = 8
 
 
 def url_of(ranks: Group) -> str:
@@ -28,7 +29,7 @@ def url_of(ranks: Group) -> str:
     return found[1]
 
 
-def ask(url: str, content: str, n: int = 16, **more: Any) -> dict[str, Any]:
+def ask(url: str, content: str, n: int = N_TOKENS, **more: Any) -> dict[str, Any]:
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": n, **more}
     body |= {"chat_template_kwargs": {"enable_thinking": False}}
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
@@ -50,12 +51,12 @@ def leave_in_mid_stream(url: str) -> None:
 
 
 def test_a_server(wide: Path, tmp_path: Path) -> None:
-    questions = [f"question {n}" for n in range(4)]
+    questions = [f"question {n}" for n in range(3)]
     with load(wide / "whole", cache_gb=0.006) as flash:
         thinking = {"enable_thinking": False}
         expected = [
             flash.generate(
-                [{"role": "user", "content": q}], max_tokens=16, template_args=thinking
+                [{"role": "user", "content": q}], max_tokens=N_TOKENS, template_args=thinking
             ).text
             for q in questions
         ]
