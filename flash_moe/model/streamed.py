@@ -34,7 +34,7 @@ from flash_moe.memory.pressure import PressureWatch
 from flash_moe.memory.system import release_free_memory
 from flash_moe.model.cache_fill import CacheFill
 from flash_moe.model.checkpoints import Checkpoints
-from flash_moe.model.cpu_attention import divide_heads
+from flash_moe.model.cpu_cores import use_all_cores
 from flash_moe.model.divided import DividedExperts, Division
 from flash_moe.model.layer_pass import LayerPass
 from flash_moe.model.moe_block import fuse, kernels_of
@@ -280,8 +280,6 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 before = module
             self._cache_fill, self._checkpoints = CacheFill(bank, index), Checkpoints()
             module.begin = self._cache_fill.end_if_filled
-            if on_cpu():
-                divide_heads(self)
             if use:
                 record_delta_nets(self)
                 record_held_layers(self)
@@ -323,6 +321,13 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
                 mx.clear_cache()
                 release_free_memory()
             return None if outs[0] is None else mx.concatenate(outs, axis=1)
+
+        def load_weights(self, *args: Any, **kwargs: Any) -> Any:
+            """Load weights into the modules, which are final and quantized now."""
+            super().load_weights(*args, **kwargs)
+            if on_cpu():
+                use_all_cores(self)
+            return self
 
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             """Apply mlx-lm's sanitize, drop the experts, and cast to the dtype of this device."""

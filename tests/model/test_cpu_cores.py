@@ -1,4 +1,4 @@
-"""Attention with its heads on several cores: the bits of mlx-lm, and mlx-lm itself unchanged."""
+"""Attention and quantized layers on several cores: the bits of mlx-lm, which does not change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mlx_lm.models.cache import QuantizedKVCache
 
 from flash_moe import load
 from flash_moe.compat.mlx_lm import with_attention
-from flash_moe.model import cpu_attention
-from flash_moe.model.cpu_attention import attention, divide_heads
+from flash_moe.model import cpu_cores
+from flash_moe.model.cpu_cores import DividedLinear, attention, use_all_cores
+from flash_moe.ops import cpu_streams
 from flash_moe.ops.kernel import backend
 from tests.support import cores
 from tests.support.resident import Resident, prompt_ids
@@ -44,14 +45,16 @@ def masks() -> dict[str, Any]:
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("mask", masks())
-def test_bits(groups: int, mask: str, n_cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_of_attention(
+    groups: int, mask: str, n_cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
 
     def counted(queries: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         calls.append(queries.shape[1])
         return scaled_dot_product_attention(queries, *args, **kwargs)
 
-    monkeypatch.setattr(cpu_attention, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(cpu_cores, "scaled_dot_product_attention", counted)
     for sinks in (None, mx.random.normal((HEADS,))):
         options: dict[str, Any] = {"cache": None, "scale": 0.125, "mask": masks()[mask]}
         options["sinks"] = sinks
@@ -73,6 +76,30 @@ def test_quantized_keys(n_cores: int) -> None:
     assert mx.array_equal(got, expected)
 
 
+@pytest.mark.parametrize(
+    "quantization",
+    [{"bits": 4}, {"bits": 8, "group_size": 32}, {"mode": "mxfp4", "group_size": 32, "bits": 4}],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_bits_of_a_quantized_layer(
+    quantization: dict[str, Any], bias: bool, n_cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = nn.QuantizedLinear(128, 70, bias=bias, **quantization)
+    if bias:
+        linear.bias = mx.random.normal((70,))
+    inputs = [mx.random.normal(shape) for shape in ((1, 128), (2, 3, 128))]
+    expected = [np.array(linear(x)) for x in inputs]
+    streams: list[int] = []
+    stream = cpu_streams._stream
+    monkeypatch.setattr(cpu_streams, "_stream", lambda n: streams.append(n) or stream(n))
+    model = nn.Sequential(linear)
+    use_all_cores(model)
+    for x, y in zip(inputs, expected, strict=True):
+        streams.clear()
+        np.testing.assert_array_equal(np.array(model(x)), y)
+        assert len(streams) == n_cores - 1
+
+
 @pytest.mark.parametrize("n_cores", [2], indirect=True)
 def test_only_the_streamed_model_changes(tiny_mlx: Path, tiny_store: Path, n_cores: int) -> None:
     resident = Resident(tiny_mlx)
@@ -81,6 +108,8 @@ def test_only_the_streamed_model_changes(tiny_mlx: Path, tiny_store: Path, n_cor
             tokens = prompt_ids(n_tokens)
             got = np.array(flash.model(mx.array([tokens])))
             np.testing.assert_array_equal(got, resident.logits(tokens))
+        gates = (flash.model.layers[0].mlp.gate, resident.model.layers[0].mlp.gate)
+        assert list(map(type, gates)) == [DividedLinear, nn.QuantizedLinear]
         ours, theirs = flash.model.layers[3].self_attn, resident.model.layers[3].self_attn
         assert type(ours).__mro__[1] is type(theirs)
         assert type(ours).__name__ == "DividedQwen3NextAttention"
@@ -98,7 +127,7 @@ def test_other_modules_stay() -> None:
         return 2 * x
 
     model = nn.Sequential(nn.Linear(2, 2), Own())
-    divide_heads(model)
+    use_all_cores(model)
     assert [type(layer) for layer in model.layers] == [nn.Linear, Own]
     for method in (Own.__call__, print, mx.compile(scaled)):
         assert with_attention(method, attention) is None

@@ -1,7 +1,7 @@
-"""Attention on a CPU, whose heads are divided among the cores.
+"""Attention and quantized layers of a model on a CPU, divided among the cores.
 
-MLX computes a stream in one thread, and attention to a long context takes a large part of a pass
-there. mlx-lm's own classes compute everything else, and the bits are theirs.
+MLX computes a stream in one thread there. mlx-lm's own classes compute everything else, and the
+bits are theirs.
 """
 
 from __future__ import annotations
@@ -16,20 +16,43 @@ from flash_moe.compat.mlx_lm import scaled_dot_product_attention, with_attention
 from flash_moe.ops.cpu_streams import on_all_cores
 
 
-def divide_heads(model: nn.Module) -> None:
-    """Divide the heads of all attentions that call mlx-lm's common function, in place.
+def use_all_cores(model: nn.Module) -> None:
+    """Divide the quantized layers, and the attentions that call mlx-lm's common function, in place.
 
     Their parameters do not change; their class is replaced by a subclass.
     """
     for module in model.modules():
         base: Any = type(module)
-        divided = _divided(base)
+        divided = DividedLinear if base is nn.QuantizedLinear else _divided_attention(base)
         if divided is not None:
             module.__class__ = divided
 
 
+class DividedLinear(nn.QuantizedLinear):
+    """A quantized layer whose outputs are divided: each is a dot product of its own."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        biases = self.get("biases")
+
+        def part(first: int, last: int) -> mx.array:
+            outputs = slice(first, last)
+            return mx.quantized_matmul(
+                x,
+                self["weight"][outputs],
+                scales=self["scales"][outputs],
+                biases=None if biases is None else biases[outputs],
+                transpose=True,
+                group_size=self.group_size,
+                bits=self.bits,
+                mode=self.mode,
+            )
+
+        y = on_all_cores(part, len(self["weight"]), x.size, axis=-1)
+        return y + self["bias"] if "bias" in self else y
+
+
 @functools.cache
-def _divided(base: Any) -> type | None:
+def _divided_attention(base: Any) -> type | None:
     call = with_attention(base.__call__, attention)
     return call and type(f"Divided{base.__name__}", (base,), {"__call__": call})
 
