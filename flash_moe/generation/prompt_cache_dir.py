@@ -74,7 +74,10 @@ def properties_of(model: Any) -> dict[str, Any]:
     """Return everything besides the tokens that the state of a loaded model depends on."""
     parameters: Any = tree_flatten(model.parameters())
     forms = {str(m.forms) for m in model.modules() if hasattr(m, "may_use_kernels")}
+    # The manifest, which is hashed, has the part of a rank.
+    divided = {} if model.ranks is None else {"divide": model.streaming.options.divide}
     return {
+        **divided,
         "model": _model_hash(model.path),
         "top_k": model.top_k,
         "kernels": sorted(forms),

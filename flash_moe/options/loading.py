@@ -12,8 +12,8 @@ from flash_moe.options.declare import check, declared, option
 
 KERNEL_OPTIONS = ("auto", "off", "require")
 CACHE_POLICIES = ("lru", "lrfu")
-IO_OPTIONS = ("buffered", "direct")
 DIVIDE_OPTIONS = ("all", "experts")
+IO_OPTIONS = ("buffered", "direct")
 IO_RENAMED = {"cached": "buffered"}  # the old value works for one release
 
 DEFAULT_IO_THREADS = 8

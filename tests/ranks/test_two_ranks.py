@@ -65,6 +65,7 @@ def test_only_the_experts_are_divided(reports: Reports, wide: Path) -> None:
     for report in reports:
         found = report["experts divided"]
         assert found["same"] == [True] * len(PROMPTS)
+        assert found["key"] == "experts"
         assert found["resident"] == found["loaded"]
         assert report["resident"] < 0.8 * resident < found["resident"] < resident
         assert "divide" in found["error"]

@@ -23,6 +23,7 @@ from mlx_lm.utils import sharded_load
 
 from flash_moe import FlashMoE, FlashMoEError, load
 from flash_moe.compat.mlx_lm import cached_positions
+from flash_moe.generation.prompt_cache_dir import properties_of
 from flash_moe.memory.system import usable_memory
 from flash_moe.model import prompt_lengths
 from flash_moe.model.recorded import record_delta_nets, record_held_layers
@@ -125,6 +126,7 @@ def experts_divided(root: Path, group: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"group": group, "cache_gb": BUDGETS["small"] / 1e9}
     with load(root / "parts", divide="experts", **options) as flash:
         got = [logits(flash.model, batch(*shape)) for shape in PROMPTS]
+        key = properties_of(flash.model)["divide"]  # of prompt caches on disk
         resident = flash.model.lengths.plan.resident_bytes
         loaded = sum(a.nbytes for _, a in tree_flatten(flash.model.parameters()))  # type: ignore
     expected = only_experts_divided(root, group)
@@ -132,7 +134,13 @@ def experts_divided(root: Path, group: Any) -> dict[str, Any]:
     try:
         load(root / "parts", divide=("all", "experts")[group.rank()], **options)
     except FlashMoEError as error:
-        return {"same": same, "resident": resident, "loaded": loaded, "error": str(error)}
+        return {
+            "same": same,
+            "key": key,
+            "resident": resident,
+            "loaded": loaded,
+            "error": str(error),
+        }
     raise AssertionError
 
 
