@@ -237,6 +237,18 @@ def replace_gated_delta_ops(
         module.gated_delta_ops = functools.wraps(original)(replacement(original))
 
 
+@functools.cache
+def scales_normalized_keys() -> bool:
+    """True if gated delta nets normalise queries and keys by ``normalize_qk`` (mlx-lm 0.32).
+
+    Before, the norm had another epsilon.
+    """
+    try:
+        return hasattr(importlib.import_module("mlx_lm.models.gated_delta"), "normalize_qk")
+    except ImportError:
+        return False
+
+
 def with_attention(method: Any, attention: Callable[..., mx.array]) -> Callable[..., Any] | None:
     """Return a copy of a method that calls ``attention`` as ``scaled_dot_product_attention``.
 

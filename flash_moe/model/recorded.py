@@ -25,6 +25,7 @@ from flash_moe.compat.mlx_lm import (
     Qwen3NextDecoderLayer,
     Qwen3NextGatedDeltaNet,
 )
+from flash_moe.model.delta_step import one_position
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.stream.held import HeldLayer
 
@@ -51,17 +52,21 @@ def recorded(module: nn.Module, part: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def record_delta_nets(model: nn.Module) -> None:
+def record_delta_nets(model: nn.Module, *, fused: bool = False) -> None:
     """Record the passes of all delta nets of known classes over one position of each row, in place.
 
     Their parameters do not change; their class is replaced by a subclass.
+
+    Args:
+        fused: Compute what is between their projections by one kernel, where it supports the net.
     """
     for module in model.modules():
         base: Any = type(module)
         if base in DELTA_NETS:
             delta_net: Any = module
             delta_net.__class__ = _recorded_delta_net(base)
-            delta_net._recorded = recorded(module, functools.partial(_one_position, base))
+            part = functools.partial(_delta_step if fused else _one_position, base)
+            delta_net._recorded = recorded(module, part)
 
 
 def record_held_layers(model: nn.Module) -> None:
@@ -123,6 +128,13 @@ def _one_position(
     cache = ArraysCache(2)
     cache.cache = [conv, state]
     return base.__call__(module, x, *(mask or (None,)), cache), *cache.cache
+
+
+def _delta_step(
+    base: Any, module: Any, x: mx.array, conv: mx.array, state: mx.array, *mask: mx.array
+) -> tuple[mx.array, ...]:
+    fused = None if mask else one_position(module, x, conv, state)
+    return fused or _one_position(base, module, x, conv, state, *mask)
 
 
 def _replay(module: Any, cache: Any, mask: mx.array | None, *arrays: mx.array) -> list[mx.array]:

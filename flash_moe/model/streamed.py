@@ -281,7 +281,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._cache_fill, self._checkpoints = CacheFill(bank, index), Checkpoints()
             module.begin = self._cache_fill.end_if_filled
             if use:
-                record_delta_nets(self)
+                record_delta_nets(self, fused=on_cuda())
                 record_held_layers(self)
 
         @functools.wraps(base.__call__)  # mlx-lm reads the parameters from the signature

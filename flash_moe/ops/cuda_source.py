@@ -21,6 +21,7 @@ namespace metal {
 template <typename T, int N> struct vec;
 template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
 METAL_FUNC float exp(float x) { return ::expf(x); }
+METAL_FUNC float rsqrt(float x) { return ::rsqrtf(x); }
 }
 struct mem_flags { enum flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 }; };
 METAL_FUNC void threadgroup_barrier(mem_flags::flags) { __syncthreads(); }

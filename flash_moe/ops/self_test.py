@@ -21,6 +21,7 @@ import mlx.core as mx
 
 from flash_moe.errors import ConfigError, KernelError
 from flash_moe.ops import kernel
+from flash_moe.ops.delta_step import DELTA_STEP
 from flash_moe.ops.form_timing import measure
 from flash_moe.ops.forms import Timing
 from flash_moe.ops.gated_delta import GATED_DELTA
@@ -33,12 +34,13 @@ from flash_moe.ops.self_test_cache import (
     save_times,
     saved_times,
 )
-from flash_moe.ops.self_test_cases import ExpertsCase, delta_rule, router
+from flash_moe.ops.self_test_cases import ExpertsCase, router
+from flash_moe.ops.self_test_delta import delta_position, delta_rule
 from flash_moe.store.layout import RecordLayout, describe
 
 VIEWS = "mx.gather_qmm on views of the slab"
 MANY_ROWS = "many rows per expert"
-KERNELS = (GATE_UP, DOWN, ROUTER_TOPK, GATED_DELTA)
+KERNELS = (GATE_UP, DOWN, ROUTER_TOPK, GATED_DELTA, DELTA_STEP)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def _run() -> tuple[list[str], list[str]]:
     ]
     if kernel.backend() == "cuda":  # mlx-lm has a kernel of its own for Metal
         kernels += _problems("gated_delta", delta_rule)
+        kernels += _problems("delta_step", delta_position)
     return kernels, _plain_problems(VIEWS, keep_views=True)
 
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from flash_moe.compat.dtypes import computed_dtype
 from flash_moe.ops import kernel
 from flash_moe.ops.expert_mlp import ExpertMLP
-from flash_moe.ops.gated_delta import gated_delta
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
 from flash_moe.store.layout import PROJECTIONS, RecordLayout, layout_of
@@ -53,39 +52,14 @@ def router() -> str:
     expected_ids, expected = router_topk_reference(x, 10, renormalise=True)
     if not np.array_equal(np.array(ids), np.array(expected_ids)):
         return f"wrong experts: expected {expected_ids.tolist()}, got {ids.tolist()}"
-    return _difference(_host(weights), _host(expected), ROUTER_BOUND)
-
-
-def delta_rule() -> str:
-    """Compare ``gated_delta`` with the recurrence in NumPy; return a description of the error."""
-    random = np.random.RandomState(0)
-    n, size = 5, 64  # positions; one head of keys and two of values
-
-    def normal(*shape: int) -> mx.array:
-        return mx.array(random.standard_normal(shape).astype(np.float32) / 8)
-
-    q, k, v = (normal(1, n, heads, size).astype(mx.bfloat16) for heads in (1, 1, 2))
-    g, beta = (mx.sigmoid(normal(1, n, 2)) for _ in range(2))
-    state = normal(1, 2, size, size)
-    mask = mx.array([[True, True, False, True, True]])
-    y, new_state = gated_delta(q, k, v, g, beta, state, mask)
-    s, outputs = _host(state)[0], []
-    for t, present in enumerate([True, True, False, True, True]):
-        key, query = _host(k)[0, t, 0], _host(q)[0, t, 0]
-        decayed = s * _host(g)[0, t, :, None, None]
-        delta = (_host(v)[0, t] - decayed @ key) * _host(beta)[0, t, :, None]
-        after = decayed + delta[..., None] * key
-        outputs.append(after @ query)
-        s = after if present else s
-    wrong = _difference(_host(y)[0], np.stack(outputs), EXPERTS_BOUND)
-    return wrong or _difference(_host(new_state)[0], s, ROUTER_BOUND)
+    return difference(host(weights), host(expected), ROUTER_BOUND)
 
 
 def _swiglu(up: mx.array, gate: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
-def _host(array: mx.array) -> Floats:
+def host(array: mx.array) -> Floats:
     return np.array(array.astype(mx.float32))
 
 
@@ -94,7 +68,7 @@ def _error(got: Floats, expected: Floats) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def _difference(got: Floats, expected: Floats, bound: float) -> str:
+def difference(got: Floats, expected: Floats, bound: float) -> str:
     error = _error(got, expected)
     if error <= bound:
         return ""
@@ -213,17 +187,17 @@ class ExpertsCase:
         expert_of = np.arange(N_SLOTS, dtype=np.uint32)  # slot to expert
         for slot, expert in enumerate(expert_of):
             self._write(slab, slot, int(expert))
-        first = _host(expected(expert_of))
-        if error := _difference(_host(run()), first, bound):
+        first = host(expected(expert_of))
+        if error := difference(host(run()), first, bound):
             return error
-        # _host has evaluated the run: nothing reads the slab any more, as at a fence of the bank.
+        # host has evaluated the run: nothing reads the slab any more, as at a fence of the bank.
         expert_of[OVERWRITTEN] = N_SLOTS
         self._write(slab, OVERWRITTEN, N_SLOTS)
-        second = _host(expected(expert_of))
-        got = _host(run())
+        second = host(expected(expert_of))
+        got = host(run())
         if _error(got, first) <= bound:
             return "stale: after a slot was overwritten, still the result of its previous expert"
-        error = _difference(got, second, bound)
+        error = difference(got, second, bound)
         return error and f"after a slot was overwritten: {error}"
 
     def _write(self, slab: Slab, slot: int, expert: int) -> None:

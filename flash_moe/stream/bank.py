@@ -173,8 +173,7 @@ class ExpertBank:
     def waits_long(self, layer: int, experts: Sequence[int]) -> bool:
         """True if an expert has to be read, and the wait is worth a separate computation."""
         table = self._pool_of[layer].table
-        all_cached = all((layer, expert) in table for expert in experts)
-        return self._memory.early_waves and not all_cached
+        return self._memory.early_waves and any((layer, each) not in table for each in experts)
 
     def fence(self, layer: int | None = None, *arrays: mx.array) -> None:
         """Evaluate ``arrays`` and every output that reads a slot.

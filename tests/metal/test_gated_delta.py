@@ -12,7 +12,7 @@ from mlx_lm.models import gated_delta as of_mlx_lm
 
 from flash_moe.ops import kernel as kernel_module
 from flash_moe.ops.gated_delta import GATED_DELTA, with_kernel
-from flash_moe.ops.self_test_cases import delta_rule
+from flash_moe.ops.self_test_delta import delta_rule
 from flash_moe.ops.source import shipped_kernels_dir
 from tests.support.metal_emulator import emulated_metal
 from tests.support.metal_emulator.lint import lint

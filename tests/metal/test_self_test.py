@@ -98,7 +98,7 @@ def test_the_two_runs_of_the_protocol_differ() -> None:
     case = ExpertsCase.draw()
     after = SLOTS.copy()
     after[SLOTS == OVERWRITTEN] = N_SLOTS
-    first, second = (self_test_cases._host(case._plain(i, case.experts)) for i in (SLOTS, after))
+    first, second = (self_test_cases.host(case._plain(i, case.experts)) for i in (SLOTS, after))
     assert self_test_cases._error(first, second) > 20 * EXPERTS_BOUND
 
 
