@@ -1,6 +1,6 @@
 """The kernels against mlx-lm on a GPU, at the sizes of Qwen3.5-397B-A17B: 4-bit, group 64, bf16.
 
-    python benchmarks/bench_kernels.py [--only experts,crossover,router,layer] [--json FILE]
+    python benchmarks/bench_kernels.py [--only experts,crossover,router,delta,layer] [--json FILE]
 
 Everything runs in chains without host synchronisation, medians of 7 runs after 2 to warm up, taking
 turns. Slots rotate through 450 MB so that no weight is in a cache; the copy rate is measured in the
@@ -12,6 +12,8 @@ crossover: the kernels against SwitchGLU, which sorts pairs by expert, and again
     prompt in both forms (few: mx.gather_qmm on the slab, on CUDA on a copy of the experts; many: on
     copies of 32 experts at a time, on CUDA dequantized), over the number of pairs.
 router: router_topk against the operations of mlx-lm's block.
+delta: a gated delta net for one position: by mlx-lm, recorded, and by delta_step; ``encode`` is the
+    share of the host in it, from the call of mx.async_eval to its return.
 layer: a whole decoder layer, linear and full attention, its block by mlx-lm or by the kernels.
     All experts are resident and an expert's slot is its number, so nothing waits for the host.
 """
@@ -31,9 +33,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import ArraysCache, KVCache
-from mlx_lm.models.qwen3_5 import DecoderLayer, TextModelArgs
+from mlx_lm.models.qwen3_5 import DecoderLayer, GatedDeltaNet, TextModelArgs
 from mlx_lm.models.switch_layers import SwitchGLU
 
+from flash_moe.model.recorded import record_delta_nets
 from flash_moe.ops.expert_mlp import ExpertMLP
 from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import ExpertKernels
@@ -208,23 +211,55 @@ class ResidentBlock(nn.Module):
         return self._experts.kernels(rows, weights, ids, slab, shared=shared).reshape(x.shape)
 
 
+def text_args(k: int) -> TextModelArgs:
+    return TextModelArgs(
+        hidden_size=HIDDEN,
+        num_attention_heads=32,
+        num_key_value_heads=2,
+        head_dim=256,
+        linear_num_value_heads=64,
+        linear_num_key_heads=16,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
+        num_experts=N_SLOTS,
+        num_experts_per_tok=k,
+        moe_intermediate_size=WIDTH,
+        shared_expert_intermediate_size=WIDTH,
+    )
+
+
+def bench_delta() -> list[dict[str, Any]]:
+    steps: dict[str, Step] = {}
+    x = mx.random.normal((1, 1, HIDDEN)).astype(DTYPE)
+    for name, fused in (("mlx_lm", None), ("recorded", False), ("delta_step", True)):
+        model: Any = nn.Module()
+        model.net = GatedDeltaNet(text_args(10))
+        model.set_dtype(DTYPE)
+        nn.quantize(model, group_size=64, bits=4)
+        cache = ArraysCache(size=2)
+        mx.eval(model.parameters(), model.net(mx.concatenate([x] * 4, axis=1), None, cache))
+        if fused is not None:
+            record_delta_nets(model, fused=fused)
+        steps[name] = lambda y, i, net=model.net, cache=cache: net(y, None, cache)  # type: ignore[misc]
+    row = {f"{name}_us": 1e6 * t for name, t in seconds_of(steps, x).items()}
+    for name, step in steps.items():
+        taken = []
+        for _ in range(9):
+            y = x
+            for i in range(STEPS):
+                y = step(y, i)
+            started = time.perf_counter()
+            mx.async_eval(y)
+            taken.append((time.perf_counter() - started) / STEPS)
+            mx.eval(y)
+        row[f"{name}_encode_us"] = 1e6 * statistics.median(taken[2:])
+    return [row]
+
+
 def bench_layer(experts: Experts) -> list[dict[str, Any]]:
     rows = []
     for k in (4, 10):
-        args = TextModelArgs(
-            hidden_size=HIDDEN,
-            num_attention_heads=32,
-            num_key_value_heads=2,
-            head_dim=256,
-            linear_num_value_heads=64,
-            linear_num_key_heads=16,
-            linear_key_head_dim=128,
-            linear_value_head_dim=128,
-            num_experts=N_SLOTS,
-            num_experts_per_tok=k,
-            moe_intermediate_size=WIDTH,
-            shared_expert_intermediate_size=WIDTH,
-        )
+        args = text_args(k)
         took: dict[str, float] = {}
         for kind, index in (("linear", 0), ("full", 3)):
             layer = DecoderLayer(args, index)
@@ -254,7 +289,7 @@ def bench_layer(experts: Experts) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="experts,crossover,router,layer")
+    parser.add_argument("--only", default="experts,crossover,router,delta,layer")
     parser.add_argument("--json", help="also write the JSON there")
     args = parser.parse_args()
     if backend() is None:
@@ -265,6 +300,7 @@ def main() -> int:
         "experts": lambda: bench_experts(experts),
         "crossover": lambda: bench_crossover(experts),
         "router": bench_router,
+        "delta": bench_delta,
         "layer": lambda: bench_layer(experts),
     }
     report: dict[str, Any] = {

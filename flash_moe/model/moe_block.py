@@ -22,7 +22,7 @@ from flash_moe.compat.mlx_lm import (
     SwiGLU,
 )
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.model.recorded import MAX_ROWS, recorded
+from flash_moe.model.recorded import MAX_ROWS, Recorded
 from flash_moe.model.switch import StreamedExperts
 from flash_moe.ops import router_topk
 from flash_moe.ops.dispatch import kernel_forms
@@ -48,7 +48,7 @@ def fuse(block: nn.Module) -> bool:
     if type(block) not in KNOWN or not router_topk.supports(known.num_experts, known.top_k):
         return False
     known.__class__ = _fused(type(block))
-    known._recorded_route = recorded(block, _route)
+    known._recorded_route = Recorded(block, _route)
     return True
 
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from flash_moe.errors import UnsupportedModelError
-from flash_moe.model.recorded import MAX_ROWS, recorded
+from flash_moe.model.recorded import MAX_ROWS, Recorded
 
 Capture = Callable[[Callable[[], Any]], mx.array | None]
 
@@ -51,7 +51,7 @@ class Router:
         self.input: mx.array | None = None
         module.__class__ = _recording(base)
         module._routes = self
-        self._recorded_ids = recorded(module, lambda _, x: self.ids(x))
+        self._recorded_ids = Recorded(module, lambda _, x: self.ids(x))
 
     def ids(self, x: mx.array) -> mx.array:
         """Return the lazy ids ``[..., k]`` that this layer would pick for ``x``."""

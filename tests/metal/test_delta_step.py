@@ -12,13 +12,18 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models import qwen3_5, qwen3_next
 from mlx_lm.models.cache import ArraysCache
+from mlx_lm.utils import load_model
 
 from flash_moe.compat import mlx_lm as compat
+from flash_moe.compat.mlx_lm import make_prompt_cache
+from flash_moe.model import delta_step as model_delta_step
 from flash_moe.model.delta_step import one_position
+from flash_moe.model.recorded import DELTA_NETS, record_delta_nets
 from flash_moe.ops import kernel as kernel_module
-from flash_moe.ops.delta_step import DELTA_STEP
+from flash_moe.ops.delta_step import DELTA_STEP, delta_step
 from flash_moe.ops.self_test_delta import delta_position
 from flash_moe.ops.source import shipped_kernels_dir
+from tests.support.architectures import write_model
 from tests.support.metal_emulator import emulated_metal
 from tests.support.metal_emulator.lint import lint
 
@@ -96,6 +101,34 @@ def test_memory(build: str) -> None:
     x, (conv, state) = states(net, 2, mx.float32)
     with emulated_metal(build=build):
         mx.eval(one_position(net, x, conv, state))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5_moe", "qwen3_next"])
+def test_in_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str) -> None:
+    write_model(tmp_path, model_type)
+    model: Any = load_model(tmp_path)[0]
+    model.set_dtype(mx.float32)
+    expected = decode(model)
+    launches: list[int] = []
+
+    def counting(*arguments: Any) -> Any:
+        launches.append(1)
+        return delta_step(*arguments)
+
+    monkeypatch.setattr(model_delta_step, "delta_step", counting)
+    record_delta_nets(model, fused=True)
+    with emulated_metal():
+        outputs = decode(model)
+    assert len(launches) == 4 * sum(isinstance(m, DELTA_NETS) for m in model.modules())
+    assert np.abs(outputs - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def decode(model: Any) -> Any:
+    """Logits of four positions behind a prompt."""
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array([[3, 1, 4, 1, 5]]), cache=cache))
+    out = [model(mx.array([[token]]), cache=cache) for token in range(4)]
+    return np.array(mx.concatenate(out, axis=1))
 
 
 @pytest.mark.parametrize("change", ["key size", "state", "bias"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from flash_moe import load
 from flash_moe.compat.mlx_lm import make_prompt_cache
 from flash_moe.model.recorded import (
     DELTA_NETS,
+    Recorded,
     record_delta_nets,
     record_held_layers,
-    recorded,
 )
 from flash_moe.model.switch import StreamedExperts
 from tests.support.architectures import write_model
@@ -79,7 +80,8 @@ def test_whole_layers_while_all_experts_are_held(
             layer._recorded = lambda *arrays, run=run: (calls.append(len(arrays)), run(*arrays))[1]
         for array, other in zip(decode(model, n_rows), expected, strict=True):
             assert np.array_equal(array, other)
-        assert len(layers) == 2
+        assert [layer.is_linear for layer in layers].count(True) == 2
+        assert len(layers) == 4
         assert len(calls) == 4 * len(layers)  # each decoded position, and no prompt
         again = model.stats - before
         assert again.hits == counted.hits > 0
@@ -98,11 +100,38 @@ class Scale(nn.Module):
 
 def test_new_parameters_take_effect_and_modules_are_freed() -> None:
     module: Any = Scale()
-    module.run = recorded(module, lambda me, x: me.weight * x)
-    assert module.run(mx.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    module.inner = [Scale(), Scale()]
+    x = mx.array([1.0, 2.0])
+
+    def part(me: Any, x: mx.array) -> mx.array:
+        out: mx.array = me.weight * x * me.inner[1].weight
+        return out + me.bias if "bias" in me else out
+
+    run = Recorded(module, part)
+    assert run(x).tolist() == [1.0, 2.0]
+    replay = run._replay
+    assert run(x).tolist() == [1.0, 2.0]
+    assert run._replay is replay
     module.weight = mx.array([2.0, 2.0])
-    assert module.run(mx.array([1.0, 2.0])).tolist() == [2.0, 4.0]
+    assert run(x).tolist() == [2.0, 4.0]
+    module.inner[1].weight = mx.array([3.0, 3.0])
+    assert run(x).tolist() == [6.0, 12.0]
+    module.inner[1] = Scale()
+    assert run(x).tolist() == [2.0, 4.0]
+    module.bias = mx.array([1.0, 1.0])
+    assert run(x).tolist() == [3.0, 5.0]
     alive = weakref.ref(module)
     del module
     gc.collect()
     assert alive() is None
+
+
+def test_lazy_parameters_are_computed_once() -> None:
+    module: Any = Scale()
+    module.weight = mx.random.normal((2,)) + mx.ones((2,))
+    run = Recorded(module, lambda me, x: me.weight * x)
+    first = run(mx.ones((2,)))
+    dot = io.StringIO()
+    mx.export_to_dot(dot, run(mx.ones((2,))))
+    assert "RandomBits" not in dot.getvalue()
+    assert mx.array_equal(first, run(mx.ones((2,))))
