@@ -18,7 +18,7 @@ with the same number of threads, before the load and after the last token; not w
 
 ``--case cache_gb=16,host_cache_gb=64`` (repeatable) makes a row in this process with other values
 of options. On CUDA a process compiles kernels for half a minute, so such rows come after a pass of
-the longest prompt with a small bank, which is not counted.
+the longest prompt with a small bank, which is not counted. Rows are printed as they are measured.
 
 Reads are direct by default: layers that share a record file would be in the page cache more often
 than those of the real model. Prints a table, then one JSON line.
@@ -34,6 +34,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,25 +251,41 @@ def compile_first(rows: list[argparse.Namespace]) -> float:
     return time.perf_counter() - started
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    print(
-        "top-k ahead  tier  load s  prompt    s | s/token compute   wait   rest   read   copy"
-        " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s   forecast"
+HEADER = (
+    "top-k ahead  tier  load s  prompt    s | s/token compute   wait   rest   read   copy"
+    " | GB/token  of all   hits   host copied | bank GB  peak GB  raw GB/s   forecast"
+)
+
+
+def line(row: dict[str, Any]) -> str:
+    """The line of a row in the table."""
+    m = row["median"]
+    forecast = [s / m["seconds"] for s in row["forecast_s"] or ()]
+    return (
+        f"{row['top_k']:5} {row['lookahead']!s:>5} {row['host_cache_gb'] or 0:5.0f}"
+        f" {row['load_s']:7.1f} {row['prompt_tokens']:6} {row['first']['seconds']:5.1f}"
+        f" | {m['seconds']:7.3f} {m['compute_s']:7.3f} {m['wait_s']:6.3f} {m['rest_s']:6.3f}"
+        f" {m['read_s']:6.2f} {m['copy_s']:6.2f}"
+        f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%}"
+        f" {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
+        f" | {row['bank_bytes'] / 1e9:7.2f}"
+        f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
+        f"   {' '.join(f'{ratio:.2f}' for ratio in forecast)}"
     )
-    for row in rows:
-        m = row["median"]
-        forecast = [s / m["seconds"] for s in row["forecast_s"] or ()]
-        print(
-            f"{row['top_k']:5} {row['lookahead']!s:>5} {row['host_cache_gb'] or 0:5.0f}"
-            f" {row['load_s']:7.1f} {row['prompt_tokens']:6} {row['first']['seconds']:5.1f}"
-            f" | {m['seconds']:7.3f} {m['compute_s']:7.3f} {m['wait_s']:6.3f} {m['rest_s']:6.3f}"
-            f" {m['read_s']:6.2f} {m['copy_s']:6.2f}"
-            f" | {m['bytes_read'] / 1e9:8.3f} {row['of_all']:7.1%} {row['hit_rate']:6.1%}"
-            f" {row['host_hits']:6.1%} {row['copied_per_miss']:6.2f}"
-            f" | {row['bank_bytes'] / 1e9:7.2f}"
-            f" {row['peak_bytes'] / 1e9:8.2f}  {' '.join(f'{r:.2f}' for r in row['raw_gb_s'])}"
-            f"   {' '.join(f'{ratio:.2f}' for ratio in forecast)}"
-        )
+
+
+def measured(args: argparse.Namespace, numbers: list[int]) -> Iterator[dict[str, Any]]:
+    """The rows of the table, as they are measured."""
+    if args.case:
+        several = cases(args)
+        seconds = compile_first(several)
+        if not args.ranks or args.ranks.first:
+            print(f"compiling and its prompt: {seconds:.0f} s", flush=True)
+        yield from (measure(row, row.top_k) for row in several)
+    elif len(numbers) == 1:
+        yield measure(args, numbers[0])
+    else:
+        yield from (in_process(number) for number in numbers)
 
 
 def main() -> int:
@@ -305,16 +322,12 @@ def main() -> int:
     numbers = [int(number) for number in args.top_k.split(",")]
     if args.tokens < 2 or args.prompt_tokens < 1:
         parser.error("expected at least 1 prompt token and 2 new tokens")
-    compiling = 0.0
+    rows, first = [], not args.ranks or args.ranks.first
     try:
-        if args.case:
-            several = cases(args)
-            compiling = compile_first(several)
-            rows = [measure(row, row.top_k) for row in several]
-        elif len(numbers) == 1:
-            rows = [measure(args, numbers[0])]
-        else:
-            rows = [in_process(number) for number in numbers]
+        for row in measured(args, numbers):
+            if first:  # each at once: a run may end before the last
+                print(line(row) if rows else f"{HEADER}\n{line(row)}", flush=True)
+            rows.append(row)
     except FlashMoEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -323,12 +336,10 @@ def main() -> int:
         from bench_distributed import collectives
 
         sums = collectives(args.ranks)
-        if not args.ranks.first:
+        if not first:
             return 0
-    print_table(rows)
     for name, microseconds in sums.items():
         print(f"{name}: {microseconds}")
-    print(f"compiling and its prompt: {compiling:.0f} s" * bool(compiling))
     print(json.dumps({"store": args.store.name, "io": args.io, **sums, "rows": rows}))
     return 0
 

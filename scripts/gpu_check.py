@@ -20,9 +20,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Products of float32 in float32; on CUDA MLX rounds their inputs to TF32 otherwise.
@@ -40,7 +42,9 @@ from flash_moe.ops.kernel import backend
 from flash_moe.ops.moe_experts import BITS
 from flash_moe.ops.router_topk import router_topk, router_topk_reference
 from flash_moe.options.loading import LoadOptions
+from flash_moe.stream.bank import ExpertBank
 from flash_moe.stream.device_slab import DeviceSlab
+from flash_moe.stream.kvikio_readers import KvikioReaders
 from flash_moe.testing import PRESETS, write_mlx_checkpoint
 from flash_moe.testing.random_experts import kernel_error, random_experts
 
@@ -207,28 +211,59 @@ def check_bank(flash: Any, hold: Callable[[str, bool], None], prompt: list[int])
         slab.check()
         hold("plain device memory", runtime.is_device_memory(slab.address))
     expected = flash.generate(prompt, max_tokens=8).text
-    copies = itertools.count()
-    original = CudaRuntime.copy_to_device
-
-    def failing(self: CudaRuntime, *arguments: int) -> None:
-        if next(copies) == 5:
-            raise CudaError("cudaMemcpyAsync", 700, "made by gpu_check")
-        original(self, *arguments)
-
     if not bank.fits_all:
-        CudaRuntime.copy_to_device = failing  # type: ignore[method-assign]
         try:
-            flash.generate(prompt, max_tokens=8)
+            with failing_copy(bank):
+                flash.generate(prompt, max_tokens=8)
             hold("a failed copy raises", False)
         except ReadError as error:
             hold("a failed copy names the expert", "expert" in str(error))
-        finally:
-            CudaRuntime.copy_to_device = original  # type: ignore[method-assign]
         hold("right after a failed copy", flash.generate(prompt, max_tokens=8).text == expected)
     bank.shrink(bank.n_bytes // 4)
     hold("right after shrinking", flash.generate(prompt, max_tokens=8).text == expected)
     for slab in slabs():
         slab.check()
+
+
+@contextmanager
+def failing_copy(bank: ExpertBank) -> Iterator[None]:
+    """Let the sixth copy to the GPU fail, in KvikIO or in the threads of Python."""
+    copies = itertools.count()
+
+    def copied(error: Exception) -> None:
+        if next(copies) == 5:
+            raise error
+
+    class File:
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def pread(self, *arguments: Any) -> Any:
+            future = self._file.pread(*arguments)
+
+            def get() -> int:
+                n_bytes = int(future.get())
+                copied(RuntimeError("cuMemcpyHtoDAsync: made by gpu_check"))
+                return n_bytes
+
+            return SimpleNamespace(get=get, done=future.done)
+
+    original = CudaRuntime.copy_to_device
+
+    def copy_to_device(self: CudaRuntime, *arguments: int) -> None:
+        copied(CudaError("cudaMemcpyAsync", 700, "made by gpu_check"))
+        original(self, *arguments)
+
+    readers: Any = bank._readers
+    if isinstance(readers, KvikioReaders):
+        file_of = readers._file
+        readers._file = lambda path: File(file_of(path))  # type: ignore[method-assign]
+    CudaRuntime.copy_to_device = copy_to_device  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        CudaRuntime.copy_to_device = original  # type: ignore[method-assign]
+        vars(readers).pop("_file", None)
 
 
 def check(quick: bool) -> Tally:
