@@ -37,9 +37,9 @@ Ends = npt.NDArray[Any]  # [2] float64: from an empty bank, and settled
 
 # Seconds of a layer whose experts are all in device memory: no synchronisation with the host.
 HELD_LAYER_COST = Figure(
-    0.00047,
+    0.0004,
     "published",
-    "one H200 took 0.45 to 0.49 ms per layer with 8 and 12 layers of the 397B, 2026-11-30",
+    "one H200 took 0.38 to 0.41 ms per layer with 8 and 12 layers of the 397B, 2026-11-30",
 )
 # Share of the waiting that is left with lookahead. One H200, 397B shape, 2026-11-29: 0.36 to 0.44
 # with a bank of 100 GB (0.095 to 0.037 s, 0.056 to 0.023, 0.066 to 0.029), 0.55 with 60 GB (0.10 to
