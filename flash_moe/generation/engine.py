@@ -173,12 +173,16 @@ class Engine:
                 return
             finally:
                 self.loaded.set()
+            idle = True
             while self._receive():
                 self._drop_cancelled()
                 self._decode()
                 self._prefill()
-                if not self._prefilling and self.disk and not self.disk.pending_bytes:
+                # The next turn may follow an answer at once, and would wait for a copy of 5 MB.
+                free = not self._prefilling and (idle or self._decoding)
+                if free and self.disk and not self.disk.pending_bytes:
                     self._save()
+                idle = not self.n_running
         except PeerError as error:  # the ranks cannot continue together
             self.error = error
         finally:
