@@ -194,7 +194,7 @@ def _report(options: ServeOptions, url: str, engine: Engine) -> None:
     lines = [
         f"flash-moe: {options.model} at {url}/v1 (Anthropic clients: {url}); "
         f"{format_bytes(engine.flash.stats.bank_bytes)} for experts, up to "
-        f"{format_bytes(engine.cache_bytes)} for prompt caches",
+        f"{format_bytes(engine.caches.n_bytes)} for prompt caches",
         f"page with chat and the expert cache: {url}/",
         *client_lines(name, url, context, options.api_key is not None),
     ]

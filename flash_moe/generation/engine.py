@@ -22,7 +22,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from flash_moe.compat.mlx_lm import BatchGenerator, LRUPromptCache, make_prompt_cache
+from flash_moe.compat.mlx_lm import BatchGenerator, make_prompt_cache
 from flash_moe.compat.threads import clear_streams_at_thread_end
 from flash_moe.errors import ClosedError, PeerError, PeerLostError, QueueFullError
 from flash_moe.generation.commands import (
@@ -30,15 +30,13 @@ from flash_moe.generation.commands import (
     Command,
     Decision,
     exchange,
-    found_by_all,
-    smallest_limit,
 )
+from flash_moe.generation.kept_caches import KeptCaches
 from flash_moe.generation.one_by_one import OneByOne
-from flash_moe.generation.prompt_cache_dir import PromptCacheDir, checkpoints
+from flash_moe.generation.prompt_cache_dir import PromptCacheDir
 from flash_moe.generation.sampling import logits_processors_of, sampler_of, seeded
 from flash_moe.generation.sequence import (
     ASSISTANT,
-    USER,
     EngineRequest,
     Running,
     RunningSequence,
@@ -51,7 +49,6 @@ _log = logging.getLogger(__name__)
 # Maximum tokens per chunk while other requests are in the engine: mlx-lm's own chunk. A shorter
 # one would shorten their wait, but each chunk reads nearly all experts.
 _SHARED_CHUNK = 2048
-_MAX_UNSAVED = 8  # caches kept in memory until no prompt waits
 
 
 class Engine:
@@ -68,9 +65,7 @@ class Engine:
         loaded: Set when loading has finished or failed.
         error: The error of a failed load.
         flash: The loaded model.
-        prompt_caches: mlx-lm's LRU cache; its arrays belong to the engine's thread.
-        disk: Prompt caches on disk.
-        cache_bytes: Its limit.
+        caches: The prompt caches; their arrays belong to the engine's thread.
     """
 
     def __init__(
@@ -86,13 +81,10 @@ class Engine:
         self.loaded = threading.Event()
         self.error: Exception | None = None
         self.flash: Any = None
-        self.prompt_caches = LRUPromptCache(max_size=cache_entries, max_bytes=cache_bytes)
-        self.disk: PromptCacheDir | None = None
-        self._unsaved: deque[tuple[list[int], list[Any]]] = deque(maxlen=_MAX_UNSAVED)
+        self.caches = KeptCaches(cache_entries, cache_bytes)
         self._load, self._open_disk = load, open_disk
         self._concurrency = concurrency
         self._max_queue = max_queue
-        self.cache_bytes = cache_bytes
         self._changed = threading.Condition()  # guards the queue and what is starting
         self._queue: deque[tuple[EngineRequest, Running]] = deque()
         self._n_starting = 0
@@ -164,9 +156,7 @@ class Engine:
             try:
                 self.flash = self._load()
                 self._ranks = self.flash.model.ranks
-                self.disk = self._open_disk(self.flash)
-                if not found_by_all(self._ranks, int(self.disk is not None)):
-                    self.disk = None  # other ranks have no directory for them
+                self.caches.open_disk(self._open_disk(self.flash), self._ranks)
                 self._decoder = self._new_decoder()
             except Exception as error:
                 self.error = error
@@ -179,9 +169,8 @@ class Engine:
                 self._decode()
                 self._prefill()
                 # The next turn may follow an answer at once, and would wait for a copy of 5 MB.
-                free = not self._prefilling and (idle or self._decoding)
-                if free and self.disk and not self.disk.pending_bytes:
-                    self._save()
+                if not self._prefilling and (idle or self._decoding):
+                    self.caches.save_next()
                 idle = not self.n_running
         except PeerError as error:  # the ranks cannot continue together
             self.error = error
@@ -197,11 +186,8 @@ class Engine:
         self._decoding.clear()
         if self._decoder is not None:
             self._decoder.close()
-        if self.disk is not None:
-            while self._unsaved:
-                self._save()
-            self.disk.close()
-        self._decoder = self.prompt_caches = None
+        self.caches.close()
+        self._decoder = None
         if self.flash is not None:
             self.flash.close()
 
@@ -256,17 +242,8 @@ class Engine:
 
     def _begin(self, request: EngineRequest, running: Running) -> RunningSequence:
         model, ids = self.flash.model, list(request.ids)
-        # A fully cached prompt would leave no token for the first pass.
-        cache, rest = self.prompt_caches.fetch_nearest_cache(None, ids[:-1])
-        cache = make_prompt_cache(model) if cache is None else cache
-        n_cached = len(ids) - 1 - len(rest)
         kinds = dict(request.checkpoints)
-        if self.disk is not None:
-            n_stored, stored = self.disk.fetch(ids[:-1], n_cached)
-            if found_by_all(self._ranks, n_stored) and stored is not None:
-                cache, n_cached = stored, n_stored
-                self._keep(ids[:n_cached], copy.deepcopy(stored), kinds.get(n_cached, USER))
-            kinds |= dict.fromkeys(checkpoints(len(ids)), USER)
+        cache, n_cached = self.caches.fetch(model, ids, kinds, self._used())
         chunks = prefill(
             model,
             ids[n_cached:-1],
@@ -310,9 +287,9 @@ class Engine:
             if response.token == sequence.request.call_token and not sequence.called:
                 sequence.called = True
                 for cache, tokens in self._decoder.extract_cache([response.uid]).values():
-                    self._keep(tokens, cache, ASSISTANT, save=True)
+                    self._keep(tokens, cache, ASSISTANT)
             if response.finish_reason is not None:
-                self._keep(response.all_tokens, response.prompt_cache, ASSISTANT, save=True)
+                self._keep(response.all_tokens, response.prompt_cache, ASSISTANT)
 
     def _prefill(self) -> None:
         """Process the next chunk of the next prompt; after the last chunk, start decoding."""
@@ -329,12 +306,13 @@ class Engine:
         try:
             n, cache = next(sequence.chunks, Prefilled(0, sequence.cache))
             done = sequence.n_cached + n
-            if cache is not None and (kind := sequence.checkpoints.get(done)) is not None:
-                self._keep(ids[:done], copy.deepcopy(cache), kind, save=True)
-                while len(ids) - done > _SHARED_CHUNK and self._unsaved:
-                    self._save()  # copying takes less time than the chunk that follows
+            self._checkpoint(sequence, ids, done, cache)
+            if len(ids) - done > _SHARED_CHUNK:
+                self.caches.save_all()  # copying takes less time than the chunk that follows
             if cache is not None and done == len(ids) - 1:
                 self._first_token(sequence, ids)
+                for n, cache in sequence.chunks:  # within the last pass
+                    self._checkpoint(sequence, ids, sequence.n_cached + n, cache)
             else:
                 self._prefilling.append(self._prefilling.pop(self._prefilling.index(sequence)))
         except PeerLostError:
@@ -373,25 +351,25 @@ class Engine:
             )
             self._decoding[uid] = sequence
         else:
-            self._keep(ids, sequence.cache, ASSISTANT, save=True)
+            self._keep(ids, sequence.cache, ASSISTANT)
         sequence.cache = []
         sequence.send(token, logprobs, reason)
 
-    def _keep(self, ids: list[int], cache: list[Any], kind: str, *, save: bool = False) -> None:
-        """Store a prompt cache; caches of running answers count towards the limit."""
-        self.prompt_caches.insert_cache(None, list(ids), cache, cache_type=kind)
-        used = self._decoder.prompt_cache_nbytes
-        used += sum(c.nbytes for sequence in self._prefilling for c in sequence.cache)
-        if self.disk is not None:
-            used += self.disk.pending_bytes
-            if save:
-                self._unsaved.append((list(ids), cache))
-        self.prompt_caches.trim_to(n_bytes=smallest_limit(self._ranks, self.cache_bytes - used))
+    def _checkpoint(
+        self, sequence: RunningSequence, ids: list[int], done: int, cache: list[Any] | None
+    ) -> None:
+        kind = sequence.checkpoints.get(done)
+        if cache is not None and kind is not None:
+            self._keep(ids[:done], copy.deepcopy(cache), kind)
 
-    def _save(self) -> None:
-        """Copy the next kept prompt cache for the disk."""
-        if self._unsaved and self.disk is not None:
-            self.disk.save(*self._unsaved.popleft())
+    def _keep(self, ids: list[int], cache: list[Any], kind: str) -> None:
+        self.caches.keep(ids, cache, kind, self._used(), save=True)
+
+    def _used(self) -> int:
+        """Bytes of the caches of running answers, which count towards the limit."""
+        decoding: int = self._decoder.prompt_cache_nbytes
+        prefilling: int = sum(c.nbytes for each in self._prefilling for c in each.cache)
+        return decoding + prefilling
 
 
 def _stopping() -> ClosedError:

@@ -48,7 +48,8 @@ def prefill(
         cache: The prompt cache, updated in place.
         step: Tokens per chunk; then nothing runs layer by layer. By default derived from the prompt
             and from memory (``memory/plan.py``).
-        marks: Numbers of tokens after which the prompt cache is yielded.
+        marks: Numbers of tokens after which the prompt cache is yielded; those within the last pass
+            behind its end, because copies take time that a first token need not wait for.
         most: Returns the limit of the next chunk, called before each; ``None`` is no limit.
     """
     ends = sorted({n for n in marks if 0 < n < len(ids)} | {len(ids)})
@@ -74,20 +75,23 @@ def prefill(
         end = left[-1] if streamed and model.takes_marks(cache) else left[0]
         size = min(tiles[0], end, most() or end)
         inner = [mark for mark in left if mark < size]
-        copies: list[list[Any]] = []
+        copies: list[Callable[[], list[Any]]] = []
         with mx.stream(generation_stream):
             tokens = mx.array([list(ids[done : done + size])])
             if streamed:
                 copies = model.fill(tokens, cache, inner)
             else:
                 model(tokens, cache=cache)  # resident mlx-lm, in flash-moe eval
-            mx.eval([c.state for each in (cache, *copies) for c in each])
+            mx.eval([each.state for each in cache])
         mx.clear_cache()
         release_free_memory(model.lengths.plan.kept_bytes if streamed else 0)
-        for mark, copy in zip(inner, copies, strict=True):
-            yield Prefilled(done + mark, copy)
-        done += size
+        begin, done = done, done + size
         yield Prefilled(done, cache)
+        for mark, copied in zip(inner, copies, strict=True):
+            with mx.stream(generation_stream):
+                copy = copied()
+                mx.eval([each.state for each in copy])
+            yield Prefilled(begin + mark, copy)
 
 
 def _layers(

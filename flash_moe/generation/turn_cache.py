@@ -140,7 +140,7 @@ class TurnCache:
         report = report or (lambda done, total: None)
         report(0, len(rest) + 1)
         with wired_limit(network, [generation_stream]):
-            ends = [each - before for each in marks]
+            ends, furthest = [each - before for each in marks], 0
             for n, cache in prefill(network, rest, cached.cache, step=step, marks=ends):
                 done = before + n
                 if cache is not None and done in marks:
@@ -149,7 +149,8 @@ class TurnCache:
                         self.before_call = None
                     else:
                         self._save(CachedPrompt(ids[:done], cache))
-                report(n, len(rest) + 1)
+                if n > furthest:  # copies within the last pass come behind its end
+                    report(furthest := n, len(rest) + 1)
         cached.ids = ids
         self.prefilled[-1] += len(rest)
 

@@ -11,6 +11,7 @@ module gets more than its input and its cache, such as positions.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,13 +51,17 @@ class Checkpoints:
         return bool(self._recurrent)
 
     @contextmanager
-    def taken(self, cache: Sequence[Any], marks: Sequence[int]) -> Iterator[list[list[Any]]]:
-        """Yield a list that gets a copy of ``cache`` per mark when the ``with`` ends.
+    def taken(
+        self, cache: Sequence[Any], marks: Sequence[int]
+    ) -> Iterator[list[Callable[[], list[Any]]]]:
+        """Yield a list that gets a function per mark when the ``with`` ends.
+
+        It returns a copy of ``cache`` after so many tokens, also when more have been processed.
 
         Args:
             marks: Numbers of tokens that the ``with`` processes, in ascending order.
         """
-        copies: list[list[Any]] = []
+        copies: list[Callable[[], list[Any]]] = []
         if not marks:
             yield copies
             return
@@ -80,7 +85,11 @@ class Checkpoints:
 
         with intercepted(self._recurrent or (), in_parts):
             yield copies
-        copies += [[state.copy() for state in states[mark]] for mark in marks]
+        copies += [functools.partial(_copies, states[mark]) for mark in marks]
+
+
+def _copies(states: Sequence[CacheState]) -> list[Any]:
+    return [state.copy() for state in states]
 
 
 def _recurrent_modules(

@@ -2,6 +2,10 @@
 
 MLX computes a stream in one thread there. mlx-lm's own classes compute everything else, and the
 bits are theirs.
+
+MLX's wheels for Linux contain the reference BLAS. It sums each element of a product in one order,
+and computes A @ B twice as fast as A @ B.T, which attention multiplies queries and keys by. So keys
+are transposed in memory first, which takes 1 % of the time of the product (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import mlx.nn as nn
 from flash_moe.compat.mlx_lm import scaled_dot_product_attention, with_attention
 from flash_moe.ops.cpu_streams import on_all_cores
 
+MIN_QUERIES = 16  # for fewer the gain is below 5 % of a pass, and the copy takes memory
+
 
 def use_all_cores(model: nn.Module) -> None:
     """Divide the quantized layers, and the attentions that call mlx-lm's common function, in place.
@@ -26,6 +32,7 @@ def use_all_cores(model: nn.Module) -> None:
         divided = DividedLinear if base is nn.QuantizedLinear else _divided_attention(base)
         if divided is not None:
             module.__class__ = divided
+    sums_in_one_order()  # now, not in the first prompt
 
 
 class DividedLinear(nn.QuantizedLinear):
@@ -91,14 +98,33 @@ def attention(
         groups = slice(first, last) if n_groups > 1 else slice(None)
         heads = slice(first * heads_per_row, last * heads_per_row)
         by_head = isinstance(mask, mx.array) and mask.ndim > 2 and mask.shape[-3] > 1
+        of_part = keys[:, groups]
         return whole(
             queries[:, heads],
-            keys[:, groups],
+            transposed(of_part) if transposes else of_part,
             values[:, groups],
             mask=mask[..., heads, :, :] if by_head else mask,
             sinks=None if sinks is None else sinks[heads],
         )
 
+    transposes = queries.shape[-2] >= MIN_QUERIES and sums_in_one_order()
+
     size = keys.shape[-1] + values.shape[-1]
     products = heads_per_row * len(queries) * queries.shape[-2] * keys.shape[-2] * size
     return on_all_cores(part, n_rows, products, axis=1)
+
+
+def transposed(keys: mx.array) -> mx.array:
+    """Return equal keys whose transpose is contiguous in memory."""
+    return mx.contiguous(keys.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+@functools.cache
+def sums_in_one_order() -> bool:
+    """True if products by such keys have the same bits, as with the reference BLAS."""
+    for n, (rows, keys, size) in enumerate(((16, 520, 64), (17, 130, 96), (20, 70, 256))):
+        a = mx.random.normal((rows, size), key=mx.random.key(n))
+        b = mx.random.normal((keys, size), key=mx.random.key(n + 9))
+        if not mx.array_equal(a @ b.T, a @ transposed(b).T):
+            return False
+    return True

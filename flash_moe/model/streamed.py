@@ -13,7 +13,7 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -110,14 +110,15 @@ class StreamedModel(nn.Module):
 
     def fill(
         self, tokens: mx.array, cache: Sequence[Any], marks: Sequence[int] = ()
-    ) -> list[list[Any]]:
+    ) -> list[Callable[[], list[Any]]]:
         """Process ``tokens`` ``[1, n]`` for the prompt cache alone (``cache_fill.py``), lazily.
 
         Args:
             marks: Ascending numbers of tokens, for caches that ``takes_marks`` accepts.
 
         Returns:
-            A copy of the cache after so many tokens for each mark.
+            For each mark a function that returns a lazy copy of the cache after so many tokens.
+            Keys and values are copied then: call it before ``cache`` is trimmed.
         """
         with self._lock, self._cache_fill, self._checkpoints.taken(cache, marks) as copies:
             self(tokens, cache=cache)

@@ -132,7 +132,7 @@ class LiveStats:
         totals = stats.to_json()
         rows: Any = totals.pop("layers")
         masks = encode_masks(contents)
-        caches, disk = engine.prompt_caches, engine.disk
+        caches, disk = engine.caches.memory, engine.caches.disk
         head = {
             "time_s": round(now - self._started, 3),
             "model": self._model,
@@ -155,7 +155,7 @@ class LiveStats:
             "prompt_caches": {
                 "entries": 0 if caches is None else len(caches),
                 "bytes": 0 if caches is None else caches.nbytes,
-                "limit_bytes": engine.cache_bytes,
+                "limit_bytes": engine.caches.n_bytes,
                 "disk_bytes": disk.n_bytes if disk else None,
                 "disk_hits": disk.hits if disk else None,
             },

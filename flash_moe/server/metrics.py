@@ -73,11 +73,11 @@ class _State:
         yield gauge("requests_waiting", "Queued requests.", self._engine.n_queued)
         yield gauge("resident_memory_bytes", "Resident memory of this process.", resident_memory())
         yield gauge("peak_memory_bytes", "Peak memory of this process.", peak_memory())
-        caches = self._engine.prompt_caches
+        caches = self._engine.caches.memory
         if caches is not None:
             yield gauge("prompt_cache_bytes", "Memory of prompt caches.", caches.nbytes)
             yield gauge("prompt_cache_entries", "Prompt caches.", len(caches))
-        disk = self._engine.disk
+        disk = self._engine.caches.disk
         hits, tokens, n_bytes = (disk.hits, disk.hit_tokens, disk.n_bytes) if disk else (0, 0, 0)
         yield counter("prompt_cache_disk_hits", "Prompt caches loaded from disk.", hits)
         yield counter("prompt_cache_disk_tokens", "Prompt tokens taken from disk.", tokens)

@@ -40,7 +40,7 @@ def test_prompt_caches(engine: Engine, alone: FlashMoE) -> None:
     found, _, cached = answer(engine.submit(longer))
     assert cached == len(longer.ids) - 1
     assert found == solo(alone, list(longer.ids), params)
-    assert engine.prompt_caches.nbytes > 0
+    assert engine.caches.memory.nbytes > 0
 
 
 def test_prompt_caches_on_disk(
@@ -70,7 +70,7 @@ def test_prompt_caches_on_disk(
     kept = [64, 100, n_call, len(ids) + 8]
     assert sorted(file.n_tokens for file in cache_files(tmp_path)) == kept
     second = start(cache_bytes=0)
-    assert second.disk is not None
+    assert second.caches.disk is not None
     tokens = 0
     for other, cached in (
         ([*ids, *expected, 60], len(ids) + 8),
@@ -82,14 +82,14 @@ def test_prompt_caches_on_disk(
         found = answer(second.submit(EngineRequest(other, params)))
         assert (found[0], found[2]) == (solo(alone, other, params), cached)
         tokens += cached
-    assert (second.disk.hits, second.disk.hit_tokens) == (4, tokens)
+    assert (second.caches.disk.hits, second.caches.disk.hit_tokens) == (4, tokens)
     second.close()
-    assert second.prompt_caches is None
+    assert second.caches.memory is None
     third = start()  # from disk once, then from memory
     for hits in (1, 1):
         assert answer(third.submit(EngineRequest([*begin, 73], params)))[2] == 100
-        assert third.disk is not None
-        assert third.disk.hits == hits
+        assert third.caches.disk is not None
+        assert third.caches.disk.hits == hits
     assert lines == []
 
 
@@ -135,7 +135,7 @@ def test_prompt_caches_keep_to_their_limit(engines: Callable[..., Engine]) -> No
     engine = engines(cache_bytes=1)
     for _ in range(2):
         assert answer(engine.submit(EngineRequest(prompt_ids(20), sampling(3))))[2] == 0
-    assert engine.prompt_caches.nbytes == 0
+    assert engine.caches.memory.nbytes == 0
 
 
 def test_a_long_prompt_layer_by_layer(

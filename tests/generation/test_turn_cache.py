@@ -168,8 +168,7 @@ def test_figures_and_progress_of_the_whole_prompt(flash: FlashMoE) -> None:
     assert stats.stream.hits + stats.stream.misses > 0
     assert (seen[0], seen[-1]) == ((0, 40), (40, 40))
     assert seen == sorted(seen)
-    done = [n for n, _ in seen]
-    assert (30 in done) is (flash.model.kind != "trimmable")
+    assert (cache.checkpoint is not None) is (flash.model.kind != "trimmable")
 
 
 def test_processors_see_only_the_answer(flash: FlashMoE) -> None:

@@ -15,7 +15,13 @@ from mlx_lm.models.cache import QuantizedKVCache
 from flash_moe import load
 from flash_moe.compat.mlx_lm import with_attention
 from flash_moe.model import cpu_cores
-from flash_moe.model.cpu_cores import DividedLinear, attention, use_all_cores
+from flash_moe.model.cpu_cores import (
+    MIN_QUERIES,
+    DividedLinear,
+    attention,
+    sums_in_one_order,
+    use_all_cores,
+)
 from flash_moe.ops import cpu_streams
 from flash_moe.ops.kernel import backend
 from tests.support import cores
@@ -24,46 +30,62 @@ from tests.support.resident import Resident, prompt_ids
 pytestmark = pytest.mark.skipif(backend() is not None, reason="streams of a CPU")
 n_cores = cores.n_cores
 
-HEADS, QUERIES, KEYS = 8, 5, 70
+HEADS, KEYS = 8, 70
+QUERIES = 5, MIN_QUERIES  # from there on keys are transposed in memory
 
 
-def arrays(groups: int, value_dims: int = 32) -> list[mx.array]:
-    shapes = ((HEADS, QUERIES, 64), (groups, KEYS, 64), (groups, KEYS, value_dims))
+def arrays(groups: int, value_dims: int = 32, n: int = QUERIES[0]) -> list[mx.array]:
+    shapes = ((HEADS, n, 64), (groups, KEYS, 64), (groups, KEYS, value_dims))
     return [mx.random.normal((2, *shape)) for shape in shapes]
 
 
-def masks() -> dict[str, Any]:
-    allowed = mx.arange(QUERIES)[:, None] + KEYS - QUERIES >= mx.arange(KEYS)
+def masks(n: int = QUERIES[0]) -> dict[str, Any]:
+    allowed = mx.arange(n)[:, None] + KEYS - n >= mx.arange(KEYS)
     return {
         "none": None,
         "causal": "causal",
         "of_positions": allowed,
-        "of_rows": mx.broadcast_to(allowed, (2, 1, QUERIES, KEYS)),
-        "of_heads": mx.random.normal((2, HEADS, QUERIES, KEYS)),
+        "of_rows": mx.broadcast_to(allowed, (2, 1, n, KEYS)),
+        "of_heads": mx.random.normal((2, HEADS, n, KEYS)),
     }
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("n", QUERIES)
 def test_bits_of_attention(
-    groups: int, mask: str, n_cores: int, monkeypatch: pytest.MonkeyPatch
+    groups: int, mask: str, n: int, n_cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
 
-    def counted(queries: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+    def counted(queries: mx.array, keys: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         calls.append(queries.shape[1])
-        return scaled_dot_product_attention(queries, *args, **kwargs)
+        transposes = n == MIN_QUERIES and sums_in_one_order()
+        assert (np.array(keys, copy=False).strides[-1] > 4) is transposes
+        return scaled_dot_product_attention(queries, keys, *args, **kwargs)
 
     monkeypatch.setattr(cpu_cores, "scaled_dot_product_attention", counted)
     for sinks in (None, mx.random.normal((HEADS,))):
-        options: dict[str, Any] = {"cache": None, "scale": 0.125, "mask": masks()[mask]}
+        options: dict[str, Any] = {"cache": None, "scale": 0.125, "mask": masks(n)[mask]}
         options["sinks"] = sinks
-        given = arrays(groups)
+        given = arrays(groups, n=n)
         expected = scaled_dot_product_attention(*given, **options)
         calls.clear()
         assert mx.array_equal(attention(*given, **options), expected)
         assert len(calls) == min(n_cores, groups if groups > 1 else HEADS)
         assert sum(calls) == HEADS
+
+
+def test_keys_stay_as_they_are_where_that_changes_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arrays(2, n=MIN_QUERIES)
+    expected = scaled_dot_product_attention(*given, None, 0.125, None)
+    monkeypatch.setattr(cpu_cores, "transposed", lambda keys: keys + 1e-3)  # another BLAS
+    sums_in_one_order.cache_clear()
+    try:
+        assert not sums_in_one_order()
+        assert mx.array_equal(attention(*given, None, 0.125, None), expected)
+    finally:
+        sums_in_one_order.cache_clear()
 
 
 def test_quantized_keys(n_cores: int) -> None:
