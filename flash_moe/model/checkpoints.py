@@ -56,7 +56,7 @@ class Checkpoints:
     ) -> Iterator[list[Callable[[], list[Any]]]]:
         """Yield a list that gets a function per mark when the ``with`` ends.
 
-        It returns a copy of ``cache`` after so many tokens, also when more have been processed.
+        It returns a copy of ``cache`` after so many tokens, even if more have been processed.
 
         Args:
             marks: Numbers of tokens that the ``with`` processes, in ascending order.
