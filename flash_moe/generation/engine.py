@@ -168,7 +168,7 @@ class Engine:
                 self._drop_cancelled()
                 self._decode()
                 self._prefill()
-                # The next turn may follow an answer at once, and would wait for a copy of 5 MB.
+                # The next turn may follow an answer at once, and would wait for the copy.
                 if not self._prefilling and (idle or self._decoding):
                     self.caches.save_next()
                 idle = not self.n_running

@@ -93,6 +93,7 @@ def attention(
     n_heads, n_groups = queries.shape[1], keys.shape[1]
     n_rows = n_groups if n_groups > 1 else n_heads
     heads_per_row = n_heads // n_rows
+    transposes = queries.shape[-2] >= MIN_QUERIES and sums_in_one_order()
 
     def part(first: int, last: int) -> mx.array:
         groups = slice(first, last) if n_groups > 1 else slice(None)
@@ -106,8 +107,6 @@ def attention(
             mask=mask[..., heads, :, :] if by_head else mask,
             sinks=None if sinks is None else sinks[heads],
         )
-
-    transposes = queries.shape[-2] >= MIN_QUERIES and sums_in_one_order()
 
     size = keys.shape[-1] + values.shape[-1]
     products = heads_per_row * len(queries) * queries.shape[-2] * keys.shape[-2] * size

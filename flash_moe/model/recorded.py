@@ -151,6 +151,7 @@ def _recorded_layer(base: type) -> type:
                 out, ids = _replay(self, cache, mask, x, held.slots, held.slab)
             else:
                 attention = self.self_attn(self.input_layernorm(x), mask, cache)
+                experts.begin()  # a replay does not call it
                 out, ids = self._recorded(x, held.slots, held.slab, attention)
             experts.used(out, ids)
             return out

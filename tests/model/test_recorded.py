@@ -92,6 +92,30 @@ def test_whole_layers_while_all_experts_are_held(
         assert len(calls) == 4 * len(layers)
 
 
+def test_a_pass_that_ends_in_a_recorded_layer(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only fills a prompt cache, before and after the layers were recorded."""
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "all"), preload=True) as flash:
+        model: Any = flash.model
+        expected = decode(model, 1)
+        monkeypatch.setattr(
+            StreamedExperts, "held_layer", lambda self: self.bank.held_layer(self.layer)
+        )
+        record_held_layers(model)
+        cache = make_prompt_cache(model)
+        model.fill(mx.array([[3, 1, 4, 1, 5]]), cache)
+        model.fill(mx.array([[0]]), cache)
+        for token in range(1, 4):
+            logits = model(mx.array([[token]]), cache=cache)
+            assert np.array_equal(np.array(logits), expected[1 + token])
+        before = model.stats
+        model.fill(mx.array([[5]]), cache)
+        *others, last = (model.stats - before).layers
+        assert all(layer.hits for layer in others)
+        assert not last.hits
+
+
 class Scale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
