@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from flash_moe.ops.forms import Forms, Timing
 from flash_moe.ops.moe_experts import ExpertKernels
 from flash_moe.ops.self_test import SelfTest, self_test
 from flash_moe.ops.self_test_cases import EXPERTS_BOUND, N_SLOTS, OVERWRITTEN, SLOTS, ExpertsCase
+from flash_moe.ops.self_test_delta import delta_position, delta_rule
 from flash_moe.ops.source import shipped_kernels_dir
 from flash_moe.stream.slab import Slab
 from flash_moe.testing.random_experts import random_experts
@@ -112,6 +113,25 @@ def test_a_wrong_kernel_is_found(on_metal: Path, edited: Path, name: str) -> Non
     assert "wrong numbers: largest error over largest output" in problem
     assert not on_metal.exists()
     assert self_test() is result  # once a process
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "line"),
+    [
+        (delta_rule, "gated_delta", None),
+        (delta_rule, "gated_delta", "#define MASKED false"),
+        (delta_rule, "gated_delta", "#define HK HV"),
+        (delta_position, "delta_step", None),
+        (delta_position, "delta_step", "#define EPS 100000000"),
+        (delta_position, "delta_step", "#define log1p metal::exp"),
+    ],
+)
+def test_wrong_kernels_that_run_on_cuda_alone(
+    edited: Path, case: Callable[[], str], name: str, line: str | None
+) -> None:
+    if line is not None:
+        plant(edited, name, line)
+    assert bool(case()) is (line is not None)
 
 
 @planted
