@@ -1,4 +1,4 @@
-"""The checks of device slabs hold on a fake device, whoever copies to it."""
+"""Checks of device slabs on a fake device, with copies by KvikIO and by threads of Python."""
 
 from __future__ import annotations
 
