@@ -228,7 +228,7 @@ def cases(args: argparse.Namespace) -> list[argparse.Namespace]:
     """The options of each row: those of the command, with the values of its case."""
     kinds: dict[str, Any] = {
         **dict.fromkeys(("cache_gb", "host_cache_gb"), float),
-        **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up"), int),
+        **dict.fromkeys(("prompt_tokens", "top_k", "tokens", "warm_up", "io_threads"), int),
         **dict.fromkeys(("lookahead", "preload"), lambda word: bool(int(word))),
         "divide": str,
     }

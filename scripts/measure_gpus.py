@@ -38,21 +38,28 @@ def cases(*options: str) -> list[str]:
     return [word for each in options for word in ("--case", each)]
 
 
+# As many tokens as fill the bank, or the tier.
+FULL_BANKS = (
+    "cache_gb=100,warm_up=250",
+    "cache_gb=100,lookahead=1,warm_up=250",
+    "cache_gb=60,warm_up=120",
+)
+TIER = "host_cache_gb=64,warm_up=130"
 FAULTS = ["scripts/rank_faults.py", "--times", "1", "--timeout", "20", "--only", "SIGKILL,SIGSTOP"]
 MAKE = "scripts/make_full_shape.py"
 # Name, limit in seconds, words. Steps in RANKED start on two ranks, those in ON_CUDA need a GPU.
 STEPS: tuple[tuple[str, int, Sequence[str]], ...] = (
     ("full", 300, (MAKE, "{work}/full", "--distinct", "4", "--parts", "2")),
-    ("rows", 200, (*ROWS, *cases("cache_gb=100", "cache_gb=100,lookahead=1", "cache_gb=60"))),
+    ("rows", 350, (*ROWS, *cases(*FULL_BANKS))),
     ("ranks", 150, (*ROWS, *cases(*(f"cache_gb=110,preload=1,divide={d}" for d in DIVIDE)))),
-    ("tier", 150, (*ROWS, *cases("cache_gb=16,host_cache_gb=64"))),
+    ("tier", 200, (*ROWS, *cases(f"cache_gb=16,{TIER}"))),
     ("prompts", 250, (*ROWS, *cases(*(f"cache_gb=100,prompt_tokens={n}" for n in (512, 2048))))),
     ("faults", 250, FAULTS),
     ("short", 60, (MAKE, "{work}/short", "--distinct", "2", "--layers", "8")),
     ("held", 250, ("benchmarks/bench_held.py", "{work}/short", "--rounds", "5")),
     ("kernels", 100, ("benchmarks/bench_kernels.py", "--only", "delta")),
     ("check", 250, ("scripts/gpu_check.py", "--device-slab", "--no-bench")),
-    ("cards", 250, (*ROWS, *cases(*(f"cache_gb={gb},host_cache_gb=64" for gb in (10.4, 18.4))))),
+    ("cards", 300, (*ROWS, *cases(*(f"cache_gb={gb},{TIER}" for gb in (18.4, 10.4, 6.4))))),
 )
 KINDS = ("out", "err")
 RANKED, ON_CUDA = ("ranks",), ("kernels", "check")
@@ -72,7 +79,7 @@ def words_of(words: Sequence[str], work: Path, tiny: bool) -> list[str]:
 def tiny_case(case: str) -> str:
     cache, *others = case.split(",")
     kept = [each for each in others if on_cuda() or not each.startswith("host_cache_gb")]
-    shorter = [re.sub(r"(?<=prompt_tokens=)\d+", "60", each) for each in kept]
+    shorter = [re.sub(r"(prompt_tokens|warm_up)=\d+", r"\1=60", each) for each in kept]
     return ",".join(["top_k=8", TINY.get(cache, "cache_gb=0.2"), *shorter])
 
 

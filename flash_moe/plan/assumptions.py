@@ -9,6 +9,8 @@ from flash_moe.plan.figure import Range
 from flash_moe.plan.forecast import Machine
 from flash_moe.plan.hit_rate_model import TEXT
 
+_HIDDEN = "Reads by KvikIO: up to {:.2g} ms of each layer run while Python builds the next."
+
 
 def assumptions(machine: Machine, machines: int = 1) -> tuple[str, ...]:
     """Return the sentences.
@@ -64,6 +66,7 @@ def _of_tiers(tiers: DeviceTiers) -> tuple[str, ...]:
         ),
         f"Host memory: {format_bytes(tiers.host_bytes)} pinned for experts, "
         f"{format_bytes(tiers.page_bytes)} of record files in the page cache.",
+        *([_HIDDEN.format(tiers.readers.hidden_s * 1e3)] if tiers.readers.hidden_s else ()),
         *([f"Lookahead leaves {LOOKAHEAD_LEFT:.0%} of the waiting."] * tiers.lookahead),
     )
 

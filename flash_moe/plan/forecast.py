@@ -40,7 +40,7 @@ from flash_moe.errors import BudgetError
 from flash_moe.memory.plan import MIN_CHUNK, default_bank, plan_for_limit
 from flash_moe.memory.prefill_workspace import PrefillWorkspace
 from flash_moe.memory.pressure import reserve
-from flash_moe.plan.device_tiers import DeviceTiers, device_token
+from flash_moe.plan.device_tiers import PYTHON_READERS, DeviceTiers, device_token
 from flash_moe.plan.figure import Figure, Range
 from flash_moe.plan.hit_rate_model import hit_rates
 from flash_moe.store.experts import ExpertLayer, expert_bytes, token_bytes
@@ -57,12 +57,7 @@ LAYER_COST = {
         "published",
         "the original engine on an M3 Max, 4 of 512 experts: 4.28 ms per layer, 2.41 of them reads",
     ),
-    "cuda": Figure(
-        0.0013,
-        "published",
-        "flash_moe on an H200, 10 of 512 experts: 0.075 to 0.083 s of a token are not waiting, 60 "
-        "layers (docs/experiments.md)",
-    ),
+    "cuda": PYTHON_READERS.layer_s,
     "cpu": Figure(
         0.0014,
         "published",
@@ -221,7 +216,6 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
             shape.top_k,
             machine.tiers,
             compute_s=compute_s,
-            layer_s=machine.layer_s.value,
             disk=disk.value,
         )
         most, least = token.disk_bytes.tolist()

@@ -28,8 +28,9 @@ from flash_moe.ops.kernel import backend
 from flash_moe.pack.safetensors_writer import TensorSpec
 from flash_moe.plan.device_speed import copy_speed, page_cache_speed
 from flash_moe.plan.device_tiers import (
+    KVIKIO_READERS,
     PUBLISHED_COPY,
-    PUBLISHED_PAGE_CACHE,
+    PYTHON_READERS,
     DeviceTiers,
     Transfer,
 )
@@ -44,6 +45,7 @@ from flash_moe.plan.forecast import (
 from flash_moe.plan.machine_speed import Speed, disk_read_bytes_per_s, weight_bytes_per_s
 from flash_moe.plan.planned import Planned, existing
 from flash_moe.stream.budget import smallest_budget
+from flash_moe.stream.kvikio_readers import kvikio_library
 
 _TABLES = ("embed_tokens", "word_embeddings", "embeddings", "wte")
 
@@ -160,7 +162,7 @@ def machine_of(
         _figure(weights, measure, lambda: weight_bytes_per_s(bits=bits)),
         usable_memory(),
         available_to_model(),
-        LAYER_COST[backend() or "cpu"],
+        tiers.readers.layer_s if tiers else LAYER_COST[backend() or "cpu"],
         COLLECTIVE if collective_s is None else Range(collective_s, collective_s, "given"),
         tiers=tiers,
         expert_share=share,
@@ -199,13 +201,14 @@ def tiers_of(
     host_bytes = round((host_gb or 0) * 1e9)
     spare = (available_memory() or 0) - host_bytes - reserve(machine_memory())
     page_bytes = max(spare, 0) if page_gb is None else round(page_gb * 1e9)
-    copy, page_cache = PUBLISHED_COPY, PUBLISHED_PAGE_CACHE
+    kvikio = kvikio_library() is not None
+    copy, page_cache = PUBLISHED_COPY, (KVIKIO_READERS if kvikio else PYTHON_READERS).page_cache
     if measure:
         copy, page_cache = (
             Transfer(_measured(speed(runtime, record, 1)), _measured(speed(runtime, record, n)), n)
             for speed in (copy_speed, page_cache_speed)
         )
-    return DeviceTiers(copy, page_cache, host_bytes, page_bytes, lookahead)
+    return DeviceTiers(copy, page_cache, host_bytes, page_bytes, lookahead, kvikio=kvikio)
 
 
 def _batch(shape: ModelShape) -> tuple[int, int]:

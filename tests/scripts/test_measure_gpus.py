@@ -16,7 +16,7 @@ def test_words() -> None:
     assert all((measure_gpus.ROOT / words[1]).exists() for words in steps.values())
     assert steps["rows"][2] == "work/full"
     tiny = words_of({name: words for name, _, words in STEPS}["tier"], Path("work"), True)
-    assert tiny[-1] == "top_k=8,cache_gb=0.2"
+    assert tiny[-1] == "top_k=8,cache_gb=0.2,warm_up=60"
 
 
 @pytest.mark.parametrize(
