@@ -77,6 +77,7 @@ class StreamedModel(nn.Module):
     _division: Division | None
     _lock: Any
     _closed: bool
+    _unfinished: bool
 
     @property
     def stats(self) -> StreamStats:
@@ -132,9 +133,13 @@ class StreamedModel(nn.Module):
         with self._lock:
             if self._closed:
                 raise ClosedError("model", "the model was closed", "Load it again.")
+            if self._unfinished:  # Ctrl-C may also have ended the recovery of the last pass
+                self._bank.recover()
+            self._unfinished = True
             try:
                 yield
                 self._shrink_if_short()
+                self._unfinished = False
             except BaseException:
                 self._bank.recover()
                 raise
@@ -234,7 +239,7 @@ def streamed_class(base: type, streaming: Streaming, front: type[M]) -> type[M]:
             self._streaming = streaming
             self._top_k = streaming.top_k
             self._lock = threading.RLock()
-            self._closed = False
+            self._closed = self._unfinished = False
             modules = switch_modules(self)
             paths = match(modules, streaming.experts.layers, streaming.model.model_type)
             # A frozenset: nn.Module would add a list to its parameter tree.

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from flash_moe.compat.cudart import CudaError
 from flash_moe.errors import ReadError
@@ -120,7 +121,9 @@ class ReadBatch:
         self._error: BaseException | None = None
         self._dropped = False
         self._check_threads = check_threads
-        self._changed = threading.Condition()
+        # Not a Condition: Ctrl-C may end its ``with`` while it has the lock.
+        self._lock = threading.Lock()
+        self._news: SimpleQueue[None] = SimpleQueue()  # for the thread that waits
 
     def wait(self) -> None:
         """Return when every read has completed.
@@ -167,7 +170,7 @@ class ReadBatch:
     @property
     def done(self) -> bool:
         """True if no read is queued or running, whether they succeeded or not."""
-        with self._changed:
+        with self._lock:
             return not self._todo and not self._running
 
     @property
@@ -182,7 +185,7 @@ class ReadBatch:
 
     def drop(self) -> None:
         """Drop the reads that have not begun, without waiting for running ones."""
-        with self._changed:
+        with self._lock:
             self._drop()
 
     def _drop(self) -> None:
@@ -190,7 +193,6 @@ class ReadBatch:
         self._todo.clear()
         if not self._running:
             self._release()
-            self._changed.notify_all()
 
     def _release(self) -> None:
         """Return the buffers of records that no thread reads any more."""
@@ -201,9 +203,11 @@ class ReadBatch:
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait until ``ready()`` is true, or no read is queued or running."""
         try:
-            with self._changed:
-                while self._error is None and (self._todo or self._running) and not ready():
-                    self._pause()
+            while True:
+                with self._lock:
+                    if self._error or ready() or not (self._todo or self._running):
+                        break
+                self._pause()
             if self._error is not None:
                 self.drain()
         except BaseException:
@@ -221,19 +225,20 @@ class ReadBatch:
         interrupt: BaseException | None = None
         while True:
             try:
-                with self._changed:
-                    self._drop()
-                    while self._running:
-                        self._pause()
-                        self._drop()  # parts requeued from a dead thread
-                break
+                with self._lock:
+                    self._drop()  # each time: parts may be requeued from a dead thread
+                    if not self._running:
+                        break
+                self._pause()
             except KeyboardInterrupt as again:
                 interrupt = again
         if interrupt is not None:
             raise interrupt
 
     def _pause(self) -> None:
-        if not self._changed.wait(CHECK_THREADS_S):
+        try:
+            self._news.get(timeout=CHECK_THREADS_S)
+        except Empty:
             self._check_threads(self)
 
     def requeue_lost(self) -> bool:
@@ -242,7 +247,7 @@ class ReadBatch:
         Returns:
             True if a part is queued.
         """
-        with self._changed:
+        with self._lock:
             for thread in [t for t in self._running if not t.is_alive()]:
                 self._todo.append(self._running.pop(thread))
             return bool(self._todo)
@@ -250,7 +255,7 @@ class ReadBatch:
     def run_one(self, reader: RecordReader) -> bool:
         """Read one part, in a reader thread. Return False if none is left."""
         me = threading.current_thread()
-        with self._changed:
+        with self._lock:
             if not self._todo:
                 return False
             part = self._todo.popleft()
@@ -261,7 +266,7 @@ class ReadBatch:
             n_bytes, whole = self._do(part, reader)
         except BaseException as problem:
             error = problem
-        with self._changed:
+        with self._lock:
             self.n_bytes += n_bytes
             self.read_s += time.perf_counter() - started
             if whole:
@@ -292,7 +297,7 @@ class ReadBatch:
             raise copy_error(error, number, read.expert) from error
         if whole:
             return n_bytes, True
-        with self._changed:
+        with self._lock:
             self._missing[part.index] -= 1
             last = not self._missing[part.index]
         if last:
@@ -303,7 +308,7 @@ class ReadBatch:
         started = time.perf_counter()
         record.deliver(part.start, part.stop)
         seconds = time.perf_counter() - started
-        with self._changed:
+        with self._lock:
             self.n_copied += part.stop - part.start
             self.n_host += record.in_host
             self.copy_s += seconds
@@ -311,7 +316,7 @@ class ReadBatch:
 
     def fail(self, error: BaseException) -> None:
         """Record an error in the calling reader thread that ``run_one`` did not catch."""
-        with self._changed:
+        with self._lock:
             self._end_part(threading.current_thread(), error)
 
     def _end_part(self, thread: threading.Thread, error: BaseException | None) -> None:
@@ -323,4 +328,4 @@ class ReadBatch:
         if (self._dropped or self._error) and not self._running:
             self._release()
         if not self._running or len(self._completed) >= self._needed:
-            self._changed.notify_all()
+            self._news.put(None)

@@ -17,7 +17,9 @@ import pytest
 from flash_moe import load
 from flash_moe.errors import ClosedError
 from flash_moe.store.reader import RecordReader
+from flash_moe.stream.bank import ExpertBank
 from tests.support.effort import repetitions
+from tests.support.interrupts import at_most, interrupted
 from tests.support.processes import run_python
 from tests.support.resident import budget_gb, prompt_ids
 
@@ -161,6 +163,33 @@ def test_interrupts_at_random_moments(tiny_store: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert struck > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_twice(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes at each moment of the recovery from the first."""
+    recover, came_twice = ExpertBank.recover, False
+    second = 1
+
+    def interrupted_recover(bank: ExpertBank) -> None:
+        nonlocal came_twice
+        with interrupted(second) as came:
+            try:
+                recover(bank)
+            finally:
+                came_twice = came()
+
+    with load(tiny_store, cache_gb=budget_gb(tiny_store, "layer")) as flash:
+        expected = flash.generate(prompt_ids(9), max_tokens=2).token_ids
+        while second == 1 or came_twice:
+            monkeypatch.setattr(ExpertBank, "recover", interrupted_recover)
+            with pytest.raises(KeyboardInterrupt), interrupted(3000 + 37 * second):
+                flash.generate(prompt_ids(20, second), max_tokens=8)
+            monkeypatch.undo()
+            with at_most(60):
+                assert flash.generate(prompt_ids(9), max_tokens=2).token_ids == expected
+            second += 1
+    assert second > 10
 
 
 def test_close(tiny_store: Path) -> None:

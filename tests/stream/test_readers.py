@@ -12,7 +12,7 @@ import pytest
 
 from flash_moe.errors import ClosedError, ReadError
 from flash_moe.stream import readers
-from flash_moe.stream.readers import Read
+from flash_moe.stream.readers import Read, ReadBatch
 from tests.support.fake_reader import (
     FakeReader,
     MakePool,
@@ -204,7 +204,12 @@ def test_a_batch_that_was_not_submitted_can_be_drained() -> None:
 def test_ctrl_c_while_waiting(make: MakePool, interrupts: int) -> None:
     both, release = threading.Barrier(3, timeout=TIMEOUT_S), threading.Event()
     main = threading.get_ident()
+    waiting = threading.Event()
     problems: list[str] = []
+
+    def pause() -> None:
+        waiting.set()
+        ReadBatch._pause(batch)
 
     def action(expert: int) -> None:
         both.wait()
@@ -214,8 +219,7 @@ def test_ctrl_c_while_waiting(make: MakePool, interrupts: int) -> None:
     def press() -> None:
         both.wait()
         deadline = time.monotonic() + TIMEOUT_S
-        while not batch._changed._waiters and time.monotonic() < deadline:  # type: ignore[attr-defined]
-            time.sleep(0.001)  # until the main thread is in wait()
+        waiting.wait(TIMEOUT_S)
         # A signal just before the blocking call would only be seen when that call returns.
         time.sleep(0.1)
         for _ in range(interrupts):
@@ -232,6 +236,7 @@ def test_ctrl_c_while_waiting(make: MakePool, interrupts: int) -> None:
     reader = FakeReader(action)
     pool = make(reader, 2)
     batch, _ = batch_of(6)
+    batch._pause = pause  # type: ignore[method-assign]
     presser = threading.Thread(target=press)
     presser.start()
     try:

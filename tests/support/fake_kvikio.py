@@ -74,6 +74,9 @@ class _Future:
         return self._gate.is_set()
 
     def get(self) -> int:
-        assert self._gate.wait(30)
-        read, self._read = self._read, None  # a second get is an error, as in the library
+        if not self._gate.is_set():
+            assert self._gate.wait(30)
+        read, self._read = self._read, None
+        if read is None:
+            raise RuntimeError("a second get")  # as in the library
         return int(read())

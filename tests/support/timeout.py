@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-TIMEOUT_S = 300  # on a machine that does much else; pytest ends a test after 600
+TIMEOUT_S = 200  # on a machine that does much else; pytest ends a test after 300
 
 
 def wait_until(there: Callable[[], Any]) -> None:
