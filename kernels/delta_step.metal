@@ -15,16 +15,15 @@
 //   new_conv   [rows, TAPS - 1, CHANNELS]  T
 //   new_state  [rows, HV, DV, DK]  float32
 // Template: T (float, half or bfloat), D (dtype of a + dt_bias), DK and DV (multiples of 32), HK, HV,
-//   TAPS, EPS (of the output's norm, in units of 1e-9).
-// Grid: (32 * SIMDS, HV, rows); threadgroup (32 * SIMDS, 1, 1), SIMDS = 16.
+//   TAPS, EPS (of the output's norm, in units of 1e-9), SIMDS (SIMD groups of a threadgroup).
+// Grid: (32 * SIMDS, HV, rows); threadgroup (32 * SIMDS, 1, 1).
 // A threadgroup owns one head of values: the convolution and silu of its channels, the norms of its
 // query and key, S *= g; S += k (beta (v - S k)); y = S q, the norm of y, and the gate silu(z). A
-// SIMD group owns every 16th row of S. The first head of those that share a key writes its channels
-// of new_conv. Threadgroup memory: 2 (DK + DV) floats.
+// SIMD group owns every SIMDS-th row of S. The first head of those that share a key writes its
+// channels of new_conv. Threadgroup memory: 2 (DK + DV) floats.
 // Numerics: all in float, rounded to T where mlx-lm's operations round: after the convolution, each
 // factor of silu, the norms, beta, and y.
 
-constexpr int SIMDS = 16;
 constexpr int PER_LANE = DK / 32;
 constexpr int CHANNELS = 2 * HK * DK + HV * DV;
 constexpr int SHARING = HV / HK;

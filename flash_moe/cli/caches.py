@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         of_model = list(same)
         size = format_bytes(sum(file.n_bytes for file in of_model))
         longest = f"{max(file.n_tokens for file in of_model)} tokens"
-        used = datetime.fromtimestamp(of_model[0].used).strftime("%Y-%m-%d %H:%M")
+        used = datetime.fromtimestamp(of_model[0].used).isoformat(" ", "minutes")
         cells = (model[:8], store_of(of_model[0]), str(len(of_model)), longest, size, used)
         table.add_row(*map(escape, cells))
     if files:

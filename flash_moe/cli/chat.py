@@ -281,7 +281,7 @@ def _list_sessions() -> int:
 
     sessions = list_sessions()
     for info in sessions:
-        date = datetime.fromtimestamp(info.changed).strftime("%Y-%m-%d %H:%M")
+        date = datetime.fromtimestamp(info.changed).isoformat(" ", "minutes")
         taken = format_bytes(info.n_bytes)
         print(
             f"{one_line(info.name)}  {date}  {info.n_messages:4} messages  {taken:>9}  {info.title}"

@@ -114,8 +114,8 @@ def record_held_layers(model: nn.Module) -> None:
         if base in DECODER_LAYERS and isinstance(experts, StreamedExperts):
             layer: Any = module
             layer.__class__ = _recorded_layer(base)
-            part = _held_layer if layer.is_linear else _held_experts
-            layer._recorded = Recorded(layer, functools.partial(part, base))
+            whole = functools.partial(_held_layer, base)
+            layer._recorded = Recorded(layer, whole if layer.is_linear else _held_experts)
 
 
 def _held_layer(
@@ -127,7 +127,7 @@ def _held_layer(
 
 
 def _held_experts(
-    base: Any, module: Any, x: mx.array, slots: mx.array, slab: mx.array, attention: mx.array
+    module: Any, x: mx.array, slots: mx.array, slab: mx.array, attention: mx.array
 ) -> tuple[Any, ...]:
     """Compute what mlx-lm's layers do behind their attention."""
     h = x + attention

@@ -21,7 +21,7 @@ DELTA_STEP = Kernel(
     ),
     ("y", "new_conv", "new_state"),
 )
-SIMDS = 16  # as in the kernel
+SIMDS = 16  # of a threadgroup
 EPS_UNIT = 1e-9
 
 
@@ -108,6 +108,7 @@ def delta_step(
             ("HV", net.heads),
             ("TAPS", n_taps),
             ("EPS", round(net.norm_eps / EPS_UNIT)),
+            ("SIMDS", SIMDS),
         ],
         grid=(32 * SIMDS, net.heads, n_rows),
         threadgroup=(32 * SIMDS, 1, 1),
