@@ -45,7 +45,7 @@ HELD_LAYER_COST = Figure(
 )
 # Share of the waiting that is left with lookahead. One H200, 397B shape, 2026-11-29: 0.36 to 0.44
 # with a bank of 100 GB (0.095 to 0.037 s, 0.056 to 0.023, 0.066 to 0.029), 0.55 with 60 GB (0.10 to
-# 0.055); docs/experiments.md.
+# 0.055), by Python's threads; by KvikIO 0.026 to 0.005 and 0.009 to 0.003 (docs/experiments.md).
 LOOKAHEAD_LEFT = 0.5
 
 
@@ -203,6 +203,7 @@ def device_token(
     tiers: DeviceTiers,
     *,
     compute_s: float,
+    layer_s: float,
     disk: float,
 ) -> DeviceToken:
     """Return the time of a token.
@@ -210,9 +211,10 @@ def device_token(
     Args:
         slots: Each layer with its slots; 0 if all layers share slots.
         compute_s: One pass over all weights of a token.
+        layer_s: Seconds per layer beyond waiting.
         disk: Cold reads, in bytes per second.
     """
-    layers, readers = list(slots), tiers.readers
+    layers, hidden_s = list(slots), tiers.readers.hidden_s
     total = expert_bytes(layer for layer, _ in layers)
     wait, disk_bytes, host = np.zeros(2), np.zeros(2), np.zeros(2)
     for layer, n_slots in layers:
@@ -225,10 +227,9 @@ def device_token(
         )
         in_memory = np.maximum(in_memory[1], on_host) if tiers.page_bytes else on_host
         wait += tiers.copy.seconds(n_bytes, n, on_host - on_device)
-        wait += tiers.page_cache.seconds(n_bytes, n, in_memory - on_host, hidden_s=readers.hidden_s)
+        wait += tiers.page_cache.seconds(n_bytes, n, in_memory - on_host, hidden_s=hidden_s)
         disk_bytes += n * (1 - in_memory) * n_bytes
         held = n_slots >= layer.n_experts
-        layer_s = readers.layer_s.value
         host += [layer_s, tiers.held_layer_s.value if held else layer_s]
     wait += disk_bytes / disk
     wait *= LOOKAHEAD_LEFT if tiers.lookahead else 1

@@ -216,6 +216,7 @@ def forecast(shape: ModelShape, machine: Machine, bank_bytes: int) -> Forecast:
             shape.top_k,
             machine.tiers,
             compute_s=compute_s,
+            layer_s=machine.layer_s.value,
             disk=disk.value,
         )
         most, least = token.disk_bytes.tolist()

@@ -45,7 +45,8 @@ MEASURED = [
 
 
 def on_h200(tiers: DeviceTiers, bank_gb: float) -> Forecast:
-    machine = replace(machine_of(5, 2000, 150, "cuda"), tiers=tiers)
+    machine = machine_of(5, 2000, 150, "cuda")
+    machine = replace(machine, tiers=tiers, layer_s=tiers.readers.layer_s)
     return forecast(shape_397b(10), machine, int(bank_gb * GB))
 
 
